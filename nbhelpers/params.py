@@ -1,0 +1,342 @@
+"""Typed parameters: which models, which experiment sizes, which thresholds, and where the layers' windows lie.
+
+Everything in `params/*.yml` passes through here, so a typing error stops with one sentence before a model is loaded.
+This module knows nothing of tensors, notebooks or files of results.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(os.environ.get("NBHELPERS_ROOT", Path(__file__).resolve().parents[1])).resolve()
+FAMILIES = ("gemma", "llama", "qwen", "mistral", "deepseek", "olmo")
+VARIANTS = ("pt", "it")
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; its message is one sentence for the user."""
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown keys and wrong types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Checkpoint(Record):
+    """One model's weights: a folder of this repository (`path`) or a hub id with a revision (`hub`)."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either a path or a hub id, not both or neither")
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        """The absolute folder of a local checkpoint, None for one on the hub."""
+        return ROOT / self.path if self.path else None
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes: the folder or the hub id."""
+        return str(self.folder) if self.path else self.hub
+
+    @property
+    def version(self) -> str:
+        """What a result's provenance records: the path, or the hub id and its revision."""
+        return self.path or f"{self.hub}@{self.revision or 'main'}"
+
+
+class ModelParams(Record):
+    """One PT/IT pair, `params/models/<key>.yml`; sizes are read from the checkpoint, never written here."""
+
+    key: str
+    family: Literal["gemma", "llama", "qwen", "mistral", "deepseek", "olmo"]
+    title: str
+    pt: Checkpoint
+    it: Checkpoint
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    device_map: str | None = None
+    chat: dict[str, Any] = {}
+    max_new_tokens: int | None = Field(default=None, ge=1, description="cap on new tokens in any experiment")
+
+
+class ProfileParams(Record):
+    """One profile, `params/profiles/<name>.yml`: which models, which prompts, which sizes."""
+
+    name: str
+    title: str
+    models: list[str] = Field(min_length=1)
+    prompts: str
+    threads: int | None = Field(default=None, ge=1, description="CPU threads a notebook; None leaves it to PyTorch")
+    gpus: int = Field(default=0, ge=0, description="GPUs a notebook takes of those given to the batch")
+    experiments: dict[str, dict[str, Any]] = {}
+
+
+class Experiment(Record):
+    """One experiment, `params/experiments/<key>.yml`: its notebooks and its default parameters."""
+
+    key: str
+    title: str
+    notebook: str
+    across: str | None = None
+    parameters: dict[str, Any] = {}
+
+
+class ExperimentParams(Record):
+    """The parameters that every experiment has."""
+
+    n_prompts: int = Field(ge=2, description="prompts, taken in the order of the data set, balanced over categories")
+    max_new_tokens: int = Field(ge=2, le=8192, description="cap on generated tokens a prompt")
+    batch_size: int = Field(ge=1, description="rows generated and captured together")
+    n_resamples: int = Field(default=10_000, ge=100, description="bootstrap resamples over prompts")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    seed: int = Field(default=0, ge=0)
+
+
+class LensParams(ExperimentParams):
+    """The parameters of exp09: lens budget, commitment thresholds and windows."""
+
+    lens_rows: int = Field(default=256, ge=1, description="rows of layers x tokens unembedded at once")
+    kl_threshold: float = Field(default=0.1, gt=0.0, description="nats")
+    kl_grid: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False)
+    majority_share: float = Field(default=0.9, gt=0.5, le=1.0)
+    stable_window: int = Field(default=3, ge=2, description="layers a top-1 match must hold")
+
+
+SCHEMAS = {"exp09": LensParams}
+
+
+class Run(Record):
+    """What one notebook run needs: a model, a profile and an experiment's parameters, all checked."""
+
+    key: str
+    model: ModelParams
+    profile: ProfileParams
+    experiment: ExperimentParams
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with anything that changes this run's result."""
+        experiment = self.experiment.model_dump(exclude={"batch_size", "lens_rows"})
+        return parameter_hash([self.key, self.model.model_dump(), self.profile.prompts, experiment])
+
+
+def parameter_hash(obj: Any) -> str:
+    """Return 12 hex digits of the SHA-256 of a record, dict or list written as canonical JSON."""
+    plain = obj.model_dump() if isinstance(obj, BaseModel) else obj
+    text = json.dumps(plain, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def suggestion(value: str, allowed) -> str:
+    """Return a clause "did you mean …? Allowed are …" for a value that is not in `allowed`."""
+    allowed = [str(item) for item in allowed]
+    close = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Allowed: {', '.join(allowed) or 'none'}"
+
+
+def _fields(schema: type[BaseModel], path: tuple) -> list[str]:
+    """Return the keys that are known at `path` inside a schema."""
+    for step in path:
+        inner = schema.model_fields[step].annotation if step in schema.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        schema = inner
+    return list(schema.model_fields)
+
+
+def _sentence(error: ValidationError, schema: type[BaseModel], source: str) -> str:
+    """Return the first of pydantic's complaints as one sentence that names file, key, value and what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{source}: unknown key {key!r}; {suggestion(first['loc'][-1], _fields(schema, first['loc'][:-1]))}."
+    if first["type"] == "missing":
+        return f"{source}: the key {key!r} is missing."
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not key:
+        return f"{source}: {message}."
+    return f"{source}: {key!r} is {first['input']!r}; it {message}."
+
+
+def checked(schema: type[BaseModel], values: dict, source: str):
+    """Return `values` as a record of `schema`; ParameterError names `source`, the key, the value and what is allowed."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ParameterError(_sentence(error, schema, source)) from None
+
+
+def keys(kind: Literal["models", "profiles", "experiments"]) -> list[str]:
+    """Return the sorted names of the parameter files of one kind."""
+    return sorted(path.stem for path in (ROOT / "params" / kind).glob("*.yml"))
+
+
+def _read(kind: str, name: str, schema: type[Record]):
+    """Return `params/<kind>/<name>.yml` as a record, whose own name must be the file's."""
+    path = ROOT / "params" / kind / f"{name}.yml"
+    if name not in keys(kind):
+        raise ParameterError(f"there is no {kind[:-1]} {name!r}; {suggestion(name, keys(kind))}.")
+    return _parsed(path, path.stat().st_mtime_ns, schema)
+
+
+@cache
+def _parsed(path: Path, _mtime: int, schema: type[Record]):
+    """Return one parsed and checked file; the modification time makes the cache see an edit."""
+    source = path.relative_to(ROOT).as_posix()
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ParameterError(f"{source} is not valid YAML{where}.") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{source} must hold keys and values.")
+    record = checked(schema, values, source)
+    named = values.get("key", values.get("name"))
+    if named != path.stem:
+        raise ParameterError(f"{source}: the file and its key differ ({named!r}); rename one of them.")
+    return record
+
+
+def model_params(key: str) -> ModelParams:
+    """Return the PT/IT pair `params/models/<key>.yml`."""
+    return _read("models", key, ModelParams)
+
+
+def profile_params(name: str) -> ProfileParams:
+    """Return the profile `params/profiles/<name>.yml`; every model that it names exists."""
+    profile = _read("profiles", name, ProfileParams)
+    for key in profile.models:
+        if key not in keys("models"):
+            raise ParameterError(f"params/profiles/{name}.yml: {suggestion_for_model(key)}")
+    for key in profile.experiments:
+        if key not in keys("experiments"):
+            known = suggestion(key, keys("experiments"))
+            raise ParameterError(f"params/profiles/{name}.yml: there is no experiment {key!r}; {known}.")
+    return profile
+
+
+def suggestion_for_model(key: str) -> str:
+    """Return the sentence that refuses an unknown model key."""
+    return f"there is no model {key!r}; {suggestion(key, keys('models'))}."
+
+
+def profile_of(model: str) -> str:
+    """Return the name of the profile that holds a model; the pocket profile is looked at first."""
+    model_params(model)
+    for name in sorted(keys("profiles"), key=lambda name: (name != "pocket", name)):
+        if model in profile_params(name).models:
+            return name
+    raise ParameterError(f"no profile lists the model {model!r}; add it to one of params/profiles/*.yml.")
+
+
+def experiment(key: str) -> Experiment:
+    """Return the experiment `params/experiments/<key>.yml`."""
+    return _read("experiments", key, Experiment)
+
+
+def experiment_params(key: str, profile: str = "pocket", **overrides) -> ExperimentParams:
+    """Return an experiment's parameters: its defaults, then the profile's sizes, then `overrides`."""
+    schema = SCHEMAS.get(key, ExperimentParams)
+    defaults = experiment(key).parameters
+    sizes = profile_params(profile).experiments.get(key, {})
+    layers = [
+        (defaults, f"params/experiments/{key}.yml"),
+        (sizes, f"params/profiles/{profile}.yml, {key}"),
+        (overrides, f"the parameters given for {key}"),
+    ]
+    merged = {}
+    for values, source in layers:
+        for name in values:
+            if name not in schema.model_fields:
+                known = suggestion(name, schema.model_fields)
+                raise ParameterError(f"{source}: unknown parameter {name!r}; {known}.")
+        merged |= values
+        checked(schema, _complete(schema) | merged, source)
+    return checked(schema, merged, f"the parameters of {key}")
+
+
+def _complete(schema: type[ExperimentParams]) -> dict:
+    """Return stand-ins for the sizes that only a profile gives, so that each layer is checked by itself."""
+    return {name: 2 for name, field in schema.model_fields.items() if field.is_required()}
+
+
+def resolve(key: str, *, model: str, profile: str | None = None, **notebook_parameters) -> Run:
+    """Return everything one run needs, checked: `.model`, `.profile`, `.experiment`, `.hash`.
+
+    A model's own cap on new tokens wins over the experiment's. Raises ParameterError with one sentence.
+    """
+    profile = profile or profile_of(model)
+    pair, chosen = model_params(model), profile_params(profile)
+    if model not in chosen.models:
+        known = suggestion(model, chosen.models)
+        raise ParameterError(f"the model {model!r} is not in the profile {profile!r}; {known}.")
+    values = experiment_params(key, profile, **notebook_parameters)
+    if pair.max_new_tokens and values.max_new_tokens > pair.max_new_tokens:
+        values = values.model_copy(update={"max_new_tokens": pair.max_new_tokens})
+    return Run(key=key, model=pair, profile=chosen, experiment=values)
+
+
+def require(checkpoint: Checkpoint, model: str) -> Checkpoint:
+    """Return a checkpoint whose local folder is there; a hub checkpoint is returned as it is."""
+    folder = checkpoint.folder
+    if folder and not list(folder.glob("*.safetensors")):
+        raise ParameterError(
+            f"the checkpoint {checkpoint.path} of {model} is missing; restore it with `git checkout {checkpoint.path}` "
+            "or train it with `make pocket`."
+        )
+    return checkpoint
+
+
+def depth(n_layers: int) -> np.ndarray:
+    """Return each layer's depth (layer + 1) / L, in (0, 1]."""
+    return np.arange(1, n_layers + 1) / n_layers
+
+
+def onset(n_layers: int) -> int:
+    """Return the first layer of the late window, round(0.6 L)."""
+    return (6 * n_layers + 5) // 10
+
+
+def windows(n_layers: int) -> dict[str, range]:
+    """Return the windows early, mid and late, all L − onset layers wide, late being [onset, L)."""
+    width = n_layers - onset(n_layers)
+    middle = (n_layers - width) // 2
+    return {
+        "early": range(width),
+        "mid": range(middle, middle + width),
+        "late": range(n_layers - width, n_layers),
+    }
+
+
+def final_fifth(n_layers: int) -> range:
+    """Return the layers [⌊0.8 L⌋, L)."""
+    return range(4 * n_layers // 5, n_layers)
+
+
+def late_half(n_layers: int) -> range:
+    """Return the layers [⌊L/2⌋, L) over which the convergence gap is averaged."""
+    return range(n_layers // 2, n_layers)
+
+
+def thirds(n_layers: int) -> dict[str, range]:
+    """Return the thirds early, middle and late, cut at ⌊L/3⌋ and ⌊2L/3⌋."""
+    first, second = n_layers // 3, 2 * n_layers // 3
+    return {"early": range(first), "middle": range(first, second), "late": range(second, n_layers)}
