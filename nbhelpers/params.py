@@ -1,6 +1,6 @@
-"""Typed parameters: which models, which experiment sizes, which thresholds, and where the layers' windows lie.
+"""Typed parameters: which models, which sizes, which thresholds, and where the layers' windows lie.
 
-Everything in `params/*.yml` passes through here, so a typing error stops with one sentence before a model is loaded.
+Everything in `params/` passes through here, so a typing error stops with one sentence before a model loads.
 This module knows nothing of tensors, notebooks or files of results.
 """
 
@@ -82,7 +82,7 @@ class ProfileParams(Record):
     title: str
     models: list[str] = Field(min_length=1)
     prompts: str
-    threads: int | None = Field(default=None, ge=1, description="CPU threads a notebook; None leaves it to PyTorch")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of one notebook")
     gpus: int = Field(default=0, ge=0, description="GPUs a notebook takes of those given to the batch")
     experiments: dict[str, dict[str, Any]] = {}
 
@@ -100,7 +100,7 @@ class Experiment(Record):
 class ExperimentParams(Record):
     """The parameters that every experiment has."""
 
-    n_prompts: int = Field(ge=2, description="prompts, taken in the order of the data set, balanced over categories")
+    n_prompts: int = Field(ge=2, description="prompts, balanced over categories")
     max_new_tokens: int = Field(ge=2, le=8192, description="cap on generated tokens a prompt")
     batch_size: int = Field(ge=1, description="rows generated and captured together")
     n_resamples: int = Field(default=10_000, ge=100, description="bootstrap resamples over prompts")
@@ -162,11 +162,12 @@ def _fields(schema: type[BaseModel], path: tuple) -> list[str]:
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel], source: str) -> str:
-    """Return the first of pydantic's complaints as one sentence that names file, key, value and what is allowed."""
+    """Return the first of pydantic's complaints as one sentence with the file, the key and the value."""
     first = error.errors()[0]
     key = ".".join(str(step) for step in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{source}: unknown key {key!r}; {suggestion(first['loc'][-1], _fields(schema, first['loc'][:-1]))}."
+        known = suggestion(first["loc"][-1], _fields(schema, first["loc"][:-1]))
+        return f"{source}: unknown key {key!r}; {known}."
     if first["type"] == "missing":
         return f"{source}: the key {key!r} is missing."
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -176,7 +177,7 @@ def _sentence(error: ValidationError, schema: type[BaseModel], source: str) -> s
 
 
 def checked(schema: type[BaseModel], values: dict, source: str):
-    """Return `values` as a record of `schema`; ParameterError names `source`, the key, the value and what is allowed."""
+    """Return `values` as a record of `schema`; ParameterError names `source`, the key and the value."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -299,8 +300,8 @@ def require(checkpoint: Checkpoint, model: str) -> Checkpoint:
     folder = checkpoint.folder
     if folder and not list(folder.glob("*.safetensors")):
         raise ParameterError(
-            f"the checkpoint {checkpoint.path} of {model} is missing; restore it with `git checkout {checkpoint.path}` "
-            "or train it with `make pocket`."
+            f"the checkpoint {checkpoint.path} of {model} is missing; restore it with "
+            f"`git checkout {checkpoint.path}` or train it with `make pocket`."
         )
     return checkpoint
 
