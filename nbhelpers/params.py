@@ -55,9 +55,19 @@ class Checkpoint(Record):
         return str(self.folder) if self.path else self.hub
 
     @property
+    def files(self) -> list[Path]:
+        """The files of a local checkpoint that decide what it computes; none for one on the hub."""
+        patterns = ("*.safetensors", "*config.json", "tokenizer*", "*.jinja", "special_tokens_map.json")
+        return (
+            sorted({path for pattern in patterns for path in self.folder.glob(pattern)}) if self.path else []
+        )
+
+    @property
     def version(self) -> str:
-        """What a result's provenance records: the path, or the hub id and its revision."""
-        return self.path or f"{self.hub}@{self.revision or 'main'}"
+        """What provenance records: the path and a digest of its files, or the hub id and revision."""
+        if self.hub:
+            return f"{self.hub}@{self.revision or 'main'}"
+        return f"{self.path}@{files_hash(self.files) if self.files else 'missing'}"
 
 
 class ModelParams(Record):
@@ -133,7 +143,8 @@ class Run(Record):
     def hash(self) -> str:
         """Twelve hex digits that change with anything that changes this run's result."""
         experiment = self.experiment.model_dump(exclude={"batch_size", "lens_rows"})
-        return parameter_hash([self.key, self.model.model_dump(), self.profile.prompts, experiment])
+        weights = [self.model.pt.version, self.model.it.version]
+        return parameter_hash([self.key, self.model.model_dump(), weights, self.profile.prompts, experiment])
 
 
 def parameter_hash(obj: Any) -> str:
@@ -143,12 +154,20 @@ def parameter_hash(obj: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def files_hash(paths) -> str:
+    """Return 12 hex digits of the SHA-256 over the names and contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
 def suggestion(value: str, allowed) -> str:
-    """Return a clause "did you mean …? Allowed are …" for a value that is not in `allowed`."""
+    """Return the clause "did you mean …? Allowed: …" for a value that is not in `allowed`."""
     allowed = [str(item) for item in allowed]
     close = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Allowed: {', '.join(allowed) or 'none'}"
+    hint = f"did you mean {close[0]!r}? Allowed" if close else "allowed"
+    return f"{hint}: {', '.join(allowed) or 'none'}"
 
 
 def _fields(schema: type[BaseModel], path: tuple) -> list[str]:
@@ -226,17 +245,13 @@ def profile_params(name: str) -> ProfileParams:
     profile = _read("profiles", name, ProfileParams)
     for key in profile.models:
         if key not in keys("models"):
-            raise ParameterError(f"params/profiles/{name}.yml: {suggestion_for_model(key)}")
+            known = suggestion(key, keys("models"))
+            raise ParameterError(f"params/profiles/{name}.yml: there is no model {key!r}; {known}.")
     for key in profile.experiments:
         if key not in keys("experiments"):
             known = suggestion(key, keys("experiments"))
             raise ParameterError(f"params/profiles/{name}.yml: there is no experiment {key!r}; {known}.")
     return profile
-
-
-def suggestion_for_model(key: str) -> str:
-    """Return the sentence that refuses an unknown model key."""
-    return f"there is no model {key!r}; {suggestion(key, keys('models'))}."
 
 
 def profile_of(model: str) -> str:

@@ -1,0 +1,88 @@
+"""Every experiment on every model of a profile, the comparison of the models, the book.
+
+`make book` calls this through `nbh batch`. By hand, also on a cluster:
+    snakemake --cores 8 --resources gpu=2 --keep-going --config profile=paper
+    snakemake --executor slurm --jobs 12 --keep-going --config profile=paper
+What a step depends on is its `version`, a digest of contents, so its files are `ancient`: their times do not count.
+"""
+
+from nbhelpers import graph, params
+
+PROFILE = config.get("profile", "pocket")
+CHOSEN = params.profile_params(PROFILE)
+EXPERIMENTS = {key: params.experiment(key) for key in params.keys("experiments")}
+ACROSS = {key: experiment for key, experiment in EXPERIMENTS.items() if experiment.across}
+RESULTS, RUNS = f"_build/results/{PROFILE}", f"_build/runs/{PROFILE}"
+THREADS = CHOSEN.threads or max(1, (workflow.cores or 1) // min(workflow.cores or 1, len(CHOSEN.models)))
+
+
+wildcard_constraints:
+    model="|".join(CHOSEN.models),
+
+
+rule all:
+    """Everything: the book."""
+    input:
+        "_build/html/index.html",
+
+
+rule compared:
+    """The across-model notebooks, without the book."""
+    input:
+        [f"{RUNS}/{experiment.across}" for experiment in ACROSS.values()],
+
+
+rule measured:
+    """The datasets alone."""
+    input:
+        expand(f"{RESULTS}/{{model}}/{{key}}.nc", model=CHOSEN.models, key=EXPERIMENTS),
+
+
+for key, experiment in EXPERIMENTS.items():
+
+    rule:
+        """Measure one model: its notebook, its parameters and its weights make a dataset."""
+        name: f"{key}_measure"
+        input:
+            ancient(lambda wildcards, key=key: graph.measure_inputs(key, wildcards.model, PROFILE)),
+        output:
+            dataset=f"{RESULTS}/{{model}}/{key}.nc",
+            notebook=f"{RUNS}/{{model}}/{experiment.notebook}",
+        params:
+            key=key,
+            version=lambda wildcards, key=key: graph.step_version(key, wildcards.model, PROFILE),
+        threads: THREADS
+        resources:
+            gpu=CHOSEN.gpus,
+        shell:
+            f"python -m nbhelpers run {{params.key}} --model {{wildcards.model}} --profile {PROFILE}"
+
+
+for key, experiment in ACROSS.items():
+
+    rule:
+        """Compare the models: the across-model notebook reads their datasets."""
+        name: f"{key}_across"
+        input:
+            ancient(f"notebooks/{experiment.across}"),
+            expand(f"{RESULTS}/{{model}}/{key}.nc", model=CHOSEN.models),
+        output:
+            f"{RUNS}/{experiment.across}",
+        params:
+            key=key,
+            version=lambda wildcards, key=key: graph.compare_version(key),
+        shell:
+            f"python -m nbhelpers run {{params.key}}_across --profile {PROFILE}"
+
+
+rule html:
+    """Render the book from the executed notebooks and the pages."""
+    input:
+        [f"{RUNS}/{experiment.across}" for experiment in ACROSS.values()],
+        [f"{RUNS}/{model}/{e.notebook}" for e in EXPERIMENTS.values() for model in CHOSEN.models],
+    output:
+        "_build/html/index.html",
+    params:
+        version=graph.book_version(),
+    shell:
+        f"python -m nbhelpers book --profile {PROFILE}"

@@ -1,0 +1,173 @@
+"""The command line, `nbh` or `python -m nbhelpers`: run notebooks, build the book, check the set-up."""
+
+import os
+import sys
+import time
+from typing import Annotated
+
+import typer
+import yaml
+
+from nbhelpers import batch, params, store
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    help="Run the notebooks, build the book, check the set-up.",
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+USER_ERRORS = (params.ParameterError, store.ResultError, batch.BatchError)
+Profile = Annotated[str, typer.Option(help="A profile of params/profiles: pocket, laptop or paper.")]
+
+
+@app.callback()
+def _options(traceback: Annotated[bool, typer.Option(help="Show the Python traceback of an error.")] = False):
+    os.environ["NBHELPERS_TRACEBACK"] = "1" if traceback else ""
+
+
+def _parameters(pairs) -> dict:
+    """Return `name=value` pairs as a dict, values read as YAML, so that 3, 0.1 and [1, 2] have types."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise params.ParameterError(f"-p {pair}: write a parameter as name=value, such as n_prompts=12.")
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+def _say(text: str) -> None:
+    """Print a line for a reader, or for the progress display of a batch."""
+    typer.echo(f"{batch.MARK} {text}" if os.environ.get("NBHELPERS_BATCH") == "1" else text)
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="exp09, or exp09_across for the across-model notebook.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A model of params/models.")] = "",
+    profile: Annotated[
+        str, typer.Option(help="The profile; by default the first that lists the model.")
+    ] = "",
+    parameter: Annotated[list[str], typer.Option("--parameter", "-p", help="name=value, repeatable.")] = (),
+):
+    """Run one experiment's notebook on one model and write its dataset.
+
+    Example: nbh run exp09 --model mistral_pocket -p n_prompts=12
+
+    The executed notebook goes to _build/runs, the dataset to _build/results. A notebook that fails is kept as
+    *.partial.ipynb. The across-model notebook reads the datasets of a profile: nbh run exp09_across --profile
+    pocket
+    """
+    from nbhelpers import graph
+
+    start, bar = time.time(), sys.stderr.isatty()
+    key, across = experiment.removesuffix("_across"), experiment.endswith("_across")
+    params.experiment(key)
+    if across and (model or parameter):
+        raise params.ParameterError(f"{experiment} takes neither a model nor parameters, only a profile.")
+    if not across and not model:
+        models = params.profile_params(profile or "pocket").models
+        raise params.ParameterError(f"name the model with --model; allowed: {', '.join(models)}.")
+    if across:
+        chosen = profile or "pocket"
+        written = batch.compare(key, chosen, version=graph.compare_version(key), bar=bar)
+        label = f"{key} · all models"
+    else:
+        own = _parameters(parameter)
+        resolved = params.resolve(key, model=model, profile=profile or None, **own)
+        written = batch.measure(resolved, version=graph.measure_version(resolved), own=own, bar=bar)
+        label = f"{key} · {model}"
+    _say(f"{label} {time.time() - start:.0f} s")
+    if os.environ.get("NBHELPERS_BATCH") != "1":
+        typer.echo(f"wrote {store.shown(written)}")
+
+
+@app.command("batch")
+def batch_(
+    profile: Profile = "pocket",
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores to use.")] = os.cpu_count() or 1,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs to use; 0 takes those that are seen.")] = 0,
+    target: Annotated[str, typer.Option(help="all (with the book), compared or measured.")] = "all",
+):
+    """Run everything of a profile that is missing or out of date, with Snakemake.
+
+    Example: nbh batch --profile paper --gpus 4
+
+    Killed or failed, the same command takes up what is missing. The log is _build/batch.log.
+    """
+    from nbhelpers import graph
+
+    if target not in graph.TARGETS:
+        known = params.suggestion(target, graph.TARGETS)
+        raise params.ParameterError(f"there is no target {target!r}; {known}.")
+    wanted = params.profile_params(profile).gpus
+    if not graph.run(profile, cores=cores, gpus=gpus or (len(batch.gpus()) if wanted else 0), target=target):
+        raise typer.Exit(1)
+
+
+@app.command()
+def book(profile: Profile = "pocket"):
+    """Build the HTML book from the executed notebooks of a profile.
+
+    Example: nbh book --profile pocket
+
+    Run `nbh batch` for the notebooks first, or `make book` for both.
+    """
+    from nbhelpers import book as pages
+
+    start = time.time()
+    index = pages.build(profile)
+    _say(f"book {time.time() - start:.0f} s")
+    if os.environ.get("NBHELPERS_BATCH") != "1":
+        typer.echo(f"open {index}")
+
+
+@app.command()
+def doctor(profile: Profile = "pocket"):
+    """Check versions, kernel, checkpoints, parameters, notebooks, disk, memory and GPU; one line each.
+
+    Example: nbh doctor --profile paper
+    """
+    from nbhelpers import doctor as checks
+
+    if not checks.report(profile):
+        raise typer.Exit(1)
+
+
+@app.command()
+def models(profile: Annotated[str, typer.Option(help="Only this profile.")] = ""):
+    """List the models of every profile: family, layers, width, and whether the checkpoint is here.
+
+    Example: nbh models --profile pocket
+    """
+    from nbhelpers import doctor as checks
+
+    for line in checks.model_table([profile] if profile else params.keys("profiles")):
+        typer.echo(line)
+
+
+@app.command()
+def refresh(notebook: Annotated[str, typer.Argument(help="A file name in notebooks/, or all.")] = "all"):
+    """Run notebooks with their own defaults and keep the outputs in the source, as they are committed.
+
+    Example: nbh refresh exp09_convergence_gap.ipynb
+    """
+    folder = params.ROOT / "notebooks"
+    # The across-model notebooks read what the others write.
+    names = sorted((path.name for path in folder.glob("*.ipynb")), key=lambda name: ("across" in name, name))
+    for name in names if notebook == "all" else [notebook]:
+        batch.refresh(batch.notebook_path(name))
+        typer.echo(f"refreshed notebooks/{name}")
+
+
+def main() -> None:
+    """Run the command line; a user's error is one sentence on stderr and status 2, a failed notebook's 1."""
+    try:
+        app()
+    except USER_ERRORS as error:
+        if os.environ.get("NBHELPERS_TRACEBACK"):
+            raise
+        in_batch = os.environ.get("NBHELPERS_BATCH") == "1"
+        print(f"{batch.MARK} ✘ {error}" if in_batch else f"nbh: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, batch.BatchError) else 2)
+    except KeyboardInterrupt:
+        sys.exit(130)

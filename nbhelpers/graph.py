@@ -1,0 +1,242 @@
+"""The graph of experiments and models: what a step depends on, by content, and Snakemake run over it.
+
+The Snakefile asks this module for the version of each step, a digest of what the step's result depends on: a
+fresh clone, a touched file or an edited comment change no version. It knows nothing of how a notebook runs.
+"""
+
+import ast
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from nbhelpers import batch, params, store
+
+# The modules above the science: a change in them redraws pages and measures nothing again.
+PAGES = {"charts", "claims", "synthesis"}
+RUNNERS = {"__init__", "__main__", "batch", "graph", "book", "sphinx_vega", "doctor", "cli"}
+TARGETS = ("all", "compared", "measured")
+STEP = re.compile(r"^(\d+) of (\d+) steps")
+
+
+def modules(*, pages: bool = False) -> list[Path]:
+    """Return the science modules (floors 0 to 3), with `pages` also those that draw and compare."""
+    left_out = RUNNERS if pages else RUNNERS | PAGES
+    return [path for path in sorted(Path(__file__).parent.glob("*.py")) if path.stem not in left_out]
+
+
+def code_hash(paths) -> str:
+    """Return a digest of Python modules that comments and layout do not change."""
+    return params.parameter_hash([[path.name, ast.dump(ast.parse(path.read_text()))] for path in paths])
+
+
+def notebook_hash(path: Path) -> str:
+    """Return a digest of a notebook's cells and tags that its outputs do not change."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    content = [[c["cell_type"], "".join(c["source"]), c["metadata"].get("tags")] for c in cells]
+    return params.parameter_hash(content)
+
+
+def measure_version(run: params.Run) -> str:
+    """Return the version of one run: its parameters, weights, notebook and the science modules."""
+    notebook = batch.notebook_path(params.experiment(run.key).notebook)
+    return params.parameter_hash([run.hash, notebook_hash(notebook), code_hash(modules())])
+
+
+def step_version(key: str, model: str, profile: str) -> str:
+    """Return `measure_version` with the profile's own parameters."""
+    return measure_version(params.resolve(key, model=model, profile=profile))
+
+
+def compare_version(key: str) -> str:
+    """Return the version of an across-model notebook but for its datasets."""
+    notebook = batch.notebook_path(params.experiment(key).across)
+    published = params.files_hash([params.ROOT / "params" / "published.csv"])
+    return params.parameter_hash([notebook_hash(notebook), code_hash(modules(pages=True)), published])
+
+
+def book_version() -> str:
+    """Return the version of the book but for its notebooks: sources, parameters, cards, package."""
+    folders = {"book": "**/*", "params": "**/*", "pocket": "**/*.md", "nbhelpers": "*.py"}
+    root = params.ROOT
+    found = [path for folder, pattern in folders.items() for path in (root / folder).glob(pattern)]
+    return params.files_hash(sorted(path for path in found if path.is_file()))
+
+
+def measure_inputs(key: str, model: str, profile: str) -> list[str]:
+    """Return the files that one experiment on one model reads, as paths from the repository's root."""
+    pair = params.model_params(model)
+    files = [batch.notebook_path(params.experiment(key).notebook), *pair.pt.files, *pair.it.files]
+    named = (("models", model), ("profiles", profile), ("experiments", key))
+    files += [params.ROOT / "params" / kind / f"{name}.yml" for kind, name in named]
+    return [path.relative_to(params.ROOT).as_posix() for path in files]
+
+
+def steps(profile: str) -> list[tuple[str, str]]:
+    """Return the (experiment, model) pairs of a profile."""
+    chosen = params.profile_params(profile)
+    return [(key, model) for key in params.keys("experiments") for model in chosen.models]
+
+
+def discard_stale(profile: str) -> list[str]:
+    """Return a sentence for each damaged or differently made result, and remove what is stale.
+
+    Snakemake remembers the version of what it ran itself; this also sees what `nbh run` or an open notebook
+    wrote.
+    """
+    said = []
+    for key, model in steps(profile):
+        run = params.resolve(key, model=model, profile=profile)
+        path = store.result_path(profile, model, key)
+        if path.exists() and (fault := _fault(path, run)):
+            said.append(f"{key} · {model}: {fault}")
+            path.unlink()
+        executed = batch.executed_path(profile, params.experiment(key).notebook, model)
+        _discard(executed, measure_version(run))
+    for key in params.keys("experiments"):
+        if across := params.experiment(key).across:
+            _discard(batch.executed_path(profile, across), compare_version(key))
+    return said
+
+
+def _fault(path: Path, run: params.Run) -> str:
+    """Return what is wrong with a result, "" for nothing."""
+    try:
+        found = store.load(path, experiment=run.key).attrs["parameter_hash"]
+    except store.ResultError as error:
+        return f"{error} Measuring anew."
+    return "" if found == run.hash else "made with other parameters or weights; measuring anew."
+
+
+def _discard(executed: Path, version: str) -> None:
+    """Remove an executed notebook that is not of this version, so that its step runs again."""
+    if executed.exists() and batch.version_of(executed) != version:
+        executed.unlink()
+
+
+@contextlib.contextmanager
+def sole_batch() -> Iterator[Path]:
+    """Yield the lock file of this repository's batch, after ending what a killed one left running."""
+    path = params.ROOT / "_build" / "batch.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise batch.BatchError("another batch runs in this repository; wait for it or stop it.") from None
+        end_group(int(path.read_text() or 0))
+        yield path
+        path.write_text("")
+
+
+def _members(group: int) -> list[psutil.Process]:
+    """Return the processes of a process group that work in this repository."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and process.cwd() == str(params.ROOT):
+                found.append(process)
+    return found
+
+
+def end_group(group: int, patience: float = 10) -> None:
+    """End the processes of a group that work in this repository: first asked, then killed."""
+    if group <= 0:
+        return
+    asked = _members(group)
+    for process in asked:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGINT)
+    _, alive = psutil.wait_procs(asked, timeout=patience)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
+    """Return the Snakemake call."""
+    call = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        "Snakefile",
+        "--cores",
+        str(cores),
+        "--keep-going",
+    ]
+    call += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input", "code"]
+    call += ["--max-checksum-file-size", "1GB", "--config", f"profile={profile}"]
+    call += ["--resources", f"gpu={gpus}"] if gpus else []
+    return [*call, "--", target]
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the graph's jobs, in which `python` is this interpreter."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    settings = {"NBHELPERS_BATCH": "1", "NBHELPERS_ROOT": str(params.ROOT)}
+    return os.environ | settings | {"PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool:
+    """Return whether every step of a profile's graph is done; a line a finished step goes to stdout.
+
+    `target` is "measured" (the datasets), "compared" (and the across-model notebooks) or "all" (and the
+    book).
+
+    Steps that fail leave their partial notebook and do not stop the others. Killed at any moment, the next
+    call takes up what is missing. The whole log is `_build/batch.log`.
+    """
+    with sole_batch() as lock:
+        for sentence in discard_stale(profile):
+            print(sentence, flush=True)
+        job = subprocess.Popen(
+            command(profile, cores, gpus, target), cwd=params.ROOT, env=_environment(), encoding="utf-8",
+            errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        lock.write_text(str(job.pid))
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return follow(job)
+        except KeyboardInterrupt:
+            print("stopped; the same command takes up what is missing.", flush=True)
+            raise
+        finally:
+            end_group(job.pid)
+            signal.signal(signal.SIGTERM, before)
+
+
+def follow(job: subprocess.Popen) -> bool:
+    """Return whether a Snakemake process ended well, having shown its steps as they finished."""
+    start, waiting, failures, tail = time.time(), [], [], []
+    with open(params.ROOT / "_build" / "batch.log", "w", encoding="utf-8") as log:
+        for line in job.stdout:
+            log.write(line)
+            log.flush()
+            tail = (tail + [line.rstrip()])[-15:]
+            text, step = line.removeprefix(batch.MARK).strip(), STEP.match(line)
+            if line.startswith(f"{batch.MARK} ✘"):
+                failures.append(text)
+                print(text, flush=True)
+            elif line.startswith(batch.MARK):
+                waiting.append(text)
+            elif step and waiting:
+                # The target itself is Snakemake's last step and none of ours.
+                print(f"[{step[1]}/{int(step[2]) - 1}] {waiting.pop(0)}", flush=True)
+    done = job.wait() == 0
+    if not done and not failures:
+        print("\n".join(tail))
+    if not done:
+        print(
+            f"{len(failures) or 'some'} failed after {time.time() - start:.0f} s; log: _build/batch.log."
+        )
+    return done

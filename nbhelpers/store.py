@@ -1,0 +1,195 @@
+"""Results on disk: labelled datasets with provenance, written whole or not at all, never read when damaged.
+
+A result is a NetCDF-4 file with one line behind it, the SHA-256 of all that stands before; NetCDF readers
+ignore the line, `load` insists on it. This module knows nothing of models, notebooks or charts.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import xarray as xr
+
+from nbhelpers import __version__, params
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "nnsight", "numpy", "scipy", "xarray")
+PROVENANCE = (
+    "experiment", "model", "profile", "parameter_hash", "code_version", "libraries", "model_revisions",
+    "seed", "wall_time_s", "device", "created",
+)  # fmt: skip
+_LENS = ("variant", "lens", "prompt", "layer")
+_LAYERS = ("variant", "prompt", "layer")
+_UPDATES = ("variant", "component", "prompt", "layer")
+_GAP, _DELAY = ("lens", "direction"), ("lens", "rule")
+# What a result must hold: variable -> dimensions, in any order.
+SCHEMAS = {
+    "exp09": {
+        **dict.fromkeys(
+            ["kl_final_layer", "kl_layer_final", "entropy", "kl_adjacent", "top1_agreement",
+             "kl_final_layer_first", "kl_layer_final_first", "entropy_first"], _LENS),
+        **dict.fromkeys(["delta_cosine", "update_norm"], _UPDATES),
+        **dict.fromkeys(["residual_norm", "cosine_to_final"], _LAYERS),
+        "commitment": ("variant", "lens", "rule", "prompt"),
+        "commitment_count": ("variant", "lens", "rule", "layer"),
+        **dict.fromkeys(["n_tokens", "stopped", "text"], ("variant", "prompt")),
+        "generated_id": ("variant", "prompt", "token"),
+        "category": ("prompt",),
+        **dict.fromkeys([f"convergence_gap{end}" for end in ("", "_low", "_high", "_tokens")], _GAP),
+        **dict.fromkeys([f"commitment_delay{end}" for end in ("", "_low", "_high")], _DELAY),
+    },
+}  # fmt: skip
+_SEAL = b"\nsha256 "
+_SEAL_SIZE = len(_SEAL) + 64 + 1
+
+
+class ResultError(RuntimeError):
+    """A result that is missing, damaged or not what was asked for; the message is one sentence."""
+
+
+def result_path(profile: str, model: str, experiment: str) -> Path:
+    """Return the path of one result, `_build/results/<profile>/<model>/<experiment>.nc`."""
+    return params.ROOT / "_build" / "results" / profile / model / f"{experiment}.nc"
+
+
+def shown(path: Path) -> str:
+    """Return a path as messages name it, from the repository's root where it lies inside."""
+    path = Path(path)
+    return path.relative_to(params.ROOT).as_posix() if path.is_relative_to(params.ROOT) else str(path)
+
+
+def _again(path: Path) -> str:
+    """Return the command that makes a result anew."""
+    return f"`nbh run {path.stem} --model {path.parent.name}`"
+
+
+def code_version() -> str:
+    """Return `git describe` of the repository, with -dirty where files differ, else the package's version."""
+    command = ["git", "-C", str(params.ROOT), "describe", "--always", "--tags", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+
+
+def provenance(run: params.Run, *, wall_time_s: float, device: str) -> dict[str, str | int | float]:
+    """Return the attributes that say where a result comes from.
+
+    `run` is what `params.resolve` returned; `device` is a name such as "cpu" or "NVIDIA H100".
+    """
+    revisions = {variant: getattr(run.model, variant).version for variant in params.VARIANTS}
+    return {
+        "experiment": run.key,
+        "model": run.model.key,
+        "profile": run.profile.name,
+        "parameter_hash": run.hash,
+        "parameters": run.experiment.model_dump_json(),
+        "code_version": code_version(),
+        "libraries": json.dumps({name: metadata.version(name) for name in LIBRARIES}),
+        "model_revisions": json.dumps(revisions),
+        "seed": run.experiment.seed,
+        "wall_time_s": round(wall_time_s, 1),
+        "device": device,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def validate(dataset: xr.Dataset, experiment: str) -> xr.Dataset:
+    """Return the dataset if it holds what the experiment promises, all with units and a long name.
+
+    Raises ResultError that lists what is wrong. Experiments without a schema are only asked for units and
+    names.
+    """
+    problems = []
+    for name, dims in SCHEMAS.get(experiment, {}).items():
+        if name not in dataset:
+            problems.append(f"no {name}")
+        elif set(dataset[name].dims) != set(dims):
+            problems.append(f"{name} has dims {dataset[name].dims}, not {dims}")
+    for name, variable in dataset.data_vars.items():
+        missing = [key for key in ("units", "long_name") if key not in variable.attrs]
+        if missing:
+            problems.append(f"{name} has no {' and no '.join(missing)}")
+    if problems:
+        raise ResultError(f"the {experiment} dataset is not complete: {'; '.join(problems)}.")
+    return dataset
+
+
+def save(dataset: xr.Dataset, path: Path, *, provenance: dict) -> Path:
+    """Return `path` once the checked dataset and its provenance are on disk, whole.
+
+    Written beside the target, then renamed: an interrupted write or a full disk leaves the earlier file as it
+    was. Raises ResultError where the schema of its experiment is not met or the file cannot be written.
+    """
+    missing = [key for key in PROVENANCE if key not in provenance]
+    if missing:
+        raise ResultError(f"the result for {shown(path)} says nothing of {', '.join(missing)}.")
+    validate(dataset, provenance["experiment"])
+    packed = {name: {"zlib": True, "complevel": 4} for name, variable in dataset.data_vars.items()
+              if variable.ndim and variable.dtype.kind in "fiub"}  # fmt: skip
+    data = bytes(dataset.assign_attrs(provenance).to_netcdf(engine="h5netcdf", encoding=packed))
+    _write(Path(path), data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n")
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put `data` at `path` by way of a synced file beside it."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResultError(
+            f"{shown(path)} could not be written ({error.strerror or error}); an earlier result there is "
+            "untouched: free some room and run it again."
+        ) from None
+
+
+def _checked_bytes(path: Path) -> bytes:
+    """Return the NetCDF part of a file whose seal holds; HDF5 itself may crash on a damaged file."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ResultError(f"there is no result {shown(path)} yet; make it with {_again(path)}.") from None
+    data, seal = raw[:-_SEAL_SIZE], raw[-_SEAL_SIZE:]
+    if seal != _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n":
+        raise ResultError(
+            f"{shown(path)} is damaged or was not written by this project; make it anew with {_again(path)}."
+        )
+    return data
+
+
+def load(path: Path, *, experiment: str | None = None) -> xr.Dataset:
+    """Return one result, wholly in memory.
+
+    Raises ResultError with the file and the remedy where it is missing, truncated, foreign, of another
+    experiment, or without a variable that its experiment's schema promises.
+    """
+    path = Path(path)
+    dataset = xr.load_dataset(_checked_bytes(path), engine="h5netcdf")
+    found = dataset.attrs.get("experiment")
+    if experiment and found != experiment:
+        raise ResultError(f"{shown(path)} holds {found}, not {experiment}; make it anew with {_again(path)}.")
+    return validate(dataset, found)
+
+
+def load_profile(profile: str, experiment: str) -> dict[str, xr.Dataset]:
+    """Return the results of all models of a profile, by model key, in the profile's order."""
+    models = params.profile_params(profile).models
+    return {key: load(result_path(profile, key, experiment), experiment=experiment) for key in models}
+
+
+def is_current(path: Path, parameter_hash: str) -> bool:
+    """Return whether `path` holds a whole result that was made with these parameters."""
+    try:
+        return load(path).attrs.get("parameter_hash") == parameter_hash
+    except ResultError:
+        return False
