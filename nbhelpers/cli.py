@@ -112,10 +112,14 @@ def book(profile: Profile = "pocket"):
 
     Run `nbh batch` for the notebooks first, or `make book` for both.
     """
-    from nbhelpers import book as pages
+    from nbhelpers import book as book_
+    from nbhelpers import pages
 
     start = time.time()
-    index = pages.build(profile)
+    try:
+        index = book_.build(profile)
+    except (book_.BookError, pages.PageError) as error:
+        raise batch.BatchError(str(error)) from None
     _say(f"book {time.time() - start:.0f} s")
     if os.environ.get("NBHELPERS_BATCH") != "1":
         typer.echo(f"open {index}")

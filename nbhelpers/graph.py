@@ -23,7 +23,7 @@ from nbhelpers import batch, params, store
 
 # The modules above the science: a change in them redraws pages and measures nothing again.
 PAGES = {"charts", "claims", "synthesis"}
-RUNNERS = {"__init__", "__main__", "batch", "graph", "book", "sphinx_vega", "doctor", "cli"}
+RUNNERS = {"__init__", "__main__", "batch", "graph", "book", "pages", "sphinx_vega", "doctor", "cli"}
 TARGETS = ("all", "compared", "measured")
 STEP = re.compile(r"^(\d+) of (\d+) steps")
 
@@ -66,7 +66,7 @@ def compare_version(key: str) -> str:
 
 def book_version() -> str:
     """Return the version of the book but for its notebooks: sources, parameters, cards, package."""
-    folders = {"book": "**/*", "params": "**/*", "pocket": "**/*.md", "nbhelpers": "*.py"}
+    folders = {"book": "**/*", "params": "**/*", "pocket/checkpoints": "*/card.json", "nbhelpers": "*.py"}
     root = params.ROOT
     found = [path for folder, pattern in folders.items() for path in (root / folder).glob(pattern)]
     return params.files_hash(sorted(path for path in found if path.is_file()))

@@ -143,8 +143,9 @@ class Run(Record):
     def hash(self) -> str:
         """Twelve hex digits that change with anything that changes this run's result."""
         experiment = self.experiment.model_dump(exclude={"batch_size", "lens_rows"})
-        weights = [self.model.pt.version, self.model.it.version]
-        return parameter_hash([self.key, self.model.model_dump(), weights, self.profile.prompts, experiment])
+        prompts = ROOT / self.profile.prompts
+        read = [self.model.pt.version, self.model.it.version, prompts.exists() and files_hash([prompts])]
+        return parameter_hash([self.key, self.model.model_dump(), read, self.profile.prompts, experiment])
 
 
 def parameter_hash(obj: Any) -> str:

@@ -1,0 +1,82 @@
+# Two commands do everything, set-up included: `make book` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help environment book test lab bench pocket doctor clean
+
+PROFILE ?= pocket
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+GPUS ?= 0
+KERNEL := instruction-tuning-book
+
+# Conda or mamba where there is one, else the same pins with pip in a plain virtual environment.
+CONDA := $(firstword $(shell command -v mamba conda 2>/dev/null))
+ENV := $(if $(CONDA),.env,.venv)
+BIN := $(ENV)/bin
+# The stamp's name holds what was installed, so a touched file installs nothing and a changed pin does.
+STAMP := $(ENV)/installed-$(shell cat environment.yml pyproject.toml | cksum | cut -d ' ' -f 1)
+UNFINISHED := $(ENV).unfinished
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-20s %s\n", $$1, $$2}'
+	@echo "  PROFILE=pocket|laptop|paper, CORES=n and GPUS=n apply to book"
+
+environment: $(STAMP)  ## install everything into .venv (or .env with conda); done by the others too
+
+book: $(STAMP)  ## run what is missing of the experiments, then build the HTML book
+	@$(BIN)/python -m nbhelpers batch --profile $(PROFILE) --cores $(CORES) --gpus $(GPUS)
+	@echo "open $(CURDIR)/_build/html/index.html"
+
+test: $(STAMP)  ## run every test, the notebooks included
+	@status=0; export OMP_NUM_THREADS=1; \
+	$(BIN)/python -m nbhelpers batch --target measured --cores $(CORES) || status=1; \
+	$(BIN)/python -m pytest tests || status=1; \
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg --nbval-current-env \
+	  -p no:cacheprovider notebooks || status=1; \
+	exit $$status
+
+lab: $(STAMP)  ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --notebook-dir notebooks
+
+bench: $(STAMP)  ## time the lens and the capture against their lower bounds
+	@$(BIN)/python tests/bench_lens.py
+
+pocket: $(STAMP)  ## train the six pocket pairs again (up to 3 h on two cores)
+	@$(BIN)/python -m pocket.train
+
+doctor: $(STAMP)  ## check the installation
+	@$(BIN)/python -m nbhelpers doctor --profile $(PROFILE)
+
+clean:  ## remove everything generated; the environment stays
+	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
+	find nbhelpers pocket tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+# An installation that was interrupted is not trusted: it starts over.
+$(STAMP):
+	@if [ -e $(UNFINISHED) ]; then echo "An earlier installation did not finish; starting over."; rm -rf $(ENV); fi
+	@touch $(UNFINISHED)
+	@$(MAKE) --no-print-directory $(if $(CONDA),conda-install,pip-install)
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --disable-pip-version-check --editable .
+	@$(BIN)/python -m ipykernel install --sys-prefix --name $(KERNEL) --display-name "Instruction-tuning book" >/dev/null
+	@rm -f $(ENV)/installed-* && touch $@ && rm -f $(UNFINISHED)
+	@echo "Installed into $(ENV)."
+
+.PHONY: conda-install pip-install
+conda-install: export CONDA_ALWAYS_YES := true
+conda-install: export MAMBA_ALWAYS_YES := true
+conda-install:
+	@echo "Installing the environment into $(ENV) with $(notdir $(CONDA)) (once, a few minutes)."
+	@if [ -d $(ENV) ]; then verb=update; else verb=create; fi; \
+	$(CONDA) env $$verb --quiet --prefix ./$(ENV) --file environment.yml
+
+pip-install:
+	@python=$$(for each in python3.11 python3.12 python3.13 python3 python; do \
+	  $$each -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	  && command -v $$each && break; done) \
+	  || { echo "No Python 3.11, 3.12 or 3.13 with venv and pip is on the PATH; install one of them." >&2; exit 1; }; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(ENV)
+	@sed -n 's/^ *- *\([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' environment.yml > $(ENV)/pins.txt
+	@total=$$(wc -l < $(ENV)/pins.txt | tr -d ' '); \
+	echo "Installing $$total pinned packages into $(ENV) (once, a few minutes)."; \
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --requirement $(ENV)/pins.txt | awk -v total="$$total" \
+	  '/^Collecting/ && ++n % 40 == 0 {print "  " n " of " total; fflush()} /^Installing/ {print "  unpacking"; fflush()}'
