@@ -1,4 +1,4 @@
-"""Health checks of an installation, a line each with the remedy beside what is wrong, and the table of models.
+"""Health checks of an installation, each with a remedy for what is wrong, and the table of models.
 
 It looks and changes nothing; it loads no model.
 """
@@ -127,7 +127,7 @@ def _local_fault(checkpoint: params.Checkpoint, recorded: dict[str, str]) -> str
 
 
 def cached(checkpoint: params.Checkpoint, name: str = "config.json") -> Path | None:
-    """Return a file of a checkpoint: in its folder, or in the hub's cache; None where it is not on this machine."""
+    """Return a file of a checkpoint, in its folder or the hub's cache; None where it is not here."""
     if checkpoint.folder:
         path = checkpoint.folder / name
         return path if path.exists() else None
@@ -138,7 +138,7 @@ def cached(checkpoint: params.Checkpoint, name: str = "config.json") -> Path | N
 
 
 def check_checkpoints(profile: str) -> Iterator[Check]:
-    """Yield one check for each checkpoint of a profile: present, readable, the shipped bytes, revision pinned."""
+    """Yield a check of each checkpoint of a profile: present, readable, the shipped bytes, pinned."""
     recorded = sums()
     for key in params.profile_params(profile).models:
         model = params.model_params(key)
@@ -221,7 +221,7 @@ def report(profile: str) -> bool:
 
 
 def _sizes(checkpoint: params.Checkpoint) -> tuple[str, str]:
-    """Return layers and width as a checkpoint's configuration states them, "?" where it is not on this machine."""
+    """Return layers and width as a checkpoint's configuration states them, "?" where it is not here."""
     path = cached(checkpoint)
     if not path:
         return "?", "?"
@@ -231,7 +231,7 @@ def _sizes(checkpoint: params.Checkpoint) -> tuple[str, str]:
 
 
 def model_table(profiles: list[str]) -> list[str]:
-    """Return the lines of a table of models: profile, key, family, layers, width, state of the PT and IT checkpoints."""
+    """Return the lines of the table of models: profile, key, family, layers, width, checkpoints."""
     rows = [("profile", "model", "family", "L", "d", "PT", "IT")]
     for name in profiles:
         for key in params.profile_params(name).models:

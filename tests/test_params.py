@@ -1,0 +1,134 @@
+"""Parameters: windows for any depth, merge order, and one clear sentence for every mistake."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbhelpers import params
+
+DEPTHS = st.integers(min_value=2, max_value=200)
+
+
+@given(DEPTHS)
+def test_windows_are_as_wide_as_the_late_one(n_layers):
+    windows = params.windows(n_layers)
+    assert windows["late"] == range(round(0.6 * n_layers), n_layers)
+    assert {len(window) for window in windows.values()} == {n_layers - params.onset(n_layers)}
+    assert windows["early"].start == 0
+    assert windows["mid"].start == (n_layers - len(windows["late"])) // 2
+
+
+@given(DEPTHS)
+def test_parts_of_the_stack_end_where_it_ends(n_layers):
+    thirds = params.thirds(n_layers)
+    assert [*thirds["early"], *thirds["middle"], *thirds["late"]] == list(range(n_layers))
+    assert params.final_fifth(n_layers).stop == params.late_half(n_layers).stop == n_layers
+    assert params.depth(n_layers)[-1] == 1 and params.depth(n_layers)[0] == pytest.approx(1 / n_layers)
+
+
+@pytest.mark.parametrize(
+    "n_layers, onset, late_half, fifth",
+    [(34, 20, 17, 7), (32, 19, 16, 7), (36, 22, 18, 8), (27, 16, 14, 6), (12, 7, 6, 3)],
+)
+def test_windows_of_the_studied_models(n_layers, onset, late_half, fifth):
+    assert params.onset(n_layers) == onset
+    assert len(params.late_half(n_layers)) == late_half
+    assert len(params.final_fifth(n_layers)) == fifth
+
+
+def test_every_file_in_the_repository_is_valid():
+    for key in params.keys("models"):
+        assert params.model_params(key).family in params.FAMILIES
+    for name in params.keys("profiles"):
+        for key in params.keys("experiments"):
+            assert params.experiment_params(key, name).n_prompts > 0
+
+
+@pytest.mark.parametrize("name", ["pocket", "paper"])
+def test_six_families_in_the_fixed_order(name):
+    models = params.profile_params(name).models
+    assert tuple(params.model_params(key).family for key in models) == params.FAMILIES
+
+
+def test_later_layers_of_parameters_win(project):
+    (project / "params/experiments/exp90.yml").write_text(
+        "key: exp90\ntitle: t\nnotebook: n.ipynb\nparameters: {seed: 3, n_prompts: 9, confidence: 0.9}\n"
+    )
+    found = params.resolve("exp90", model="ann", profile="pocket", seed=7).experiment
+    assert (found.confidence, found.n_prompts, found.seed) == (0.9, 4, 7)
+
+
+def test_a_models_cap_on_tokens_wins():
+    found = params.resolve("exp09", model="deepseek_v2_lite", max_new_tokens=100).experiment
+    assert found.max_new_tokens == 64
+    assert params.resolve("exp09", model="llama31_8b").experiment.max_new_tokens == 512
+
+
+def test_the_profile_is_found_by_the_model():
+    assert params.resolve("exp09", model="qwen_pocket").profile.name == "pocket"
+    assert params.resolve("exp09", model="qwen3_4b").profile.name == "paper"
+
+
+def test_the_hash_changes_with_what_changes_the_result(project):
+    def hashed(**options):
+        return params.resolve("exp90", model="ann", **options).hash
+
+    first = hashed()
+    assert hashed() == first and len(first) == 12
+    assert hashed(batch_size=3) == first
+    assert hashed(n_prompts=3) != first
+    assert params.resolve("exp90", model="bob").hash != first
+    (project / "weights/ann/model.safetensors").write_bytes(b"trained again")
+    assert hashed() != first
+
+
+WRONG = {
+    "unknown model": ("'lama_pocket'", "did you mean 'llama_pocket'?", dict(model="lama_pocket")),
+    "unknown profile": ("'papr'", "did you mean 'paper'?", dict(model="llama31_8b", profile="papr")),
+    "model of another profile": ("not in the profile", "allowed", dict(model="llama31_8b", profile="pocket")),
+    "unknown parameter": ("'n_promts'", "did you mean 'n_prompts'?", dict(model="olmo_pocket", n_promts=4)),
+    "too small": ("'n_prompts' is 0", "greater than or equal to 2", dict(model="olmo_pocket", n_prompts=0)),
+    "wrong type": ("'seed' is '3'", "integer", dict(model="olmo_pocket", seed="3")),
+    "text for a number": ("'kl_threshold' is 'low'", "number", dict(model="olmo_pocket", kl_threshold="low")),
+}
+
+
+@pytest.mark.parametrize("text, remedy, options", WRONG.values(), ids=WRONG)
+def test_a_mistake_is_named_with_what_is_allowed(text, remedy, options):
+    with pytest.raises(params.ParameterError) as error:
+        params.resolve("exp09", **options)
+    assert text in str(error.value) and remedy in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+FILES = {
+    "unknown key": ("family: llama", "family: llama\nlayrs: 3", "unknown key 'layrs'"),
+    "unknown family": ("family: llama", "family: lama", "'family' is 'lama'"),
+    "key of another file": ("key: ann", "key: anne", "rename one of them"),
+    "missing key": ("title: ann", "", "'title' is missing"),
+    "two sources": ("pt: {path:", "pt: {hub: a/b, path:", "not both or neither"),
+    "no YAML": ("key: ann", "key: [ann", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("before, after, sentence", FILES.values(), ids=FILES)
+def test_a_wrong_file_is_named(project, before, after, sentence):
+    path = project / "params/models/ann.yml"
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(params.ParameterError, match="params/models/ann.yml") as error:
+        params.model_params("ann")
+    assert sentence in str(error.value)
+
+
+def test_a_profile_with_an_unknown_model_is_refused(project):
+    path = project / "params/profiles/pocket.yml"
+    path.write_text(path.read_text().replace("ann", "anne"))
+    with pytest.raises(params.ParameterError, match="did you mean 'ann'"):
+        params.profile_params("pocket")
+
+
+def test_a_missing_checkpoint_is_one_sentence(project):
+    model = params.model_params("ann")
+    (project / "weights/ann/model.safetensors").unlink()
+    with pytest.raises(params.ParameterError, match="weights/ann of ann is missing; .*make pocket"):
+        params.require(model.pt, "ann")
