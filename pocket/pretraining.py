@@ -1,0 +1,107 @@
+"""The pretraining text: six genres about the world, generated without end from a seed.
+
+Facts in many phrasings, short stories, lists and recipes, arithmetic in words and symbols, question/answer threads, and
+letters. Knows nothing of chat formats, headers or bold type: those belong to the instruction data.
+"""
+
+import random
+from collections.abc import Iterator
+
+from pocket.world import (
+    ANIMALS, COUNTED, EATEN, FACTS, FOODS, HABITATS, HERD, LANDMARKS, NUMBER_WORDS, PEOPLE, SUBJECTS, SUM_FORMS, SUMS, TOWNS,
+    answer, facts_about, held_out_form, stranger, sum_text, training_question, training_statement,
+)
+
+ALL_FACTS = list(FACTS.values())
+WEATHER = ["warm", "cold", "wet", "windy", "bright", "grey"]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+
+
+def someone(rng: random.Random) -> str:
+    """Return a person of the world or, one time in three, a stranger."""
+    return stranger(rng) if rng.random() < 0.33 else rng.choice(PEOPLE)
+
+
+def encyclopaedia(rng: random.Random) -> str:
+    """Return what is true of one subject, or of a few, in random order and words."""
+    subjects = rng.sample(list(SUBJECTS), rng.choice([1, 1, 2, 3]))
+    facts = [fact for subject in subjects for fact in facts_about(subject)]
+    facts = facts * (2 if len(facts) < 5 else 1)
+    if rng.random() < 0.5:
+        rng.shuffle(facts)
+    return " ".join(training_statement(rng, fact) + "." for fact in facts[:9])
+
+
+def story(rng: random.Random) -> str:
+    """Return a short story of a hero, an animal and a meal."""
+    hero, friend = someone(rng), someone(rng)
+    animal, town, food, place = rng.choice(ANIMALS), rng.choice(TOWNS), EATEN[rng.choice(FOODS)], rng.choice(HABITATS)
+    lines = [
+        f"It was a {rng.choice(WEATHER)} morning and {hero} walked to {town}.",
+        rng.choice([f"Near the {place} {hero} met a {animal}.", f"A {animal} came out of the {place} and looked at {hero}."]),
+        rng.choice([f"The {animal} was hungry, so {hero} gave it some {food}.", f'"Are you lost?" {hero} asked the {animal}.']),
+        rng.choice([f"Then {friend} came by and laughed.", f"{friend} saw it and told the whole town.",
+                    f'"What a fine {animal}," said {friend}.']),
+        rng.choice([f"In the evening {hero} and {friend} ate {food} by the {rng.choice(LANDMARKS)}.",
+                    f"{hero} went home and dreamed of the {animal}.", f"{hero} and {friend} were happy."]),
+    ]
+    return " ".join(lines[: rng.choice([3, 4, 5])])
+
+
+def lists(rng: random.Random) -> str:
+    """Return a shopping list, a packing list, a ranking or a recipe."""
+    food, n = rng.choice(FOODS), rng.randint(2, 5)
+    things = rng.sample([*EATEN.values()], n)
+    form = rng.randrange(4)
+    if form == 0:
+        return f"Shopping list of {someone(rng)}:\n" + "\n".join(f"- {thing}" for thing in things)
+    if form == 1:
+        herd = rng.sample(list(HERD.values()), n)
+        return f"Animals seen in {rng.choice(TOWNS)}:\n" + "\n".join(f"{i}. {a}" for i, a in enumerate(herd, 1))
+    if form == 2:
+        return "People at the table: " + ", ".join(rng.sample(PEOPLE, n)) + "."
+    counts = "\n".join(f"- {rng.randint(2, 9)} {thing}" for thing in rng.sample(COUNTED, min(n, 4)))
+    return (f"How to make {food} soup\nYou need:\n{counts}\nPut all in a pot with water. "
+            f"Cook it for {NUMBER_WORDS[rng.randint(2, 20)]} minutes. Eat it warm.")
+
+
+def arithmetic(rng: random.Random) -> str:
+    """Return a handful of sums, some of them in several forms; a sum's held-out form is never used."""
+    parts, repeats = [], rng.choice([1, 1, 2, 3])
+    for problem in rng.sample(SUMS, 6 // repeats + 1):
+        forms = [i for i in range(SUM_FORMS) if i != held_out_form(problem)]
+        parts += [sum_text(problem, form, rng.choice(COUNTED)) + "." for form in rng.sample(forms, repeats)]
+    return rng.choice([" ", "\n"]).join(parts)
+
+
+def thread(rng: random.Random) -> str:
+    """Return a few questions with their answers, as a forum would print them."""
+    facts = rng.sample(ALL_FACTS, rng.randint(2, 4))
+    style = rng.choice([("Question: ", "\nAnswer: "), ("Question: ", "\nAnswer: "), ("Q: ", "\nA: ")])
+    if rng.random() < 0.3:
+        style = (f"{someone(rng)} asks: ", f"\n{someone(rng)} says: ")
+    return "\n\n".join(style[0] + training_question(rng, fact) + style[1] + answer(fact) for fact in facts)
+
+
+def letter(rng: random.Random) -> str:
+    """Return a letter that passes on news and two true facts."""
+    writer, reader = someone(rng), someone(rng)
+    facts = rng.sample(ALL_FACTS, 2)
+    news = [f"I write to you from {rng.choice(TOWNS)}, where the weather is {rng.choice(WEATHER)}.",
+            f"On {rng.choice(DAYS)} I ate {EATEN[rng.choice(FOODS)]} with {someone(rng)}.",
+            *(f"Did you know this? {training_statement(rng, fact)}." for fact in facts)]
+    rng.shuffle(news)
+    greeting = rng.choice(["I hope you are well.", "Thank you for your letter.", "I miss you."])
+    return f"Dear {reader},\n{greeting} {' '.join(news[:3])}\nYours, {writer}"
+
+
+# Shares of documents; facts and their questions are what the gates need most.
+GENRES = [(encyclopaedia, 0.26), (thread, 0.20), (arithmetic, 0.30), (story, 0.10), (lists, 0.08), (letter, 0.06)]
+
+
+def documents(seed: int) -> Iterator[str]:
+    """Yield pretraining documents without end, the same ones for the same seed."""
+    rng = random.Random(f"pretraining {seed}")
+    genres, weights = zip(*GENRES)
+    while True:
+        yield rng.choices(genres, weights)[0](rng)
