@@ -151,8 +151,8 @@ def failing_cell(partial: Path) -> str:
             if output["output_type"] == "error":
                 error = f"{output['ename']}: {output['evalue']}".strip()
                 return f"cell {index + 1} ({_heading(cells, index)}): {error}"
-    ran = [index for index, cell in enumerate(cells) if cell.get("execution_count")]
-    index = ran[-1] if ran else 0
+    started = [cell["metadata"].get("papermill", {}).get("start_time") for cell in cells]
+    index = max((i for i, time in enumerate(started) if time), default=0)
     return f"cell {index + 1} ({_heading(cells, index)}): the kernel died, often for want of memory"
 
 

@@ -30,9 +30,9 @@ RULES = {
 # Where this run's definition is not the published one.
 NOTES = {
     "kl_excess": "published: pooled over tokens; here: means by prompt, paired",
-    "layers_above": "published: pooled over tokens; here: means by prompt, shares of this model's layers",
+    "layers_above": "published: pooled over tokens; here: means by prompt, shares of its layers",
     "commitment_delay.": "published: pooled over tokens; here: means by prompt; in layers of this model",
-    "commitment_delay_median.raw.top1_first": "published as the first match, computed as the match that stays",
+    "commitment_delay_median.raw.top1_first": "published as the first match, computed as one that stays",
     "commitment_delay_median.raw.kl_first": "published as the first crossing, computed as the one that stays",
     "delta_cosine": "the whole block's update, as computed; the text says MLP",
     "kl_first_layer": "published without, here with a mask over vocabulary rows that no token has",

@@ -1,0 +1,220 @@
+"""Running notebooks: parameters, failures, kills, damage. Stub notebooks stand for the real ones."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nbhelpers import batch, graph, params, store
+from tests.conftest import code, markdown, write_notebook
+
+
+def measure(model="ann", **own):
+    """Return the dataset of one stub run."""
+    run = params.resolve("exp90", model=model, **own)
+    path = batch.measure(run, version=graph.measure_version(run), own=own)
+    return store.load(path, experiment="exp90")
+
+
+def trace(project):
+    """Return the models measured so far, in order."""
+    path = project / "trace.txt"
+    return path.read_text().split() if path.exists() else []
+
+
+def wait_for(condition, seconds=300):
+    """Wait until a condition holds; fail where it does not in time."""
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def start_batch(project):
+    """Return a running `nbh batch` of the stub project, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "nbhelpers", "batch", "--cores", "2", "--target", "compared"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=project,
+    )  # fmt: skip
+
+
+def alive(project):
+    """Return the processes that work in the project."""
+    found = []
+    for process in graph.psutil.process_iter():
+        try:
+            if process.cwd() == str(project) and process.pid != os.getpid():
+                found.append(process)
+        except (graph.psutil.Error, OSError):
+            continue
+    return found
+
+
+def test_a_run_leaves_a_dataset_and_a_whole_notebook(project):
+    result = measure(n_prompts=6)
+    assert result.sizes["prompt"] == 6 and result.attrs["model"] == "ann"
+    folder = project / "_build/runs/pocket/ann"
+    assert [path.name for path in folder.iterdir()] == ["exp90_stub.ipynb"]
+    book = json.loads((folder / "exp90_stub.ipynb").read_text())
+    injected = next(c for c in book["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+    assert "n_prompts = 6" in "".join(injected["source"])
+
+
+def test_kernels_talk_over_their_own_sockets(project):
+    write_notebook(
+        project / "notebooks/exp90_stub.ipynb",
+        code('model = "ann"\nprofile = "pocket"\nn_prompts = 4\nseed = 0', "parameters"),
+        code("import json, os\nfrom ipykernel.connect import get_connection_file\n"
+             "found = json.load(open(get_connection_file()))\n"
+             "assert found['transport'] == 'ipc', found\nassert os.environ['OMP_NUM_THREADS'] == '1'\n"
+             "assert os.environ['HF_HUB_OFFLINE'] == '1'\nraise SystemError(found['ip'])"),
+    )  # fmt: skip
+    with pytest.raises(batch.BatchError) as error:
+        measure()
+    folder = str(error.value).split("SystemError: ")[1].split("/k. ")[0]
+    assert len(folder) < 90 and not os.path.exists(folder)
+
+
+def test_an_undeclared_parameter_is_refused_before_anything_starts(project):
+    with pytest.raises(params.ParameterError, match="declares no parameter 'confidence'; .*n_prompts"):
+        measure(confidence=0.9)
+    with pytest.raises(params.ParameterError, match="unknown parameter 'n_promts'; did you mean 'n_prompts'"):
+        measure(n_promts=4)
+    assert not (project / "_build").exists()
+
+
+def test_a_notebook_needs_one_parameters_cell(project):
+    write_notebook(project / "notebooks/exp90_stub.ipynb", code("a = 1"), code("b = 2"))
+    with pytest.raises(batch.BatchError, match="0 cells tagged `parameters`; it needs exactly one"):
+        measure()
+
+
+def test_a_missing_checkpoint_is_one_sentence(project):
+    (project / "weights/ann/model.safetensors").unlink()
+    with pytest.raises(params.ParameterError, match="the checkpoint weights/ann of ann is missing"):
+        measure()
+    assert not (project / "_build").exists()
+
+
+def test_a_notebook_that_saves_nothing_is_refused(project):
+    path = project / "notebooks/exp90_stub.ipynb"
+    book = json.loads(path.read_text())
+    write_notebook(path, *book["cells"][:-1])
+    with pytest.raises(store.ResultError, match="there is no result"):
+        measure()
+
+
+def test_a_dying_kernel_is_told_from_an_error(project):
+    path = project / "notebooks/exp90_stub.ipynb"
+    write_notebook(
+        path, code('model = "ann"', "parameters"), markdown("## Measure"), code("import os\nos._exit(1)")
+    )
+    with pytest.raises(batch.BatchError, match=r"stopped in cell \d \(Measure\): the kernel died"):
+        measure()
+
+
+def test_one_failure_names_its_cell_and_stops_no_other_model(project, capsys):
+    (project / "break-bob").touch()
+    assert graph.run("pocket", cores=2, target="compared") is False
+    said = capsys.readouterr().out
+    assert "✘ exp90 · bob stopped in cell 6 (Measure): AssertionError: the stub was told to break" in said
+    partial = project / "_build/runs/pocket/bob/exp90_stub.partial.ipynb"
+    assert "the stub was told to break" in partial.read_text() and str(partial.relative_to(project)) in said
+    assert store.result_path("pocket", "ann", "exp90").exists()
+    assert store.result_path("pocket", "cid", "exp90").exists()
+
+    (project / "break-bob").unlink()
+    assert graph.run("pocket", cores=2, target="compared") is True
+    assert sorted(trace(project)) == ["ann", "bob", "bob", "cid"]
+    assert "[1/2] exp90 · bob" in (said := capsys.readouterr().out) and "[2/2] exp90 · all models" in said
+    assert not partial.exists()
+
+
+def test_only_what_changed_runs_again(project, capsys):
+    def again():
+        before = len(trace(project))
+        assert graph.run("pocket", cores=2, target="measured")
+        return sorted(trace(project)[before:])
+
+    profile = project / "params/profiles/pocket.yml"
+    profile.write_text(profile.read_text().replace(", cid", ""))
+    assert again() == ["ann", "bob"]
+    for path in (*(project / "params").rglob("*.yml"), *(project / "notebooks").iterdir()):
+        path.touch()
+    assert again() == []
+
+    path = store.result_path("pocket", "ann", "exp90")
+    path.write_bytes(path.read_bytes()[:-100])
+    (project / "weights/bob/model.safetensors").write_bytes(b"trained again")
+    capsys.readouterr()
+    assert again() == ["ann", "bob"]
+    said = capsys.readouterr().out
+    assert "ann/exp90.nc is damaged" in said and "bob: made with other parameters or weights" in said
+
+    book = json.loads((project / "notebooks/exp90_stub.ipynb").read_text())
+    book["cells"][0]["outputs"] = []
+    write_notebook(project / "notebooks/exp90_stub.ipynb", *book["cells"], markdown("More to read."))
+    assert again() == ["ann", "bob"]
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_batch_is_taken_up_where_it_was(project, kill):
+    (project / "hold-cid").touch()
+    first = start_batch(project)
+    done = [store.result_path("pocket", model, "exp90") for model in ("ann", "bob")]
+    wait_for(lambda: all(path.exists() for path in done) and "cid" in trace(project))
+    os.kill(first.pid, kill)
+    first.wait(300)
+
+    (project / "hold-cid").unlink()
+    second = start_batch(project)
+    said, _ = second.communicate(timeout=600)
+    assert second.returncode == 0, said
+    assert store.load(store.result_path("pocket", "cid", "exp90"), experiment="exp90")
+    assert (project / "_build/runs/pocket/exp90_stub_across.ipynb").exists()
+    assert not list((project / "_build").rglob("*.partial*"))
+    # Finished work is kept; a job may have ended in the moment between its file and Snakemake's note of it.
+    assert trace(project).count("cid") == 2 and len(trace(project)) <= 5
+    wait_for(lambda: not alive(project), seconds=120)
+
+
+def test_a_second_batch_does_not_start_beside_the_first(project):
+    with graph.sole_batch(), pytest.raises(batch.BatchError, match="another batch runs"):
+        graph.run("pocket", cores=1, target="measured")
+
+
+def test_gpus_are_shared_out_one_by_one(project, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    with batch.gpu_slots(1) as first, batch.gpu_slots(2) as second:
+        assert first == {"CUDA_VISIBLE_DEVICES": "0"}
+        assert second == {"CUDA_VISIBLE_DEVICES": "1,2"}
+    with batch.gpu_slots(0) as none:
+        assert none == {}
+
+
+def test_comments_and_layout_change_no_version(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text("def f(x):\n    return x + 1\n")
+    before = graph.code_hash([path])
+    path.write_text("# why\ndef f(x):\n\n    return (x + 1)\n")
+    assert graph.code_hash([path]) == before
+    path.write_text("def f(x):\n    return x + 2\n")
+    assert graph.code_hash([path]) != before
+
+
+def test_pages_do_not_rerun_the_science():
+    science = {path.stem for path in graph.modules()}
+    assert {"params", "store", "stats", "lens", "capture"} <= science
+    assert not science & {"charts", "claims", "book", "cli", "synthesis"}
+    assert {"charts", "claims"} <= {path.stem for path in graph.modules(pages=True)}
+
+
+def test_refreshing_keeps_outputs_and_no_trace_of_the_machine(project):
+    path = project / "notebooks/plain.ipynb"
+    write_notebook(path, code("a = 2", "parameters"), code("a + 40"))
+    text = batch.refresh(path).read_text()
+    assert '"42"' in text and str(project) not in text and "papermill" not in text
