@@ -54,11 +54,11 @@ clean:  ## remove everything generated; the environment stays
 # An installation that was interrupted is not trusted: it starts over.
 $(STAMP):
 	@if [ -e $(UNFINISHED) ]; then echo "An earlier installation did not finish; starting over."; rm -rf $(ENV); fi
-	@touch $(UNFINISHED)
+	@touch $(UNFINISHED) && rm -f $(ENV)/installed-*
 	@$(MAKE) --no-print-directory $(if $(CONDA),conda-install,pip-install)
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --disable-pip-version-check --editable .
 	@$(BIN)/python -m ipykernel install --sys-prefix --name $(KERNEL) --display-name "Instruction-tuning book" >/dev/null
-	@rm -f $(ENV)/installed-* && touch $@ && rm -f $(UNFINISHED)
+	@touch $@ && rm -f $(UNFINISHED)
 	@echo "Installed into $(ENV)."
 
 .PHONY: conda-install pip-install

@@ -184,12 +184,14 @@ def ledger(experiment: str, results, **options) -> pd.DataFrame:
     """Return the published figures of an experiment beside those of a run, a row for each figure and result.
 
     `results` maps titles to datasets; a figure of a family is set beside each result of that family, the mean
-    of the six beside the mean of all results. Adds to `published`: title, run, run_low, run_high, agreement,
-    note.
+    of the six beside the mean of all results where they cover the six. Adds to `published`: title, run,
+    run_low, run_high, agreement, note.
     """
     runs = {title: measured(result, **options) for title, result in results.items()}
     family = {title: params.model_params(result.attrs["model"]).family for title, result in results.items()}
     pooled = pd.concat(runs.values()).groupby(level=0)["value"].mean().to_frame()
+    if set(family.values()) != set(params.FAMILIES):
+        pooled = pooled.iloc[:0]
     rows = []
     for figure in published(experiment).to_dict("records"):
         beside_it = {title: run for title, run in runs.items() if family[title] == figure["family"]}

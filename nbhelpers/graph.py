@@ -31,7 +31,7 @@ STEP = re.compile(r"^(\d+) of (\d+) steps")
 def modules(*, pages: bool = False) -> list[Path]:
     """Return the science modules (floors 0 to 3), with `pages` also those that draw and compare."""
     left_out = RUNNERS if pages else RUNNERS | PAGES
-    return [path for path in sorted(Path(__file__).parent.glob("*.py")) if path.stem not in left_out]
+    return [path for path in sorted((params.ROOT / "nbhelpers").glob("*.py")) if path.stem not in left_out]
 
 
 def code_hash(paths) -> str:
@@ -236,7 +236,5 @@ def follow(job: subprocess.Popen) -> bool:
     if not done and not failures:
         print("\n".join(tail))
     if not done:
-        print(
-            f"{len(failures) or 'some'} failed after {time.time() - start:.0f} s; log: _build/batch.log."
-        )
+        print(f"{len(failures) or 'some'} failed after {time.time() - start:.0f} s; log: _build/batch.log.")
     return done

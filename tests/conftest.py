@@ -1,76 +1,11 @@
-"""A small project of stub notebooks, so that running, failing, killing and resuming are tested in seconds."""
+"""Fixtures: a small project of stub notebooks, and the command line in this process."""
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from nbhelpers import params
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-MEASURE = """
-import time
-import numpy as np, xarray as xr
-from nbhelpers import params, store
-run = params.resolve("exp90", model=model, profile=profile, n_prompts=n_prompts, seed=seed)
-"""
-BODY = """
-open(params.ROOT / "trace.txt", "a").write(model + "\\n")
-while (params.ROOT / f"hold-{model}").exists():
-    time.sleep(0.05)
-assert not (params.ROOT / f"break-{model}").exists(), "the stub was told to break"
-"""
-SAVE = """
-value = np.arange(float(n_prompts)) + seed
-value = xr.DataArray(value, dims="prompt", attrs={"units": "1", "long_name": "v"})
-attributes = store.provenance(run, wall_time_s=0.0, device="cpu")
-store.save(xr.Dataset({"value": value}), store.result_path(profile, model, "exp90"), provenance=attributes)
-"""
-ACROSS = """
-from nbhelpers import store
-{key: float(result.value.sum()) for key, result in store.load_profile(profile, "exp90").items()}
-"""
-
-
-def code(source, *tags):
-    """Return a code cell."""
-    return {"cell_type": "code", "metadata": {"tags": list(tags)}, "source": source.strip(), "outputs": [],
-            "execution_count": None, "id": f"c{abs(hash(source)) % 10**8}"}  # fmt: skip
-
-
-def markdown(source):
-    """Return a Markdown cell."""
-    return {"cell_type": "markdown", "metadata": {}, "source": source, "id": f"m{abs(hash(source)) % 10**8}"}
-
-
-def write_notebook(path, *cells):
-    """Write cells as a notebook."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    book = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(book))
-
-
-def write_params(root, models):
-    """Write one experiment, one profile and its models."""
-    for kind in ("models", "profiles", "experiments"):
-        (root / "params" / kind).mkdir(parents=True)
-    for key in models:
-        weights = root / "weights" / key
-        weights.mkdir(parents=True)
-        (weights / "model.safetensors").write_bytes(key.encode())
-        source = f"{{path: weights/{key}}}"
-        text = f"key: {key}\nfamily: llama\ntitle: {key}\npt: {source}\nit: {source}\n"
-        (root / "params/models" / f"{key}.yml").write_text(text)
-    (root / "params/profiles/pocket.yml").write_text(
-        f"name: pocket\ntitle: Stub\nmodels: [{', '.join(models)}]\nprompts: stub\nthreads: 1\n"
-        "experiments:\n  exp90: {n_prompts: 4, max_new_tokens: 4, batch_size: 2}\n"
-    )
-    (root / "params/experiments/exp90.yml").write_text(
-        "key: exp90\ntitle: Stub\nnotebook: exp90_stub.ipynb\nacross: exp90_stub_across.ipynb\n"
-    )
-    (root / "params/published.csv").write_text("id\n")
+from tests.stubs import ACROSS, BODY, MEASURE, REPOSITORY, SAVE, code, markdown, write_notebook, write_params
 
 
 @pytest.fixture
@@ -104,3 +39,17 @@ def run_cli():
         return result.exit_code, result.stdout, result.stderr
 
     return call
+
+
+@pytest.fixture(scope="session")
+def book_root(tmp_path_factory):
+    """Return the root of a repository whose book is built from made-up results, across-model notebook and all."""
+    from nbhelpers import batch, book
+    from tests import synthetic
+
+    root = synthetic.project(tmp_path_factory.mktemp("book"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(params, "ROOT", root)
+        batch.compare("exp09", "pocket", version="made up")
+        book.build("pocket")
+    return root

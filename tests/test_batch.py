@@ -10,7 +10,7 @@ import time
 import pytest
 
 from nbhelpers import batch, graph, params, store
-from tests.conftest import code, markdown, write_notebook
+from tests.stubs import code, markdown, write_notebook
 
 
 def measure(model="ann", **own):

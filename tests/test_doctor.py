@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from nbhelpers import doctor, params
-from tests.conftest import REPOSITORY, code, write_notebook
+from tests.stubs import REPOSITORY, code, write_notebook
 
 SHIPPED = "pocket/checkpoints/ann/pt"
 
