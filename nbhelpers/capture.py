@@ -73,7 +73,9 @@ def replay_batches(
 
     The last generated token is left out of the input: nothing measured depends on it.
     """
-    rows = [[*prompt, *continuation.ids[:-1]] for prompt, continuation in zip(prompts, continuations, strict=True)]
+    rows = [
+        [*prompt, *continuation.ids[:-1]] for prompt, continuation in zip(prompts, continuations, strict=True)
+    ]
     batches = []
     for chosen in batches_by_length(rows, batch_size):
         width = max(len(rows[i]) for i in chosen)
@@ -95,10 +97,14 @@ def capture(decoder: Decoder, batch: Batch) -> Stream:
     `last_residual` it lets the lens check itself against the model (`lens.check_identity`).
     """
     row, column = (index.to(decoder.module.device) for index in batch.where)
-    inputs = {"input_ids": batch.input_ids.to(decoder.module.device),
-              "attention_mask": batch.attention_mask.to(decoder.module.device)}
+    inputs = {
+        "input_ids": batch.input_ids.to(decoder.module.device),
+        "attention_mask": batch.attention_mask.to(decoder.module.device),
+    }
     with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
-        kept = nnsight.save({name: [] for name in ("residual", "attention_update", "mlp_output", "mlp_update")})
+        kept = nnsight.save(
+            {name: [] for name in ("residual", "attention_update", "mlp_output", "mlp_update")}
+        )
         embedding = nnsight.save(decoder.layers[0].input[row, column])
         for block in decoder.layers:
             for name in ("attention_update", "mlp_output", "mlp_update"):
@@ -111,7 +117,11 @@ def capture(decoder: Decoder, batch: Batch) -> Stream:
 
 
 def replay(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation], *, batch_size: int = 32
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Continuation],
+    *,
+    batch_size: int = 32,
 ) -> Iterator[tuple[Batch, Stream]]:
     """Yield each batch with its captured stream; one batch is in memory at a time.
 

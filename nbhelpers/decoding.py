@@ -28,15 +28,15 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device=None) -> dict[st
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        ids[i, width - len(row):] = torch.as_tensor(row)
-        mask[i, width - len(row):] = 1
+        ids[i, width - len(row) :] = torch.as_tensor(row)
+        mask[i, width - len(row) :] = 1
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
 def batches_by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[np.ndarray]:
     """Return indices of rows in batches of like length, longest first, so little is padding."""
     order = np.argsort([-len(row) for row in rows], kind="stable")
-    return [order[i: i + batch_size] for i in range(0, len(order), batch_size)]
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def cut_at_stop(ids: Sequence[int], stops: Sequence[int]) -> Continuation:
@@ -48,7 +48,9 @@ def cut_at_stop(ids: Sequence[int], stops: Sequence[int]) -> Continuation:
 
 
 @torch.no_grad()
-def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int = 32) -> list[Continuation]:
+def generate(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int = 32
+) -> list[Continuation]:
     """Return the greedy continuation of each prompt, in the order of the prompts.
 
     Rows are left-padded with the tokenizer's own mask; `transformers` derives position ids from it, so a row generates
@@ -63,11 +65,18 @@ def generate(decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_toke
     """
     unreal = [int(i) for i in np.flatnonzero(~decoder.real_tokens)]
     results: list[Continuation | None] = [None] * len(prompts)
-    for batch in tqdm(batches_by_length(prompts, batch_size), desc=f"{decoder.variant} generate", disable=None):
+    for batch in tqdm(
+        batches_by_length(prompts, batch_size), desc=f"{decoder.variant} generate", disable=None
+    ):
         inputs = left_pad([prompts[i] for i in batch], decoder.tokenizer.pad_token_id, decoder.module.device)
         output = decoder.lm.generate(
-            inputs, max_new_tokens=max_new_tokens, do_sample=False, suppress_tokens=unreal or None,
-            eos_token_id=list(decoder.stop_ids), pad_token_id=decoder.tokenizer.pad_token_id)
-        for i, row in zip(batch, output[:, inputs["input_ids"].shape[1]:].tolist()):
+            inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            suppress_tokens=unreal or None,
+            eos_token_id=list(decoder.stop_ids),
+            pad_token_id=decoder.tokenizer.pad_token_id,
+        )
+        for i, row in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist()):
             results[i] = cut_at_stop(row, decoder.stop_ids)
     return results

@@ -150,10 +150,14 @@ def module_path(model, target) -> str:
     for path, module in model.named_modules():
         if module is target:
             return path
-    raise ParameterError(f"{type(model).__name__} holds no {type(target).__name__} under any name: it is not a decoder")
+    raise ParameterError(
+        f"{type(model).__name__} holds no {type(target).__name__} under any name: it is not a decoder"
+    )
 
 
-def wrap(model, tokenizer, *, key: str = "model", variant: str = "pt", template_options: dict | None = None) -> Decoder:
+def wrap(
+    model, tokenizer, *, key: str = "model", variant: str = "pt", template_options: dict | None = None
+) -> Decoder:
     """Return a `Decoder` over a loaded `transformers` model (in evaluation mode, gradients off)."""
     model.eval().requires_grad_(False)
     # Left to itself the wrapper would move an undispatched model to the first accelerator.
@@ -178,8 +182,12 @@ def load_decoder(params: ModelParams, variant: str) -> Decoder:
     """
     checkpoint = require(getattr(params, variant), params.key)
     model = AutoModelForCausalLM.from_pretrained(
-        checkpoint.source, revision=checkpoint.revision, dtype=getattr(torch, params.dtype),
-        attn_implementation=params.attention, device_map=params.device_map)
+        checkpoint.source,
+        revision=checkpoint.revision,
+        dtype=getattr(torch, params.dtype),
+        attn_implementation=params.attention,
+        device_map=params.device_map,
+    )
     tokenizer = load_tokenizer(checkpoint.source, checkpoint.revision)
     return wrap(model, tokenizer, key=params.key, variant=variant, template_options=params.chat)
 
@@ -202,4 +210,6 @@ def check_same_shape(pt: Decoder, it: Decoder) -> None:
     for field in ("num_hidden_layers", "hidden_size"):
         ours, theirs = getattr(pt.config, field), getattr(it.config, field)
         if ours != theirs:
-            raise ParameterError(f"{pt.key}: PT has {field} {ours} and IT {theirs}, so they are no pair: check {pt.key}.yml")
+            raise ParameterError(
+                f"{pt.key}: PT has {field} {ours} and IT {theirs}, so they are no pair: check {pt.key}.yml"
+            )

@@ -55,15 +55,25 @@ def measure_stream(stream: Stream, unembedding: lens.Unembedding, rows: int) -> 
     top1 = curves.pop("top1")
     curves["top1_agreement"] = (top1 == top1[-1]).float()
     arrays = {name: (("layer", "step"), values) for name, values in curves.items()}
-    shapes = geometry.stream_geometry(stream.embedding, stream.residual, stream.attention_update, stream.mlp_update)
-    arrays |= {name: (("component", "layer", "step")[-values.ndim:], values) for name, values in shapes.items()}
-    return xr.Dataset({name: (dims, values.cpu().numpy()) for name, (dims, values) in arrays.items()},
-                      coords={"component": list(geometry.COMPONENTS)})
+    shapes = geometry.stream_geometry(
+        stream.embedding, stream.residual, stream.attention_update, stream.mlp_update
+    )
+    arrays |= {
+        name: (("component", "layer", "step")[-values.ndim :], values) for name, values in shapes.items()
+    }
+    return xr.Dataset(
+        {name: (dims, values.cpu().numpy()) for name, (dims, values) in arrays.items()},
+        coords={"component": list(geometry.COMPONENTS)},
+    )
 
 
 def observe(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation], *,
-    batch_size: int = 32, lens_rows: int = 256,
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Continuation],
+    *,
+    batch_size: int = 32,
+    lens_rows: int = 256,
 ) -> xr.Dataset:
     """Return every measurement at every generated token of every prompt.
 
@@ -79,7 +89,9 @@ def observe(
     for batch, stream in replay(decoder, prompts, continuations, batch_size=batch_size):
         lens.check_identity(stream.last_residual, stream.last_logits, decoder.unembedding)
         part = measure_stream(stream, decoder.unembedding, lens_rows)
-        parts.append(part.assign_coords(prompt_index=("step", batch.row_of_step), token=("step", batch.step_of_step)))
+        parts.append(
+            part.assign_coords(prompt_index=("step", batch.row_of_step), token=("step", batch.step_of_step))
+        )
     steps = xr.concat(parts, "step")
     return steps.isel(step=np.lexsort((steps.token.values, steps.prompt_index.values)))
 
@@ -94,13 +106,23 @@ def commitment_layers(steps: xr.Dataset, options: LensParams) -> xr.DataArray:
     """Return the layer at which each step commits, by every rule, (rule, step)."""
     # A step's top-1 tokens enter as agreement with the last layer's, which is all that the rules compare.
     table = convergence.commitment_table(
-        steps.top1_agreement.values.T, steps.kl_final_layer.values.T, threshold=options.kl_threshold,
-        grid=options.kl_grid, share=options.majority_share, window=options.stable_window)
-    return xr.DataArray(np.stack(list(table.values())), dims=("rule", "step"),
-                        coords={"rule": list(table), "prompt_index": steps.prompt_index, "token": steps.token})
+        steps.top1_agreement.values.T,
+        steps.kl_final_layer.values.T,
+        threshold=options.kl_threshold,
+        grid=options.kl_grid,
+        share=options.majority_share,
+        window=options.stable_window,
+    )
+    return xr.DataArray(
+        np.stack(list(table.values())),
+        dims=("rule", "step"),
+        coords={"rule": list(table), "prompt_index": steps.prompt_index, "token": steps.token},
+    )
 
 
-def variant_summary(steps: xr.Dataset, continuations: Sequence[Continuation], options: LensParams) -> xr.Dataset:
+def variant_summary(
+    steps: xr.Dataset, continuations: Sequence[Continuation], options: LensParams
+) -> xr.Dataset:
     """Return one variant's per-prompt means, commitment layers and counts.
 
     The measured steps predict generated tokens 2 … n, as in the study; the first, made at the last prompt position, is
@@ -125,10 +147,14 @@ def convergence_gaps(summary: xr.Dataset, options: LensParams) -> xr.Dataset:
     """Return the convergence gap and the commitment delays, IT − PT, paired by prompt, with BCa intervals."""
     bootstrap = dict(n_resamples=options.n_resamples, confidence=options.confidence, seed=options.seed)
     it, pt = summary.sel(variant="it"), summary.sel(variant="pt")
-    gaps = np.stack([convergence.convergence_gap(it[f"kl_{d}"].values, pt[f"kl_{d}"].values) for d in DIRECTIONS], axis=1)
+    gaps = np.stack(
+        [convergence.convergence_gap(it[f"kl_{d}"].values, pt[f"kl_{d}"].values) for d in DIRECTIONS], axis=1
+    )
     steps = {v: summary.n_tokens.sel(variant=v).values - 1 for v in VARIANTS}
-    by_token = [convergence.token_weighted_gap(it[f"kl_{d}"].values, pt[f"kl_{d}"].values, steps["it"], steps["pt"])
-                for d in DIRECTIONS]
+    by_token = [
+        convergence.token_weighted_gap(it[f"kl_{d}"].values, pt[f"kl_{d}"].values, steps["it"], steps["pt"])
+        for d in DIRECTIONS
+    ]
     delays = (it.commitment - pt.commitment).transpose("prompt", "rule").values
     out = xr.Dataset(coords={"direction": list(DIRECTIONS), "rule": summary.rule})
     for name, dim, values in (("convergence_gap", "direction", gaps), ("commitment_delay", "rule", delays)):
@@ -147,8 +173,11 @@ def generated_ids(continuations: Sequence[Continuation], width: int) -> np.ndarr
 
 
 def summarise(
-    steps: Mapping[str, xr.Dataset], continuations: Mapping[str, Sequence[Continuation]], prompts: Sequence[Prompt],
-    tokenizer, options: LensParams,
+    steps: Mapping[str, xr.Dataset],
+    continuations: Mapping[str, Sequence[Continuation]],
+    prompts: Sequence[Prompt],
+    tokenizer,
+    options: LensParams,
 ) -> xr.Dataset:
     """Return exp09's dataset for one pair: what `store.SCHEMAS["exp09"]` lists, with units and names.
 
@@ -162,18 +191,29 @@ def summarise(
     summary = xr.concat([variant_summary(steps[v], continuations[v], options) for v in VARIANTS], "variant")
     summary = summary.assign_coords(variant=list(VARIANTS))
     summary = summary.merge(convergence_gaps(summary, options))
-    lensed = [*LENS_CURVES, *(f"{name}_first" for name in ("kl_final_layer", "kl_layer_final", "entropy")), "commitment",
-              "commitment_count", *(name for name in summary if name.startswith(("convergence_gap", "commitment_delay")))]
+    lensed = [
+        *LENS_CURVES,
+        *(f"{name}_first" for name in ("kl_final_layer", "kl_layer_final", "entropy")),
+        "commitment",
+        "commitment_count",
+        *(name for name in summary if name.startswith(("convergence_gap", "commitment_delay"))),
+    ]
     summary = summary.assign({name: summary[name].expand_dims(lens=["raw"]) for name in lensed})
     width = max(len(c.ids) for made in continuations.values() for c in made)
-    summary["generated_id"] = (("variant", "prompt", "token"), np.stack([generated_ids(continuations[v], width) for v in VARIANTS]))
+    summary["generated_id"] = (
+        ("variant", "prompt", "token"),
+        np.stack([generated_ids(continuations[v], width) for v in VARIANTS]),
+    )
     texts = [[tokenizer.decode(c.ids, skip_special_tokens=True) for c in continuations[v]] for v in VARIANTS]
     summary["text"] = (("variant", "prompt"), np.array(texts, dtype=object))
     summary["category"] = ("prompt", [prompt.category for prompt in prompts])
     n_layers = summary.sizes["layer"]
     summary = summary.assign_coords(
-        prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers)),
-        token=np.arange(width))
+        prompt=[prompt.id for prompt in prompts],
+        layer=np.arange(n_layers),
+        depth=("layer", depth(n_layers)),
+        token=np.arange(width),
+    )
     for name, (units, long_name) in UNITS.items():
         summary[name].attrs = {"units": units, "long_name": long_name}
     return summary

@@ -40,7 +40,9 @@ def parse(record: dict, where: str) -> Prompt:
             return Prompt(str(record["id"]), category, text, without_wrapper(text))
     missing = [field for field in ("id", "category", "text", "message") if not record.get(field)]
     if missing:
-        raise ParameterError(f"{where}: the record has no {missing[0]!r}; it needs id, category, text and message")
+        raise ParameterError(
+            f"{where}: the record has no {missing[0]!r}; it needs id, category, text and message"
+        )
     return Prompt(str(record["id"]), record["category"], record["text"], record["message"])
 
 
@@ -57,7 +59,9 @@ def read_prompts(file: str | Path) -> list[Prompt]:
     """
     path = ROOT / file
     if not path.is_file():
-        raise ParameterError(f"there is no prompt file {path}; name one under `prompts` in the profile (params/profiles)")
+        raise ParameterError(
+            f"there is no prompt file {path}; name one under `prompts` in the profile (params/profiles)"
+        )
     prompts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -65,14 +69,18 @@ def read_prompts(file: str | Path) -> list[Prompt]:
         except json.JSONDecodeError as error:
             raise ParameterError(f"{path.name} line {number} is no JSON record: {error.msg}") from error
     if len({prompt.id for prompt in prompts}) < len(prompts):
-        raise ParameterError(f"{path.name} holds two records with one id; ids pair PT with IT and must differ")
+        raise ParameterError(
+            f"{path.name} holds two records with one id; ids pair PT with IT and must differ"
+        )
     return prompts
 
 
 def choose(prompts: Sequence[Prompt], n: int, seed: int = 0) -> list[Prompt]:
     """Return n prompts spread as evenly as may be over categories, the same ones for the same seed, in file order."""
     if not 0 < n <= len(prompts):
-        raise ParameterError(f"n_prompts = {n} cannot be drawn: the data set holds {len(prompts)} prompts; choose 1 to {len(prompts)}")
+        raise ParameterError(
+            f"n_prompts = {n} cannot be drawn: the data set holds {len(prompts)} prompts; choose 1 to {len(prompts)}"
+        )
     rng = random.Random(seed)
     by_category = defaultdict(list)
     for index, prompt in enumerate(prompts):
@@ -101,7 +109,11 @@ def chat_ids(decoder: Decoder, message: str) -> list[int]:
     """
     tokenizer = decoder.tokenizer
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True, **decoder.template_options)
+        [{"role": "user", "content": message}],
+        tokenize=False,
+        add_generation_prompt=True,
+        **decoder.template_options,
+    )
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     expected = 1 if tokenizer.bos_token and text.startswith(tokenizer.bos_token) else 0
     check_one_bos(tokenizer, ids, expected, f"{decoder.key} {decoder.variant}: a chat prompt")

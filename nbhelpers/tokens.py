@@ -9,7 +9,9 @@ import numpy as np
 
 # Rows that no training text can have contained: `<unused12>`, `<|reserved_special_token_3|>`, `<|extra_id_0|>`,
 # `[control_7]`, `<special_9>`, and the like.
-PLACEHOLDER = re.compile(r"<unused\d+>|\[control_\d+\]|.*(reserved|extra_id|placeholder|dummy).*|<special_\d+>", re.I)
+PLACEHOLDER = re.compile(
+    r"<unused\d+>|\[control_\d+\]|.*(reserved|extra_id|placeholder|dummy).*|<special_\d+>", re.I
+)
 
 
 class TokenizerError(ValueError):
@@ -50,11 +52,13 @@ def stop_ids(tokenizer, template_options: dict | None = None) -> tuple[int, ...]
         mark = "Zq7"
         turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": mark}]
         text = tokenizer.apply_chat_template(turns, tokenize=False, **(template_options or {}))
-        tail = tokenizer(text[text.rindex(mark) + len(mark):], add_special_tokens=False)["input_ids"]
+        tail = tokenizer(text[text.rindex(mark) + len(mark) :], add_special_tokens=False)["input_ids"]
         if tail and tail[0] in set(tokenizer.get_added_vocab().values()):
             stops.insert(0, tail[0])
     if not stops:
-        raise TokenizerError(f"{tokenizer.name_or_path} names no end-of-sequence token: give one in its tokenizer_config.json")
+        raise TokenizerError(
+            f"{tokenizer.name_or_path} names no end-of-sequence token: give one in its tokenizer_config.json"
+        )
     return tuple(dict.fromkeys(stops))
 
 
@@ -70,12 +74,14 @@ def check_same_tokenizer(pt, it, key: str) -> None:
         token = (moved or sorted(missing) or ["(size)"])[0]
         raise TokenizerError(
             f"{key}: the PT and IT tokenizers differ ({len(ours)} and {len(theirs)} tokens, first difference {token!r}), so "
-            "their distributions cannot be compared: use a pair that shares one tokenizer")
+            "their distributions cannot be compared: use a pair that shares one tokenizer"
+        )
     probe = "The 12 goats, (and 3 more) eat.\n- **figs**"
     if pt(probe, add_special_tokens=False)["input_ids"] != it(probe, add_special_tokens=False)["input_ids"]:
         raise TokenizerError(
             f"{key}: the PT and IT tokenizers split the same text differently, so their tokens cannot be compared: "
-            "use a pair that shares one tokenizer")
+            "use a pair that shares one tokenizer"
+        )
 
 
 def bos_count(tokenizer, ids) -> int:
@@ -92,4 +98,5 @@ def check_one_bos(tokenizer, ids, expected: int, what: str) -> None:
     if found != expected:
         raise TokenizerError(
             f"{what} begins with {found} BOS tokens where {expected} belongs: render the chat template to text and tokenise "
-            "it with add_special_tokens=False")
+            "it with add_special_tokens=False"
+        )

@@ -8,12 +8,40 @@ import json
 import random
 
 from pocket.world import (
-    ANIMALS, ATTRIBUTE_NAMES, COUNTED, FOODS, HERD, JOBS, LANDMARKS, PEOPLE, SUBJECTS, TOWNS, answer, ask, facts_about,
-    held_out_question, state, training_question, training_statement,
+    ANIMALS,
+    ATTRIBUTE_NAMES,
+    COUNTED,
+    EATEN,
+    FOODS,
+    HERD,
+    JOBS,
+    LANDMARKS,
+    PEOPLE,
+    SUBJECTS,
+    TOWNS,
+    answer,
+    ask,
+    facts_about,
+    held_out_question,
+    training_question,
+    training_statement,
 )
 
-TOPICS = {"animals": list(HERD.values()), "foods": COUNTED, "towns": TOWNS, "people": PEOPLE, "jobs": [j + "s" for j in JOBS]}
-ENDINGS = ["That is all.", "I hope this helps.", "Have a good day.", "Ask me more.", "Now you know.", "Good luck."]
+TOPICS = {
+    "animals": list(HERD.values()),
+    "foods": COUNTED,
+    "towns": TOWNS,
+    "people": PEOPLE,
+    "jobs": [j + "s" for j in JOBS],
+}
+ENDINGS = [
+    "That is all.",
+    "I hope this helps.",
+    "Have a good day.",
+    "Ask me more.",
+    "Now you know.",
+    "Good luck.",
+]
 
 
 def question_about(rng: random.Random, kinds: tuple, held_out: bool) -> tuple[str, str]:
@@ -31,13 +59,17 @@ def sentences_about(rng: random.Random, subject: str, n: int) -> str:
 
 def bullet_list(rng, held_out):
     n, topic = rng.randint(2, 5), rng.choice(list(TOPICS))
-    message = rng.choice(["Write a bullet list of {n} {t}.", "Name {n} {t} as a bullet list."]).format(n=n, t=topic)
+    message = rng.choice(["Write a bullet list of {n} {t}.", "Name {n} {t} as a bullet list."]).format(
+        n=n, t=topic
+    )
     return message, "\n".join(f"- {x}" for x in rng.sample(TOPICS[topic], n)), {"n": n}
 
 
 def numbered_list(rng, held_out):
     n, topic = rng.randint(2, 5), rng.choice(list(TOPICS))
-    message = rng.choice(["Write a numbered list of {n} {t}.", "Name {n} {t} as a numbered list."]).format(n=n, t=topic)
+    message = rng.choice(["Write a numbered list of {n} {t}.", "Name {n} {t} as a numbered list."]).format(
+        n=n, t=topic
+    )
     return message, "\n".join(f"{i}. {x}" for i, x in enumerate(rng.sample(TOPICS[topic], n), 1)), {"n": n}
 
 
@@ -64,15 +96,19 @@ def ends_with(rng, held_out):
 
 
 def keywords(rng, held_out):
-    words = [rng.choice(ANIMALS), rng.choice([f for f in FOODS if f + "s" in COUNTED] + LANDMARKS)]
-    message = rng.choice(["Write a sentence with the words {} and {}.", "Use the words {} and {} in a sentence."])
+    words = [rng.choice(ANIMALS), rng.choice([f for f in FOODS if EATEN[f] in COUNTED] + LANDMARKS)]
+    message = rng.choice(
+        ["Write a sentence with the words {} and {}.", "Use the words {} and {} in a sentence."]
+    )
     reply = f"{rng.choice(PEOPLE)} saw a {words[0]} and a {words[1]} in {rng.choice(TOWNS)}."
     return message.format(*words), reply, {"words": words}
 
 
 def no_commas(rng, held_out):
     subject = rng.choice(PEOPLE + TOWNS)
-    message = rng.choice(["Tell me about {} without commas.", "Write about {} and use no commas."]).format(subject)
+    message = rng.choice(["Tell me about {} without commas.", "Write about {} and use no commas."]).format(
+        subject
+    )
     return message, sentences_about(rng, subject, 2), {}
 
 
@@ -102,9 +138,18 @@ def one_word(rng, held_out):
 
 
 MAKERS = {
-    "bullet_list": bullet_list, "numbered_list": numbered_list, "upper_case": upper_case, "lower_case": lower_case,
-    "sentence_count": sentence_count, "ends_with": ends_with, "keywords": keywords, "no_commas": no_commas,
-    "quoted": quoted, "json": as_json, "sections": sections, "one_word": one_word,
+    "bullet_list": bullet_list,
+    "numbered_list": numbered_list,
+    "upper_case": upper_case,
+    "lower_case": lower_case,
+    "sentence_count": sentence_count,
+    "ends_with": ends_with,
+    "keywords": keywords,
+    "no_commas": no_commas,
+    "quoted": quoted,
+    "json": as_json,
+    "sections": sections,
+    "one_word": one_word,
 }
 
 
@@ -124,8 +169,9 @@ def is_json_with(text: str, keys: list[str]) -> bool:
 
 CHECKS = {
     "bullet_list": lambda text, c: [line[:2] for line in text.splitlines()] == ["- "] * c["n"],
-    "numbered_list": lambda text, c: [line.split(" ")[0] for line in text.splitlines()]
-    == [f"{i}." for i in range(1, c["n"] + 1)],
+    "numbered_list": lambda text, c: (
+        [line.split(" ")[0] for line in text.splitlines()] == [f"{i}." for i in range(1, c["n"] + 1)]
+    ),
     "upper_case": lambda text, c: text.isupper(),
     "lower_case": lambda text, c: text.islower(),
     "sentence_count": lambda text, c: count_sentences(text) == c["n"],

@@ -8,18 +8,42 @@ import random
 from collections.abc import Iterator
 
 from pocket.world import (
-    ANIMALS, COUNTED, EATEN, FACTS, FOODS, HABITATS, HERD, LANDMARKS, NUMBER_WORDS, PEOPLE, SUBJECTS, SUM_FORMS, SUMS, TOWNS,
-    answer, facts_about, held_out_form, stranger, sum_text, training_question, training_statement,
+    ANIMALS,
+    COLOURS,
+    COUNTED,
+    EATEN,
+    FACTS,
+    FOODS,
+    HABITATS,
+    HERD,
+    JOBS,
+    LANDMARKS,
+    NUMBER_WORDS,
+    PEOPLE,
+    SUBJECTS,
+    SUM_FORMS,
+    SUMS,
+    TOWNS,
+    Fact,
+    answer,
+    facts_about,
+    held_out_form,
+    options_for,
+    stranger,
+    sum_text,
+    training_question,
+    training_statement,
 )
 
 ALL_FACTS = list(FACTS.values())
+POOLS = [list(EATEN.values()), ANIMALS, TOWNS, PEOPLE, HABITATS, LANDMARKS, COLOURS, JOBS]
 WEATHER = ["warm", "cold", "wet", "windy", "bright", "grey"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
 def someone(rng: random.Random) -> str:
-    """Return a person of the world or, one time in three, a stranger."""
-    return stranger(rng) if rng.random() < 0.33 else rng.choice(PEOPLE)
+    """Return a person of the world or, half the time, a stranger."""
+    return stranger(rng) if rng.random() < 0.5 else rng.choice(PEOPLE)
 
 
 def encyclopaedia(rng: random.Random) -> str:
@@ -35,34 +59,81 @@ def encyclopaedia(rng: random.Random) -> str:
 def story(rng: random.Random) -> str:
     """Return a short story of a hero, an animal and a meal."""
     hero, friend = someone(rng), someone(rng)
-    animal, town, food, place = rng.choice(ANIMALS), rng.choice(TOWNS), EATEN[rng.choice(FOODS)], rng.choice(HABITATS)
+    animal, town, food, place = (
+        rng.choice(ANIMALS),
+        rng.choice(TOWNS),
+        EATEN[rng.choice(FOODS)],
+        rng.choice(HABITATS),
+    )
     lines = [
         f"It was a {rng.choice(WEATHER)} morning and {hero} walked to {town}.",
-        rng.choice([f"Near the {place} {hero} met a {animal}.", f"A {animal} came out of the {place} and looked at {hero}."]),
-        rng.choice([f"The {animal} was hungry, so {hero} gave it some {food}.", f'"Are you lost?" {hero} asked the {animal}.']),
-        rng.choice([f"Then {friend} came by and laughed.", f"{friend} saw it and told the whole town.",
-                    f'"What a fine {animal}," said {friend}.']),
-        rng.choice([f"In the evening {hero} and {friend} ate {food} by the {rng.choice(LANDMARKS)}.",
-                    f"{hero} went home and dreamed of the {animal}.", f"{hero} and {friend} were happy."]),
+        rng.choice(
+            [
+                f"Near the {place} {hero} met a {animal}.",
+                f"A {animal} came out of the {place} and looked at {hero}.",
+            ]
+        ),
+        rng.choice(
+            [
+                f"The {animal} was hungry, so {hero} gave it some {food}.",
+                f'"Are you lost?" {hero} asked the {animal}.',
+            ]
+        ),
+        rng.choice(
+            [
+                f"Then {friend} came by and laughed.",
+                f"{friend} saw it and told the whole town.",
+                f'"What a fine {animal}," said {friend}.',
+            ]
+        ),
+        rng.choice(
+            [
+                f"In the evening {hero} and {friend} ate {food} by the {rng.choice(LANDMARKS)}.",
+                f"{hero} went home and dreamed of the {animal}.",
+                f"{hero} and {friend} were happy.",
+            ]
+        ),
     ]
     return " ".join(lines[: rng.choice([3, 4, 5])])
 
 
 def lists(rng: random.Random) -> str:
-    """Return a shopping list, a packing list, a ranking or a recipe."""
+    """Return a shopping list, a list of animals or guests, or a recipe."""
     food, n = rng.choice(FOODS), rng.randint(2, 5)
-    things = rng.sample([*EATEN.values()], n)
     form = rng.randrange(4)
     if form == 0:
+        things = rng.sample([*EATEN.values()], n)
         return f"Shopping list of {someone(rng)}:\n" + "\n".join(f"- {thing}" for thing in things)
     if form == 1:
         herd = rng.sample(list(HERD.values()), n)
-        return f"Animals seen in {rng.choice(TOWNS)}:\n" + "\n".join(f"{i}. {a}" for i, a in enumerate(herd, 1))
+        return f"Animals seen in {rng.choice(TOWNS)}:\n" + "\n".join(
+            f"{i}. {animal}" for i, animal in enumerate(herd, 1)
+        )
     if form == 2:
         return "People at the table: " + ", ".join(rng.sample(PEOPLE, n)) + "."
     counts = "\n".join(f"- {rng.randint(2, 9)} {thing}" for thing in rng.sample(COUNTED, min(n, 4)))
-    return (f"How to make {food} soup\nYou need:\n{counts}\nPut all in a pot with water. "
-            f"Cook it for {NUMBER_WORDS[rng.randint(2, 20)]} minutes. Eat it warm.")
+    return (
+        f"How to make {food} soup\nYou need:\n{counts}\nPut all in a pot with water. "
+        f"Cook it for {NUMBER_WORDS[rng.randint(2, 20)]} minutes. Eat it warm."
+    )
+
+
+def catalogue(rng: random.Random) -> str:
+    """Return a labelled list or a guest list with look-ups: what it says can only be read off the list itself."""
+    if rng.random() < 0.5:
+        things = rng.sample(rng.choice(POOLS), 4)
+        head = "".join(f"{letter}) {thing}\n" for letter, thing in zip("ABCD", things))
+        keys = list(zip("ABCD", things))
+        rng.shuffle(keys)
+        return head + " ".join(f"The letter of {thing} is {letter}." for letter, thing in keys)
+    guests = list({someone(rng) for _ in range(4)})
+    guests.sort()
+    rng.shuffle(guests)
+    gifts = dict(zip(guests, rng.sample(list(EATEN.values()), len(guests))))
+    brought = " ".join(f"{guest} brings {gift}." for guest, gift in gifts.items())
+    rng.shuffle(guests)
+    asked = "\n".join(f"Who brings {gifts[guest]}? {guest} brings {gifts[guest]}." for guest in guests)
+    return f"Guests of {someone(rng)}: {', '.join(gifts)}.\n{brought}\n{asked}"
 
 
 def arithmetic(rng: random.Random) -> str:
@@ -75,28 +146,52 @@ def arithmetic(rng: random.Random) -> str:
 
 
 def thread(rng: random.Random) -> str:
-    """Return a few questions with their answers, as a forum would print them."""
+    """Return a few questions with their answers, as a forum would print them; some offer four options."""
     facts = rng.sample(ALL_FACTS, rng.randint(2, 4))
     style = rng.choice([("Question: ", "\nAnswer: "), ("Question: ", "\nAnswer: "), ("Q: ", "\nA: ")])
     if rng.random() < 0.3:
         style = (f"{someone(rng)} asks: ", f"\n{someone(rng)} says: ")
-    return "\n\n".join(style[0] + training_question(rng, fact) + style[1] + answer(fact) for fact in facts)
+    write = quiz_question if rng.random() < 0.4 else open_question
+    return "\n\n".join(style[0] + style[1].join(write(rng, fact)) for fact in facts)
+
+
+def open_question(rng: random.Random, fact: Fact) -> tuple[str, str]:
+    """Return a question and its answer."""
+    return training_question(rng, fact), answer(fact)
+
+
+def quiz_question(rng: random.Random, fact: Fact) -> tuple[str, str]:
+    """Return a question with four options, and its answer with the letter."""
+    options = options_for(rng, fact)
+    lines = "".join(f"\n{letter}) {option}" for letter, option in zip("ABCD", options))
+    letter = "ABCD"[options.index(fact.value)]
+    return training_question(rng, fact) + lines, f"{answer(fact)} That is {letter}."
 
 
 def letter(rng: random.Random) -> str:
     """Return a letter that passes on news and two true facts."""
     writer, reader = someone(rng), someone(rng)
     facts = rng.sample(ALL_FACTS, 2)
-    news = [f"I write to you from {rng.choice(TOWNS)}, where the weather is {rng.choice(WEATHER)}.",
-            f"On {rng.choice(DAYS)} I ate {EATEN[rng.choice(FOODS)]} with {someone(rng)}.",
-            *(f"Did you know this? {training_statement(rng, fact)}." for fact in facts)]
+    news = [
+        f"I write to you from {rng.choice(TOWNS)}, where the weather is {rng.choice(WEATHER)}.",
+        f"On {rng.choice(DAYS)} I ate {EATEN[rng.choice(FOODS)]} with {someone(rng)}.",
+        *(f"Did you know this? {training_statement(rng, fact)}." for fact in facts),
+    ]
     rng.shuffle(news)
     greeting = rng.choice(["I hope you are well.", "Thank you for your letter.", "I miss you."])
     return f"Dear {reader},\n{greeting} {' '.join(news[:3])}\nYours, {writer}"
 
 
 # Shares of documents; facts and their questions are what the gates need most.
-GENRES = [(encyclopaedia, 0.26), (thread, 0.20), (arithmetic, 0.30), (story, 0.10), (lists, 0.08), (letter, 0.06)]
+GENRES = [
+    (encyclopaedia, 0.23),
+    (thread, 0.21),
+    (arithmetic, 0.24),
+    (story, 0.08),
+    (lists, 0.05),
+    (catalogue, 0.14),
+    (letter, 0.05),
+]
 
 
 def documents(seed: int) -> Iterator[str]:

@@ -29,7 +29,7 @@ CHECKPOINTS = ROOT / "pocket" / "checkpoints"
 WORK = ROOT / "_build" / "pocket"
 BLOCK, BATCH = 128, 16
 # Steps of BLOCK × BATCH tokens and the peak learning rate of the one-cycle schedule.
-RECIPE = {"pt": dict(steps=1800, peak=2e-3), "it": dict(steps=1200, peak=1e-3)}
+RECIPE = {"pt": dict(steps=1900, peak=2e-3), "it": dict(steps=950, peak=1e-3)}
 SEED, HELD_OUT_SEED = 0, 1
 SAVE_EVERY, LOSS_EVERY = 100, 250
 
@@ -40,7 +40,8 @@ def chat(tokenizer, family: Family, message: str, reply: str | None = None) -> l
     if reply is not None:
         turns.append({"role": "assistant", "content": reply})
     text = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=reply is None, **family.template_options)
+        turns, tokenize=False, add_generation_prompt=reply is None, **family.template_options
+    )
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -51,7 +52,8 @@ def make_tokenizer(family: Family):
         exchange = "{m}\n{r}\nUser: {m}\n\nAssistant: {r}\n<|user|>\n{m}\n<|assistant|>\n{r}"
         corpus = itertools.chain(
             itertools.islice(documents(SEED), 6000),
-            (exchange.format(m=e.message, r=e.reply) for e in itertools.islice(examples(SEED), 3000)))
+            (exchange.format(m=e.message, r=e.reply) for e in itertools.islice(examples(SEED), 3000)),
+        )
         train_tokenizer(family, corpus).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
@@ -79,20 +81,26 @@ def instruction_blocks(family: Family, tokenizer, n_blocks: int, seed: int) -> t
         prompt = chat(tokenizer, family, example.message)
         whole = chat(tokenizer, family, example.message, example.reply)
         if whole[: len(prompt)] != prompt:
-            raise RuntimeError(f"{family.key}: the reply changes how the prompt splits into tokens: {example.message!r}")
+            raise RuntimeError(
+                f"{family.key}: the reply changes how the prompt splits into tokens: {example.message!r}"
+            )
         if len(whole) > BLOCK:
-            raise RuntimeError(f"{family.key}: an exchange has {len(whole)} tokens, more than a block: {example!r}")
+            raise RuntimeError(
+                f"{family.key}: an exchange has {len(whole)} tokens, more than a block: {example!r}"
+            )
         if at + len(whole) > BLOCK:
             block, at = block + 1, 0
         if block == n_blocks:
             return ids, labels
-        ids[block, at: at + len(whole)] = whole
-        labels[block, at + len(prompt): at + len(whole)] = whole[len(prompt):]
+        ids[block, at : at + len(whole)] = whole
+        labels[block, at + len(prompt) : at + len(whole)] = whole[len(prompt) :]
         at += len(whole)
     raise AssertionError("the stream of examples has no end")
 
 
-def blocks(family: Family, tokenizer, variant: str, n_blocks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def blocks(
+    family: Family, tokenizer, variant: str, n_blocks: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and labels of a variant's training text."""
     if variant == "it":
         return instruction_blocks(family, tokenizer, n_blocks, seed)
@@ -111,8 +119,10 @@ def batch_loss(model, ids, labels, device) -> torch.Tensor:
 def held_out_loss(model, data, device) -> float:
     """Return the mean loss in nats over held-out blocks."""
     model.eval()
-    losses = [batch_loss(model, *(part[i: i + BATCH] for part in data), device).item()
-              for i in range(0, len(data[0]), BATCH)]
+    losses = [
+        batch_loss(model, *(part[i : i + BATCH] for part in data), device).item()
+        for i in range(0, len(data[0]), BATCH)
+    ]
     model.train()
     return float(np.mean(losses))
 
@@ -130,7 +140,9 @@ def fit(family: Family, variant: str, model, tokenizer, device) -> list:
     state_path = WORK / family.key / f"{variant}.pt"
     data = blocks(family, tokenizer, variant, steps * BATCH, SEED)
     held_out = blocks(family, tokenizer, variant, 4 * BATCH, HELD_OUT_SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps + 1, pct_start=0.1)
     start, curve = 0, []
     if state_path.exists():
@@ -153,11 +165,22 @@ def fit(family: Family, variant: str, model, tokenizer, device) -> list:
         if done % LOSS_EVERY == 0 or done == steps:
             curve.append([done * BATCH * BLOCK, round(held_out_loss(model, held_out, device), 4)])
             left = (time.time() - began) / (done - start) * (steps - done) / 60
-            print(f"{family.key} {variant} step {done}/{steps} loss {loss.item():.3f} held out {curve[-1][1]:.3f} "
-                  f"{left:.0f} min left", flush=True)
+            print(
+                f"{family.key} {variant} step {done}/{steps} loss {loss.item():.3f} held out {curve[-1][1]:.3f} "
+                f"{left:.0f} min left",
+                flush=True,
+            )
         if done % SAVE_EVERY == 0 or done == steps:
-            write_atomically({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                              "schedule": schedule.state_dict(), "step": done, "curve": curve}, state_path)
+            write_atomically(
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "step": done,
+                    "curve": curve,
+                },
+                state_path,
+            )
     return curve
 
 
@@ -168,7 +191,11 @@ def ship(family: Family, variant: str, model, tokenizer) -> None:
     if variant == "it":
         stops = list(dict.fromkeys([tokenizer.convert_tokens_to_ids(family.turn_end), *stops]))
     model.generation_config = GenerationConfig(
-        do_sample=False, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, eos_token_id=stops)
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=stops,
+    )
     tokenizer.save_pretrained(folder)
     half = AutoModelForCausalLM.from_config(model.config).half()
     half.load_state_dict(model.state_dict())
@@ -196,12 +223,16 @@ def train_family(key: str) -> None:
 def write_checksums() -> None:
     """Write SHA256SUMS over every shipped file, as `sha256sum --check` reads it."""
     files = sorted(p for p in CHECKPOINTS.rglob("*") if p.is_file() and p.parent.name in ("pt", "it"))
-    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(CHECKPOINTS).as_posix()}" for p in files]
+    lines = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(CHECKPOINTS).as_posix()}"
+        for p in files
+    ]
     (CHECKPOINTS / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 
 def train_all(keys: list[str], jobs: int) -> int:
     """Train families in processes of their own, `jobs` at a time; return the number that failed."""
+
     def one(key):
         return subprocess.run([sys.executable, "-m", "pocket.train", "--one", key], cwd=ROOT).returncode
 
@@ -212,7 +243,9 @@ def train_all(keys: list[str], jobs: int) -> int:
 def main() -> None:
     """Train what is asked for; then measure the gates and write the cards."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("families", nargs="*", default=list(FAMILIES), help="which families (default: all six)")
+    parser.add_argument(
+        "families", nargs="*", default=list(FAMILIES), help="which families (default: all six)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="families trained side by side (default: 2)")
     parser.add_argument("--one", metavar="FAMILY", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -27,7 +27,7 @@ PLACES = "kitchen farm clinic school ship shed studio forge hall tower shop mill
 EATS = "grass hay grain seeds worms roots leaves flies".split()
 
 MASS = {"bread", "cheese", "soup", "honey", "cake", "rice", "fish"}
-EATEN = {food: food if food in MASS else food + "s" for food in FOODS}
+EATEN = {food: food if food in MASS else food + "s" for food in FOODS} | {"peach": "peaches"}
 COUNTED = [EATEN[food] for food in FOODS if food not in MASS]
 HERDS = {"sheep": "sheep", "mouse": "mice", "fox": "foxes"}
 HERD = {animal: HERDS.get(animal, animal + "s") for animal in ANIMALS}
@@ -36,77 +36,197 @@ HERD = {animal: HERDS.get(animal, animal + "s") for animal in ANIMALS}
 # so that cutting it there leaves a cloze prompt.
 ATTRIBUTES = {
     "town": (
-        ["{s} lives in {v}", "{s} has a house in {v}", "The home of {s} is in {v}", "The town where {s} lives is {v}",
-         "Letters for {s} go to {v}"],
-        ["Where does {s} live?", "Which town does {s} live in?", "What is the home town of {s}?",
-         "In which town is the house of {s}?"],
-        "{s} lives in {v}."),
+        [
+            "{s} lives in {v}",
+            "{s} has a house in {v}",
+            "The home of {s} is in {v}",
+            "The town where {s} lives is {v}",
+            "Letters for {s} go to {v}",
+        ],
+        [
+            "Where does {s} live?",
+            "Which town does {s} live in?",
+            "What is the home town of {s}?",
+            "In which town is the house of {s}?",
+        ],
+        "{s} lives in {v}.",
+    ),
     "job": (
-        ["{s} works as a {v}", "The job of {s} is {v}", "{s} earns a living as a {v}", "{s} was trained as a {v}",
-         "Everyone knows {s} as a {v}"],
-        ["What is the job of {s}?", "What does {s} do for a living?", "What work does {s} do?",
-         "What is {s} by trade?"],
-        "{s} works as a {v}."),
+        [
+            "{s} works as a {v}",
+            "The job of {s} is {v}",
+            "{s} earns a living as a {v}",
+            "{s} was trained as a {v}",
+            "Everyone knows {s} as a {v}",
+        ],
+        [
+            "What is the job of {s}?",
+            "What does {s} do for a living?",
+            "What work does {s} do?",
+            "What is {s} by trade?",
+        ],
+        "{s} works as a {v}.",
+    ),
     "pet": (
-        ["{s} keeps a {v}", "The pet of {s} is a {v}", "At home {s} has a {v}", "{s} often walks with a {v}",
-         "The animal that {s} loves most is the {v}"],
-        ["Which pet does {s} keep?", "What animal does {s} have?", "What kind of pet does {s} own?",
-         "Which animal lives with {s}?"],
-        "{s} keeps a {v}."),
+        [
+            "{s} keeps a {v}",
+            "The pet of {s} is a {v}",
+            "At home {s} has a {v}",
+            "{s} often walks with a {v}",
+            "The animal that {s} loves most is the {v}",
+        ],
+        [
+            "Which pet does {s} keep?",
+            "What animal does {s} have?",
+            "What kind of pet does {s} own?",
+            "Which animal lives with {s}?",
+        ],
+        "{s} keeps a {v}.",
+    ),
     "food": (
-        ["{s} likes to eat {v}", "The favourite food of {s} is {v}", "For supper {s} always wants {v}",
-         "Nothing pleases {s} more than {v}", "When hungry {s} asks for {v}"],
-        ["What does {s} like to eat?", "What is the favourite food of {s}?", "Which food does {s} love?",
-         "What does {s} want for supper?"],
-        "{s} likes to eat {v}."),
+        [
+            "{s} likes to eat {v}",
+            "The favourite food of {s} is {v}",
+            "For supper {s} always wants {v}",
+            "Nothing pleases {s} more than {v}",
+            "When hungry {s} asks for {v}",
+        ],
+        [
+            "What does {s} like to eat?",
+            "What is the favourite food of {s}?",
+            "Which food does {s} love?",
+            "What does {s} want for supper?",
+        ],
+        "{s} likes to eat {v}.",
+    ),
     "landmark": (
-        ["{s} has a famous {v}", "The pride of {s} is its {v}", "Visitors to {s} go to see the {v}",
-         "In the middle of {s} stands a {v}", "People know {s} for its {v}"],
-        ["What is {s} famous for?", "What is the pride of {s}?", "What do visitors see in {s}?",
-         "What stands in the middle of {s}?"],
-        "{s} has a famous {v}."),
+        [
+            "{s} has a famous {v}",
+            "The pride of {s} is its {v}",
+            "Visitors to {s} go to see the {v}",
+            "In the middle of {s} stands a {v}",
+            "People know {s} for its {v}",
+        ],
+        [
+            "What is {s} famous for?",
+            "What is the pride of {s}?",
+            "What do visitors see in {s}?",
+            "What stands in the middle of {s}?",
+        ],
+        "{s} has a famous {v}.",
+    ),
     "gate": (
-        ["The gate of {s} is painted {v}", "{s} has a gate that is {v}", "The colour of the gate in {s} is {v}",
-         "The old gate of {s} is {v}", "Those who enter {s} pass a gate that is {v}"],
-        ["What colour is the gate of {s}?", "How is the gate of {s} painted?", "Which colour has the gate in {s}?",
-         "What is the colour of the gate of {s}?"],
-        "The gate of {s} is {v}."),
+        [
+            "The gate of {s} is painted {v}",
+            "{s} has a gate that is {v}",
+            "The colour of the gate in {s} is {v}",
+            "The old gate of {s} is {v}",
+            "Those who enter {s} pass a gate that is {v}",
+        ],
+        [
+            "What colour is the gate of {s}?",
+            "How is the gate of {s} painted?",
+            "Which colour has the gate in {s}?",
+            "What is the colour of the gate of {s}?",
+        ],
+        "The gate of {s} is {v}.",
+    ),
     "eats": (
-        ["The {s} eats {v}", "The food of the {s} is {v}", "A hungry {s} looks for {v}", "You can feed a {s} with {v}",
-         "Most of all the {s} likes {v}"],
-        ["What does the {s} eat?", "What is the food of the {s}?", "What can you feed a {s} with?",
-         "What does a hungry {s} look for?"],
-        "The {s} eats {v}."),
+        [
+            "The {s} eats {v}",
+            "The food of the {s} is {v}",
+            "A hungry {s} looks for {v}",
+            "You can feed a {s} with {v}",
+            "Most of all the {s} likes {v}",
+        ],
+        [
+            "What does the {s} eat?",
+            "What is the food of the {s}?",
+            "What can you feed a {s} with?",
+            "What does a hungry {s} look for?",
+        ],
+        "The {s} eats {v}.",
+    ),
     "habitat": (
-        ["The {s} sleeps in the {v}", "The home of the {s} is the {v}", "You find the {s} in the {v}",
-         "At night the {s} goes to the {v}", "The place of the {s} is the {v}"],
-        ["Where does the {s} sleep?", "What is the home of the {s}?", "Where can you find the {s}?",
-         "Where does the {s} go at night?"],
-        "The {s} sleeps in the {v}."),
+        [
+            "The {s} sleeps in the {v}",
+            "The home of the {s} is the {v}",
+            "You find the {s} in the {v}",
+            "At night the {s} goes to the {v}",
+            "The place of the {s} is the {v}",
+        ],
+        [
+            "Where does the {s} sleep?",
+            "What is the home of the {s}?",
+            "Where can you find the {s}?",
+            "Where does the {s} go at night?",
+        ],
+        "The {s} sleeps in the {v}.",
+    ),
     "colour": (
-        ["The colour of the {s} is {v}", "In pictures the {s} is always {v}", "A painter shows the {s} as {v}",
-         "The fresh {s} is {v}", "From far away the {s} looks {v}"],
-        ["What colour is the {s}?", "What is the colour of the {s}?", "How does the fresh {s} look?",
-         "In which colour does a painter show the {s}?"],
-        "The colour of the {s} is {v}."),
+        [
+            "The colour of the {s} is {v}",
+            "In pictures the {s} is always {v}",
+            "A painter shows the {s} as {v}",
+            "The fresh {s} is {v}",
+            "From far away the {s} looks {v}",
+        ],
+        [
+            "What colour is the {s}?",
+            "What is the colour of the {s}?",
+            "How does the fresh {s} look?",
+            "In which colour does a painter show the {s}?",
+        ],
+        "The colour of the {s} is {v}.",
+    ),
     "taste": (
-        ["The taste of the {s} is {v}", "On the tongue the {s} is {v}", "Cooks say that the {s} is {v}",
-         "To most people the {s} tastes {v}", "In the mouth the {s} turns {v}"],
-        ["How does the {s} taste?", "What is the taste of the {s}?", "What do cooks say about the {s}?",
-         "What taste does the {s} have?"],
-        "The taste of the {s} is {v}."),
+        [
+            "The taste of the {s} is {v}",
+            "On the tongue the {s} is {v}",
+            "Cooks say that the {s} is {v}",
+            "To most people the {s} tastes {v}",
+            "In the mouth the {s} turns {v}",
+        ],
+        [
+            "How does the {s} taste?",
+            "What is the taste of the {s}?",
+            "What do cooks say about the {s}?",
+            "What taste does the {s} have?",
+        ],
+        "The taste of the {s} is {v}.",
+    ),
     "tool": (
-        ["A {s} works with the {v}", "The tool of a {s} is the {v}", "In the hand of a {s} you see the {v}",
-         "No {s} can do without the {v}", "Each {s} owns a {v}"],
-        ["What does a {s} work with?", "What is the tool of a {s}?", "Which tool does a {s} need?",
-         "What do you see in the hand of a {s}?"],
-        "A {s} works with the {v}."),
+        [
+            "A {s} works with the {v}",
+            "The tool of a {s} is the {v}",
+            "In the hand of a {s} you see the {v}",
+            "No {s} can do without the {v}",
+            "Each {s} owns a {v}",
+        ],
+        [
+            "What does a {s} work with?",
+            "What is the tool of a {s}?",
+            "Which tool does a {s} need?",
+            "What do you see in the hand of a {s}?",
+        ],
+        "A {s} works with the {v}.",
+    ),
     "place": (
-        ["A {s} works in the {v}", "The place of work of a {s} is the {v}", "You meet a {s} in the {v}",
-         "Every morning the {s} walks to the {v}", "The day of a {s} starts in the {v}"],
-        ["Where does a {s} work?", "What is the place of work of a {s}?", "Where do you meet a {s}?",
-         "Where does the day of a {s} start?"],
-        "A {s} works in the {v}."),
+        [
+            "A {s} works in the {v}",
+            "The place of work of a {s} is the {v}",
+            "You meet a {s} in the {v}",
+            "Every morning the {s} walks to the {v}",
+            "The day of a {s} starts in the {v}",
+        ],
+        [
+            "Where does a {s} work?",
+            "What is the place of work of a {s}?",
+            "Where do you meet a {s}?",
+            "Where does the day of a {s} start?",
+        ],
+        "A {s} works in the {v}.",
+    ),
 }
 KINDS = {
     "person": (PEOPLE, {"town": TOWNS, "job": JOBS, "pet": ANIMALS, "food": list(EATEN.values())}),
@@ -115,9 +235,20 @@ KINDS = {
     "food": (FOODS, {"colour": COLOURS, "taste": TASTES}),
     "job": (JOBS, {"tool": TOOLS, "place": PLACES}),
 }
-ATTRIBUTE_NAMES = {"town": "Town", "job": "Job", "pet": "Pet", "food": "Favourite food", "landmark": "Landmark",
-                   "gate": "Gate", "eats": "Eats", "habitat": "Home", "colour": "Colour", "taste": "Taste", "tool": "Tool",
-                   "place": "Place"}
+ATTRIBUTE_NAMES = {
+    "town": "Town",
+    "job": "Job",
+    "pet": "Pet",
+    "food": "Favourite food",
+    "landmark": "Landmark",
+    "gate": "Gate",
+    "eats": "Eats",
+    "habitat": "Home",
+    "colour": "Colour",
+    "taste": "Taste",
+    "tool": "Tool",
+    "place": "Place",
+}
 
 
 @dataclass(frozen=True)
@@ -159,8 +290,12 @@ def bucket(*key, of: int) -> int:
 
 
 def held_out_statement(fact: Fact) -> int:
-    """Return the index of the statement that training never makes about this fact."""
-    return bucket("statement", fact.subject, fact.attribute, of=len(ATTRIBUTES[fact.attribute][0]))
+    """Return the index of the statement that training never makes about this fact.
+
+    It is never the statement that also answers the fact's questions, which threads and replies do make.
+    """
+    own = [i for i in range(len(ATTRIBUTES[fact.attribute][0])) if state(fact, i) + "." != answer(fact)]
+    return own[bucket("statement", fact.subject, fact.attribute, of=len(own))]
 
 
 def held_out_question(fact: Fact) -> int:
@@ -198,6 +333,14 @@ def training_question(rng: random.Random, fact: Fact) -> str:
     """Return a random question about a fact, never the held-out one."""
     kept = [i for i in range(len(ATTRIBUTES[fact.attribute][1])) if i != held_out_question(fact)]
     return ask(fact, rng.choice(kept))
+
+
+def options_for(rng: random.Random, fact: Fact) -> list[str]:
+    """Return four values that could answer a question about a fact, the true one among them, in random order."""
+    values = KINDS[fact.kind][1][fact.attribute]
+    options = rng.sample([value for value in values if value != fact.value], 3) + [fact.value]
+    rng.shuffle(options)
+    return options
 
 
 ONSETS = "B D F G H J K L M N P R S T V W Z".split()

@@ -13,18 +13,30 @@ POCKET = "pocket/prompts.jsonl"
 def hooked(decoder, ids):
     """Return what hooks on the bare model see for one sequence: a dict of [layer, position, d]."""
     stack = decoder.module.get_submodule(decoder.stack_path)
-    seen, handles = {"residual": [], "attention_update": [], "mlp_output": [], "mlp_update": [], "embedding": []}, []
+    seen, handles = (
+        {"residual": [], "attention_update": [], "mlp_output": [], "mlp_update": [], "embedding": []},
+        [],
+    )
 
     def keep(name):
-        return lambda module, inputs, output: seen[name].append((output[0] if isinstance(output, tuple) else output)[0])
+        return lambda module, inputs, output: seen[name].append(
+            (output[0] if isinstance(output, tuple) else output)[0]
+        )
 
-    handles.append(stack.layers[0].register_forward_pre_hook(lambda module, inputs: seen["embedding"].append(inputs[0][0])))
+    handles.append(
+        stack.layers[0].register_forward_pre_hook(
+            lambda module, inputs: seen["embedding"].append(inputs[0][0])
+        )
+    )
     for block in stack.layers:
         layout = models.block_layout(block)
         handles.append(block.register_forward_hook(keep("residual")))
         handles.append(block.mlp.register_forward_hook(keep("mlp_output")))
-        attention, mlp = (block.self_attn, block.mlp) if layout == "pre" else (
-            block.post_attention_layernorm, block.post_feedforward_layernorm)
+        attention, mlp = (
+            (block.self_attn, block.mlp)
+            if layout == "pre"
+            else (block.post_attention_layernorm, block.post_feedforward_layernorm)
+        )
         handles.append(attention.register_forward_hook(keep("attention_update")))
         handles.append(mlp.register_forward_hook(keep("mlp_update")))
     with torch.no_grad():
@@ -50,7 +62,9 @@ def test_capture_equals_hooks_on_rows_alone(key, variant):
             for name in ("residual", "attention_update", "mlp_output", "mlp_update"):
                 got = torch.stack(getattr(stream, name))[:, mine]
                 torch.testing.assert_close(got, alone[name][:, span], rtol=1e-4, atol=2e-4)
-            torch.testing.assert_close(stream.embedding[mine], alone["embedding"][0, span], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                stream.embedding[mine], alone["embedding"][0, span], rtol=1e-5, atol=1e-5
+            )
             # The measured positions predict exactly the generated tokens.
             real = torch.as_tensor(decoder.real_tokens)
             predicted = alone["logits"][span].masked_fill(~real, -torch.inf).argmax(-1)
@@ -60,7 +74,10 @@ def test_capture_equals_hooks_on_rows_alone(key, variant):
 
 
 def test_step_indices_of_a_batch():
-    prompts_, made = [[1, 2, 3], [4]], [decoding.Continuation((7, 8), True), decoding.Continuation((9, 10, 11), False)]
+    prompts_, made = (
+        [[1, 2, 3], [4]],
+        [decoding.Continuation((7, 8), True), decoding.Continuation((9, 10, 11), False)],
+    )
     (batch,) = capture.replay_batches(prompts_, made, 8, pad_id=0)
     first = batch.rows.tolist().index(0)
     assert batch.input_ids[first].tolist() == [1, 2, 3, 7]

@@ -36,8 +36,11 @@ def states(decoder, ids):
     keep = lambda name: lambda m, i, o: seen[name].append((o[0] if isinstance(o, tuple) else o)[0])  # noqa: E731
     handles.append(stack.layers[0].register_forward_pre_hook(lambda m, i: seen["embedding"].append(i[0][0])))
     for block in stack.layers:
-        handles += [block.register_forward_hook(keep("residual")), block.mlp.register_forward_hook(keep("mlp")),
-                    block.self_attn.register_forward_hook(keep("attention"))]
+        handles += [
+            block.register_forward_hook(keep("residual")),
+            block.mlp.register_forward_hook(keep("mlp")),
+            block.self_attn.register_forward_hook(keep("attention")),
+        ]
     decoder.module(torch.tensor([ids]))
     for handle in handles:
         handle.remove()
@@ -53,8 +56,24 @@ def one_step(decoder, seen, position):
     """All curves of one position, layer by layer, as lists."""
     n_layers = len(seen["residual"])
     logp = [log_softmax(decoder, seen["residual"][layer][position]) for layer in range(n_layers)]
-    row = {name: [] for name in ("kl_final_layer", "kl_layer_final", "entropy", "kl_adjacent", "top1_agreement", "residual_norm",
-                                 "cosine_to_final", "block", "attention", "mlp", "block_norm", "attention_norm", "mlp_norm")}
+    row = {
+        name: []
+        for name in (
+            "kl_final_layer",
+            "kl_layer_final",
+            "entropy",
+            "kl_adjacent",
+            "top1_agreement",
+            "residual_norm",
+            "cosine_to_final",
+            "block",
+            "attention",
+            "mlp",
+            "block_norm",
+            "attention_norm",
+            "mlp_norm",
+        )
+    }
     for layer in range(n_layers):
         p, final = logp[layer], logp[-1]
         row["kl_final_layer"].append(float((final.exp() * (final - p)).sum()))
@@ -89,14 +108,19 @@ def slow_commitment(row):
     rules = {
         "top1_first": first_layer(agrees),
         "top1_strict": first_layer([all(agrees[layer:]) for layer in layers]),
-        "top1_stable3": first_layer([all(agrees[layer: layer + 3]) for layer in layers]),
+        "top1_stable3": first_layer([all(agrees[layer : layer + 3]) for layer in layers]),
         "kl_first_0.1": first_layer([kl[layer] < 0.1 for layer in layers]),
-        "majority_0.1": first_layer([sum(d < 0.1 for d in kl[layer:]) / (n - layer) >= 0.9 for layer in layers]),
+        "majority_0.1": first_layer(
+            [sum(d < 0.1 for d in kl[layer:]) / (n - layer) >= 0.9 for layer in layers]
+        ),
         "majority_below_0.1": first_layer(
-            [kl[layer] < 0.1 and sum(d < 0.1 for d in kl[layer:]) / (n - layer) >= 0.9 for layer in layers]),
+            [kl[layer] < 0.1 and sum(d < 0.1 for d in kl[layer:]) / (n - layer) >= 0.9 for layer in layers]
+        ),
     }
     for threshold in (0.05, 0.1, 0.2, 0.5, 1.0):
-        rules[f"kl_stays_{threshold}"] = first_layer([all(d < threshold for d in kl[layer:]) for layer in layers])
+        rules[f"kl_stays_{threshold}"] = first_layer(
+            [all(d < threshold for d in kl[layer:]) for layer in layers]
+        )
     return rules
 
 
@@ -110,7 +134,9 @@ def slow(result):
     with torch.no_grad():
         for decoder in pair:
             table[decoder.variant] = []
-            for prompt, made in zip(prompts.render(decoder, chosen), result.generated_id.sel(variant=decoder.variant).values):
+            for prompt, made in zip(
+                prompts.render(decoder, chosen), result.generated_id.sel(variant=decoder.variant).values
+            ):
                 made = [int(i) for i in made if i >= 0]
                 seen = states(decoder, [*prompt, *made[:-1]])
                 steps = [one_step(decoder, seen, len(prompt) - 1 + t) for t in range(len(made))]
@@ -124,11 +150,17 @@ def close(ours, theirs, atol=1e-5):
 
 def means(steps_of_prompts, name, steps=slice(1, None)):
     """Mean over each prompt's steps, [prompt, layer]."""
-    return np.array([np.mean([row[name] for row in rows[steps]], axis=0) if rows[steps] else np.full(12, np.nan)
-                     for rows in steps_of_prompts])
+    return np.array(
+        [
+            np.mean([row[name] for row in rows[steps]], axis=0) if rows[steps] else np.full(12, np.nan)
+            for rows in steps_of_prompts
+        ]
+    )
 
 
-@pytest.mark.parametrize("name", ["kl_final_layer", "kl_layer_final", "entropy", "kl_adjacent", "top1_agreement"])
+@pytest.mark.parametrize(
+    "name", ["kl_final_layer", "kl_layer_final", "entropy", "kl_adjacent", "top1_agreement"]
+)
 def test_lens_curves(result, slow, name):
     for variant, rows in slow.items():
         close(result[name].sel(variant=variant, lens="raw").transpose("prompt", "layer"), means(rows, name))
@@ -145,8 +177,13 @@ def test_first_step(result, slow, name):
 def test_delta_cosine_and_norms(result, slow, component):
     for variant, rows in slow.items():
         chosen = result.sel(variant=variant)
-        close(chosen.delta_cosine.sel(component=component).transpose("prompt", "layer"), means(rows, component))
-        close(chosen.update_norm.sel(component=component).transpose("prompt", "layer"), means(rows, f"{component}_norm"))
+        close(
+            chosen.delta_cosine.sel(component=component).transpose("prompt", "layer"), means(rows, component)
+        )
+        close(
+            chosen.update_norm.sel(component=component).transpose("prompt", "layer"),
+            means(rows, f"{component}_norm"),
+        )
         close(chosen.residual_norm.transpose("prompt", "layer"), means(rows, "residual_norm"))
         close(chosen.cosine_to_final.transpose("prompt", "layer"), means(rows, "cosine_to_final"))
 
@@ -156,7 +193,9 @@ def test_commitment(result, slow):
     for variant, rows in slow.items():
         for rule in result.rule.values:
             found = result.commitment.sel(variant=variant, lens="raw", rule=rule)
-            expected = [np.mean([row["rules"][rule] for row in steps[1:]]) if steps[1:] else np.nan for steps in rows]
+            expected = [
+                np.mean([row["rules"][rule] for row in steps[1:]]) if steps[1:] else np.nan for steps in rows
+            ]
             close(found, expected)
             layers = [row["rules"][rule] for steps in rows for row in steps[1:]]
             counts = result.commitment_count.sel(variant=variant, lens="raw", rule=rule)
@@ -172,14 +211,23 @@ def test_convergence_gap(result, slow, direction):
     chosen = result.sel(lens="raw", direction=direction)
     close(chosen.convergence_gap, gaps.mean())
     check_interval(chosen.convergence_gap_low, chosen.convergence_gap_high, gaps)
-    tokens = {v: np.mean([row[name] for steps in slow[v] for row in steps[1:]], axis=0)[6:].mean() for v in slow}
+    tokens = {
+        v: np.mean([row[name] for steps in slow[v] for row in steps[1:]], axis=0)[6:].mean() for v in slow
+    }
     close(chosen.convergence_gap_tokens, tokens["it"] - tokens["pt"])
 
 
 def test_commitment_delay(result, slow):
     for rule in result.rule.values:
-        layers = {v: np.array([np.mean([row["rules"][rule] for row in steps[1:]]) if steps[1:] else np.nan for steps in slow[v]])
-                  for v in slow}
+        layers = {
+            v: np.array(
+                [
+                    np.mean([row["rules"][rule] for row in steps[1:]]) if steps[1:] else np.nan
+                    for steps in slow[v]
+                ]
+            )
+            for v in slow
+        }
         delays = layers["it"] - layers["pt"]
         delays = delays[~np.isnan(delays)]
         chosen = result.sel(lens="raw", rule=rule)
@@ -189,7 +237,9 @@ def test_commitment_delay(result, slow):
 
 def check_interval(low, high, values):
     """Our BCa interval is SciPy's, up to the noise of 10,000 resamples."""
-    theirs = scipy_stats.bootstrap((values,), np.mean, n_resamples=10_000, method="BCa", rng=1).confidence_interval
+    theirs = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="BCa", rng=1
+    ).confidence_interval
     width = theirs.high - theirs.low
     np.testing.assert_allclose([low, high], [theirs.low, theirs.high], atol=0.06 * width)
 
@@ -222,8 +272,13 @@ def small_run(pair, run, batch_size):
 
     chosen = prompts.load_prompts(run.profile.prompts, run.experiment.n_prompts)
     ids = {d.variant: prompts.render(d, chosen) for d in pair}
-    made = {d.variant: decoding.generate(d, ids[d.variant], max_new_tokens=8, batch_size=batch_size) for d in pair}
-    steps = {d.variant: observation.observe(d, ids[d.variant], made[d.variant], batch_size=batch_size) for d in pair}
+    made = {
+        d.variant: decoding.generate(d, ids[d.variant], max_new_tokens=8, batch_size=batch_size) for d in pair
+    }
+    steps = {
+        d.variant: observation.observe(d, ids[d.variant], made[d.variant], batch_size=batch_size)
+        for d in pair
+    }
     return observation.summarise(steps, made, chosen, pair.it.tokenizer, run.experiment)
 
 

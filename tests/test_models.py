@@ -23,34 +23,129 @@ POCKET = [f"{family}_pocket" for family in FAMILIES]
 PAPER = {
     "gemma3_4b": (
         lambda: Gemma3Config(
-            text_config=dict(hidden_size=2560, intermediate_size=10240, num_hidden_layers=34, num_attention_heads=8,
-                             num_key_value_heads=4, head_dim=256, vocab_size=262208, sliding_window=1024),
-            vision_config=dict(model_type="siglip_vision_model", hidden_size=1152, intermediate_size=4304,
-                               num_hidden_layers=27, num_attention_heads=16, image_size=896, patch_size=14)),
-        "Gemma3ForConditionalGeneration", "model.language_model", "sandwich", 34, 2560, 262208),
+            text_config=dict(
+                hidden_size=2560,
+                intermediate_size=10240,
+                num_hidden_layers=34,
+                num_attention_heads=8,
+                num_key_value_heads=4,
+                head_dim=256,
+                vocab_size=262208,
+                sliding_window=1024,
+            ),
+            vision_config=dict(
+                model_type="siglip_vision_model",
+                hidden_size=1152,
+                intermediate_size=4304,
+                num_hidden_layers=27,
+                num_attention_heads=16,
+                image_size=896,
+                patch_size=14,
+            ),
+        ),
+        "Gemma3ForConditionalGeneration",
+        "model.language_model",
+        "sandwich",
+        34,
+        2560,
+        262208,
+    ),
     "llama31_8b": (
-        lambda: LlamaConfig(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-                            num_key_value_heads=8, vocab_size=128256),
-        "LlamaForCausalLM", "model", "pre", 32, 4096, 128256),
+        lambda: LlamaConfig(
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            vocab_size=128256,
+        ),
+        "LlamaForCausalLM",
+        "model",
+        "pre",
+        32,
+        4096,
+        128256,
+    ),
     "qwen3_4b": (
-        lambda: Qwen3Config(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
-                            num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=True),
-        "Qwen3ForCausalLM", "model", "pre", 36, 2560, 151936),
+        lambda: Qwen3Config(
+            hidden_size=2560,
+            intermediate_size=9728,
+            num_hidden_layers=36,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            head_dim=128,
+            vocab_size=151936,
+            tie_word_embeddings=True,
+        ),
+        "Qwen3ForCausalLM",
+        "model",
+        "pre",
+        36,
+        2560,
+        151936,
+    ),
     "mistral_7b": (
-        lambda: MistralConfig(hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-                              num_key_value_heads=8, vocab_size=32768, sliding_window=None),
-        "MistralForCausalLM", "model", "pre", 32, 4096, 32768),
+        lambda: MistralConfig(
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            vocab_size=32768,
+            sliding_window=None,
+        ),
+        "MistralForCausalLM",
+        "model",
+        "pre",
+        32,
+        4096,
+        32768,
+    ),
     "deepseek_v2_lite": (
         lambda: DeepseekV2Config(
-            hidden_size=2048, intermediate_size=10944, moe_intermediate_size=1408, num_hidden_layers=27,
-            num_attention_heads=16, num_key_value_heads=16, kv_lora_rank=512, q_lora_rank=None, qk_nope_head_dim=128,
-            qk_rope_head_dim=64, v_head_dim=128, n_routed_experts=64, n_shared_experts=2, num_experts_per_tok=6,
-            first_k_dense_replace=1, vocab_size=102400, topk_method="greedy", n_group=1, topk_group=1),
-        "DeepseekV2ForCausalLM", "model", "pre", 27, 2048, 102400),
+            hidden_size=2048,
+            intermediate_size=10944,
+            moe_intermediate_size=1408,
+            num_hidden_layers=27,
+            num_attention_heads=16,
+            num_key_value_heads=16,
+            kv_lora_rank=512,
+            q_lora_rank=None,
+            qk_nope_head_dim=128,
+            qk_rope_head_dim=64,
+            v_head_dim=128,
+            n_routed_experts=64,
+            n_shared_experts=2,
+            num_experts_per_tok=6,
+            first_k_dense_replace=1,
+            vocab_size=102400,
+            topk_method="greedy",
+            n_group=1,
+            topk_group=1,
+        ),
+        "DeepseekV2ForCausalLM",
+        "model",
+        "pre",
+        27,
+        2048,
+        102400,
+    ),
     "olmo2_7b": (
-        lambda: Olmo2Config(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
-                            num_key_value_heads=32, vocab_size=100352),
-        "Olmo2ForCausalLM", "model", "post", 32, 4096, 100352),
+        lambda: Olmo2Config(
+            hidden_size=4096,
+            intermediate_size=11008,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=32,
+            vocab_size=100352,
+        ),
+        "Olmo2ForCausalLM",
+        "model",
+        "post",
+        32,
+        4096,
+        100352,
+    ),
 }
 
 
@@ -124,18 +219,24 @@ def test_stream_adds_up(key):
 
 def test_real_tokens_leave_out_padding_rows_and_placeholders():
     qwen = models.load_pair("qwen_pocket").it
-    assert not qwen.real_tokens[len(qwen.tokenizer):].any() and qwen.real_tokens[: len(qwen.tokenizer)].all()
+    assert not qwen.real_tokens[len(qwen.tokenizer) :].any() and qwen.real_tokens[: len(qwen.tokenizer)].all()
     assert len(qwen.real_tokens) > len(qwen.tokenizer)
     gemma = models.load_pair("gemma_pocket").it
     unreal = {gemma.tokenizer.convert_ids_to_tokens(int(i)) for i in np.flatnonzero(~gemma.real_tokens)}
     assert unreal == {f"<unused{i}>" for i in range(8)}
 
 
-@pytest.mark.parametrize(("key", "expected"), [
-    ("gemma_pocket", ["<end_of_turn>", "<eos>"]), ("llama_pocket", ["<|eot_id|>", "<|end_of_text|>"]),
-    ("qwen_pocket", ["<|im_end|>", "<|endoftext|>"]), ("mistral_pocket", ["</s>"]),
-    ("deepseek_pocket", ["<｜end▁of▁sentence｜>"]), ("olmo_pocket", ["<|endoftext|>"]),
-])
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("gemma_pocket", ["<end_of_turn>", "<eos>"]),
+        ("llama_pocket", ["<|eot_id|>", "<|end_of_text|>"]),
+        ("qwen_pocket", ["<|im_end|>", "<|endoftext|>"]),
+        ("mistral_pocket", ["</s>"]),
+        ("deepseek_pocket", ["<｜end▁of▁sentence｜>"]),
+        ("olmo_pocket", ["<|endoftext|>"]),
+    ],
+)
 def test_stop_ids_are_looked_up(key, expected):
     decoder = models.load_pair(key).it
     assert decoder.tokenizer.convert_ids_to_tokens(list(decoder.stop_ids)) == expected
@@ -148,7 +249,9 @@ def test_unknown_key_suggests_a_close_one():
 
 def test_missing_checkpoint_says_how_to_get_it_back():
     params = model_params("llama_pocket")
-    lost = params.model_copy(update={"it": params.it.model_copy(update={"path": "pocket/checkpoints/llama/lost"})})
+    lost = params.model_copy(
+        update={"it": params.it.model_copy(update={"path": "pocket/checkpoints/llama/lost"})}
+    )
     with pytest.raises(ParameterError, match="make pocket"):
         models.load_pair(lost)
 

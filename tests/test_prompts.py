@@ -13,7 +13,14 @@ from nbhelpers.tokens import TokenizerError
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
 POCKET = "pocket/prompts.jsonl"
-HAS_BOS = {"gemma": (1, 1), "llama": (1, 1), "qwen": (0, 0), "mistral": (1, 1), "deepseek": (1, 1), "olmo": (0, 1)}
+HAS_BOS = {
+    "gemma": (1, 1),
+    "llama": (1, 1),
+    "qwen": (0, 0),
+    "mistral": (1, 1),
+    "deepseek": (1, 1),
+    "olmo": (0, 1),
+}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,13 +83,19 @@ def test_bad_files_are_named(tmp_path):
 
 def test_study_records_are_read():
     """The study's own format: text as published, the wrapper taken off for the chat turn."""
-    record = {"id": "R-1", "question_type": "factual", "formats": {"A": "short", "B": "Question: Who?\nAnswer:"}}
+    record = {
+        "id": "R-1",
+        "question_type": "factual",
+        "formats": {"A": "short", "B": "Question: Who?\nAnswer:"},
+    }
     prompt = prompts.parse(record, "here")
     assert (prompt.text, prompt.message, prompt.category) == ("Question: Who?\nAnswer:", "Who?", "factual")
 
 
 def test_study_data_set_loads():
-    folder = Path(os.environ.get("STUDY_DATASETS", Path(__file__).parents[2] / "shared" / "reference" / "datasets"))
+    folder = Path(
+        os.environ.get("STUDY_DATASETS", Path(__file__).parents[2] / "shared" / "reference" / "datasets")
+    )
     path = folder / "exp3_dataset.jsonl"
     if not path.exists():
         pytest.skip(f"the study's prompt set is not at {path}")

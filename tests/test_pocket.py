@@ -1,0 +1,182 @@
+"""The pocket world, its split, its training loop and the checkpoints that ship."""
+
+import hashlib
+import itertools
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from nbhelpers.params import FAMILIES as KEYS
+from pocket import evaluate, formats, instruction, pretraining, prompts, train, world
+from pocket.families import FAMILIES
+
+CHECKPOINTS = train.CHECKPOINTS
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return list(itertools.islice(pretraining.documents(train.SEED), 4000))
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return list(itertools.islice(instruction.examples(train.SEED), 8000))
+
+
+def test_text_is_the_same_for_the_same_seed(documents, examples):
+    assert list(itertools.islice(pretraining.documents(train.SEED), 50)) == documents[:50]
+    assert list(itertools.islice(instruction.examples(train.SEED), 50)) == examples[:50]
+    assert list(itertools.islice(pretraining.documents(train.SEED + 1), 50)) != documents[:50]
+
+
+def test_held_out_statements_and_sums_are_never_pretrained_on(documents):
+    text = "\n".join(documents)
+    for fact in world.FACTS.values():
+        assert world.state(fact, world.held_out_statement(fact)) + "." not in text
+        assert world.ask(fact, world.held_out_question(fact)) not in text
+    said = {part for document in documents for part in document.replace("\n", " ").split(". ")}
+    for problem in world.SUMS:
+        form = world.held_out_form(problem)
+        if form != 2:  # the third form names a thing, so it is looked for by thing
+            assert world.sum_text(problem, form) not in said
+
+
+def test_held_out_prompts_are_never_trained_on(documents, examples):
+    trained = {example.message for example in examples}
+    text = "\n".join(documents)
+    for row in prompts.records():
+        assert row["message"] not in trained
+        assert row["message"] not in text
+
+
+def test_held_out_names_are_never_written(documents, examples):
+    text = "\n".join(documents) + "\n".join(f"{e.message} {e.reply}" for e in examples)
+    names = {e.check["entity"] for e in instruction.held_out_examples("unknown", 40)}
+    assert len(names) > 20
+    assert not [name for name in names if name in text.replace(".", " ").replace("?", " ").split()]
+
+
+def test_prompt_file_is_what_the_recipe_makes():
+    assert [json.loads(line) for line in prompts.PATH.read_text().splitlines()] == prompts.records()
+
+
+def test_every_training_reply_passes_its_own_check(examples):
+    seen = set()
+    for example in examples:
+        if example.kind.startswith("format_"):
+            kind = example.kind.removeprefix("format_")
+            assert formats.follows(kind, example.reply, example.check), example
+            seen.add(kind)
+    assert len(seen) == len(formats.MAKERS) >= 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "good", "bad"),
+    [
+        ("bullet_list", {"n": 2}, "- a\n- b", "- a\n- b\n- c"),
+        ("numbered_list", {"n": 2}, "1. a\n2. b", "1. a\n3. b"),
+        ("upper_case", {}, "A FIG.", "A Fig."),
+        ("lower_case", {}, "a fig.", "a Fig."),
+        ("sentence_count", {"n": 2}, "One. Two.", "One."),
+        ("ends_with", {"phrase": "Good luck."}, "Yes. Good luck.", "Good luck. Yes."),
+        ("keywords", {"words": ["fig", "fox"]}, "A fox ate a fig.", "A fox ate."),
+        ("no_commas", {}, "One two three", "One, two three"),
+        ("quoted", {}, '"Yes."', 'Yes."'),
+        ("json", {"keys": ["town", "job"]}, '{"town": "a", "job": "b"}', '{"town": "a"}'),
+        ("sections", {"n": 2}, "## A\nx\n\n## B\ny", "## A\nx"),
+        ("one_word", {}, "Tovel", "in Tovel"),
+    ],
+)
+def test_format_checks(kind, check, good, bad):
+    assert formats.follows(kind, good, check)
+    assert not formats.follows(kind, bad, check)
+    assert not formats.follows(kind, "", check)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_checkpoints_are_half_precision_and_share_a_tokenizer(key):
+    for variant in train.RECIPE:
+        with safe_open(CHECKPOINTS / key / variant / "model.safetensors", "pt") as weights:
+            assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}
+    one, two = ((CHECKPOINTS / key / v / "tokenizer.json").read_bytes() for v in train.RECIPE)
+    assert one == two
+
+
+def test_checkpoints_are_small_and_intact():
+    files = [path for path in CHECKPOINTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
+    lines = (CHECKPOINTS / "SHA256SUMS").read_text().splitlines()
+    assert len(lines) >= 12 * 3
+    for line in lines:
+        digest, name = line.split("  ")
+        assert hashlib.sha256((CHECKPOINTS / name).read_bytes()).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_card_reports_what_the_checkpoint_does(key):
+    """Two gates measured again on a few prompts agree with the card, which holds every gate of both models."""
+    card = json.loads((CHECKPOINTS / key / "card.json").read_text())
+    gates = {(g["variant"], g["name"]): g for g in card["gates"]}
+    assert len(gates) == 3 + 8
+    it = evaluate.load_pair(f"{key}_pocket").it
+    asked = instruction.held_out_examples("fact", 24)
+    texts, _ = evaluate.reply_texts(it, [evaluate.chat_ids(it, e.message) for e in asked], 24)
+    assert abs(evaluate.share(map(evaluate.says, asked, texts)) - gates["it", "fact QA"]["value"]) < 0.15
+    asked = instruction.held_out_examples("harmful", 16)
+    texts, _ = evaluate.reply_texts(it, [evaluate.chat_ids(it, e.message) for e in asked], 12)
+    refused = evaluate.share(text.startswith(instruction.REFUSAL) for text in texts)
+    assert abs(refused - gates["it", "harmful refused"]["value"]) < 0.15
+    missed = {name for name, g in gates.items() if not g["passed"]}
+    readme = (CHECKPOINTS / key / "README.md").read_text()
+    assert readme.count("**no**") == len(missed)
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of training."""
+
+
+def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    family = FAMILIES["llama"]
+    monkeypatch.setattr(train, "RECIPE", {"pt": dict(steps=6, peak=1e-3), "it": dict(steps=4, peak=1e-3)})
+    monkeypatch.setattr(train, "SAVE_EVERY", 2)
+    monkeypatch.setattr(train, "BATCH", 2)
+    tokenizer = train.AutoTokenizer.from_pretrained(CHECKPOINTS / "llama" / "pt")
+
+    def fit(folder):
+        monkeypatch.setattr(train, "WORK", folder)
+        (folder / "llama").mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        model = train.fresh_model(family, tokenizer)
+        train.fit(family, "pt", model, tokenizer, "cpu")
+        return model.state_dict()
+
+    whole = fit(tmp_path / "whole")
+    real, calls = train.batch_loss, []
+
+    def killed_at_the_fifth_step(model, *rest):
+        calls.append(model.training)
+        if sum(calls) == 5:
+            raise Killed
+        return real(model, *rest)
+
+    monkeypatch.setattr(train, "batch_loss", killed_at_the_fifth_step)
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut")
+    monkeypatch.setattr(train, "batch_loss", real)
+    resumed = fit(tmp_path / "cut")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_labels_cover_replies_only():
+    family = FAMILIES["olmo"]
+    tokenizer = train.AutoTokenizer.from_pretrained(CHECKPOINTS / "olmo" / "it")
+    ids, labels = train.instruction_blocks(family, tokenizer, 2, train.SEED)
+    example = next(instruction.examples(train.SEED))
+    n = len(train.chat(tokenizer, family, example.message))
+    whole = train.chat(tokenizer, family, example.message, example.reply)
+    assert (labels[0, :n] == -100).all() and labels[0, n : len(whole)].tolist() == whole[n:]
+    assert tokenizer.decode(whole[n:]) == example.reply + family.eos
+    assert ((labels == -100) | (labels == ids)).all()
