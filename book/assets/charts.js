@@ -1,0 +1,54 @@
+// Draws each chart of a page from the specification beside it, to the width and the colours of the page.
+(() => {
+  const WIDEST = 480;
+  const NARROWEST = 165; // the narrowest panel before a column is given up, its axis included
+  // The theme's greys and the two variants, as the specification has them, and as they read on each background.
+  const COLOURS = {
+    light: { "#7a7a7a": "#4d4d4d" },
+    dark: { "#7a7a7a": "#c4c9d1", "#2b7bba": "#62a8e5", "#d95f02": "#f4873a" },
+  };
+  const page = document.documentElement;
+  const mode = () => (page.dataset.theme === "dark" ? "dark" : "light");
+
+  function coloured(text) {
+    for (const [from, to] of Object.entries(COLOURS[mode()])) text = text.replaceAll(from, to);
+    return JSON.parse(text);
+  }
+
+  async function embed(canvas, spec) {
+    const options = { actions: false, renderer: "svg", tooltip: { theme: mode() } };
+    await vegaEmbed(canvas, spec, options);
+    return canvas.querySelector("svg").getBoundingClientRect().width;
+  }
+
+  // Charts of several panels get as many columns as fit; then the panels share the width that axes leave over.
+  async function draw(place, canvas, text) {
+    const available = place.clientWidth;
+    if (!available) return; // inside a closed tab: drawn when it opens
+    const spec = coloured(text);
+    const panel = spec.facet ? spec.spec : spec;
+    const columns = Math.min(spec.columns ?? 1, Math.max(1, Math.floor(available / (NARROWEST + 40))));
+    if (spec.columns) spec.columns = columns;
+    const drawn = await embed(canvas, spec);
+    const width = Math.floor((available - drawn) / columns + panel.width);
+    const fitted = Math.max(80, Math.min(width, WIDEST));
+    if (fitted === panel.width) return;
+    panel.width = fitted;
+    await embed(canvas, spec);
+  }
+
+  for (const place of document.querySelectorAll("div.vegalite")) {
+    const text = place.querySelector("script").textContent;
+    const canvas = place.appendChild(document.createElement("div"));
+    let last = Promise.resolve();
+    let seen = "";
+    const update = () => {
+      const now = `${place.clientWidth} ${mode()}`;
+      if (now === seen) return;
+      seen = now;
+      last = last.then(() => draw(place, canvas, text)); // one drawing at a time
+    };
+    new ResizeObserver(update).observe(place);
+    new MutationObserver(update).observe(page, { attributeFilter: ["data-theme"] });
+  }
+})();

@@ -1,0 +1,220 @@
+"""The parts of the book's pages that are written from results: verdicts, gate tables, provenance, links.
+
+Each function returns MyST Markdown. A page of `book/` asks for one with a line `% insert: name argument`;
+`INSERTS` lists them. This module does not know how pages become HTML.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+
+from nbhelpers import params, store, synthesis
+
+MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
+MAIN = "main_figure"  # the name of the cell that other pages quote
+
+
+class PageError(RuntimeError):
+    """A page that cannot be written; its message is one sentence for the user."""
+
+
+def table(header: Iterable, rows: Iterable[Iterable]) -> str:
+    """Return a Markdown table of cells written as text."""
+    lines = [list(header), None, *rows]
+    return "\n".join("|" + "---|" * len(lines[0]) if line is None else _row(line) for line in lines)
+
+
+def _row(cells) -> str:
+    """Return one line of a Markdown table."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def tabs(items: dict[str, str], group: str) -> str:
+    """Return tabs, title → content; the reader's choice holds on every page with tabs of the same group."""
+    shown = [f":::::{{tab-item}} {title}\n:sync: {title}\n\n{text}\n\n:::::" for title, text in items.items()]
+    return f"::::::{{tab-set}}\n:sync-group: {group}\n\n" + "\n\n".join(shown) + "\n\n::::::"
+
+
+def literal(text: str) -> str:
+    """Return a text shown as it is, whatever marks it holds."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text.strip(chr(10)) or '(nothing)'}\n{fence}"
+
+
+def verdict(profile: str, experiment: str) -> str:
+    """Return this run's answer to an experiment's question."""
+    return synthesis.verdict(synthesis.open_results(profile, experiment))
+
+
+def model_tabs(profile: str, experiment: str) -> str:
+    """Return a tab for each model: its main figure, quoted from its notebook, and a link to that."""
+    notebook, items = params.experiment(experiment).notebook, {}
+    for key, title in synthesis.family_titles(profile).items():
+        name = params.model_params(key).title
+        quoted = f"```{{chart}} {key}/{notebook} {MAIN}\n```"
+        items[title] = (
+            f"{quoted}\n\n{{doc}}`{name}, the whole notebook <{key}/{notebook.removesuffix('.ipynb')}>`"
+        )
+    return f"## Model by model\n\n{tabs(items, 'model')}"
+
+
+def cards() -> dict[str, dict]:
+    """Return the card of each pocket family, by family; PageError names one that is missing."""
+    found = {}
+    for family in params.FAMILIES:
+        path = params.ROOT / "pocket" / "checkpoints" / family / "card.json"
+        if not path.exists():
+            raise PageError(f"{store.shown(path)} is missing; make it with `python -m pocket.evaluate`.")
+        found[family] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def pocket_sizes(profile: str) -> str:
+    """Return the table of the pocket families' sizes."""
+    rows = [
+        [
+            c["title"],
+            f"{c['parameters'] / 1e6:.2f}",
+            c["vocabulary"],
+            *(f"{c['tokens'][v] / 1e6:.1f}" for v in params.VARIANTS),
+        ]
+        for c in cards().values()
+    ]
+    header = ["pair", "parameters, millions", "vocabulary", "PT tokens, millions", "IT tokens, millions"]
+    return table(header, rows)
+
+
+def met(gate: dict) -> bool:
+    """Return whether a gate's value is on the right side of its threshold."""
+    return (
+        gate["value"] >= gate["threshold"]
+        if gate["direction"] == ">="
+        else gate["value"] <= gate["threshold"]
+    )
+
+
+def pocket_gates(profile: str) -> str:
+    """Return the gates of all families in one table: a row a gate, a column a family, a miss in bold."""
+    families = cards()
+    names = {(g["variant"], g["name"]): g for card in families.values() for g in card["gates"]}
+    rows = []
+    for (variant, name), gate in names.items():
+        row = [
+            variant.upper(),
+            name,
+            f"{gate['direction'].replace('>=', '≥').replace('<=', '≤')} {gate['threshold']:.2f}",
+        ]
+        for card in families.values():
+            own = next((g for g in card["gates"] if (g["variant"], g["name"]) == (variant, name)), None)
+            row.append(
+                "–" if own is None else f"{own['value']:.2f}" if met(own) else f"**{own['value']:.2f}**"
+            )
+        rows.append(row)
+    return table(["", "gate", "wanted", *(synthesis.TITLES[family] for family in families)], rows)
+
+
+def pocket_misses(profile: str) -> str:
+    """Return a sentence on the gates that are missed."""
+    families = cards()
+    misses = [f"{synthesis.TITLES[family]} {g['variant'].upper()} {g['name']} ({g['value']:.2f})"
+              for family, card in families.items() for g in card["gates"] if not met(g)]  # fmt: skip
+    total = sum(len(card["gates"]) for card in families.values())
+    if not misses:
+        return f"All {total} gates are met."
+    return (
+        f"{total - len(misses)} of {total} gates are met; in bold, those that are not: {'; '.join(misses)}."
+    )
+
+
+def pocket_samples(profile: str) -> str:
+    """Return, in one tab a family, what both models continue a few prompts with."""
+    items = {}
+    for family, card in cards().items():
+        parts = []
+        for sample in card["samples"]:
+            parts += [f"**{name}**\n\n{literal(sample[name.lower()])}" for name in ("Prompt", "PT", "IT")]
+        items[synthesis.TITLES[family]] = "\n\n".join(parts)
+    return tabs(items, "model")
+
+
+def provenance(profile: str, experiment: str) -> str:
+    """Return where each result of an experiment comes from: a row a model."""
+    rows = []
+    for key, dataset in store.load_profile(profile, experiment).items():
+        a, n = dataset.attrs, dataset.sizes["prompt"]
+        made = str(a["created"])[:10]
+        hashed, version = f"`{a['parameter_hash']}`", f"`{a['code_version']}`"
+        seconds = f"{float(a['wall_time_s']):.0f}"
+        rows.append([f"`{key}`", n, hashed, version, a["seed"], a["device"], seconds, made])
+    header = [
+        "model",
+        "prompts",
+        "parameter hash",
+        "code version",
+        "seed",
+        "device",
+        "time, s",
+        "made",
+    ]
+    return table(header, rows)
+
+
+def revisions(profile: str, experiment: str) -> str:
+    """Return which checkpoints were measured: a row a model."""
+    rows = []
+    for key, dataset in store.load_profile(profile, experiment).items():
+        measured = json.loads(dataset.attrs["model_revisions"])
+        rows.append([f"`{key}`", *(f"`{measured[name]}`" for name in params.VARIANTS)])
+    return table(["model", "PT", "IT"], rows)
+
+
+def libraries(profile: str, experiment: str) -> str:
+    """Return the versions of libraries behind the results; several where the models differ."""
+    found = [
+        json.loads(dataset.attrs["libraries"]) for dataset in store.load_profile(profile, experiment).values()
+    ]
+    frame = pd.DataFrame(found)
+    return table(
+        ["library", "version"], [[name, ", ".join(sorted(set(frame[name].dropna())))] for name in frame]
+    )
+
+
+def parameters(profile: str, experiment: str) -> str:
+    """Return the parameters of an experiment in this profile: a row a parameter."""
+    values = params.experiment_params(experiment, profile)
+    about = type(values).model_fields
+    rows = [
+        [f"`{name}`", f"`{value}`", about[name].description or ""]
+        for name, value in values.model_dump().items()
+    ]
+    return table(["parameter", "value", ""], rows)
+
+
+def profile_title(profile: str) -> str:
+    """Return the name of the profile that the book was built for."""
+    title = params.profile_params(profile).title
+    return f"This copy of the book shows the profile `{profile}` ({title[0].lower()}{title[1:]})."
+
+
+INSERTS: dict[str, Callable[..., str]] = {
+    function.__name__: function
+    for function in (
+        verdict, model_tabs, pocket_sizes, pocket_gates, pocket_misses, pocket_samples, provenance, revisions,
+        libraries, parameters, profile_title,
+    )
+}  # fmt: skip
+
+
+def filled(text: str, profile: str, source: str) -> str:
+    """Return a page with every `% insert:` line replaced; PageError names a wrong one."""
+
+    def insert(match):
+        name, argument = match.groups()
+        if name not in INSERTS:
+            raise PageError(f"{source}: there is no insert {name!r}; {params.suggestion(name, INSERTS)}.")
+        return INSERTS[name](profile, *([argument] if argument else []))
+
+    return MARKER.sub(insert, text)

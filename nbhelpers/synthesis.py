@@ -1,0 +1,216 @@
+"""exp09 across families: the tables and the verdict that set the pairs of a profile beside each other.
+
+Everything is computed from stored results; no model is loaded. Means are over prompts, IT and PT paired
+by prompt. DeepSeek is shown with the others and kept out of the pool of dense families, as in the study.
+"""
+
+from collections import Counter
+
+import pandas as pd
+import xarray as xr
+
+from nbhelpers import params, stats, store
+from nbhelpers.charts import rule_title
+
+TITLES = {
+    "gemma": "Gemma",
+    "llama": "Llama",
+    "qwen": "Qwen",
+    "mistral": "Mistral",
+    "deepseek": "DeepSeek",
+    "olmo": "OLMo",
+}
+POOL = "dense pool"
+ENDS = ["mean", "low", "high"]
+SLICES = {"depth 0.5–0.7": (5, 7), "depth 0.7–0.9": (7, 9), "depth 0.9–1": (9, 10)}
+WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def family_titles(profile: str) -> dict[str, str]:
+    """Return model key → panel title in the book's order: its family's, or its own where two share one."""
+    models = [params.model_params(key) for key in params.profile_params(profile).models]
+    models.sort(key=lambda model: params.FAMILIES.index(model.family))
+    shared = Counter(model.family for model in models)
+    return {model.key: model.title if shared[model.family] > 1 else TITLES[model.family] for model in models}
+
+
+def open_results(profile: str, experiment: str = "exp09") -> dict[str, xr.Dataset]:
+    """Return panel title → dataset for every model of a profile; ResultError names one that is missing."""
+    found = store.load_profile(profile, experiment)
+    return {title: found[key] for key, title in family_titles(profile).items()}
+
+
+def is_dense(dataset: xr.Dataset) -> bool:
+    """Return whether a result's family is one of the dense ones, that is, not the mixture of experts."""
+    return params.model_params(dataset.attrs["model"]).family != "deepseek"
+
+
+def paired(values: xr.DataArray) -> xr.DataArray:
+    """Return IT − PT of values with a `variant` dimension; prompts that lack either are dropped."""
+    difference = values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
+    return difference.dropna("prompt")
+
+
+def gap_by_prompt(dataset: xr.Dataset, direction="final_layer", lens="raw") -> xr.DataArray:
+    """Return the convergence gap of each prompt, nats [prompt]: mean over the late half of IT − PT."""
+    layers = list(params.late_half(dataset.sizes["layer"]))
+    return paired(dataset[f"kl_{direction}"].sel(lens=lens, drop=True).isel(layer=layers).mean("layer"))
+
+
+def pooled(results, measure) -> xr.DataArray:
+    """Return the mean over dense families of `measure(dataset)`, [prompt], on the prompts that all share."""
+    values = [measure(dataset) for dataset in results.values() if is_dense(dataset)]
+    return xr.concat(xr.align(*values, join="inner"), dim="model").mean("model")
+
+
+def interval_table(results, measure, *, pool=True, **options) -> pd.DataFrame:
+    """Return mean and BCa interval of `measure(dataset)`, [prompt], by family and for the dense pool."""
+    rows = {title: measure(dataset) for title, dataset in results.items()}
+    if pool and sum(map(is_dense, results.values())) > 1:
+        rows[POOL] = pooled(results, measure)
+    table = [[title, *map(float, stats.bca_mean(values.values, **options))] for title, values in rows.items()]
+    return pd.DataFrame(table, columns=["family", *ENDS])
+
+
+def gap_table(results, direction="final_layer", lens="raw") -> pd.DataFrame:
+    """Return the convergence gap, nats, by family and for the dense pool: mean, low, high."""
+    return interval_table(results, lambda dataset: gap_by_prompt(dataset, direction, lens))
+
+
+def delay_by_prompt(dataset: xr.Dataset, rule, lens="raw") -> xr.DataArray:
+    """Return the commitment delay of each prompt, layers [prompt]: IT − PT under one rule."""
+    return paired(dataset["commitment"].sel(lens=lens, rule=rule, drop=True))
+
+
+def cosine_by_prompt(dataset: xr.Dataset, component="block", layers=None) -> xr.DataArray:
+    """Return IT − PT of the mean δ-cosine over `layers`, [prompt]; the final fifth unless given."""
+    layers = list(params.final_fifth(dataset.sizes["layer"]) if layers is None else layers)
+    return paired(
+        dataset["delta_cosine"].sel(component=component, drop=True).isel(layer=layers).mean("layer")
+    )
+
+
+def written(table: pd.DataFrame, digits=2) -> list[str]:
+    """Return each row's mean and interval as text, "0.42 [0.31, 0.55]", with a true minus sign."""
+    rows = table[ENDS].itertuples(index=False, name=None)
+    return ["{} [{}, {}]".format(*(number(value, digits) for value in row)) for row in rows]
+
+
+def number(value, digits=2) -> str:
+    """Return a number as text with a true minus sign, none before a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def late_layers_above(dataset: xr.Dataset, direction="final_layer", lens="raw") -> str:
+    """Return in how many late-half layers, the last one excepted, IT's mean lies above PT's: "5 of 5"."""
+    layers = list(params.late_half(dataset.sizes["layer"]))[:-1]
+    curve = dataset[f"kl_{direction}"].sel(lens=lens).isel(layer=layers).mean("prompt")
+    return f"{int((curve.sel(variant='it') > curve.sel(variant='pt')).sum())} of {len(layers)}"
+
+
+def final_entropy(dataset: xr.Dataset, lens="raw") -> dict[str, float]:
+    """Return the mean entropy of the final distribution, nats, by variant."""
+    mean = dataset["entropy"].sel(lens=lens).isel(layer=-1).mean("prompt")
+    return {name: float(mean.sel(variant=name)) for name in params.VARIANTS}
+
+
+def gap_summary(results, lens="raw") -> pd.DataFrame:
+    """Return the convergence gaps by family as text, in both directions, with what they are read beside."""
+    gaps = {name: gap_table(results, name, lens) for name in ("final_layer", "layer_final")}
+    table = pd.DataFrame({"family": gaps["final_layer"]["family"]}).set_index("family")
+    table["KL(final ‖ layer), nats"] = written(gaps["final_layer"])
+    table["KL(layer ‖ final), nats"] = written(gaps["layer_final"])
+    for title, dataset in results.items():
+        tokens = float(dataset["convergence_gap_tokens"].sel(lens=lens, direction="final_layer"))
+        table.loc[title, "first, by token"] = number(tokens)
+        table.loc[title, "layers above"] = late_layers_above(dataset, lens=lens)
+        table.loc[title, "final entropy PT → IT"] = "{pt:.2f} → {it:.2f}".format(
+            **final_entropy(dataset, lens)
+        )
+    return table.fillna("").rename_axis(None)
+
+
+def delay_summary(results, rules, lens="raw") -> pd.DataFrame:
+    """Return the commitment delays IT − PT, layers, as text: a column for each rule (key → heading)."""
+    columns = {}
+    for rule, heading in rules.items():
+        table = interval_table(results, lambda dataset, rule=rule: delay_by_prompt(dataset, rule, lens))
+        columns[heading] = pd.Series(written(table), index=table["family"])
+    return pd.DataFrame(columns).rename_axis(None)
+
+
+def cosine_summary(results, component="block") -> pd.DataFrame:
+    """Return the δ-cosine shifts IT − PT as text, by family, by depth and for the final fifth."""
+    columns = {}
+    for heading, (start, stop) in (SLICES | {"final fifth": (8, 10)}).items():
+
+        def measure(dataset, start=start, stop=stop):
+            n_layers = dataset.sizes["layer"]
+            return cosine_by_prompt(dataset, component, range(start * n_layers // 10, stop * n_layers // 10))
+
+        table = interval_table(results, measure)
+        columns[heading] = pd.Series(written(table), index=table["family"])
+    return pd.DataFrame(columns).rename_axis(None)
+
+
+def signs(results, measure) -> dict[str, list[str]]:
+    """Return the families whose difference is above zero, below zero, or open.
+
+    The intervals hold jointly over the families at 95 % (Bonferroni).
+    """
+    table = interval_table(results, measure, pool=False, confidence=1 - 0.05 / len(results))
+    above, below = table["low"] > 0, table["high"] < 0
+    groups = {"above": above, "below": below, "open": ~(above | below)}
+    return {name: table.loc[chosen, "family"].tolist() for name, chosen in groups.items()}
+
+
+def counted(names, total) -> str:
+    """Return how many of the families these are, in words, naming them unless they are all or none."""
+    number, whole = (WORDS[n] if n < len(WORDS) else str(n) for n in (len(names), total))
+    if not names:
+        return f"none of the {whole} families"
+    return (
+        f"all {whole} families"
+        if len(names) == total
+        else f"{number} of {whole} families ({', '.join(names)})"
+    )
+
+
+def compared(found, total, above, below) -> str:
+    """Return one sentence on the signs of a difference: `above` and `below` say what either sign means."""
+    parts = [f"{above} in {counted(found['above'], total)}"]
+    parts += [f"{below} in {counted(found['below'], total)}"] if found["below"] else []
+    parts += [f"undecided in {counted(found['open'], total)}"] if found["open"] else []
+    return ", ".join(parts)
+
+
+def verdict(results, rule="kl_stays_0.1", lens="raw") -> str:
+    """Return what this run says to the question of exp09, as Markdown, from the results alone."""
+    total = len(results)
+    gap = signs(results, lambda dataset: gap_by_prompt(dataset, "final_layer", lens))
+    other = signs(results, lambda dataset: gap_by_prompt(dataset, "layer_final", lens))
+    delay = signs(results, lambda dataset: delay_by_prompt(dataset, rule, lens))
+    cosine = signs(results, cosine_by_prompt)
+    cosine = {"above": cosine["below"], "below": cosine["above"], "open": cosine["open"]}
+    sharper = [title for title, dataset in results.items() if _sharper(dataset, lens)]
+    answer = "Yes" if len(gap["above"]) == total else "In part" if gap["above"] else "Not in this run"
+    sentences = [
+        f"**{answer}.** Over the late half of the layers, KL(final ‖ layer) is "
+        + compared(gap, total, "larger in IT than in PT", "smaller"),
+        f"In the other direction, KL(layer ‖ final), it is {compared(other, total, 'larger', 'smaller')}",
+        f"Commitment by the rule “{rule_title(rule)}” is {compared(delay, total, 'later in IT', 'earlier')}",
+        "In the final fifth of the layers the block update points "
+        + compared(cosine, total, "more against the residual stream in IT", "less"),
+    ]
+    return (
+        ". ".join(sentences) + ".\n\n"
+        f"The final distribution itself has a lower mean entropy in IT in {counted(sharper, total)}; a gap "
+        "to one’s own end point has to be read beside that. Every count rests on intervals that hold jointly "
+        "over the families at 95 % (BCa over prompts, Bonferroni)."
+    )
+
+
+def _sharper(dataset, lens) -> bool:
+    """Return whether IT's mean final entropy is below PT's."""
+    entropy = final_entropy(dataset, lens)
+    return entropy["it"] < entropy["pt"]

@@ -1,0 +1,180 @@
+"""The book builds from executed notebooks without a warning, whole, offline, and says what is missing."""
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+
+from nbhelpers import book, pages, params
+from nbhelpers.charts import VEGALITE
+from tests import synthetic
+
+ACROSS = "_build/runs/pocket/exp09_convergence_gap_across.ipynb"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Return a repository without results, which this process works in; its book is a copy to be spoilt."""
+    for name in ("params", "notebooks"):
+        (tmp_path / name).symlink_to(synthetic.REPOSITORY / name)
+    shutil.copytree(synthetic.REPOSITORY / "book", tmp_path / "book")
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cards(root):
+    """Return the root with the cards of six families."""
+    synthetic.write_cards(root)
+    return root
+
+
+def test_every_page_of_the_contents_is_there(book_root):
+    html = book_root / "_build/html"
+    toc = yaml.safe_load((book_root / "_build/book/_toc.yml").read_text())
+    names = book.files(toc)
+    assert len(names) == len(set(names)) == 3 + 1 + 6
+    assert all((html / name).with_suffix(".html").exists() for name in names)
+    titles = [section["title"] for section in toc["parts"][1]["chapters"][0]["sections"]]
+    assert titles == ["Gemma", "Llama", "Qwen", "Mistral", "DeepSeek", "OLMo"]
+
+
+def test_the_built_pages_name_no_other_host(book_root):
+    pattern = re.compile(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["'](?:https?:)?//""")
+    for page in (book_root / "_build/html").rglob("*.html"):
+        assert not pattern.search(page.read_text()), page
+
+
+def test_the_working_folder_is_gone(book_root):
+    assert not (book_root / "_build/.book").exists()
+    assert not list((book_root / "_build").glob(".*.old"))
+
+
+def test_the_across_notebook_ran_whole(book_root):
+    cells = json.loads((book_root / ACROSS).read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert sum(len("".join(cell["source"]).splitlines()) for cell in code) < 120
+    assert not any("def " in "".join(cell["source"]) for cell in code)
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] in ("error", "stream")]
+    assert sum(VEGALITE in output.get("data", {}) for output in outputs) >= 10
+    assert {"main_figure", "verdict"} <= {cell["metadata"].get("name") for cell in code}
+
+
+def test_pages_hold_what_they_insert(book_root):
+    text = {
+        name: (book_root / f"_build/book/{name}.md").read_text()
+        for name in ("index", "pocket", "reproducibility")
+    }
+    assert not any(pages.MARKER.search(page) for page in text.values())
+    assert "**Yes.**" in text["index"]
+    assert "12 of 18 gates are met" in text["pocket"]
+    assert "| PT | fact cloze | ≥ 0.90 | 0.93 |" in text["pocket"]
+    assert "**0.81**" in text["pocket"]
+    assert "`0.1.0+synthetic`" in text["reproducibility"]
+
+
+@pytest.mark.slow
+def test_a_fault_fails_the_build_and_leaves_the_book(book_root, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", book_root)
+    before = {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
+    (book_root / "book").unlink()
+    shutil.copytree(synthetic.REPOSITORY / "book", book_root / "book")
+    try:
+        with open(book_root / "book/reproducibility.md", "a") as page:
+            page.write(
+                f"\n[nowhere](nowhere.md)\n\n```{{chart}} runs/{ACROSS.rsplit('/')[-1]} no_such_cell\n```\n"
+            )
+        with pytest.raises(book.BookError) as error:
+            book.build("pocket")
+    finally:
+        shutil.rmtree(book_root / "book")
+        (book_root / "book").symlink_to(synthetic.REPOSITORY / "book")
+    assert "no cell named 'no_such_cell'" in str(error.value)
+    assert "nowhere" in str(error.value) and "book/reproducibility.md" in str(error.value)
+    assert before == {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
+
+
+def test_what_a_killed_build_left_does_no_harm(book_root, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", book_root)
+    (book_root / "_build/.book/book").mkdir(parents=True)
+    (book_root / "_build/.book/book/half.md").write_text("half")
+    monkeypatch.setattr(book, "assemble", lambda profile, folder: folder.mkdir() or ["index.md"])
+
+    def rendered(source):
+        assert [path.name for path in source.parent.iterdir()] == ["book"] and not list(source.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(book, "render", rendered)
+    with pytest.raises(KeyboardInterrupt):
+        book.build("pocket")
+    assert (book_root / "_build/html/index.html").exists()
+    assert not (book_root / "_build/.book").exists()
+
+
+def test_a_missing_across_notebook_is_named(root):
+    message = (
+        "exp09_convergence_gap_across.ipynb is missing; make it with `nbh run exp09_across --profile pocket`"
+    )
+    with pytest.raises(book.BookError, match=re.escape(message)):
+        book.notebooks("pocket", "exp09")
+
+
+def test_a_missing_model_notebook_is_named(root):
+    (root / ACROSS).parent.mkdir(parents=True)
+    (root / ACROSS).touch()
+    message = "pocket/gemma_pocket/exp09_convergence_gap.ipynb is missing; make it with `nbh run exp09 --model gemma_pocket"
+    with pytest.raises(book.BookError, match=re.escape(message)):
+        book.notebooks("pocket", "exp09")
+
+
+def test_a_missing_card_is_named(root):
+    with pytest.raises(pages.PageError, match="gemma/card.json is missing"):
+        pages.cards()
+
+
+def test_an_unknown_insert_is_named(cards):
+    with pytest.raises(
+        pages.PageError, match="book/pocket.md: there is no insert 'pocket_gate'; did you mean"
+    ):
+        pages.filled("% insert: pocket_gate", "pocket", "book/pocket.md")
+
+
+def test_a_page_that_was_not_made_is_named(tmp_path):
+    (tmp_path / "index.html").touch()
+    (tmp_path / "search.html").touch()
+    with pytest.raises(book.BookError, match="without runs/one.html"):
+        book.checked(tmp_path, ["index", "runs/one.ipynb"])
+
+
+def test_all_gates_met(cards, monkeypatch):
+    kept = {family: card | {"gates": card["gates"][:2]} for family, card in pages.cards().items()}
+    monkeypatch.setattr(pages, "cards", lambda: kept)
+    assert pages.pocket_misses("pocket") == "All 12 gates are met."
+    assert "**0" not in pages.pocket_gates("pocket")
+
+
+def test_literal_text_stays_literal():
+    assert pages.literal("a ``` b").startswith("````text\na ``` b\n````")
+
+
+def test_table_cells_keep_to_their_line():
+    assert pages.table(["a", "b"], [["x|y", "two\nlines"]]) == "| a | b |\n|---|---|\n| x\\|y | two lines |"
+
+
+def test_complaints_are_the_warnings():
+    log = "reading\n\x1b[91m/tmp/x/book/a.md:3: WARNING: broken\x1b[39m\nwriting\n"
+    assert book.complaints(log, book.Path("/tmp/x/book")) == "book/a.md:3: WARNING: broken"
+    assert book.complaints("one\ntwo", book.Path("/tmp/x/book")) == "one\ntwo"
+
+
+def test_replacing_a_folder(tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder in (new, old):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    book.replace(new, old)
+    assert [path.name for path in old.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
