@@ -1,0 +1,184 @@
+"""Statistics whose unit is the prompt: BCa intervals, paired tests, effect sizes, multiplicity.
+
+Tokens of one generation resemble each other, so intervals and tests here resample prompts (axis 0), never
+tokens. This module knows nothing of layers or models: any further axes are carried along.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+from scipy import stats as scipy_stats
+
+
+class StatisticsError(ValueError):
+    """Too few prompts, or arrays that do not match; the message is one sentence."""
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its confidence interval, each shaped as the data without the first axis."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def bca_mean(
+    values: ArrayLike, *, n_resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return the mean over prompts (axis 0) and its bias-corrected and accelerated bootstrap interval.
+
+    values: [prompt, ...]; every trailing entry gets its own interval from the same resampled prompts. NaN
+    means not measured: such a prompt is left out of that entry, and an entry that is NaN for every prompt
+    (adjacent KL at layer 0) stays NaN. Constant data give an interval of width zero. StatisticsError if an
+    entry has one prompt only, or none has any. Agrees with `scipy.stats.bootstrap(method="BCa")` of the
+    same seed, which has no answer for constant data and takes 15 times as long for 96 prompts × 12 layers.
+
+    Efron (1987), Better bootstrap confidence intervals, JASA 82.
+    """
+    values = np.asarray(values, dtype=float)
+    columns = values.reshape(len(values), -1)
+    measured = ~np.isnan(columns)
+    counts = measured.sum(0)
+    if not counts.any() or (counts == 1).any():
+        raise StatisticsError(
+            f"An interval needs two measured prompts: {counts[counts < 2].max()} of {len(values)} are."
+        )
+    ends = np.full((3, columns.shape[1]), np.nan)
+    for pattern in np.unique(measured[:, counts > 0], axis=1).T:
+        same = (measured == pattern[:, None]).all(0)
+        ends[:, same] = _bca(columns[np.ix_(pattern, same)], n_resamples, confidence, seed)
+    return Interval(*ends.reshape(3, *values.shape[1:]))
+
+
+def _bca(x, n_resamples, confidence, seed):
+    """Mean, low and high of complete columns x [prompt, entry]."""
+    mean = x.mean(0)
+    centred = np.where(np.ptp(x, axis=0) == 0, 0.0, x - mean)
+    boot = _resampled_means(centred, n_resamples, seed)
+    ties = 1e-12 * np.abs(centred).max(0)
+    below = ((boot < -ties).mean(0) + (boot <= ties).mean(0)) / 2
+    bias = special.ndtri(below.clip(0.5 / n_resamples, 1 - 0.5 / n_resamples))
+    square = np.square(centred).sum(0)
+    acceleration = np.divide((centred**3).sum(0), 6 * square**1.5, out=np.zeros_like(mean), where=square > 0)
+    ends = [mean]
+    for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
+        z = bias + special.ndtri(tail)
+        level = special.ndtr(bias + z / (1 - acceleration * z))
+        ends.append(mean + np.array([np.quantile(b, q) for b, q in zip(boot.T, level)]))
+    return ends
+
+
+def _resampled_means(x, n_resamples, seed, block=1000):
+    """Means [resample, entry] of prompts drawn with replacement: how often each was drawn, times its
+    value.
+    """
+    rng, n, means = np.random.default_rng(seed), len(x), []
+    for start in range(0, n_resamples, block):
+        drawn = rng.integers(0, n, (min(block, n_resamples - start), n))
+        drawn += n * np.arange(len(drawn))[:, None]
+        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        means.append(times @ x / n)
+    return np.concatenate(means)
+
+
+def prompt_means(values: ArrayLike, prompt: ArrayLike, n_prompts: int) -> np.ndarray:
+    """Return each prompt's mean over its tokens, [prompt, ...]: what every statistic here starts from.
+
+    values: [..., token], pooled over prompts; prompt: [token], the row each belongs to. NaN values are left
+    out; a prompt without any is NaN.
+    """
+    values, prompt = np.asarray(values, dtype=float), np.asarray(prompt)
+    flat = values.reshape(-1, values.shape[-1])
+    measured = ~np.isnan(flat)
+    sums = np.stack([np.bincount(prompt, row, n_prompts) for row in np.where(measured, flat, 0.0)], axis=1)
+    counts = np.stack([np.bincount(prompt, row, n_prompts) for row in measured], axis=1)
+    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means.reshape(n_prompts, *values.shape[:-1])
+
+
+def token_weighted_mean(values: ArrayLike, counts: ArrayLike) -> np.ndarray:
+    """Return the mean over prompts (axis 0), each weighted by its tokens, as the published curves are.
+
+    values [prompt, ...] are per-prompt means over counts [prompt] tokens; a NaN is left out with its
+    weight, and an entry with no weight left is NaN.
+    """
+    values = np.asarray(values, dtype=float)
+    counts = np.asarray(counts, dtype=float).reshape(-1, *[1] * (values.ndim - 1))
+    weights = np.where(np.isnan(values), 0.0, counts)
+    total, summed = weights.sum(0), (weights * np.nan_to_num(values)).sum(0)
+    return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+class PairedTest(NamedTuple):
+    """Two-sided p-values that a paired difference is centred on zero."""
+
+    wilcoxon: float
+    sign_flip: float
+
+
+def paired_test(it: ArrayLike, pt: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> PairedTest:
+    """Return two-sided p-values of IT − PT over paired prompts: Wilcoxon's, and of the mean under sign
+    flips.
+
+    it, pt: [prompt]; a pair with a NaN is dropped; identical arrays give 1. StatisticsError with fewer than
+    two pairs.
+    """
+    difference = paired_difference(it, pt)
+    if not difference.any():
+        return PairedTest(1.0, 1.0)
+    flipped = scipy_stats.permutation_test(
+        (difference, np.zeros_like(difference)),
+        lambda a, b, axis: (a - b).mean(axis),
+        permutation_type="samples",
+        n_resamples=n_resamples,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return PairedTest(float(scipy_stats.wilcoxon(difference).pvalue), float(flipped.pvalue))
+
+
+def paired_difference(it: ArrayLike, pt: ArrayLike) -> np.ndarray:
+    """Return IT − PT of the prompts where both were measured; StatisticsError with fewer than two."""
+    it, pt = np.asarray(it, dtype=float), np.asarray(pt, dtype=float)
+    if it.shape != pt.shape or it.ndim != 1:
+        raise StatisticsError(f"Paired values must be two arrays [prompt], not {it.shape} and {pt.shape}.")
+    difference = it - pt
+    difference = difference[~np.isnan(difference)]
+    if len(difference) < 2:
+        raise StatisticsError(
+            f"A paired statistic needs two measured pairs: {len(difference)} of {len(it)} are."
+        )
+    return difference
+
+
+def cohen_dz(it: ArrayLike, pt: ArrayLike) -> float:
+    """Return Cohen's d_z, the mean paired difference over its standard deviation; NaN if it does not
+    vary.
+    """
+    difference = paired_difference(it, pt)
+    spread = difference.std(ddof=1)
+    return float(difference.mean() / spread) if spread > 0 else float("nan")
+
+
+def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:
+    """Return Cliff's delta, P(a > b) − P(a < b), of two samples, in [−1, 1]; NaNs are left out."""
+    a, b = (np.asarray(x, dtype=float).ravel() for x in (a, b))
+    a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+    if not len(a) or not len(b):
+        raise StatisticsError("Cliff's delta needs at least one measured value in each sample.")
+    return float(2 * scipy_stats.mannwhitneyu(a, b).statistic / (len(a) * len(b)) - 1)
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Return Holm's adjusted p-values, which control the family-wise error over families or rules [test].
+
+    Holm (1979), A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)
+    steps = p[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(steps).clip(max=1.0)
+    return adjusted

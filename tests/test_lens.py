@@ -1,0 +1,277 @@
+"""The streamed lens against float64 log-softmaxes of the full logits, and against a model's own logits."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from math import log
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from nbhelpers import lens
+
+KL = ("kl_final_layer", "kl_layer_final", "kl_adjacent")
+
+
+def case(layers=5, tokens=7, d=16, vocabulary=300, *, scale=3.0, dtype=torch.float32, seed=0):
+    """Random residuals [layer, token, d] that grow towards a final state, with an unembedding of its own ids."""
+    g = torch.Generator().manual_seed(seed)
+    steps = torch.randn(layers, tokens, d, generator=g)
+    norm = torch.nn.RMSNorm(d)
+    norm.weight.data.uniform_(0.5, 1.5, generator=g)
+    weight = scale * torch.randn(vocabulary, d, generator=g) / d**0.5
+    ids = torch.randperm(10 * vocabulary, generator=g)[:vocabulary]
+    return steps.cumsum(0).to(dtype), lens.Unembedding(norm.to(dtype), weight.to(dtype), ids)
+
+
+def slow_logits(residuals, unembedding):
+    """Every logit in float64, from the normed state in the model's dtype."""
+    with torch.no_grad():
+        z = torch.stack([unembedding.norm(h).double() for h in residuals]) @ unembedding.weight.double().T
+    cap = unembedding.softcap
+    return torch.tanh(z / cap) * cap if cap else z
+
+
+def slow(z, token_ids):
+    """Every metric [layer, token] from full float64 logits [layer, token, vocabulary]; -inf is a masked token."""
+
+    def kl(p, q):
+        return (p.exp() * torch.where(p.isneginf(), 0.0, p - q)).sum(-1)
+
+    p = z.log_softmax(-1)
+    adjacent = torch.full(z.shape[:2], torch.nan, dtype=torch.float64)
+    adjacent[1:] = kl(p[:-1], p[1:])
+    return {
+        "kl_final_layer": kl(p[-1:], p),
+        "kl_layer_final": kl(p, p[-1:].expand_as(p)),
+        "kl_adjacent": adjacent,
+        "entropy": -(p.exp() * p.clamp(min=-1e4)).sum(-1),
+        "top1": token_ids[z.argmax(-1)],
+    }
+
+
+def assert_same(got, expected, atol=2e-5, rtol=1e-5):
+    for name, values in got.items():
+        if name == "top1":
+            assert torch.equal(values, expected[name])
+        else:
+            torch.testing.assert_close(values.double(), expected[name], atol=atol, rtol=rtol, equal_nan=True)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(512, None), (3, None), (1, 64), (4, 128), (7, 299), (5, 1)])
+def test_equals_float64_whatever_the_tile(rows, columns):
+    residuals, unembedding = case()
+    got = lens.lens_metrics(residuals, unembedding, rows=rows, columns=columns)
+    assert list(got) == list(lens.METRICS)
+    assert_same(got, slow(slow_logits(residuals, unembedding), unembedding.token_ids))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 6), st.integers(1, 500), st.integers(1, 8), st.integers(1, 600),
+    st.floats(0.01, 60), st.integers(0, 99),
+)  # fmt: skip
+def test_equals_float64_for_any_shape_and_sharpness(layers, tokens, vocabulary, rows, columns, scale, seed):
+    residuals, unembedding = case(layers, tokens, 8, vocabulary, scale=scale, seed=seed)
+    got = lens.lens_metrics(residuals, unembedding, rows=rows, columns=columns)
+    assert_same(got, slow(slow_logits(residuals, unembedding), unembedding.token_ids), atol=5e-5)
+    assert all((got[name].nan_to_num() >= 0).all() for name in (*KL, "entropy"))
+
+
+def test_a_realistic_size_is_within_2e_5_nats():
+    residuals, unembedding = case(4, 40, 256, 9000, scale=4.0)
+    expected = slow(slow_logits(residuals, unembedding), unembedding.token_ids)
+    got = lens.lens_metrics(residuals, unembedding, rows=16)
+    assert_same(got, expected, atol=2e-5, rtol=0)
+
+
+def test_definitions_at_the_ends():
+    residuals, unembedding = case()
+    got = lens.lens_metrics(residuals, unembedding)
+    assert (got["kl_final_layer"][-1] == 0).all() and (got["kl_layer_final"][-1] == 0).all()
+    assert got["kl_adjacent"][0].isnan().all() and got["kl_adjacent"][1:].isfinite().all()
+    torch.testing.assert_close(got["kl_adjacent"][-1], got["kl_layer_final"][-2], atol=1e-6, rtol=1e-6)
+
+
+def test_kl_directions_by_hand():
+    """Layer (¾, ¼), final (½, ½): KL(final ‖ layer) = ½ ln ⅔ + ½ ln 2, KL(layer ‖ final) = ¾ ln 3⁄2 + ¼ ln ½."""
+    residuals = torch.tensor([[[0.75, 0.25]], [[0.5, 0.5]]]).log()
+    plain = lens.Unembedding(torch.nn.Identity(), torch.eye(2), torch.arange(2))
+    got = {name: values[0].item() for name, values in lens.lens_metrics(residuals, plain).items()}
+    assert got["kl_final_layer"] == pytest.approx(0.5 * log(2 / 3) + 0.5 * log(2), abs=1e-6)
+    assert got["kl_layer_final"] == pytest.approx(0.75 * log(3 / 2) + 0.25 * log(1 / 2), abs=1e-6)
+    assert got["entropy"] == pytest.approx(-0.75 * log(3 / 4) - 0.25 * log(1 / 4), abs=1e-6)
+
+
+@pytest.mark.parametrize("gap", [50.0, 400.0, 3000.0])
+def test_large_kl_is_not_clipped(gap):
+    """Two certain, different predictions: log(p + ε) would stop at 27.6 nats."""
+    residuals = gap * torch.eye(3)[:2, None]
+    plain = lens.Unembedding(torch.nn.Identity(), torch.eye(3), torch.arange(3))
+    for columns in (1, 3):
+        got = lens.lens_metrics(residuals, plain, columns=columns)
+        for name in ("kl_final_layer", "kl_layer_final"):
+            assert got[name][0].item() == pytest.approx(gap, rel=1e-6)
+        assert got["kl_adjacent"][1].item() == pytest.approx(gap, rel=1e-6)
+        assert got["entropy"].abs().max() < 1e-12
+
+
+def test_dropped_rows_equal_logits_of_minus_infinity():
+    residuals, whole = case(vocabulary=200)
+    real = torch.rand(200, generator=torch.Generator().manual_seed(3)) < 0.7
+    masked = slow_logits(residuals, whole).masked_fill(~real, -torch.inf)
+    part = lens.Unembedding(whole.norm, whole.weight[real], whole.token_ids[real])
+    assert_same(lens.lens_metrics(residuals, part, columns=64), slow(masked, whole.token_ids))
+
+
+def test_top1_of_equal_logits_is_the_first():
+    flat = lens.Unembedding(torch.nn.Identity(), torch.zeros(300, 4), torch.arange(7, 307))
+    for columns in (128, 256, 300):
+        assert (lens.lens_metrics(torch.ones(2, 3, 4), flat, columns=columns)["top1"] == 7).all()
+
+
+def test_soft_cap():
+    residuals, plain = case()
+    capped = replace(plain, softcap=5.0)
+    expected = slow(slow_logits(residuals, capped), capped.token_ids)
+    assert_same(lens.lens_metrics(residuals, capped, columns=128), expected)
+    assert not torch.allclose(
+        expected["entropy"], slow(slow_logits(residuals, plain), plain.token_ids)["entropy"]
+    )
+
+
+def test_bfloat16_models_get_float32_logits():
+    residuals, unembedding = case(dtype=torch.bfloat16, d=64, scale=6.0)
+    got = lens.lens_metrics(residuals, unembedding, columns=128)
+    assert got["entropy"].dtype == torch.float32
+    assert_same(got, slow(slow_logits(residuals, unembedding), unembedding.token_ids))
+
+
+def test_chosen_metrics_are_the_same_numbers():
+    residuals, unembedding = case()
+    whole = lens.lens_metrics(residuals, unembedding, columns=128)
+    for chosen in [(name,) for name in lens.METRICS] + [
+        ("top1", "kl_final_layer"),
+        ("entropy", "kl_adjacent"),
+    ]:
+        part = lens.lens_metrics(list(residuals), unembedding, metrics=chosen, columns=128)
+        assert list(part) == list(chosen)
+        for name in chosen:
+            torch.testing.assert_close(part[name], whole[name], atol=0, rtol=0, equal_nan=True)
+
+
+def test_single_layer_and_no_tokens():
+    residuals, unembedding = case(layers=1)
+    got = lens.lens_metrics(residuals, unembedding)
+    assert (got["kl_final_layer"] == 0).all() and got["kl_adjacent"].isnan().all()
+    assert lens.lens_metrics(residuals[:, :0], unembedding)["entropy"].shape == (1, 0)
+
+
+class Largest(TorchDispatchMode):
+    """Records the most elements that any tensor made under it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = out if isinstance(out, (tuple, list)) else [out]
+        self.numel = max([self.numel, *(t.numel() for t in made if isinstance(t, torch.Tensor))])
+        return out
+
+
+@pytest.mark.parametrize(("layers", "tokens"), [(3, 64), (12, 64), (3, 256)])
+def test_no_tensor_is_larger_than_a_tile(layers, tokens):
+    residuals, unembedding = case(layers, tokens, 8, 1000)
+    with Largest() as largest:
+        lens.lens_metrics(list(residuals), unembedding, rows=32, columns=256)
+    assert 32 * 256 <= largest.numel <= 33 * 256
+
+
+def test_nothing_is_recorded_for_gradients():
+    residuals, unembedding = case()
+    unembedding.weight.requires_grad_()
+    got = lens.lens_metrics(residuals.requires_grad_(), unembedding)
+    assert not any(values.requires_grad for values in got.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metrics", [lens.METRICS, ("kl_final_layer",)])
+def test_compiled_equals_eager(metrics):
+    residuals, unembedding = case(4, 50, 16, 700)
+    options = dict(metrics=metrics, rows=16, columns=256)
+    eager = lens.lens_metrics(residuals, unembedding, **options)
+    compiled = lens.lens_metrics(residuals, unembedding, compile=True, **options)
+    for name in metrics:
+        torch.testing.assert_close(compiled[name], eager[name], atol=5e-6, rtol=1e-5, equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=120, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.model.norm.weight.data.uniform_(0.5, 4.0)
+    return model
+
+
+def read(model):
+    """The residual after the last block, the same after the final norm, and the logits of some tokens."""
+    kept = []
+    handle = model.model.layers[-1].register_forward_hook(lambda m, a, out: kept.append(out))
+    with torch.no_grad():
+        out = model(torch.arange(20).reshape(2, 10), output_hidden_states=True)
+    handle.remove()
+    return kept[0].flatten(0, 1), out.hidden_states[-1].flatten(0, 1), out.logits.flatten(0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_last_layer_reproduces_the_models_logits(model, dtype):
+    model = model.to(dtype)
+    residual, _, logits = read(model)
+    real = torch.arange(100)
+    unembedding = lens.Unembedding(model.model.norm, model.lm_head.weight[real], real)
+    assert lens.check_identity(residual, logits, unembedding) < (1e-5 if dtype == torch.float32 else 0.02)
+    torch.testing.assert_close(
+        lens.lens_logits(residual, unembedding), logits[:, real].float(), atol=0.02, rtol=0.02
+    )
+
+
+def test_a_norm_applied_twice_is_refused(model):
+    _, normed, logits = read(model.float())
+    unembedding = lens.Unembedding(model.model.norm, model.lm_head.weight, torch.arange(120))
+    with pytest.raises(lens.LensError, match="before the final norm, which must not be applied twice"):
+        lens.check_identity(normed, logits, unembedding)
+
+
+def test_a_forgotten_soft_cap_is_refused(model):
+    residual, _, logits = read(model.float())
+    unembedding = lens.Unembedding(model.model.norm, model.lm_head.weight, torch.arange(120))
+    capped = 2.0 * torch.tanh(logits / 2.0)
+    with pytest.raises(lens.LensError, match="soft cap"):
+        lens.check_identity(residual, capped, unembedding)
+    assert lens.check_identity(residual, capped, replace(unembedding, softcap=2.0)) < 1e-5
+
+
+def test_wrong_input_is_named():
+    residuals, unembedding = case()
+    with pytest.raises(ValueError, match=r"\['kl'\]: choose from kl_final_layer"):
+        lens.lens_metrics(residuals, unembedding, metrics=("kl",))
+    with pytest.raises(ValueError, match=r"must be \[layer, token, 16\]"):
+        lens.lens_metrics(residuals[..., :8], unembedding)
+    with pytest.raises(ValueError, match=r"must be \[layer, token, 16\]"):
+        lens.lens_metrics([residuals[0], residuals[1, :2]], unembedding)
+    short = replace(unembedding, token_ids=unembedding.token_ids[:3])
+    with pytest.raises(ValueError, match="300 rows but 3 token ids"):
+        lens.lens_metrics(residuals, short)
+
+
+def test_the_lens_does_without_nnsight():
+    check = "import sys, nbhelpers.lens; sys.exit('nnsight' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
