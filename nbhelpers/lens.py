@@ -144,9 +144,7 @@ def _logits(normed, weight, softcap, out=None):
 
 
 def _sums(chunk, unembedding, columns, wanted, buffers, compile):
-    """{name: [block, layer, token]}: what `_tile` leaves for each block of the vocabulary and each
-    layer.
-    """
+    """{name: [block, layer, token]}: what `_tile` leaves for each layer and block of the vocabulary."""
     layers, tokens, norm, softcap = len(chunk), len(chunk[0]), unembedding.norm, unembedding.softcap
     starts = range(0, len(unembedding.weight), columns)
     sums = {name: torch.zeros(len(starts), layers, tokens, device=chunk[0].device) for name in _SUMS}
@@ -179,8 +177,7 @@ def _tile(z, final, p_final, above, scratch, wanted):
     whose exponential is left in scratch[0]. above: shifted logits of the next layer. scratch: tiles to
     write into, or None where the compiler does without.
     """
-    sums = {"top1": _argmax(z)} if "top1" in wanted else {}
-    sums["max"] = z.amax(-1)
+    sums = _top(z) if "top1" in wanted else {"max": z.amax(-1)}
     z.sub_(sums["max"][:, None])
     # exp2 is three times as fast as exp on a CPU.
     p = torch.mul(z, _LOG2_E, out=scratch[0]).clamp_(min=_LOWEST).exp2_()
@@ -201,21 +198,18 @@ def _compiled_tile():
     return torch.compile(_tile, dynamic=True)
 
 
-def _argmax(z):
-    """Index of each row's maximum, by way of the maxima of groups: five times as fast as argmax on a
-    CPU.
-    """
+def _top(z):
+    """Each row's maximum and its index, by way of the maxima of groups: five times as fast as max on a CPU."""
     if z.shape[1] % _GROUP:
-        return z.argmax(-1)
+        return dict(zip(("max", "top1"), z.max(-1)))
     groups = z.view(len(z), -1, _GROUP)
-    best = groups.amax(-1).argmax(-1)
-    return best * _GROUP + groups[torch.arange(len(z), device=z.device), best].argmax(-1)
+    maximum, best = groups.amax(-1).max(-1)
+    within = groups[torch.arange(len(z), device=z.device), best].argmax(-1)
+    return {"max": maximum, "top1": best * _GROUP + within}
 
 
 def _finish(sums, wanted):
-    """{metric: [layer, token]} from the sums of all tiles, each of them relative to the maxima of its
-    tile.
-    """
+    """{metric: [layer, token]} from the sums of all tiles, each relative to the maxima of its own tile."""
     top = sums["max"].amax(0)
     shift = sums["max"] - top
     scale = shift.exp()

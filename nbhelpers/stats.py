@@ -71,9 +71,7 @@ def _bca(x, n_resamples, confidence, seed):
 
 
 def _resampled_means(x, n_resamples, seed, block=1000):
-    """Means [resample, entry] of prompts drawn with replacement: how often each was drawn, times its
-    value.
-    """
+    """Means [resample, entry] of prompts drawn with replacement, as a product: draws of each × values."""
     rng, n, means = np.random.default_rng(seed), len(x), []
     for start in range(0, n_resamples, block):
         drawn = rng.integers(0, n, (min(block, n_resamples - start), n))
@@ -119,8 +117,7 @@ class PairedTest(NamedTuple):
 
 
 def paired_test(it: ArrayLike, pt: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> PairedTest:
-    """Return two-sided p-values of IT − PT over paired prompts: Wilcoxon's, and of the mean under sign
-    flips.
+    """Return two-sided p-values of IT − PT over paired prompts, Wilcoxon's and by flipping signs of the mean.
 
     it, pt: [prompt]; a pair with a NaN is dropped; identical arrays give 1. StatisticsError with fewer than
     two pairs.
