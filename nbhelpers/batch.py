@@ -193,13 +193,15 @@ def execute(
     import papermill
 
     refuse_undeclared(notebook, parameters)
+    # The package turns the bars of libraries off, so this one is turned on by name.
+    shown = {"desc": label, "unit": "cell", "leave": False, "disable": False}
     partial = output.with_suffix(".partial.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     try:
         with socket_kernel() as manager:
             papermill.execute_notebook(
-                str(notebook), str(partial), parameters, kernel_name="python3", progress_bar=bar,
+                str(notebook), str(partial), parameters, kernel_name="python3", progress_bar=bar and shown,
                 kernel_manager_class=manager,
             )  # fmt: skip
     except (papermill.PapermillExecutionError, RuntimeError) as error:

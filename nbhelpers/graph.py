@@ -25,6 +25,7 @@ from nbhelpers import batch, params, store
 PAGES = {"charts", "claims", "synthesis"}
 RUNNERS = {"__init__", "__main__", "batch", "graph", "book", "pages", "sphinx_vega", "doctor", "cli"}
 TARGETS = ("all", "compared", "measured")
+TOTAL = re.compile(r"^total +(\d+)$")
 STEP = re.compile(r"^(\d+) of (\d+) steps")
 
 
@@ -229,6 +230,10 @@ def follow(job: subprocess.Popen) -> bool:
                 print(text, flush=True)
             elif line.startswith(batch.MARK):
                 waiting.append(text)
+            elif total := TOTAL.match(line):
+                print(f"to run: {int(total[1]) - 1}", flush=True)
+            elif line.startswith("Nothing to be done"):
+                print("nothing to run: every result is up to date", flush=True)
             elif step and waiting:
                 # The target itself is Snakemake's last step and none of ours.
                 print(f"[{step[1]}/{int(step[2]) - 1}] {waiting.pop(0)}", flush=True)
