@@ -156,9 +156,10 @@ def _sums(chunk, unembedding, columns, wanted, buffers, compile):
         weight = weight if weight.is_cuda else weight.float()
         z, other, another, p_final, p, product = (b[: tokens * len(weight)].view(tokens, -1) for b in buffers)
         if compile:
-            p = product = None
+            p_final = p = product = None
         z = final = _logits(norm(chunk[-1]), weight, softcap, out=z)
         found = [reduce(final, None, None, None, (p_final, product), wanted)]
+        p_final = found[0].pop("p")
         for layer in range(layers - 2, -1, -1):
             above, out = z, (other, another)[layer % 2]
             z = _logits(norm(chunk[layer]), weight, softcap, out=out)
@@ -174,8 +175,8 @@ def _tile(z, final, p_final, above, scratch, wanted):
     """{name: [token]}: sums over one tile of one layer; shifts its logits z in place to a maximum of 0.
 
     final, p_final: shifted logits of the last layer and their exponential; None at the last layer itself,
-    whose exponential is left in scratch[0]. above: shifted logits of the next layer. scratch: tiles to
-    write into, or None where the compiler does without.
+    which returns that exponential as "p" [token, column]. above: shifted logits of the next layer. scratch:
+    two tiles to write into, or None where the compiler does without.
     """
     sums = _top(z) if "top1" in wanted else {"max": z.amax(-1)}
     z.sub_(sums["max"][:, None])
@@ -184,11 +185,13 @@ def _tile(z, final, p_final, above, scratch, wanted):
     sums["mass"] = p.sum(-1)
     if final is None or wanted & {"kl_layer_final", "kl_adjacent", "entropy"}:
         sums["self"] = torch.mul(p, z, out=scratch[1]).sum(-1)
-    if final is not None and "kl_layer_final" in wanted:
+    if final is None:
+        return sums | {"p": p}
+    if "kl_layer_final" in wanted:
         sums["final"] = torch.mul(p, final, out=scratch[1]).sum(-1)
-    if final is not None and "kl_adjacent" in wanted:
+    if "kl_adjacent" in wanted:
         sums["above"] = torch.mul(p, above, out=scratch[1]).sum(-1)
-    if final is not None and "kl_final_layer" in wanted:
+    if "kl_final_layer" in wanted:
         sums["from_final"] = torch.mul(p_final, z, out=scratch[1]).sum(-1)
     return sums
 
