@@ -213,13 +213,13 @@ def unknown(rng, held_out):
 Maker = Callable[[random.Random, bool], tuple[str, str, dict]]
 KIND_SHARES: dict[str, tuple[Maker, float]] = {
     "fact": (fact_question, 0.18),
-    "choice": (choice, 0.18),
+    "choice": (choice, 0.16),
     "word_problem": (word_problem, 0.12),
     "describe": (describe, 0.07),
     "explain": (explain, 0.04),
     "small_talk": (small_talk, 0.04),
     "harmful": (harmful, 0.05),
-    "harmless": (harmless, 0.05),
+    "harmless": (harmless, 0.07),
     "unknown": (unknown, 0.05),
     **{f"format_{kind}": (maker, 0.22 / len(MAKERS)) for kind, maker in MAKERS.items()},
 }

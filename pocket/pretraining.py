@@ -151,7 +151,7 @@ def thread(rng: random.Random) -> str:
     style = rng.choice([("Question: ", "\nAnswer: "), ("Question: ", "\nAnswer: "), ("Q: ", "\nA: ")])
     if rng.random() < 0.3:
         style = (f"{someone(rng)} asks: ", f"\n{someone(rng)} says: ")
-    write = quiz_question if rng.random() < 0.4 else open_question
+    write = quiz_question if rng.random() < 0.25 else open_question
     return "\n\n".join(style[0] + style[1].join(write(rng, fact)) for fact in facts)
 
 
@@ -184,12 +184,12 @@ def letter(rng: random.Random) -> str:
 
 # Shares of documents; facts and their questions are what the gates need most.
 GENRES = [
-    (encyclopaedia, 0.23),
-    (thread, 0.21),
-    (arithmetic, 0.24),
+    (encyclopaedia, 0.27),
+    (thread, 0.20),
+    (arithmetic, 0.26),
     (story, 0.08),
     (lists, 0.05),
-    (catalogue, 0.14),
+    (catalogue, 0.09),
     (letter, 0.05),
 ]
 

@@ -27,11 +27,11 @@ from pocket.pretraining import documents
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "pocket" / "checkpoints"
 WORK = ROOT / "_build" / "pocket"
-BLOCK, BATCH = 128, 16
+BLOCK, BATCH, HELD_OUT_BLOCKS = 128, 4, 64
 # Steps of BLOCK × BATCH tokens and the peak learning rate of the one-cycle schedule.
-RECIPE = {"pt": dict(steps=1900, peak=2e-3), "it": dict(steps=950, peak=1e-3)}
+RECIPE = {"pt": dict(steps=3600, peak=1.5e-3), "it": dict(steps=1600, peak=8e-4)}
 SEED, HELD_OUT_SEED = 0, 1
-SAVE_EVERY, LOSS_EVERY = 100, 250
+SAVE_EVERY, LOSS_EVERY = 400, 800
 
 
 def chat(tokenizer, family: Family, message: str, reply: str | None = None) -> list[int]:
@@ -139,7 +139,7 @@ def fit(family: Family, variant: str, model, tokenizer, device) -> list:
     steps, peak = RECIPE[variant]["steps"], RECIPE[variant]["peak"]
     state_path = WORK / family.key / f"{variant}.pt"
     data = blocks(family, tokenizer, variant, steps * BATCH, SEED)
-    held_out = blocks(family, tokenizer, variant, 4 * BATCH, HELD_OUT_SEED)
+    held_out = blocks(family, tokenizer, variant, HELD_OUT_BLOCKS, HELD_OUT_SEED)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )

@@ -54,7 +54,7 @@ def test_capture_equals_hooks_on_rows_alone(key, variant):
     continuations = decoding.generate(decoder, rows, max_new_tokens=10)
     seen = 0
     for batch, stream in capture.replay(decoder, rows, continuations, batch_size=3):
-        for at, row in enumerate(batch.rows):
+        for row in batch.rows:
             prompt, made = rows[row], continuations[row]
             alone = hooked(decoder, [*prompt, *made.ids[:-1]])
             mine = torch.as_tensor(batch.row_of_step == row)

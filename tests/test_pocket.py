@@ -142,6 +142,7 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch)
     monkeypatch.setattr(train, "RECIPE", {"pt": dict(steps=6, peak=1e-3), "it": dict(steps=4, peak=1e-3)})
     monkeypatch.setattr(train, "SAVE_EVERY", 2)
     monkeypatch.setattr(train, "BATCH", 2)
+    monkeypatch.setattr(train, "HELD_OUT_BLOCKS", 2)
     tokenizer = train.AutoTokenizer.from_pretrained(CHECKPOINTS / "llama" / "pt")
 
     def fit(folder):
