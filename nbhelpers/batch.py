@@ -19,6 +19,8 @@ from traitlets import default
 
 from nbhelpers import params, store
 
+# An interrupt at shutdown is how every kernel ends, not an error to show.
+QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
 MARK = "nbh:"  # begins the lines that the graph's progress display picks out of a job's output
 
 
@@ -202,7 +204,7 @@ def execute(
         with socket_kernel() as manager:
             papermill.execute_notebook(
                 str(notebook), str(partial), parameters, kernel_name="python3", progress_bar=bar and shown,
-                kernel_manager_class=manager,
+                kernel_manager_class=manager, extra_arguments=QUIET_KERNEL,
             )  # fmt: skip
     except (papermill.PapermillExecutionError, RuntimeError) as error:
         reached = failing_cell(partial) if partial.exists() else str(error)

@@ -122,7 +122,8 @@ def save(dataset: xr.Dataset, path: Path, *, provenance: dict) -> Path:
     """Return `path` once the checked dataset and its provenance are on disk, whole.
 
     Written beside the target, then renamed: an interrupted write or a full disk leaves the earlier file as it
-    was. Raises ResultError where the schema of its experiment is not met or the file cannot be written.
+    was. A NUL in a text, which a byte-level model may write, is stored as its symbol ␀. Raises ResultError where
+    the schema of its experiment is not met or the file cannot be written.
     """
     missing = [key for key in PROVENANCE if key not in provenance]
     if missing:
@@ -130,9 +131,20 @@ def save(dataset: xr.Dataset, path: Path, *, provenance: dict) -> Path:
     validate(dataset, provenance["experiment"])
     packed = {name: {"zlib": True, "complevel": 4} for name, variable in dataset.data_vars.items()
               if variable.ndim and variable.dtype.kind in "fiub"}  # fmt: skip
-    data = bytes(dataset.assign_attrs(provenance).to_netcdf(engine="h5netcdf", encoding=packed))
+    dataset = _without_nul(dataset).assign_attrs(provenance)
+    data = bytes(dataset.to_netcdf(engine="h5netcdf", encoding=packed))
     _write(Path(path), data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n")
     return path
+
+
+def _without_nul(dataset: xr.Dataset) -> xr.Dataset:
+    """Return the dataset with U+2400 for each NUL in its texts, which HDF5 cannot hold."""
+    texts = {
+        name: variable.str.replace("\0", "\u2400", regex=False)
+        for name, variable in dataset.data_vars.items()
+        if variable.dtype.kind in "OUT"
+    }
+    return dataset.assign({name: text.assign_attrs(dataset[name].attrs) for name, text in texts.items()})
 
 
 def _write(path: Path, data: bytes) -> None:

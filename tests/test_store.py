@@ -31,6 +31,14 @@ def test_a_result_comes_back_as_it_was(written):
     assert set(store.PROVENANCE) <= set(found.attrs)
 
 
+def test_a_nul_in_a_text_is_stored_as_its_symbol(written):
+    path, dataset, provenance = written
+    texts = ("prompt", ["plain", "a\0b", ""], {"units": "1", "long_name": "text"})
+    store.save(dataset.assign(text=texts), path, provenance=provenance)
+    assert store.load(path)["text"].values.tolist() == ["plain", "a␀b", ""]
+    assert dataset.assign(text=texts)["text"].values[1] == "a\0b"
+
+
 def test_other_readers_of_netcdf_can_open_it(written):
     path, dataset, _ = written
     with xr.open_dataset(path, engine="h5netcdf") as found:
