@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nbhelpers import params, store
+from nbhelpers import batch, params, store
 
 NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -37,14 +37,35 @@ def test_outputs_are_committed_and_free_of_errors_and_local_paths(path):
     assert str(Path.home()) not in json.dumps(outputs) and str(params.ROOT) not in json.dumps(outputs)
 
 
+def result_of(key):
+    """Return a pair's exp09 dataset of this code and these parameters, run by papermill where it is missing."""
+    path = store.result_path("pocket", key, "exp09")
+    if not store.is_current(path, params.resolve("exp09", model=key).hash):
+        subprocess.run([sys.executable, "-m", "nbhelpers", "run", "exp09", "--model", key], check=True)
+    return store.load(path, experiment="exp09")
+
+
+@pytest.mark.parametrize("key", ["mistral_pocket", "deepseek_pocket"])
+def test_papermill_runs_the_notebook_on_other_models(key):
+    result = store.validate(result_of(key), "exp09")
+    assert result.attrs["model"] == key
+    assert dict(result.sizes) | {"variant": 2, "prompt": 96, "layer": 12, "lens": 1} == dict(result.sizes)
+    for name in ("kl_final_layer", "kl_layer_final"):
+        curve = result[name].sel(lens="raw")
+        assert float(curve.isel(layer=-1).max()) == 0 and float(curve.min()) >= 0
+        assert float(curve.isel(layer=0).mean()) > 0.1
+    low, value, high = (result[f"convergence_gap{end}"].values for end in ("_low", "", "_high"))
+    assert (low < value).all() and (value < high).all()
+    executed = batch.executed_path("pocket", "exp09_convergence_gap.ipynb", key)
+    injected = [
+        c for c in cells_of(executed, "code") if "injected-parameters" in c["metadata"].get("tags", [])
+    ]
+    assert len(injected) == 1 and key in "".join(injected[0]["source"])
+
+
 def test_committed_gap_is_that_of_a_fresh_run():
     """Greedy text may tip on another CPU, so the number is compared within a share of its own interval."""
-    path = store.result_path("pocket", "llama_pocket", "exp09")
-    if not store.is_current(path, params.resolve("exp09", model="llama_pocket").hash):
-        subprocess.run(
-            [sys.executable, "-m", "nbhelpers", "run", "exp09", "--model", "llama_pocket"], check=True
-        )
-    fresh = store.load(path, experiment="exp09").sel(lens="raw", direction="final_layer")
+    fresh = result_of("llama_pocket").sel(lens="raw", direction="final_layer")
     (cell,) = [
         c for c in cells_of(params.ROOT / "notebooks/exp09_convergence_gap.ipynb", "code") if c["id"] == "gap"
     ]
