@@ -198,7 +198,7 @@ def _tile(z, final, p_final, above, scratch, wanted):
 
 @cache
 def _compiled_tile():
-    return torch.compile(_tile, dynamic=True)
+    return torch.compile(_tile, dynamic=True, recompile_limit=64)
 
 
 def _top(z):
