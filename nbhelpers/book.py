@@ -50,9 +50,14 @@ def across_page(notebook: Path, tail: str) -> str:
     return json.dumps(book, ensure_ascii=False, indent=1)
 
 
-def model_page(notebook: Path, across: str) -> str:
-    """Return a model's executed notebook as a page: its links to the across-model notebook lead a folder up."""
-    return notebook.read_text(encoding="utf-8").replace(f"]({across}", f"](../{across}")
+def model_page(notebook: Path, across: str, title: str) -> str:
+    """Return a model's executed notebook as a page: the model in its heading, links to `across` a folder up."""
+    book = json.loads(notebook.read_text(encoding="utf-8").replace(f"]({across}", f"](../{across}"))
+    lines = "".join(book["cells"][0]["source"]).splitlines(keepends=True)
+    if not lines or not lines[0].startswith("# "):
+        raise BookError(f"{store.shown(notebook)} must open with a heading, a line `# …`.")
+    book["cells"][0]["source"] = f"{lines[0].rstrip()}: {title}\n" + "".join(lines[1:])
+    return json.dumps(book, ensure_ascii=False, indent=1)
 
 
 def chapter(profile: str, key: str) -> dict:
@@ -95,8 +100,11 @@ def assemble(profile: str, folder: Path) -> list[str]:
         across, tabs = params.experiment(key).across, pages.model_tabs(profile, key)
         for place, notebook in notebooks(profile, key).items():
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            shown = across_page(notebook, tabs) if notebook.name == across else model_page(notebook, across)
-            (folder / place).write_text(shown, encoding="utf-8")
+            if notebook.name == across:
+                text = across_page(notebook, tabs)
+            else:
+                text = model_page(notebook, across, params.model_params(notebook.parent.name).title)
+            (folder / place).write_text(text, encoding="utf-8")
     for path in folder.rglob("*.md"):
         text = pages.filled(path.read_text(encoding="utf-8"), profile, f"book/{path.relative_to(folder)}")
         path.write_text(text, encoding="utf-8")

@@ -194,7 +194,7 @@ def kl_curves(results, direction="final_layer", lens="raw") -> alt.Chart:
         )
 
     rows = tidy(results, measure)
-    rows["entropy"] = [f"final entropy {value:.2f}" for value in rows["entropy"]]
+    rows["entropy"] = [f"entropy {value:.2f}" for value in rows["entropy"]]
     notes = [entropy_note("PT", 4), entropy_note("IT", 17)]
     curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats")
     return panels(rows, f"{KL[direction]} by layer, {lens} lens", onset_rule(), *curve, *notes)
@@ -203,7 +203,7 @@ def kl_curves(results, direction="final_layer", lens="raw") -> alt.Chart:
 def entropy_note(variant, height) -> alt.Chart:
     """Return one variant's final entropy, at the top right of each panel, where the curves have come down."""
     only = alt.Chart().transform_filter(f"datum.variant === '{variant}' && datum.layer === 0")
-    text = only.mark_text(align="right", baseline="top", fontSize=10, color=PT if variant == "PT" else IT)
+    text = only.mark_text(align="right", baseline="top", fontSize=11, color=PT if variant == "PT" else IT)
     return text.encode(x=alt.value("width"), y=alt.value(height), text="entropy:N")
 
 

@@ -74,17 +74,38 @@ def cards() -> dict[str, dict]:
 
 def pocket_sizes(profile: str) -> str:
     """Return the table of the pocket families' sizes."""
-    rows = [
-        [
-            c["title"],
-            f"{c['parameters'] / 1e6:.2f}",
-            c["vocabulary"],
-            *(f"{c['tokens'][v] / 1e6:.1f}" for v in params.VARIANTS),
-        ]
-        for c in cards().values()
+    rows = []
+    for family, card in cards().items():
+        millions = [f"{card['tokens'][variant] / 1e6:.1f}" for variant in params.VARIANTS]
+        size = f"{card['parameters'] / 1e6:.2f}"
+        vocabulary, used = card["vocabulary"], card["embedding_rows"]
+        rows.append(
+            [synthesis.TITLES[family], f"`{card['architecture']}`", size, vocabulary, used, *millions]
+        )
+    header = [
+        "pair",
+        "class",
+        "parameters, M",
+        "tokens",
+        "embedding rows",
+        "PT on, M tokens",
+        "IT on, M tokens",
     ]
-    header = ["pair", "parameters, millions", "vocabulary", "PT tokens, millions", "IT tokens, millions"]
     return table(header, rows)
+
+
+def pocket_extra(profile: str) -> str:
+    """Return the shares that the cards report beside the gates: a row a share, a column a family."""
+    families = cards()
+    names = dict.fromkeys(name for card in families.values() for name in card["extra"])
+    rows = [[name, *(_share(card["extra"].get(name)) for card in families.values())] for name in names]
+    return table(["share", *(synthesis.TITLES[family] for family in families)], rows)
+
+
+def _share(value: float | None, bold: bool = False) -> str:
+    """Return a share as text."""
+    text = "–" if value is None else f"{value:.3f}"
+    return f"**{text}**" if bold else text
 
 
 def met(gate: dict) -> bool:
@@ -98,28 +119,20 @@ def met(gate: dict) -> bool:
 
 def pocket_gates(profile: str) -> str:
     """Return the gates of all families in one table: a row a gate, a column a family, a miss in bold."""
-    families = cards()
-    names = {(g["variant"], g["name"]): g for card in families.values() for g in card["gates"]}
-    rows = []
-    for (variant, name), gate in names.items():
-        row = [
-            variant.upper(),
-            name,
-            f"{gate['direction'].replace('>=', '≥').replace('<=', '≤')} {gate['threshold']:.2f}",
-        ]
-        for card in families.values():
-            own = next((g for g in card["gates"] if (g["variant"], g["name"]) == (variant, name)), None)
-            row.append(
-                "–" if own is None else f"{own['value']:.2f}" if met(own) else f"**{own['value']:.2f}**"
-            )
-        rows.append(row)
-    return table(["", "gate", "wanted", *(synthesis.TITLES[family] for family in families)], rows)
+    families, rows = cards(), {}
+    for card in families.values():
+        for gate in card["gates"]:
+            sign = {">=": "≥", "<=": "≤"}[gate["direction"]]
+            key = (gate["variant"].upper(), gate["name"], f"{sign} {gate['threshold']:.2f}")
+            rows.setdefault(key, {})[card["family"]] = _share(gate["value"], not met(gate))
+    header = ["", "gate", "wanted", *(synthesis.TITLES[family] for family in families)]
+    return table(header, [[*key, *(found.get(f, "–") for f in families)] for key, found in rows.items()])
 
 
 def pocket_misses(profile: str) -> str:
     """Return a sentence on the gates that are missed."""
     families = cards()
-    misses = [f"{synthesis.TITLES[family]} {g['variant'].upper()} {g['name']} ({g['value']:.2f})"
+    misses = [f"{synthesis.TITLES[family]} {g['variant'].upper()} {g['name']} ({g['value']:.3f})"
               for family, card in families.items() for g in card["gates"] if not met(g)]  # fmt: skip
     total = sum(len(card["gates"]) for card in families.values())
     if not misses:
@@ -202,8 +215,8 @@ def profile_title(profile: str) -> str:
 INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        verdict, model_tabs, pocket_sizes, pocket_gates, pocket_misses, pocket_samples, provenance, revisions,
-        libraries, parameters, profile_title,
+        verdict, model_tabs, pocket_sizes, pocket_gates, pocket_misses, pocket_extra, pocket_samples,
+        provenance, revisions, libraries, parameters, profile_title,
     )
 }  # fmt: skip
 

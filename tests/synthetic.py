@@ -181,9 +181,12 @@ def card(family):
     }
     return {
         "family": family,
-        "title": f"Pocket {family.title()}",
+        "title": family.title(),
+        "architecture": f"{family.title()}ForCausalLM",
         "parameters": 1_400_000,
-        "vocabulary": 800,
+        "vocabulary": 1000,
+        "embedding_rows": 1024,
+        "extra": {"refusals of harmless requests": 0.05},
         "tokens": {"pt": 5_100_000, "it": 2_000_000},
         "gates": [
             gate("fact cloze", "pt", 0.93, 0.9),
@@ -202,7 +205,7 @@ def notebook(made):
     model = made.attrs["model"]
     cells = [
         v4.new_markdown_cell(
-            f"# Convergence gap: {model}\n\nWith $D_\\ell = \\mathrm{{KL}}(p_L \\| p_\\ell)$,\n"
+            "# The convergence gap of one pair\n\nWith $D_\\ell = \\mathrm{KL}(p_L \\| p_\\ell)$,\n"
         ),
         v4.new_code_cell('model = "llama_pocket"', metadata={"tags": ["parameters", "hide-input"]}),
         v4.new_code_cell(f'model = "{model}"', metadata={"tags": ["injected-parameters"]}),

@@ -47,6 +47,20 @@ def test_the_built_pages_name_no_other_host(book_root):
         assert not pattern.search(page.read_text()), page
 
 
+def test_a_model_page_names_its_model_and_leads_back(book_root):
+    for model in params.profile_params("pocket").models:
+        page = (book_root / f"_build/html/runs/{model}/exp09_convergence_gap.html").read_text()
+        title = params.model_params(model).title
+        assert f"<title>The convergence gap of one pair: {title}" in page
+        assert 'href="../exp09_convergence_gap_across.html"' in page
+
+
+def test_a_notebook_without_a_heading_is_named(tmp_path):
+    (tmp_path / "one.ipynb").write_text(json.dumps({"cells": [{"source": ["no heading"]}]}))
+    with pytest.raises(book.BookError, match="one.ipynb must open with a heading"):
+        book.model_page(tmp_path / "one.ipynb", "across.ipynb", "One")
+
+
 def test_the_working_folder_is_gone(book_root):
     assert not (book_root / "_build/.book").exists()
     assert not list((book_root / "_build").glob(".*.old"))
@@ -71,8 +85,8 @@ def test_pages_hold_what_they_insert(book_root):
     assert not any(pages.MARKER.search(page) for page in text.values())
     assert "**Yes.**" in text["index"]
     assert "12 of 18 gates are met" in text["pocket"]
-    assert "| PT | fact cloze | ≥ 0.90 | 0.93 |" in text["pocket"]
-    assert "**0.81**" in text["pocket"]
+    assert "| PT | fact cloze | ≥ 0.90 | 0.930 |" in text["pocket"]
+    assert "**0.810**" in text["pocket"]
     assert "`0.1.0+synthetic`" in text["reproducibility"]
 
 

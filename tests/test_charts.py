@@ -138,7 +138,7 @@ def test_curve_is_the_mean_over_prompts(results):
             np.testing.assert_allclose(drawn["mean"], mean, atol=2e-4)
             assert (drawn["low"] <= drawn["mean"]).all() and (drawn["mean"] <= drawn["high"]).all()
             entropy = dataset["entropy"].sel(variant=variant, lens="raw").values[:, -1].mean()
-            assert drawn["entropy"].iloc[0] == f"final entropy {entropy:.2f}"
+            assert drawn["entropy"].iloc[0] == f"entropy {entropy:.2f}"
 
 
 def test_swapping_the_variants_flips_the_shift(results):
