@@ -117,14 +117,17 @@ def by_variant() -> dict:
     }
 
 
-def panels(rows, title, *layers) -> alt.Chart:
-    """Return layered marks as small multiples, a panel for each value of `rows.panel`, in the rows' order."""
+def panels(rows, title, *layers, y="shared") -> alt.Chart:
+    """Return layered marks as small multiples, a panel for each value of `rows.panel`, in the rows' order.
+
+    The panels' y scales are shared or independent.
+    """
     order = list(dict.fromkeys(rows["panel"]))
     if len(order) == 1:
         return alt.layer(*layers, data=rows).properties(**SINGLE, title=title)
     facet = alt.Facet("panel:N", sort=order, title=None)
     chart = alt.layer(*layers).properties(**PANEL).facet(facet=facet, data=rows, columns=3)
-    return chart.resolve_scale(x="independent").properties(title=title)
+    return chart.resolve_scale(x="independent", y=y).properties(title=title)
 
 
 def layers_axis(name="layer") -> alt.X:
@@ -162,10 +165,10 @@ def bands(x, y, unit="", fields=("variant", "layer"), colours=None) -> list[alt.
     ]
 
 
-def layer_profile(results, values, *, y, title, unit="") -> alt.Chart:
+def layer_profile(results, values, *, y, title, unit="", scale="shared") -> alt.Chart:
     """Return PT and IT curves over layers of `values(dataset)`, an array [prompt, variant, layer]."""
     rows = tidy(results, lambda dataset: banded(values(dataset)))
-    return panels(rows, title, onset_rule(), *bands(layers_axis(), y, unit))
+    return panels(rows, title, onset_rule(), *bands(layers_axis(), y, unit), y=scale)
 
 
 def shift_profile(results, values, *, y, title, unit="") -> alt.Chart:
@@ -239,7 +242,10 @@ def norms(results, variable="residual_norm", component="block") -> alt.Chart:
         return norm.sel(component=component, drop=True) if "component" in norm.dims else norm
 
     what = "residual stream" if variable == "residual_norm" else f"{COMPONENTS[component]} update"
-    return layer_profile(results, values, y="Euclidean norm", title=f"Norm of the {what}")
+    # Families differ in norm by orders of magnitude: only the shapes compare.
+    return layer_profile(
+        results, values, y="Euclidean norm", title=f"Norm of the {what}", scale="independent"
+    )
 
 
 def shares(results, rule, lens="raw") -> pd.DataFrame:

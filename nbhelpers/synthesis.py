@@ -169,11 +169,9 @@ def counted(names, total) -> str:
     number, whole = (WORDS[n] if n < len(WORDS) else str(n) for n in (len(names), total))
     if not names:
         return f"none of the {whole} families"
-    return (
-        f"all {whole} families"
-        if len(names) == total
-        else f"{number} of {whole} families ({', '.join(names)})"
-    )
+    if len(names) == total:
+        return {1: "the one family", 2: "both families"}.get(total, f"all {whole} families")
+    return f"{number} of {whole} families ({', '.join(names)})"
 
 
 def compared(found, total, above, below) -> str:

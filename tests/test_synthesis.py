@@ -99,6 +99,20 @@ def test_late_layers_above():
     assert synthesis.late_layers_above(dataset) == "2 of 5"
 
 
+@pytest.mark.parametrize(
+    ("names", "total", "words"),
+    [
+        ([], 6, "none of the six families"),
+        (["Qwen"], 6, "one of six families (Qwen)"),
+        (["Qwen", "OLMo"], 2, "both families"),
+        (["Qwen"], 1, "the one family"),
+        (list("abcdefghijkl"), 12, "all 12 families"),
+    ],
+)
+def test_counts_in_words(names, total, words):
+    assert synthesis.counted(names, total) == words
+
+
 @pytest.mark.parametrize(("value", "text"), [(-0.004, "0.00"), (-0.126, "−0.13"), (1.0, "1.00")])
 def test_numbers(value, text):
     assert synthesis.number(value) == text
