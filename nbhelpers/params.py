@@ -287,7 +287,7 @@ def experiment_params(key: str, profile: str = "pocket", **overrides) -> Experim
                 raise ParameterError(f"{source}: unknown parameter {name!r}; {known}.")
         merged |= values
         checked(schema, _complete(schema) | merged, source)
-    return checked(schema, merged, f"the parameters of {key}")
+    return checked(schema, merged, f"params/profiles/{profile}.yml, {key}")
 
 
 def _complete(schema: type[ExperimentParams]) -> dict:
