@@ -28,6 +28,7 @@ RULES = {
     "majority_": "most later layers below {} nats",
 }
 DIGITS = 4
+ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
 KL_TICKS = [0.05, 0.1, 0.2, 0.5, 1.0]
 
 
@@ -152,16 +153,16 @@ def hint(*fields, unit="") -> list[alt.Tooltip]:
     return shown + [alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in numbers.items()]
 
 
-def bands(x, y, unit="", fields=("variant", "layer"), colours=None) -> list[alt.Chart]:
+def bands(x, y, unit="", fields=("variant", "layer"), colours=None, **y_options) -> list[alt.Chart]:
     """Return the marks of a curve with its interval: band, line, and points that carry the tooltips."""
     colours = by_variant() if colours is None else colours
     stroke = {name: channel for name, channel in colours.items() if name != "strokeDash"}
+    low, mean = (alt.Y(f"{name}:Q", title=y, **y_options) for name in ("low", "mean"))
+    points = alt.Chart().mark_point(size=16, filled=True, opacity=1)
     return [
-        alt.Chart().mark_area(opacity=0.2).encode(x=x, y=alt.Y("low:Q", title=y), y2="high:Q", **stroke),
-        alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=alt.Y("mean:Q", title=y), **colours),
-        alt.Chart()
-        .mark_point(size=16, filled=True, opacity=1)
-        .encode(x=x, y=alt.Y("mean:Q", title=y), tooltip=hint(*fields, unit=unit), **stroke),
+        alt.Chart().mark_area(opacity=0.2).encode(x=x, y=low, y2="high:Q", **stroke),
+        alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=mean, **colours),
+        points.encode(x=x, y=mean, tooltip=hint(*fields, unit=unit), **stroke),
     ]
 
 
@@ -187,7 +188,8 @@ def shift_profile(results, values, *, y, title, unit="") -> alt.Chart:
 def kl_curves(results, direction="final_layer", lens="raw") -> alt.Chart:
     """Return each layer's KL divergence from the model's own final distribution, its entropy written beside.
 
-    `direction` is final_layer for KL(final ‖ layer) or layer_final for KL(layer ‖ final); nats.
+    `direction` is final_layer for KL(final ‖ layer) or layer_final for KL(layer ‖ final); nats, on a
+    square-root scale.
     """
 
     def measure(dataset):
@@ -199,14 +201,17 @@ def kl_curves(results, direction="final_layer", lens="raw") -> alt.Chart:
     rows = tidy(results, measure)
     rows["entropy"] = [f"entropy {value:.2f}" for value in rows["entropy"]]
     notes = [entropy_note("PT", 4), entropy_note("IT", 17)]
-    curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats")
-    return panels(rows, f"{KL[direction]} by layer, {lens} lens", onset_rule(), *curve, *notes)
+    # On a linear scale the first layers, many times farther, would flatten the late ones.
+    axis = alt.Axis(values=ROOT_TICKS, tickCount=len(ROOT_TICKS), labelOverlap=False)
+    root = {"scale": alt.Scale(type="sqrt"), "axis": axis}
+    curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root)
+    return panels(rows, f"{KL[direction]} by layer, {lens} lens (√ scale)", onset_rule(), *curve, *notes)
 
 
 def entropy_note(variant, height) -> alt.Chart:
     """Return one variant's final entropy, at the top right of each panel, where the curves have come down."""
     only = alt.Chart().transform_filter(f"datum.variant === '{variant}' && datum.layer === 0")
-    text = only.mark_text(align="right", baseline="top", fontSize=11, color=PT if variant == "PT" else IT)
+    text = only.mark_text(align="right", baseline="top", fontSize=10, color=PT if variant == "PT" else IT)
     return text.encode(x=alt.value("width"), y=alt.value(height), text="entropy:N")
 
 

@@ -130,16 +130,11 @@ def pocket_gates(profile: str) -> str:
 
 
 def pocket_misses(profile: str) -> str:
-    """Return a sentence on the gates that are missed."""
-    families = cards()
-    misses = [f"{synthesis.TITLES[family]} {g['variant'].upper()} {g['name']} ({g['value']:.3f})"
-              for family, card in families.items() for g in card["gates"] if not met(g)]  # fmt: skip
-    total = sum(len(card["gates"]) for card in families.values())
-    if not misses:
-        return f"All {total} gates are met."
-    return (
-        f"{total - len(misses)} of {total} gates are met; in bold, those that are not: {'; '.join(misses)}."
-    )
+    """Return a sentence on how many gates are met."""
+    passed = [met(gate) for card in cards().values() for gate in card["gates"]]
+    if all(passed):
+        return f"All {len(passed)} gates are met."
+    return f"{sum(passed)} of {len(passed)} gates are met; a share in bold misses its gate."
 
 
 def pocket_samples(profile: str) -> str:
@@ -147,8 +142,9 @@ def pocket_samples(profile: str) -> str:
     items = {}
     for family, card in cards().items():
         parts = []
-        for sample in card["samples"]:
-            parts += [f"**{name}**\n\n{literal(sample[name.lower()])}" for name in ("Prompt", "PT", "IT")]
+        for number, sample in enumerate(card["samples"], 1):
+            parts += [f"**Prompt {number}**\n\n{literal(sample['prompt'])}"]
+            parts += [f"{variant.upper()}\n\n{literal(sample[variant])}" for variant in params.VARIANTS]
         items[synthesis.TITLES[family]] = "\n\n".join(parts)
     return tabs(items, "model")
 

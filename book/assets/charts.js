@@ -29,11 +29,10 @@
     const panel = spec.facet ? spec.spec : spec;
     const columns = Math.min(spec.columns ?? 1, Math.max(1, Math.floor(available / (NARROWEST + 40))));
     if (spec.columns) spec.columns = columns;
-    const drawn = await embed(canvas, spec);
-    const width = Math.floor((available - drawn) / columns + panel.width);
-    const fitted = Math.max(80, Math.min(width, WIDEST));
-    if (fitted === panel.width) return;
-    panel.width = fitted;
+    // A first drawing, too wide, tells what the axes take.
+    panel.width = Math.floor(available / columns);
+    const axes = (await embed(canvas, spec)) - panel.width * columns;
+    panel.width = Math.max(80, Math.min(Math.floor((available - axes) / columns), WIDEST));
     await embed(canvas, spec);
   }
 
