@@ -202,7 +202,7 @@ def kl_curves(results, direction="final_layer", lens="raw") -> alt.Chart:
     rows["entropy"] = [f"entropy {value:.2f}" for value in rows["entropy"]]
     notes = [entropy_note("PT", 4), entropy_note("IT", 17)]
     # On a linear scale the first layers, many times farther, would flatten the late ones.
-    axis = alt.Axis(values=ROOT_TICKS, tickCount=len(ROOT_TICKS), labelOverlap=False)
+    axis = alt.Axis(values=ROOT_TICKS, tickCount=len(ROOT_TICKS), labelOverlap=False, format="~g")
     root = {"scale": alt.Scale(type="sqrt"), "axis": axis}
     curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root)
     return panels(rows, f"{KL[direction]} by layer, {lens} lens (√ scale)", onset_rule(), *curve, *notes)
