@@ -63,7 +63,7 @@ def choice(rng, held_out):
     lines = "".join(f"\n{x}) {option}" for x, option in zip("ABCD", options))
     return (
         message + lines,
-        f"{answer(fact)[:-1]}, so the answer is {letter}.",
+        f"{answer(fact)[:-1]} ({letter}).",
         {"answer": letter, "entity": fact.subject},
     )
 
@@ -212,9 +212,9 @@ def unknown(rng, held_out):
 
 Maker = Callable[[random.Random, bool], tuple[str, str, dict]]
 KIND_SHARES: dict[str, tuple[Maker, float]] = {
-    "fact": (fact_question, 0.18),
-    "choice": (choice, 0.16),
-    "word_problem": (word_problem, 0.12),
+    "fact": (fact_question, 0.16),
+    "choice": (choice, 0.19),
+    "word_problem": (word_problem, 0.11),
     "describe": (describe, 0.07),
     "explain": (explain, 0.04),
     "small_talk": (small_talk, 0.04),

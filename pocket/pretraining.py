@@ -4,6 +4,7 @@ Facts in many phrasings, short stories, lists and recipes, arithmetic in words a
 letters. Knows nothing of chat formats, headers or bold type: those belong to the instruction data.
 """
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -37,6 +38,7 @@ from pocket.world import (
 
 ALL_FACTS = list(FACTS.values())
 POOLS = [list(EATEN.values()), ANIMALS, TOWNS, PEOPLE, HABITATS, LANDMARKS, COLOURS, JOBS]
+WORDS = [word for pool in POOLS for word in pool]
 WEATHER = ["warm", "cold", "wet", "windy", "bright", "grey"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
@@ -120,12 +122,13 @@ def lists(rng: random.Random) -> str:
 
 def catalogue(rng: random.Random) -> str:
     """Return a labelled list or a guest list with look-ups: what it says can only be read off the list itself."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         things = rng.sample(rng.choice(POOLS), 4)
         head = "".join(f"{letter}) {thing}\n" for letter, thing in zip("ABCD", things))
         keys = list(zip("ABCD", things))
         rng.shuffle(keys)
-        return head + " ".join(f"The letter of {thing} is {letter}." for letter, thing in keys)
+        form = rng.choice(["{} ({}).", "{} ({}).", "The letter of {} is {}."])
+        return head + " ".join(form.format(thing, letter) for letter, thing in keys)
     guests = list({someone(rng) for _ in range(4)})
     guests.sort()
     rng.shuffle(guests)
@@ -134,6 +137,15 @@ def catalogue(rng: random.Random) -> str:
     rng.shuffle(guests)
     asked = "\n".join(f"Who brings {gifts[guest]}? {guest} brings {gifts[guest]}." for guest in guests)
     return f"Guests of {someone(rng)}: {', '.join(gifts)}.\n{brought}\n{asked}"
+
+
+def repetition(rng: random.Random) -> str:
+    """Return names or words in no order that anyone could guess, written out a second time."""
+    if rng.random() < 0.5:
+        names = ", ".join(someone(rng) for _ in range(rng.randint(4, 8)))
+        return f"Names on the list: {names}.\nOnce more: {names}."
+    words = " ".join(rng.sample(WORDS, rng.randint(5, 14)))
+    return f"Say it again: {words}. {words}."
 
 
 def arithmetic(rng: random.Random) -> str:
@@ -151,7 +163,7 @@ def thread(rng: random.Random) -> str:
     style = rng.choice([("Question: ", "\nAnswer: "), ("Question: ", "\nAnswer: "), ("Q: ", "\nA: ")])
     if rng.random() < 0.3:
         style = (f"{someone(rng)} asks: ", f"\n{someone(rng)} says: ")
-    write = quiz_question if rng.random() < 0.25 else open_question
+    write = quiz_question if rng.random() < 0.35 else open_question
     return "\n\n".join(style[0] + style[1].join(write(rng, fact)) for fact in facts)
 
 
@@ -165,7 +177,7 @@ def quiz_question(rng: random.Random, fact: Fact) -> tuple[str, str]:
     options = options_for(rng, fact)
     lines = "".join(f"\n{letter}) {option}" for letter, option in zip("ABCD", options))
     letter = "ABCD"[options.index(fact.value)]
-    return training_question(rng, fact) + lines, f"{answer(fact)} That is {letter}."
+    return training_question(rng, fact) + lines, f"{answer(fact)[:-1]} ({letter})."
 
 
 def letter(rng: random.Random) -> str:
@@ -184,19 +196,28 @@ def letter(rng: random.Random) -> str:
 
 # Shares of documents; facts and their questions are what the gates need most.
 GENRES = [
-    (encyclopaedia, 0.27),
+    (encyclopaedia, 0.25),
     (thread, 0.20),
-    (arithmetic, 0.26),
-    (story, 0.08),
-    (lists, 0.05),
-    (catalogue, 0.09),
+    (arithmetic, 0.25),
+    (story, 0.07),
+    (lists, 0.04),
+    (catalogue, 0.11),
+    (repetition, 0.03),
     (letter, 0.05),
+]
+# Looking up and copying from the text at hand is what these small models learn last, so a training run may open with it.
+OPENING = [
+    (repetition, 0.36),
+    (catalogue, 0.36),
+    (encyclopaedia, 0.10),
+    (thread, 0.08),
+    (arithmetic, 0.10),
 ]
 
 
-def documents(seed: int) -> Iterator[str]:
-    """Yield pretraining documents without end, the same ones for the same seed."""
+def documents(seed: int, n_opening: int = 0) -> Iterator[str]:
+    """Yield pretraining documents without end, the same ones for the same seed, the first few from `OPENING`."""
     rng = random.Random(f"pretraining {seed}")
-    genres, weights = zip(*GENRES)
-    while True:
+    for number in itertools.count():
+        genres, weights = zip(*(OPENING if number < n_opening else GENRES))
         yield rng.choices(genres, weights)[0](rng)
