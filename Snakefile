@@ -10,7 +10,7 @@ from nbhelpers import graph, params
 
 PROFILE = config.get("profile", "pocket")
 CHOSEN = params.profile_params(PROFILE)
-EXPERIMENTS = {key: params.experiment(key) for key in params.keys("experiments")}
+EXPERIMENTS = {key: params.experiment(key) for key in params.ordered()}
 ACROSS = {key: experiment for key, experiment in EXPERIMENTS.items() if experiment.across}
 RESULTS, RUNS = f"_build/results/{PROFILE}", f"_build/runs/{PROFILE}"
 THREADS = CHOSEN.threads or max(1, (workflow.cores or 1) // min(workflow.cores or 1, len(CHOSEN.models)))
@@ -45,7 +45,9 @@ for key, experiment in EXPERIMENTS.items():
         name: f"{key}_measure"
         input:
             ancient(lambda wildcards, key=key: graph.measure_inputs(key, wildcards.model, PROFILE)),
+            [f"{RESULTS}/{{model}}/{need}.nc" for need in experiment.needs],
         output:
+            [f"{RESULTS}/{{model}}/{name}" for name in experiment.artifacts],
             dataset=f"{RESULTS}/{{model}}/{key}.nc",
             notebook=f"{RUNS}/{{model}}/{experiment.notebook}",
         params:

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -239,6 +240,27 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path
             f"{label}: {store.shown(path)} is not of this run; the notebook must end in store.save."
         )
     return path
+
+
+def upstream(run: params.Run, key: str):
+    """Return the dataset of `key` that a run builds on, measuring it first where it is missing or made otherwise.
+
+    Within a batch, which has its own order, ResultError says what is missing instead.
+    """
+    path = store.result_path(run.profile.name, run.model.key, key)
+    if not store.is_current(path, run.upstream[key]) and os.environ.get("NBHELPERS_BATCH") != "1":
+        print(f"{key} of {run.model.key} comes first; measuring it once.")
+        command = [sys.executable, "-m", "nbhelpers", "run", key, "--model", run.model.key]
+        done = subprocess.run([*command, "--profile", run.profile.name], capture_output=True, text=True)
+        if done.returncode:
+            raise BatchError(done.stderr.strip().removeprefix("nbh: "))
+    dataset = store.load(path, experiment=key)
+    if dataset.attrs["parameter_hash"] != run.upstream[key]:
+        raise store.ResultError(
+            f"{store.shown(path)} was made with other parameters than those of {run.key}; make it anew with "
+            f"`nbh run {key} --model {run.model.key}`."
+        )
+    return dataset
 
 
 def compare(key: str, profile: str, *, version: str, bar: bool = False) -> Path:

@@ -19,16 +19,18 @@ from nbhelpers.models import Decoder, stream_tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that go through the model together: ids and mask [row, position], and where to measure.
+    """Rows that go through the model together: ids and mask [row, position], where to measure, and what comes there.
 
     `steps[row]` lists the input positions that predict the row's generated tokens: P−1 … P+n−2 for a prompt of P and a
-    continuation of n tokens. Position P−1, the last of the prompt, predicts the first generated token.
+    continuation of n tokens. Position P−1, the last of the prompt, predicts the first generated token. `targets` [token] are
+    the generated tokens themselves, row by row.
     """
 
     rows: np.ndarray
     input_ids: Tensor
     attention_mask: Tensor
     steps: tuple[range, ...]
+    targets: Tensor
 
     @property
     def row_of_step(self) -> np.ndarray:
@@ -85,7 +87,8 @@ def replay_batches(
             ids[at, : len(rows[i])] = torch.as_tensor(rows[i])
             mask[at, : len(rows[i])] = 1
         steps = tuple(range(len(prompts[i]) - 1, len(rows[i])) for i in chosen)
-        batches.append(Batch(np.asarray(chosen), ids, mask, steps))
+        targets = torch.as_tensor([token for i in chosen for token in continuations[i].ids])
+        batches.append(Batch(np.asarray(chosen), ids, mask, steps, targets))
     return batches
 
 
@@ -114,6 +117,34 @@ def capture(decoder: Decoder, batch: Batch) -> Stream:
         last_residual = nnsight.save(after[:, -1])
         last_logits = nnsight.save(decoder.head.output[:, -1])
     return Stream(embedding=embedding, last_residual=last_residual, last_logits=last_logits, **kept)
+
+
+@torch.no_grad()
+def residuals(
+    decoder: Decoder, rows: Sequence[Sequence[int]], *, batch_size: int = 32
+) -> Iterator[list[Tensor]]:
+    """Yield the residual stream after every block, [layer][token, d], batch by batch of rows of ids.
+
+    Every position counts but each row's first, whose state depends on no context. Rows of like length share a batch.
+    """
+    device, pad_id = decoder.module.device, decoder.tokenizer.pad_token_id
+    for chosen in batches_by_length(rows, batch_size):
+        ids = torch.full((len(chosen), max(len(rows[i]) for i in chosen)), pad_id)
+        mask = torch.zeros_like(ids)
+        for at, i in enumerate(chosen):
+            ids[at, : len(rows[i])] = torch.as_tensor(rows[i])
+            mask[at, : len(rows[i])] = 1
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        measured = mask.clone()
+        measured[:, 0] = 0
+        yield _residuals(decoder, inputs, measured.bool().to(device))
+
+
+def _residuals(decoder, inputs, measured):
+    """[layer][token, d] where `measured` [row, position]."""
+    with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
+        kept = nnsight.save([block.output[measured] for block in decoder.layers])
+    return kept
 
 
 def replay(

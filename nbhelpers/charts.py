@@ -118,17 +118,32 @@ def by_variant() -> dict:
     }
 
 
-def panels(rows, title, *layers, y="shared") -> alt.Chart:
+def panels(rows, title, *layers, y="shared", toggles=None) -> alt.Chart:
     """Return layered marks as small multiples, a panel for each value of `rows.panel`, in the rows' order.
 
-    The panels' y scales are shared or independent.
+    The panels' y scales are shared or independent. `toggles` are fields whose values the reader chooses from, field → what
+    the choice is called; a field with one value gives no choice.
     """
     order = list(dict.fromkeys(rows["panel"]))
     if len(order) == 1:
-        return alt.layer(*layers, data=rows).properties(**SINGLE, title=title)
-    facet = alt.Facet("panel:N", sort=order, title=None)
-    chart = alt.layer(*layers).properties(**PANEL).facet(facet=facet, data=rows, columns=3)
-    return chart.resolve_scale(x="independent", y=y).properties(title=title)
+        chart = alt.layer(*layers, data=rows).properties(**SINGLE, title=title)
+    else:
+        facet = alt.Facet("panel:N", sort=order, title=None)
+        chart = alt.layer(*layers).properties(**PANEL).facet(facet=facet, data=rows, columns=3)
+        chart = chart.resolve_scale(x="independent", y=y).properties(title=title)
+    for field, name in (toggles or {}).items():
+        if rows[field].nunique() > 1:
+            chart = chart.transform_filter(f"datum['{field}'] === shown_{field}").add_params(
+                choice(rows, field, name)
+            )
+    return chart
+
+
+def choice(rows, field, name) -> alt.Parameter:
+    """Return the control with which a reader chooses one value of a field: buttons for a few, a list for many."""
+    options = list(dict.fromkeys(rows[field]))
+    bind = alt.binding_radio if len(options) < 5 else alt.binding_select
+    return alt.param(f"shown_{field}", value=options[0], bind=bind(options=options, name=f"{name} "))
 
 
 def layers_axis(name="layer") -> alt.X:
@@ -166,13 +181,16 @@ def bands(x, y, unit="", fields=("variant", "layer"), colours=None, **y_options)
     ]
 
 
-def layer_profile(results, values, *, y, title, unit="", scale="shared") -> alt.Chart:
-    """Return PT and IT curves over layers of `values(dataset)`, an array [prompt, variant, layer]."""
+def layer_profile(
+    results, values, *, y, title, unit="", scale="shared", toggles=None, **y_options
+) -> alt.Chart:
+    """Return PT and IT curves over layers of `values(dataset)`, [prompt, variant, layer] and what is chosen from."""
     rows = tidy(results, lambda dataset: banded(values(dataset)))
-    return panels(rows, title, onset_rule(), *bands(layers_axis(), y, unit), y=scale)
+    curve = bands(layers_axis(), y, unit, **y_options)
+    return panels(rows, title, onset_rule(), *curve, y=scale, toggles=toggles)
 
 
-def shift_profile(results, values, *, y, title, unit="") -> alt.Chart:
+def shift_profile(results, values, *, y, title, unit="", toggles=None) -> alt.Chart:
     """Return the paired difference IT − PT over layers of `values(dataset)`, with a line at zero."""
 
     def measure(dataset):
@@ -182,30 +200,39 @@ def shift_profile(results, values, *, y, title, unit="") -> alt.Chart:
     zero = alt.Chart().transform_filter("datum.layer === 0")
     zero = zero.mark_rule().encode(y=alt.datum(0, axis=alt.Axis(grid=True)))
     curve = bands(layers_axis(), y, unit, fields=("layer",), colours={"color": alt.value(IT)})
-    return panels(tidy(results, measure), title, onset_rule(), zero, *curve)
+    return panels(tidy(results, measure), title, onset_rule(), zero, *curve, toggles=toggles)
 
 
-def kl_curves(results, direction="final_layer", lens="raw") -> alt.Chart:
+def of_lens(values: xr.DataArray, lens: str | None) -> xr.DataArray:
+    """Return the values of one lens, or of all, to choose from, where none is named."""
+    return values.sel(lens=lens, drop=True) if lens else values
+
+
+def kl_curves(results, direction="final_layer", lens=None) -> alt.Chart:
     """Return each layer's KL divergence from the model's own final distribution, its entropy written beside.
 
     `direction` is final_layer for KL(final ‖ layer) or layer_final for KL(layer ‖ final); nats, on a
-    square-root scale.
+    square-root scale. Where no lens is named the reader chooses one.
     """
 
     def measure(dataset):
-        curve = banded(dataset[f"kl_{direction}"].sel(lens=lens, drop=True))
-        return curve.assign(
-            entropy=dataset["entropy"].sel(lens=lens, drop=True).isel(layer=-1, drop=True).mean("prompt")
-        )
+        curve = banded(of_lens(dataset[f"kl_{direction}"], lens))
+        entropy = of_lens(dataset["entropy"], lens).isel(layer=-1, drop=True).mean("prompt")
+        return curve.assign(entropy=entropy)
 
     rows = tidy(results, measure)
     rows["entropy"] = [f"entropy {value:.2f}" for value in rows["entropy"]]
     notes = [entropy_note("PT", 4), entropy_note("IT", 17)]
-    # On a linear scale the first layers, many times farther, would flatten the late ones.
+    curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root_scale())
+    name = f", {lens} lens" if lens else ""
+    title = f"{KL[direction]} by layer{name} (√ scale)"
+    return panels(rows, title, onset_rule(), *curve, *notes, toggles=None if lens else {"lens": "lens"})
+
+
+def root_scale() -> dict:
+    """Return the options of a square-root y axis: on a linear one the first layers would flatten the late ones."""
     axis = alt.Axis(values=ROOT_TICKS, tickCount=len(ROOT_TICKS), labelOverlap=False, format="~g")
-    root = {"scale": alt.Scale(type="sqrt"), "axis": axis}
-    curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root)
-    return panels(rows, f"{KL[direction]} by layer, {lens} lens (√ scale)", onset_rule(), *curve, *notes)
+    return {"scale": alt.Scale(type="sqrt"), "axis": axis}
 
 
 def entropy_note(variant, height) -> alt.Chart:
@@ -215,11 +242,11 @@ def entropy_note(variant, height) -> alt.Chart:
     return text.encode(x=alt.value("width"), y=alt.value(height), text="entropy:N")
 
 
-def entropy_profile(results, lens="raw") -> alt.Chart:
-    """Return the entropy of each layer's lens distribution, nats."""
+def entropy_profile(results) -> alt.Chart:
+    """Return the entropy of each layer's lens distribution, nats; the reader chooses the lens."""
     return layer_profile(
-        results, lambda dataset: dataset["entropy"].sel(lens=lens, drop=True),
-        y="entropy, nats", unit="nats", title=f"Entropy of each layer's prediction, {lens} lens",
+        results, lambda dataset: dataset["entropy"], y="entropy, nats", unit="nats",
+        title="Entropy of each layer's prediction", toggles={"lens": "lens"},
     )  # fmt: skip
 
 
@@ -253,60 +280,66 @@ def norms(results, variable="residual_norm", component="block") -> alt.Chart:
     )
 
 
-def shares(results, rule, lens="raw") -> pd.DataFrame:
-    """Return the shares of steps that commit at and up to each layer, and their mean layer."""
+def shares(results, rule=None) -> pd.DataFrame:
+    """Return the shares of steps that commit at and up to each layer, and their mean layer, by lens and rule."""
 
     def measure(dataset):
-        count = dataset["commitment_count"].sel(lens=lens, rule=rule, drop=True)
+        count = dataset["commitment_count"]
+        count = count.sel(rule=[rule]) if rule else count
         share = count / count.sum("layer")
         return xr.Dataset(
             {"share": share, "sum": share.cumsum("layer"), "centre": (share * count["layer"]).sum("layer")}
         )
 
     rows = tidy(results, measure)
+    rows["rule"] = rows["rule"].map(rule_title)
     return rows.assign(left=rows["layer"] - 0.45, right=rows["layer"] + 0.45)
 
 
-def commitment_histograms(results, rule="kl_stays_0.1", lens="raw") -> alt.Chart:
-    """Return the layers at which steps commit under one rule, as histograms with means; pooled over steps."""
-    colours = by_variant()
-    tips = [
+def step_tips(share: str) -> list:
+    """Return the tooltips of a share of steps at a layer."""
+    return [
         alt.Tooltip("panel:N", title="model"),
         "variant:N",
         "layer:Q",
-        alt.Tooltip("share:Q", format=".1%"),
+        alt.Tooltip(f"{share}:Q", format=".1%"),
     ]
+
+
+def commitment_histograms(results, rule=None) -> alt.Chart:
+    """Return the layers at which steps commit, as histograms with means; pooled over steps.
+
+    The reader chooses the lens, and the rule where none is named.
+    """
+    colours, rows = by_variant(), shares(results, rule)
     y = alt.Y("share:Q", stack=None, title="share of steps", axis=alt.Axis(format="%"))
     bars = alt.Chart().mark_rect(opacity=0.45)
+    tips = step_tips("share")
     bars = bars.encode(
         layers_axis("left"), y, x2="right:Q", y2=alt.datum(0), color=colours["color"], tooltip=tips
     )
     means = alt.Chart().mark_rule(strokeWidth=2).encode(x=alt.X("mean(centre):Q", title="layer"), **colours)
-    return panels(shares(results, rule, lens), f"Commitment: {rule_title(rule)}", bars, onset_rule(), means)
+    title = f"Commitment: {rule_title(rule)}" if rule else "Layer of commitment"
+    return panels(rows, title, bars, onset_rule(), means, toggles={"rule": "rule", "lens": "lens"})
 
 
-def commitment_cdf(results, rule="kl_stays_0.1", lens="raw") -> alt.Chart:
-    """Return the share of steps that have committed by each layer under one rule; pooled over steps."""
+def commitment_cdf(results, rule=None) -> alt.Chart:
+    """Return the share of steps that have committed by each depth, (layer + 1) / L; pooled over steps."""
     y = alt.Y("sum:Q", title="share committed", axis=alt.Axis(format="%"))
-    tips = [alt.Tooltip("panel:N", title="model"), "variant:N", "layer:Q", alt.Tooltip("sum:Q", format=".1%")]
-    line = (
-        alt.Chart()
-        .mark_line(interpolate="step-after", strokeWidth=2)
-        .encode(x=layers_axis(), y=y, **by_variant())
-    )
+    x = alt.X("depth:Q", title="depth, (layer + 1) / L", scale=alt.Scale(domain=[0, 1], nice=False))
+    marks = alt.Chart().mark_line(interpolate="step-after", strokeWidth=2).encode(x=x, y=y, **by_variant())
     dots = alt.Chart().mark_point(size=16, filled=True, opacity=1)
-    dots = dots.encode(x=layers_axis(), y=y, color=by_variant()["color"], tooltip=tips)
-    return panels(
-        shares(results, rule, lens), f"Committed by each layer: {rule_title(rule)}", onset_rule(), line, dots
-    )
+    dots = dots.encode(x=x, y=y, color=by_variant()["color"], tooltip=step_tips("sum"))
+    title = f"Committed by each depth: {rule_title(rule)}" if rule else "Committed by each depth"
+    return panels(shares(results, rule), title, marks, dots, toggles={"rule": "rule", "lens": "lens"})
 
 
-def threshold_sensitivity(results, family="kl_stays", lens="raw") -> alt.Chart:
-    """Return the mean commitment depth, layer / L, against the KL threshold τ of the rules `family`_τ."""
+def threshold_sensitivity(results, family="kl_stays") -> alt.Chart:
+    """Return the mean commitment depth, layer / L, against the KL threshold τ of the rules `family`_τ, by lens."""
 
     def measure(dataset):
         rules = [rule for rule in dataset["rule"].values.tolist() if rule.startswith(f"{family}_")]
-        depth = dataset["commitment"].sel(lens=lens, rule=rules, drop=True) / dataset.sizes["layer"]
+        depth = dataset["commitment"].sel(rule=rules) / dataset.sizes["layer"]
         thresholds = [float(rule.rsplit("_", 1)[1]) for rule in rules]
         return banded(depth.rename(rule="threshold").assign_coords(threshold=thresholds))
 
@@ -317,7 +350,8 @@ def threshold_sensitivity(results, family="kl_stays", lens="raw") -> alt.Chart:
         axis=alt.Axis(values=KL_TICKS),
     )
     curve = bands(x, "commitment layer / L", fields=("variant", "threshold"))
-    return panels(tidy(results, measure), "Commitment depth against the KL threshold", *curve)
+    title = "Commitment depth against the KL threshold"
+    return panels(tidy(results, measure), title, *curve, toggles={"lens": "lens"})
 
 
 def intervals(table, *, x, title, label="family") -> alt.Chart:

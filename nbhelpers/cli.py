@@ -42,12 +42,15 @@ def _say(text: str) -> None:
 
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="exp09, or exp09_across for the across-model notebook.")],
+    experiment: Annotated[
+        str, typer.Argument(help="exp09, or exp09_across for the across-model notebook.")
+    ] = "",
     model: Annotated[str, typer.Option("--model", "-m", help="A model of params/models.")] = "",
     profile: Annotated[
         str, typer.Option(help="The profile; by default the first that lists the model.")
     ] = "",
     parameter: Annotated[list[str], typer.Option("--parameter", "-p", help="name=value, repeatable.")] = (),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be run and what it takes.")] = False,
 ):
     """Run one experiment's notebook on one model and write its dataset.
 
@@ -56,8 +59,17 @@ def run(
     The executed notebook goes to _build/runs, the dataset to _build/results. A notebook that fails is kept as
     *.partial.ipynb. The across-model notebook reads the datasets of a profile: nbh run exp09_across --profile
     pocket
+
+    With --dry-run every parameter is checked and prompts, tokens, forward passes and memory are printed, without weights, for
+    all experiments and models that are not named: nbh run --dry-run --profile paper
     """
     from nbhelpers import graph
+
+    if dry_run:
+        return _dry_run(experiment, model, profile, parameter)
+    if not experiment:
+        known = ", ".join(params.ordered())
+        raise params.ParameterError(f"name the experiment; allowed: {known}.")
 
     start, bar = time.time(), sys.stderr.isatty()
     key, across = experiment.removesuffix("_across"), experiment.endswith("_across")
@@ -74,11 +86,26 @@ def run(
     else:
         own = _parameters(parameter)
         resolved = params.resolve(key, model=model, profile=profile or None, **own)
+        graph.bring_up(resolved)
         written = batch.measure(resolved, version=graph.measure_version(resolved), own=own, bar=bar)
         label = f"{key} · {model}"
     _say(f"{label} {time.time() - start:.0f} s")
     if os.environ.get("NBHELPERS_BATCH") != "1":
         typer.echo(f"wrote {store.shown(written)}")
+
+
+def _dry_run(experiment: str, model: str, profile: str, parameter) -> None:
+    """Print what a run of one or all experiments on one or all models of a profile takes."""
+    from nbhelpers import estimate
+
+    chosen = profile or (params.profile_of(model) if model else "pocket")
+    keys = params.ordered([experiment] if experiment else None)
+    models = [model] if model else params.profile_params(chosen).models
+    if experiment:
+        params.resolve(experiment, model=models[0], profile=chosen, **_parameters(parameter))
+    for line in estimate.table(chosen, keys, models):
+        typer.echo(line)
+    typer.echo("Tokens are upper bounds, memory is what must be held at once; nothing was loaded or run.")
 
 
 @app.command("batch")

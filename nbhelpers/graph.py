@@ -29,10 +29,31 @@ TOTAL = re.compile(r"^total +(\d+)$")
 STEP = re.compile(r"^(\d+) of (\d+) steps")
 
 
-def modules(*, pages: bool = False) -> list[Path]:
-    """Return the science modules (floors 0 to 3), with `pages` also those that draw and compare."""
-    left_out = RUNNERS if pages else RUNNERS | PAGES
-    return [path for path in sorted((params.ROOT / "nbhelpers").glob("*.py")) if path.stem not in left_out]
+def imported(source: str) -> set[str]:
+    """Return the names of the package's modules that Python source imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "nbhelpers":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbhelpers."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("nbhelpers.")}
+    return found
+
+
+def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
+    """Return the modules that a notebook runs, also by way of others: the science, with `pages` what draws it too."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    left_out, folder = (RUNNERS if pages else RUNNERS | PAGES), params.ROOT / "nbhelpers"
+    found, waiting = set(), imported(source)
+    while waiting:
+        path = folder / f"{waiting.pop()}.py"
+        if path.stem not in left_out and path.exists() and path not in found:
+            found.add(path)
+            waiting |= imported(path.read_text(encoding="utf-8"))
+    return sorted(found)
 
 
 def code_hash(paths) -> str:
@@ -48,9 +69,10 @@ def notebook_hash(path: Path) -> str:
 
 
 def measure_version(run: params.Run) -> str:
-    """Return the version of one run: its parameters, weights, notebook and the science modules."""
+    """Return the version of one run: its parameters, weights, notebook and modules, and those of what it needs."""
     notebook = batch.notebook_path(params.experiment(run.key).notebook)
-    return params.parameter_hash([run.hash, notebook_hash(notebook), code_hash(modules())])
+    needed = [step_version(need, run.model.key, run.profile.name) for need in run.upstream]
+    return params.parameter_hash([run.hash, notebook_hash(notebook), code_hash(modules(notebook)), needed])
 
 
 def step_version(key: str, model: str, profile: str) -> str:
@@ -62,7 +84,9 @@ def compare_version(key: str) -> str:
     """Return the version of an across-model notebook but for its datasets."""
     notebook = batch.notebook_path(params.experiment(key).across)
     published = params.files_hash([params.ROOT / "params" / "published.csv"])
-    return params.parameter_hash([notebook_hash(notebook), code_hash(modules(pages=True)), published])
+    return params.parameter_hash(
+        [notebook_hash(notebook), code_hash(modules(notebook, pages=True)), published]
+    )
 
 
 def book_version() -> str:
@@ -76,7 +100,8 @@ def book_version() -> str:
 def measure_inputs(key: str, model: str, profile: str) -> list[str]:
     """Return the files that one experiment on one model reads, as paths from the repository's root."""
     pair = params.model_params(model)
-    files = [batch.notebook_path(params.experiment(key).notebook), *pair.pt.files, *pair.it.files]
+    run = params.resolve(key, model=model, profile=profile)
+    files = [batch.notebook_path(params.experiment(key).notebook), *pair.pt.files, *pair.it.files, *run.files]
     named = (("models", model), ("profiles", profile), ("experiments", key))
     files += [params.ROOT / "params" / kind / f"{name}.yml" for kind, name in named]
     return [path.relative_to(params.ROOT).as_posix() for path in files]
@@ -85,7 +110,17 @@ def measure_inputs(key: str, model: str, profile: str) -> list[str]:
 def steps(profile: str) -> list[tuple[str, str]]:
     """Return the (experiment, model) pairs of a profile."""
     chosen = params.profile_params(profile)
-    return [(key, model) for key in params.keys("experiments") for model in chosen.models]
+    return [(key, model) for key in params.ordered() for model in chosen.models]
+
+
+def bring_up(run: params.Run) -> None:
+    """Measure what a run needs and what is missing or made otherwise, first things first."""
+    for key in params.ordered(list(run.upstream)):
+        needed = params.resolve(key, model=run.model.key, profile=run.profile.name)
+        path = store.result_path(run.profile.name, run.model.key, key)
+        if not path.exists() or _fault(path, needed):
+            print(f"{run.key} needs {key} on {run.model.key}: running it first", flush=True)
+            batch.measure(needed, version=measure_version(needed))
 
 
 def discard_stale(profile: str) -> list[str]:
@@ -103,7 +138,7 @@ def discard_stale(profile: str) -> list[str]:
             path.unlink()
         executed = batch.executed_path(profile, params.experiment(key).notebook, model)
         _discard(executed, measure_version(run))
-    for key in params.keys("experiments"):
+    for key in params.ordered():
         if across := params.experiment(key).across:
             _discard(batch.executed_path(profile, across), compare_version(key))
     return said
@@ -111,6 +146,9 @@ def discard_stale(profile: str) -> list[str]:
 
 def _fault(path: Path, run: params.Run) -> str:
     """Return what is wrong with a result, "" for nothing."""
+    for name in params.experiment(run.key).artifacts:
+        if not path.with_name(name).exists():
+            return f"its {name} is missing; measuring anew."
     try:
         found = store.load(path, experiment=run.key).attrs["parameter_hash"]
     except store.ResultError as error:

@@ -1,70 +1,110 @@
-"""What every layer of a model says at every generated token, reduced to the numbers of the observational experiments.
+"""exp00: what every layer of a pair says at every generated token, measured once for all observational experiments.
 
-`observe` replays continuations and measures each step (lens and stream geometry) without keeping logits; `summarise` turns
-the steps of PT and IT into one dataset of per-prompt means, commitment layers and paired differences. Draws nothing.
+Both models read both histories, the tokens that PT wrote and the tokens that IT wrote, each after its own native
+prompt: a two-by-two design whose diagonal is free running. Every step is read through the raw and the tuned lens, its
+own model's and the other's, and reduced to numbers; neither logits nor residuals are kept. What the numbers mean is
+the business of the experiments.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
-from nbhelpers import convergence, geometry, lens, stats
-from nbhelpers.capture import Stream, replay
+from nbhelpers import geometry, lens, neurons, tuned_lens
+from nbhelpers.capture import Batch, Stream, replay
 from nbhelpers.decoding import Continuation
-from nbhelpers.models import Decoder
-from nbhelpers.params import VARIANTS, LensParams, depth
+from nbhelpers.models import Decoder, Pair
+from nbhelpers.params import VARIANTS, depth
 from nbhelpers.prompts import Prompt
+from nbhelpers.token_classes import CLASSES, token_classes
 
-DIRECTIONS = ("final_layer", "layer_final")
-LENS_CURVES = ("kl_final_layer", "kl_layer_final", "entropy", "kl_adjacent", "top1_agreement")
+LENSES = ("raw", "tuned")
+KL = ("kl_final_layer", "kl_layer_final")
+CURVES = (*lens.METRICS, "top1_probability", "target_log_probability", "target_rank", "top5")
 UNITS = {
     "kl_final_layer": ("nats", "KL(final ‖ layer)"),
     "kl_layer_final": ("nats", "KL(layer ‖ final)"),
-    "entropy": ("nats", "entropy of the layer's lens distribution"),
     "kl_adjacent": ("nats", "KL(previous layer ‖ layer)"),
-    "top1_agreement": ("1", "share of steps whose top-1 token is the final layer's"),
-    "kl_final_layer_first": ("nats", "KL(final ‖ layer) at the last prompt position"),
-    "kl_layer_final_first": ("nats", "KL(layer ‖ final) at the last prompt position"),
-    "entropy_first": ("nats", "entropy at the last prompt position"),
+    "entropy": ("nats", "entropy of the layer's lens distribution"),
+    "top1": ("1", "token id that the layer's lens ranks first"),
+    "top1_probability": ("1", "probability of the layer's own first token"),
+    "target_log_probability": ("nats", "log-probability of the token that follows"),
+    "target_rank": ("1", "rank of the token that follows, 1 is first"),
+    "turnover": ("1", "Jaccard index of a layer's five best tokens with the previous layer's"),
+    "candidates_final": ("1", "Jaccard index of a layer's five best tokens with the last layer's"),
+    "kl_final_layer_cross": ("nats", "KL(final ‖ layer) read through the other model's lens"),
+    "kl_layer_final_cross": ("nats", "KL(layer ‖ final) read through the other model's lens"),
     "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
     "update_norm": ("1", "Euclidean norm of an update"),
     "residual_norm": ("1", "Euclidean norm of the residual stream after the layer"),
     "cosine_to_final": ("1", "cosine of the residual stream with that after the last layer"),
-    "commitment": ("layers", "mean commitment layer of a prompt's steps"),
-    "commitment_count": ("steps", "steps that commit at the layer, pooled over prompts"),
+    "neuron_mass": ("1", "Σ |activation|·‖write vector‖ of a neuron over the model's own steps"),
+    "token_id": ("1", "id of the token that the step predicts"),
+    "token_class": ("1", "class of the token that the step predicts, an index into token_classes.CLASSES"),
     "n_tokens": ("tokens", "generated tokens, the stop token included"),
     "stopped": ("1", "whether the model ended its turn before the cap"),
-    "generated_id": ("1", "generated token ids, −1 after the end"),
     "text": ("1", "generated text"),
     "category": ("1", "category of the prompt"),
-    "convergence_gap": ("nats", "mean over the late half of IT − PT, by prompt"),
-    "convergence_gap_low": ("nats", "lower end of the interval of the convergence gap"),
-    "convergence_gap_high": ("nats", "upper end of the interval of the convergence gap"),
-    "convergence_gap_tokens": ("nats", "convergence gap with every step weighted equally"),
-    "commitment_delay": ("layers", "IT − PT of a prompt's mean commitment layer"),
-    "commitment_delay_low": ("layers", "lower end of the interval of the delay"),
-    "commitment_delay_high": ("layers", "upper end of the interval of the delay"),
+    "message": ("1", "what IT is asked"),
 }
 
 
-def measure_stream(stream: Stream, unembedding: lens.Unembedding, rows: int) -> xr.Dataset:
-    """Return one batch's measurements: lens curves (layer, step), stream geometry (component, layer, step)."""
-    curves = lens.lens_metrics(stream.residual, unembedding, rows=rows)
-    top1 = curves.pop("top1")
-    curves["top1_agreement"] = (top1 == top1[-1]).float()
-    arrays = {name: (("layer", "step"), values) for name, values in curves.items()}
+@dataclass(frozen=True)
+class Reader:
+    """What reads a residual stream: a model's unembedding with its final norm, and its tuned lens."""
+
+    unembedding: lens.Unembedding
+    tuned: tuned_lens.TunedLens
+
+    def __call__(self, residual: Sequence[Tensor], **options) -> dict[str, dict[str, Tensor]]:
+        """Return the metrics of both lenses, {lens: {metric: [layer, token]}}."""
+        return {
+            "raw": lens.lens_metrics(residual, self.unembedding, **options),
+            "tuned": tuned_lens.metrics(residual, self.unembedding, self.tuned, **options),
+        }
+
+
+def jaccard(a: Tensor, b: Tensor) -> Tensor:
+    """Return the Jaccard index [...] of sets of ids a, b [..., k], each without repeats."""
+    shared = (a[..., :, None] == b[..., None, :]).any(-1).sum(-1)
+    return shared / (2 * a.shape[-1] - shared)
+
+
+def lens_arrays(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return one lens's metrics with its five best tokens reduced to turnover and candidates_final, [layer, token]."""
+    top5 = found.pop("top5")
+    turnover = torch.full(top5.shape[:-1], torch.nan, device=top5.device)
+    turnover[1:] = jaccard(top5[1:], top5[:-1])
+    return found | {"turnover": turnover, "candidates_final": jaccard(top5, top5[-1:])}
+
+
+def measure(stream: Stream, batch: Batch, own: Reader, other: Reader, rows: int) -> xr.Dataset:
+    """Return one batch's measurements: lens metrics (lens, layer, step), geometry ([component,] layer, step)."""
+    targets = batch.targets.to(own.unembedding.weight.device)
+    read = own(stream.residual, metrics=CURVES, targets=targets, rows=rows)
+    read = {name: lens_arrays(found) for name, found in read.items()}
+    cross = other(stream.residual, metrics=KL, rows=rows)
+    arrays = {name: torch.stack([read[key][name] for key in LENSES]) for name in read["raw"]}
+    arrays |= {f"{name}_cross": torch.stack([cross[key][name] for key in LENSES]) for name in KL}
+    dims = {name: ("lens", "layer", "step") for name in arrays}
     shapes = geometry.stream_geometry(
         stream.embedding, stream.residual, stream.attention_update, stream.mlp_update
     )
-    arrays |= {
-        name: (("component", "layer", "step")[-values.ndim :], values) for name, values in shapes.items()
-    }
+    dims |= {name: ("component", "layer", "step")[-values.ndim :] for name, values in shapes.items()}
     return xr.Dataset(
-        {name: (dims, values.cpu().numpy()) for name, (dims, values) in arrays.items()},
-        coords={"component": list(geometry.COMPONENTS)},
+        {name: (dims[name], narrow(values)) for name, values in (arrays | shapes).items()},
+        coords={"lens": list(LENSES), "component": list(geometry.COMPONENTS)},
     )
+
+
+def narrow(values: Tensor) -> np.ndarray:
+    """Return a tensor as a NumPy array of 32 bits an entry."""
+    array = values.cpu().numpy()
+    return array.astype(np.int32 if array.dtype.kind == "i" else np.float32)
 
 
 def observe(
@@ -72,151 +112,123 @@ def observe(
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Continuation],
     *,
+    own: Reader,
+    other: Reader,
     batch_size: int = 32,
     lens_rows: int = 256,
+    with_neurons: bool = False,
 ) -> xr.Dataset:
-    """Return every measurement at every generated token of every prompt.
+    """Return every measurement at every step of every prompt, one teacher-forced pass.
 
-    One teacher-forced pass; the model's own logits check the lens on each batch. Give another model's continuations to
-    measure under a matched history.
+    The model's own logits check the lens on each batch. Give another model's continuations for a matched history.
+    `with_neurons` adds `neuron_mass` (layer, neuron), summed over steps.
 
     Returns
     -------
-    dataset with dims (layer, step) or (component, layer, step), float32; coordinates `prompt_index` (step), which prompt, and
-    `token` (step), which generated token the step predicts: 0 for the one after the prompt.
+    dataset with dims (lens, layer, step) or ([component,] layer, step), 32 bits an entry; coordinates `prompt_index`
+    (step), which prompt, and `token` (step), which generated token the step predicts: 0 for the one after the prompt.
     """
-    parts = []
+    parts, masses = [], []
     for batch, stream in replay(decoder, prompts, continuations, batch_size=batch_size):
-        lens.check_identity(stream.last_residual, stream.last_logits, decoder.unembedding)
-        part = measure_stream(stream, decoder.unembedding, lens_rows)
+        lens.check_identity(stream.last_residual, stream.last_logits, own.unembedding)
+        part = measure(stream, batch, own, other, lens_rows)
+        if with_neurons:
+            masses.append(neurons.neuron_mass(neurons.neuron_layers(decoder, stream)))
+        part["token_id"] = ("step", narrow(batch.targets))
         parts.append(
             part.assign_coords(prompt_index=("step", batch.row_of_step), token=("step", batch.step_of_step))
         )
     steps = xr.concat(parts, "step")
-    return steps.isel(step=np.lexsort((steps.token.values, steps.prompt_index.values)))
+    steps = steps.isel(step=np.lexsort((steps.token.values, steps.prompt_index.values)))
+    return steps.assign(neuron_mass=sum(masses)) if with_neurons else steps
 
 
-def prompt_means(steps: xr.DataArray | xr.Dataset, n_prompts: int):
-    """Return means over each prompt's steps, with dim `prompt` for `step`; NaN where a prompt has none."""
-    means = steps.drop_vars("token").astype("float64").groupby("prompt_index").mean("step")
-    return means.reindex(prompt_index=np.arange(n_prompts)).rename(prompt_index="prompt")
-
-
-def commitment_layers(steps: xr.Dataset, options: LensParams) -> xr.DataArray:
-    """Return the layer at which each step commits, by every rule, (rule, step)."""
-    # A step's top-1 tokens enter as agreement with the last layer's, which is all that the rules compare.
-    table = convergence.commitment_table(
-        steps.top1_agreement.values.T,
-        steps.kl_final_layer.values.T,
-        threshold=options.kl_threshold,
-        grid=options.kl_grid,
-        share=options.majority_share,
-        window=options.stable_window,
-    )
-    return xr.DataArray(
-        np.stack(list(table.values())),
-        dims=("rule", "step"),
-        coords={"rule": list(table), "prompt_index": steps.prompt_index, "token": steps.token},
-    )
-
-
-def variant_summary(
-    steps: xr.Dataset, continuations: Sequence[Continuation], options: LensParams
+def observe_pair(
+    pair: Pair,
+    prompts: Mapping[str, Sequence[Sequence[int]]],
+    continuations: Mapping[str, Sequence[Continuation]],
+    lenses: Mapping[str, tuned_lens.TunedLens],
+    *,
+    batch_size: int = 32,
+    lens_rows: int = 256,
 ) -> xr.Dataset:
-    """Return one variant's per-prompt means, commitment layers and counts.
+    """Return both models' measurements on both histories, dims (variant, lens, layer, step) and the like.
 
-    The measured steps predict generated tokens 2 … n, as in the study; the first, made at the last prompt position, is
-    kept apart in `*_first`.
+    prompts, continuations, lenses: by variant, "pt" and "it". Coordinate `history` (step) says whose tokens a step is
+    of.
     """
-    n = len(continuations)
-    later, first = steps.isel(step=steps.token.values > 0), steps.isel(step=steps.token.values == 0)
-    summary = prompt_means(later, n)
-    for name in ("kl_final_layer", "kl_layer_final", "entropy"):
-        summary[f"{name}_first"] = prompt_means(first[name], n)
-    layers = commitment_layers(later, options)
-    summary["commitment"] = prompt_means(layers, n)
-    n_layers = steps.sizes["layer"]
-    counts = np.stack([convergence.commitment_counts(row, n_layers) for row in layers.values])
-    summary["commitment_count"] = (("rule", "layer"), counts)
-    summary["n_tokens"] = ("prompt", [len(c.ids) for c in continuations])
-    summary["stopped"] = ("prompt", [c.stopped for c in continuations])
-    return summary
+    decoders = dict(zip(VARIANTS, pair))
+    readers = {name: Reader(decoders[name].unembedding, lenses[name]) for name in VARIANTS}
+    found = {
+        (v, history): observe(
+            decoders[v], prompts[v], continuations[history], own=readers[v], other=readers[o],
+            batch_size=batch_size, lens_rows=lens_rows, with_neurons=v == history,
+        )
+        for history in VARIANTS
+        for v, o in zip(VARIANTS, reversed(VARIANTS))
+    }  # fmt: skip
+    masses = [found[v, v].neuron_mass for v in VARIANTS]
+    histories = []
+    for history in VARIANTS:
+        both = [found[v, history].drop_vars("neuron_mass", errors="ignore") for v in VARIANTS]
+        steps = xr.concat(both, "variant", data_vars="minimal", compat="equals")
+        histories.append(steps.assign_coords(history=("step", [history] * steps.sizes["step"])))
+    steps = xr.concat(histories, "step", data_vars="minimal").assign_coords(variant=list(VARIANTS))
+    return steps.assign(neuron_mass=xr.concat(masses, "variant"))
 
 
-def convergence_gaps(summary: xr.Dataset, options: LensParams) -> xr.Dataset:
-    """Return the convergence gap and the commitment delays, IT − PT, paired by prompt, with BCa intervals."""
-    bootstrap = dict(n_resamples=options.n_resamples, confidence=options.confidence, seed=options.seed)
-    it, pt = summary.sel(variant="it"), summary.sel(variant="pt")
-    gaps = np.stack(
-        [convergence.convergence_gap(it[f"kl_{d}"].values, pt[f"kl_{d}"].values) for d in DIRECTIONS], axis=1
-    )
-    steps = {v: summary.n_tokens.sel(variant=v).values - 1 for v in VARIANTS}
-    by_token = [
-        convergence.token_weighted_gap(it[f"kl_{d}"].values, pt[f"kl_{d}"].values, steps["it"], steps["pt"])
-        for d in DIRECTIONS
-    ]
-    delays = (it.commitment - pt.commitment).transpose("prompt", "rule").values
-    out = xr.Dataset(coords={"direction": list(DIRECTIONS), "rule": summary.rule})
-    for name, dim, values in (("convergence_gap", "direction", gaps), ("commitment_delay", "rule", delays)):
-        for suffix, bound in zip(("", "_low", "_high"), stats.bca_mean(values, **bootstrap)):
-            out[name + suffix] = (dim, bound)
-    out["convergence_gap_tokens"] = ("direction", by_token)
-    return out
-
-
-def generated_ids(continuations: Sequence[Continuation], width: int) -> np.ndarray:
-    """Return generated ids [prompt, token], −1 after the end."""
-    ids = np.full((len(continuations), width), -1, dtype=np.int32)
-    for row, continuation in enumerate(continuations):
-        ids[row, : len(continuation.ids)] = continuation.ids
-    return ids
-
-
-def summarise(
-    steps: Mapping[str, xr.Dataset],
+def with_texts(
+    steps: xr.Dataset,
     continuations: Mapping[str, Sequence[Continuation]],
     prompts: Sequence[Prompt],
     tokenizer,
-    options: LensParams,
 ) -> xr.Dataset:
-    """Return exp09's dataset for one pair: what `store.SCHEMAS["exp09"]` lists, with units and names.
+    """Return the measurements with what was asked and written, token classes, coordinates, units and names."""
+    made = [continuations[name] for name in VARIANTS]
+    per_prompt = {
+        "n_tokens": [[len(c.ids) for c in rows] for rows in made],
+        "stopped": [[c.stopped for c in rows] for rows in made],
+        "text": [[tokenizer.decode(c.ids, skip_special_tokens=True) for c in rows] for rows in made],
+    }
+    found = steps.assign({name: (("variant", "prompt"), np.array(rows)) for name, rows in per_prompt.items()})
+    # Steps lie history by history and prompt by prompt, each text whole.
+    kinds = [token_classes(tokenizer, c.ids) for rows in made for c in rows if c.ids]
+    found["token_class"] = ("step", np.concatenate(kinds))
+    for name in ("category", "message"):
+        found[name] = ("prompt", np.array([getattr(prompt, name) for prompt in prompts], dtype=object))
+    n_layers = found.sizes["layer"]
+    found = found.assign_coords(
+        prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
+    )
+    return described(found, UNITS)
 
-    Parameters
-    ----------
-    steps, continuations : by variant, "pt" and "it", from `observe` and `decoding.generate`
-    prompts : the prompt records, in the order of the continuations
-    tokenizer : turns generated ids into text
-    options : thresholds and bootstrap settings
+
+def described(dataset: xr.Dataset, units: Mapping[str, tuple[str, str]]) -> xr.Dataset:
+    """Return a dataset whose variables carry the units and long names given by name."""
+    for name, (unit, long_name) in units.items():
+        if name in dataset:
+            dataset[name].attrs |= {"units": unit, "long_name": long_name}
+    return dataset
+
+
+def free_steps(observed: xr.Dataset, variant: str, *, first: bool = False) -> xr.Dataset:
+    """Return a variant's steps on its own history, free running, without the variant dimension.
+
+    As in the study the steps predict generated tokens 2 … n; the first, made at the last prompt position, is left out,
+    or with `first` returned alone.
     """
-    summary = xr.concat([variant_summary(steps[v], continuations[v], options) for v in VARIANTS], "variant")
-    summary = summary.assign_coords(variant=list(VARIANTS))
-    summary = summary.merge(convergence_gaps(summary, options))
-    lensed = [
-        *LENS_CURVES,
-        *(f"{name}_first" for name in ("kl_final_layer", "kl_layer_final", "entropy")),
-        "commitment",
-        "commitment_count",
-        *(name for name in summary if name.startswith(("convergence_gap", "commitment_delay"))),
-    ]
-    summary = summary.assign({name: summary[name].expand_dims(lens=["raw"]) for name in lensed})
-    width = max(len(c.ids) for made in continuations.values() for c in made)
-    summary["generated_id"] = (
-        ("variant", "prompt", "token"),
-        np.stack([generated_ids(continuations[v], width) for v in VARIANTS]),
-    )
-    texts = [[tokenizer.decode(c.ids, skip_special_tokens=True) for c in continuations[v]] for v in VARIANTS]
-    summary["text"] = (("variant", "prompt"), np.array(texts, dtype=object))
-    summary["category"] = ("prompt", [prompt.category for prompt in prompts])
-    n_layers = summary.sizes["layer"]
-    summary = summary.assign_coords(
-        prompt=[prompt.id for prompt in prompts],
-        layer=np.arange(n_layers),
-        depth=("layer", depth(n_layers)),
-        token=np.arange(width),
-    )
-    for name, (units, long_name) in UNITS.items():
-        summary[name].attrs = {"units": units, "long_name": long_name}
-    return summary
+    return history_steps(observed, variant, variant, first=first)
+
+
+def history_steps(observed: xr.Dataset, variant: str, history: str, *, first: bool = False) -> xr.Dataset:
+    """Return a variant's steps on the tokens that `history` wrote, as `free_steps` does."""
+    at = (observed.history == history) & ((observed.token == 0) if first else (observed.token > 0))
+    return observed.sel(variant=variant, drop=True).isel(step=np.flatnonzero(at.values))
+
+
+def class_names(codes) -> np.ndarray:
+    """Return the names of token classes from their codes."""
+    return np.array(CLASSES)[np.asarray(codes)]
 
 
 def device_name(decoder: Decoder) -> str:

@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from nbhelpers.schemas import SCHEMAS, ExperimentParams, GenerationParams, Record, Size, Texts
 
 ROOT = Path(os.environ.get("NBHELPERS_ROOT", Path(__file__).resolve().parents[1])).resolve()
 FAMILIES = ("gemma", "llama", "qwen", "mistral", "deepseek", "olmo")
@@ -23,12 +25,6 @@ VARIANTS = ("pt", "it")
 
 class ParameterError(ValueError):
     """A parameter that cannot be used; its message is one sentence for the user."""
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown keys and wrong types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 class Checkpoint(Record):
@@ -71,7 +67,10 @@ class Checkpoint(Record):
 
 
 class ModelParams(Record):
-    """One PT/IT pair, `params/models/<key>.yml`; sizes are read from the checkpoint, never written here."""
+    """One PT/IT pair, `params/models/<key>.yml`.
+
+    Whatever is measured reads its sizes from the checkpoint; `size` only serves estimates before that is here.
+    """
 
     key: str
     family: Literal["gemma", "llama", "qwen", "mistral", "deepseek", "olmo"]
@@ -83,6 +82,7 @@ class ModelParams(Record):
     device_map: str | None = None
     chat: dict[str, Any] = {}
     max_new_tokens: int | None = Field(default=None, ge=1, description="cap on new tokens in any experiment")
+    size: Size | None = None
 
 
 class ProfileParams(Record):
@@ -98,54 +98,48 @@ class ProfileParams(Record):
 
 
 class Experiment(Record):
-    """One experiment, `params/experiments/<key>.yml`: its notebooks and its default parameters."""
+    """One experiment, `params/experiments/<key>.yml`: its notebooks, what it builds on, its default parameters.
+
+    `needs` names the experiments whose results its notebook reads; `artifacts` the files, beside its dataset, that it
+    leaves for others.
+    """
 
     key: str
     title: str
     notebook: str
     across: str | None = None
+    needs: list[str] = []
+    artifacts: list[str] = []
     parameters: dict[str, Any] = {}
 
 
-class ExperimentParams(Record):
-    """The parameters that every experiment has."""
-
-    n_prompts: int = Field(ge=2, description="prompts, balanced over categories")
-    max_new_tokens: int = Field(ge=2, le=8192, description="cap on generated tokens a prompt")
-    batch_size: int = Field(ge=1, description="rows generated and captured together")
-    n_resamples: int = Field(default=10_000, ge=100, description="bootstrap resamples over prompts")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    seed: int = Field(default=0, ge=0)
-
-
-class LensParams(ExperimentParams):
-    """The parameters of exp09: lens budget, commitment thresholds and windows."""
-
-    lens_rows: int = Field(default=256, ge=1, description="rows of layers x tokens unembedded at once")
-    kl_threshold: float = Field(default=0.1, gt=0.0, description="nats")
-    kl_grid: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False)
-    majority_share: float = Field(default=0.9, gt=0.5, le=1.0)
-    stable_window: int = Field(default=3, ge=2, description="layers a top-1 match must hold")
-
-
-SCHEMAS = {"exp09": LensParams}
-
-
 class Run(Record):
-    """What one notebook run needs: a model, a profile and an experiment's parameters, all checked."""
+    """What one notebook run needs: a model, a profile and an experiment's parameters, all checked.
+
+    `upstream` holds the hash of each result that it builds on.
+    """
 
     key: str
     model: ModelParams
     profile: ProfileParams
     experiment: ExperimentParams
+    upstream: dict[str, str] = {}
+
+    @property
+    def files(self) -> list[Path]:
+        """The prompt and text files that this run reads."""
+        own = getattr(self.experiment, "prompts", None)
+        corpus = getattr(self.experiment, "corpus", None)
+        shared = self.profile.prompts if isinstance(self.experiment, GenerationParams) else None
+        return [ROOT / name for name in (own or shared, corpus and corpus.path) if name]
 
     @property
     def hash(self) -> str:
         """Twelve hex digits that change with anything that changes this run's result."""
         experiment = self.experiment.model_dump(exclude={"batch_size", "lens_rows"})
-        prompts = ROOT / self.profile.prompts
-        read = [self.model.pt.version, self.model.it.version, prompts.exists() and files_hash([prompts])]
-        return parameter_hash([self.key, self.model.model_dump(), read, self.profile.prompts, experiment])
+        texts = [[path.name, path.exists() and files_hash([path])] for path in self.files]
+        read = [self.model.pt.version, self.model.it.version, texts, self.upstream]
+        return parameter_hash([self.key, self.model.model_dump(exclude={"size"}), read, experiment])
 
 
 def parameter_hash(obj: Any) -> str:
@@ -271,7 +265,7 @@ def experiment(key: str) -> Experiment:
 
 def experiment_params(key: str, profile: str = "pocket", **overrides) -> ExperimentParams:
     """Return an experiment's parameters: its defaults, then the profile's sizes, then `overrides`."""
-    schema = SCHEMAS.get(key, ExperimentParams)
+    schema = SCHEMAS.get(key, GenerationParams)
     defaults = experiment(key).parameters
     sizes = profile_params(profile).experiments.get(key, {})
     layers = [
@@ -291,8 +285,9 @@ def experiment_params(key: str, profile: str = "pocket", **overrides) -> Experim
 
 
 def _complete(schema: type[ExperimentParams]) -> dict:
-    """Return stand-ins for the sizes that only a profile gives, so that each layer is checked by itself."""
-    return {name: 2 for name, field in schema.model_fields.items() if field.is_required()}
+    """Return stand-ins for the values that only a profile gives, so that each layer is checked by itself."""
+    stand_ins = {int: 64, str: "none", float: 1.0, Texts: {"path": "none"}}
+    return {name: stand_ins[f.annotation] for name, f in schema.model_fields.items() if f.is_required()}
 
 
 def resolve(key: str, *, model: str, profile: str | None = None, **notebook_parameters) -> Run:
@@ -306,9 +301,27 @@ def resolve(key: str, *, model: str, profile: str | None = None, **notebook_para
         known = suggestion(model, chosen.models)
         raise ParameterError(f"the model {model!r} is not in the profile {profile!r}; {known}.")
     values = experiment_params(key, profile, **notebook_parameters)
-    if pair.max_new_tokens and values.max_new_tokens > pair.max_new_tokens:
+    if pair.max_new_tokens and getattr(values, "max_new_tokens", 0) > pair.max_new_tokens:
         values = values.model_copy(update={"max_new_tokens": pair.max_new_tokens})
-    return Run(key=key, model=pair, profile=chosen, experiment=values)
+    upstream = {need: resolve(need, model=model, profile=profile).hash for need in experiment(key).needs}
+    return Run(key=key, model=pair, profile=chosen, experiment=values, upstream=upstream)
+
+
+def ordered(chosen: list[str] | None = None) -> list[str]:
+    """Return experiment keys, each after those that it needs; ParameterError where they need each other."""
+    done: list[str] = []
+
+    def add(key: str, above: tuple = ()):
+        if key in above:
+            raise ParameterError(f"the experiments {' → '.join([*above, key])} need each other.")
+        for need in experiment(key).needs:
+            add(need, (*above, key))
+        if key not in done:
+            done.append(key)
+
+    for key in keys("experiments") if chosen is None else chosen:
+        add(key)
+    return done
 
 
 def require(checkpoint: Checkpoint, model: str) -> Checkpoint:
@@ -330,6 +343,16 @@ def depth(n_layers: int) -> np.ndarray:
 def onset(n_layers: int) -> int:
     """Return the first layer of the late window, round(0.6 L)."""
     return (6 * n_layers + 5) // 10
+
+
+def phases(n_layers: int) -> dict[str, range]:
+    """Return the study's phases: content [0, b], format (b, onset), corrective [onset, L), with b = round(0.33 L)."""
+    boundary = round(0.33 * n_layers) + 1
+    return {
+        "content": range(boundary),
+        "format": range(boundary, onset(n_layers)),
+        "corrective": range(onset(n_layers), n_layers),
+    }
 
 
 def windows(n_layers: int) -> dict[str, range]:

@@ -55,6 +55,11 @@ def result_path(profile: str, model: str, experiment: str) -> Path:
     return params.ROOT / "_build" / "results" / profile / model / f"{experiment}.nc"
 
 
+def artifact_path(run: params.Run, name: str) -> Path:
+    """Return the path of a file that an experiment leaves beside its dataset."""
+    return result_path(run.profile.name, run.model.key, name).with_name(name)
+
+
 def shown(path: Path) -> str:
     """Return a path as messages name it, from the repository's root where it lies inside."""
     path = Path(path)

@@ -1,0 +1,419 @@
+"""The figures of the observation chapter beyond the plain curves of `charts`: strata, classes, histories, clouds, heat
+maps.
+
+Each takes results, panel title → dataset of one experiment, and returns a chart in the theme of `charts`.
+"""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nbhelpers import charts, revision
+from nbhelpers.charts import (
+    INK,
+    IT,
+    NAMES,
+    PT,
+    banded,
+    bands,
+    by_variant,
+    hint,
+    layers_axis,
+    onset_rule,
+    panels,
+    tidy,
+)
+
+DIVERGING = ["#b2182b", "#f7f7f7", "#2166ac"]
+FIVE = ["#1b7837", "#762a83", "#d95f02", "#2b7bba", "#7a7a7a"]
+TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
+
+
+def difference(values: xr.DataArray) -> xr.DataArray:
+    """Return IT − PT, prompt by prompt."""
+    return values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
+
+
+def zero_line() -> alt.Chart:
+    """Return a horizontal line at zero, drawn once a panel."""
+    return alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(0))
+
+
+def by_category(field, values, title=None, palette=FIVE) -> dict:
+    """Return the encodings that tell the values of a field apart by colour."""
+    scale = alt.Scale(domain=list(values), range=palette[: len(values)])
+    return {
+        "color": alt.Color(f"{field}:N", scale=scale, legend=alt.Legend(title=title, symbolType="stroke"))
+    }
+
+
+def tuned_against_raw(results) -> alt.Chart:
+    """Return held-out KL(final ‖ layer) by layer, raw and tuned lens, for PT and IT (validation 0G)."""
+    rows = tidy(results, lambda dataset: banded(dataset.kl_final_layer.rename(text="prompt")))
+    colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
+    curve = bands(layers_axis(), "KL(final ‖ layer), nats", fields=("lens", "variant", "layer"), colours=colours,
+                  **charts.root_scale())  # fmt: skip
+    return panels(rows, "Raw and tuned lens on held-out text (√ scale)", *curve)
+
+
+def agreement_of_lenses(results) -> alt.Chart:
+    """Return the share of held-out tokens whose first token is the final one, by layer, raw and tuned lens."""
+    rows = tidy(results, lambda dataset: banded(dataset.top1_agreement.rename(text="prompt")))
+    colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
+    fields = ("lens", "variant", "layer")
+    curve = bands(layers_axis(), "share", fields=fields, colours=colours, axis=alt.Axis(format="%"))
+    return panels(rows, "First token agrees with the final layer's", *curve)
+
+
+def learning(results) -> alt.Chart:
+    """Return the lenses' validation loss by training step, mean over layers, PT and IT."""
+    rows = tidy(results, lambda d: d.validation_loss.mean("layer").rename("mean").to_dataset())
+    x = alt.X("check:Q", title="gradient steps")
+    y = alt.Y("mean:Q", title="validation KL, nats, mean over layers", scale=alt.Scale(zero=False))
+    tips = ["panel:N", "variant:N", "check:Q", alt.Tooltip("mean:Q", format=".3f")]
+    line = alt.Chart().mark_line(point=True).encode(x=x, y=y, tooltip=tips, **by_variant())
+    return panels(rows, "Training of the tuned lenses", line, y="independent")
+
+
+def matched_curves(results, history="it", direction="final_layer") -> alt.Chart:
+    """Return both models' KL curves on the tokens that one of them wrote; the reader chooses the lens and whose it is."""
+
+    def measure(dataset):
+        return banded(dataset[f"kl_{direction}_matched"].sel(history=history, drop=True))
+
+    rows = tidy(results, measure)
+    rows["basis"] = rows["basis"].map({"own": "own", "other": "the other model's"})
+    curve = bands(layers_axis(), f"{charts.KL[direction]}, nats", "nats", **charts.root_scale())
+    title = f"{charts.KL[direction]} of both models on {NAMES[history]}'s tokens (√ scale)"
+    return panels(
+        rows, title, onset_rule(), *curve, toggles={"lens": "lens", "basis": "read through the lens of"}
+    )
+
+
+def history_gap(results, lens="raw", direction="final_layer") -> alt.Chart:
+    """Return the late-half gap IT − PT under each history, with intervals: free running, IT's tokens, PT's tokens."""
+    found = []
+    for title, d in results.items():
+        half = slice(d.sizes["layer"] // 2, None)
+        free = difference(d[f"kl_{direction}"].sel(lens=lens).isel(layer=half).mean("layer"))
+        same = d[f"kl_{direction}_matched"].sel(lens=lens, basis="own").isel(layer=half).mean("layer")
+        gaps = {"free running": free, "IT's tokens": difference(same.sel(history="it"))}
+        gaps["PT's tokens"] = difference(same.sel(history="pt"))
+        found += [interval_row(values, panel=title, history=name) for name, values in gaps.items()]
+    return dots(
+        pd.DataFrame(found), "history", x="IT − PT, nats", title=f"Convergence gap by history, {lens} lens"
+    )
+
+
+def interval_row(values: xr.DataArray, **labels) -> dict:
+    """Return labels with the mean over prompts of [prompt] values and its interval."""
+    kept = values.dropna("prompt")
+    if kept.sizes["prompt"] < 2:
+        return labels | dict(mean=np.nan, low=np.nan, high=np.nan, prompts=kept.sizes["prompt"])
+    bound = charts.stats.bca_mean(kept.values)
+    return labels | dict(zip(("mean", "low", "high"), map(float, bound))) | {"prompts": kept.sizes["prompt"]}
+
+
+def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) -> alt.Chart:
+    """Return dots with intervals, a row for each value of `label` and a panel a model, in the rows' order."""
+    rows = rows.dropna(subset=["mean"]).round(charts.DIGITS)
+    axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=140)
+    y = alt.Y(f"{label}:N", sort=list(dict.fromkeys(rows[label])), title=None, axis=axis)
+    zero = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
+    bar = alt.Chart().mark_rule(strokeWidth=2, color=IT).encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y)
+    dot = alt.Chart().mark_point(size=50, filled=True, opacity=1, color=IT)
+    tips = [*hint(label), "prompts:Q"]
+    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, tooltip=tips)
+    return panels(rows, title, zero, bar, dot, toggles=toggles)
+
+
+def confidence_gap(results, lens="raw", matched=False) -> alt.Chart:
+    """Return the late-half gap IT − PT by confidence of the final prediction, with intervals over prompts."""
+    found = []
+    for title, d in results.items():
+        name = "kl_by_confidence_matched" if matched else "kl_by_confidence"
+        values = d[name].sel(lens=lens).isel(layer=slice(d.sizes["layer"] // 2, None)).mean("layer")
+        values = difference(values.sel(history="it") if matched else values)
+        found += [interval_row(values.sel(stratum=s), panel=title, stratum=s) for s in values.stratum.values]
+    where = "on IT's tokens" if matched else "free running"
+    return dots(
+        pd.DataFrame(found), "stratum", x="IT − PT, nats", title=f"Gap by confidence, {where}, {lens} lens"
+    )
+
+
+def category_gap(results, lens="raw", direction="final_layer") -> alt.Chart:
+    """Return the late-half gap IT − PT by category of prompt, with intervals over prompts."""
+    found = []
+    for title, d in results.items():
+        gap = difference(
+            d[f"kl_{direction}"].sel(lens=lens).isel(layer=slice(d.sizes["layer"] // 2, None)).mean("layer")
+        )
+        for category in dict.fromkeys(d.category.values.tolist()):
+            inside = gap.isel(prompt=np.flatnonzero(d.category.values == category))
+            found.append(interval_row(inside, panel=title, category=category))
+    return dots(
+        pd.DataFrame(found), "category", x="IT − PT, nats", title=f"Convergence gap by category, {lens} lens"
+    )
+
+
+def heat(rows, title, *, x, y, colour, legend, toggles=None, limit=None) -> alt.Chart:
+    """Return a heat map, a panel a model, of the field `colour`; a limit makes the scale diverge around zero."""
+    scale = (
+        alt.Scale(domain=[-limit, 0, limit], range=DIVERGING, clamp=True)
+        if limit
+        else alt.Scale(scheme="viridis")
+    )
+    fill = alt.Color(f"{colour}:Q", scale=scale, legend=alt.Legend(title=legend, gradientLength=120))
+    tips = [
+        alt.Tooltip("panel:N", title="model"),
+        x.shorthand,
+        y.shorthand,
+        alt.Tooltip(f"{colour}:Q", format=".3f"),
+    ]
+    cells = alt.Chart().mark_rect().encode(x=x, y=y, color=fill, tooltip=tips)
+    return panels(rows.dropna(subset=[colour]), title, cells, toggles=toggles)
+
+
+def cosine_heat(results) -> alt.Chart:
+    """Return the δ-cosine of the block by generation step and layer; the reader chooses PT or IT."""
+    rows = tidy(results, lambda dataset: dataset.delta_cosine_by_step.rename("cosine").to_dataset())
+    rows = rows[rows["token"] > 0].sort_values("variant", ascending=True, kind="stable")
+    x = alt.X("token:O", title="generated token", axis=alt.Axis(values=list(range(0, 512, 8))))
+    y = alt.Y("layer:O", title="layer", sort="descending", axis=alt.Axis(labelOverlap=True))
+    return heat(
+        rows, "δ-cosine by layer and step", x=x, y=y, colour="cosine", legend="δ-cosine", limit=1,
+        toggles={"variant": "model"},
+    )  # fmt: skip
+
+
+def weight_change(results, measure="relative") -> alt.Chart:
+    """Return how far tuning moved each layer's parameters, by group: relative Frobenius norm, or RMS."""
+    rows = tidy(results, lambda dataset: dataset[f"weight_{measure}"].rename("mean").to_dataset()).dropna(
+        subset=["mean"]
+    )
+    groups = ["attention", "mlp", "norm", "router"]
+    rows = rows[rows["group"].isin(groups)]
+    name = "‖ΔW‖ / ‖W‖" if measure == "relative" else "RMS of ΔW"
+    tips = [alt.Tooltip("panel:N", title="model"), "group:N", "layer:Q", alt.Tooltip("mean:Q", format=".3g")]
+    line = alt.Chart().mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=2)
+    line = line.encode(
+        x=layers_axis(), y=alt.Y("mean:Q", title=name), tooltip=tips, **by_category("group", groups)
+    )
+    return panels(rows, f"Weight change by layer, {name}", onset_rule(), line, y="independent")
+
+
+def dimension_profile(results) -> alt.Chart:
+    """Return the intrinsic dimension of the cloud of last-prompt states, by layer; estimator and template to choose.
+
+    Bands are the middle 90 % over subsamples of four fifths of the prompts without replacement.
+    """
+
+    def measure(dataset):
+        names = {"dimension": "mean", "dimension_low": "low", "dimension_high": "high"}
+        return dataset[list(names)].rename(names)
+
+    rows = tidy(results, measure)
+    rows["template"] = rows["template"].map(TEMPLATES)
+    rows["estimator"] = rows["estimator"].map({"two_nn": "TwoNN", "mle": "maximum likelihood"})
+    curve = bands(layers_axis(), "intrinsic dimension")
+    toggles = {"estimator": "estimator", "template": "prompts read as"}
+    return panels(rows, "Intrinsic dimension of the states at the prompt's end", *curve, toggles=toggles)
+
+
+def spectrum_profile(results, measure="participation_ratio") -> alt.Chart:
+    """Return the participation ratio, effective rank or first axis' share of each layer's cloud; template to choose."""
+    rows = tidy(results, lambda dataset: dataset[measure].rename("mean").to_dataset())
+    rows["template"] = rows["template"].map(TEMPLATES)
+    title = {"participation_ratio": "Participation ratio", "effective_rank": "Effective rank"}.get(
+        measure, "Variance along the first axis"
+    )
+    tips = [
+        alt.Tooltip("panel:N", title="model"),
+        "variant:N",
+        "layer:Q",
+        alt.Tooltip("mean:Q", format=".2f"),
+    ]
+    line = alt.Chart().mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=2)
+    line = line.encode(x=layers_axis(), y=alt.Y("mean:Q", title=title.lower()), tooltip=tips, **by_variant())
+    return panels(rows, f"{title} of each layer's cloud", line, toggles={"template": "prompts read as"})
+
+
+def attention_shift(results, measure="attention_normalised") -> alt.Chart:
+    """Return IT − PT of the attention entropy at the prompt's end, mean over heads; the reader chooses the template.
+
+    With `attention_normalised` the entropy is divided by its ceiling, the logarithm of the visible keys.
+    """
+
+    def values(dataset):
+        entropy = dataset[measure].rename(cloud_prompt="prompt")
+        both = entropy.assign_coords(template=[TEMPLATES[t] for t in entropy.template.values])
+        native = xr.concat(
+            [entropy.sel(variant=v, template=t, drop=True) for v, t in (("pt", "raw"), ("it", "chat"))],
+            "variant",
+        ).assign_coords(variant=["pt", "it"], template="native")
+        return xr.concat([native.expand_dims("template"), both], "template")
+
+    name = "H / log T" if measure == "attention_normalised" else "nats"
+    return charts.shift_profile(
+        results, values, y=f"IT − PT, {name}", title="Attention entropy at the prompt's end, IT − PT",
+        toggles={"template": "prompts read as"},
+    )  # fmt: skip
+
+
+def change_between_layers(results) -> alt.Chart:
+    """Return 1 − cosine of each prompt's state with that of the layer before; the reader chooses the template."""
+
+    def values(dataset):
+        change = dataset.adjacent_change.rename(cloud_prompt="prompt")
+        return change.assign_coords(template=[TEMPLATES[t] for t in change.template.values])
+
+    return charts.layer_profile(
+        results, values, y="1 − cosine", title="Change of the state from layer to layer",
+        toggles={"template": "prompts read as"},
+    )  # fmt: skip
+
+
+def phases_of_revision(results) -> alt.Chart:
+    """Return KL(previous layer ‖ layer) by layer, free running; the reader chooses the lens."""
+    return charts.layer_profile(
+        results, lambda d: revision.free(d[["kl_adjacent"]]).kl_adjacent, y="nats", unit="nats",
+        title="KL(previous layer ‖ layer): how much each layer revises (√ scale)", toggles={"lens": "lens"},
+        **charts.root_scale(),
+    )  # fmt: skip
+
+
+def turnover(results) -> alt.Chart:
+    """Return the Jaccard index of the five best tokens with the layer before, free running; the lens to choose."""
+    return charts.layer_profile(
+        results, lambda d: revision.free(d[["turnover"]]).turnover, y="Jaccard index",
+        title="Candidates kept from the layer before (five best tokens)", toggles={"lens": "lens"},
+    )  # fmt: skip
+
+
+def emergence(results) -> alt.Chart:
+    """Return the probability that each layer gives the token that follows, free running; the lens to choose."""
+    return charts.layer_profile(
+        results, lambda d: revision.free(d[["target_probability"]]).target_probability, y="probability",
+        title="Probability of the token that follows", toggles={"lens": "lens"},
+    )  # fmt: skip
+
+
+def minds_by_class(results, measure="late_mind_change", history="free", lens="raw") -> alt.Chart:
+    """Return a measure of late changes of mind by class of the following token, PT and IT, with intervals."""
+    found = []
+    for title, d in results.items():
+        one = revision.free(d[[measure]]) if history == "free" else d[[measure]].sel(history=history)
+        values = one[measure].sel(lens=lens)
+        for variant in ("pt", "it"):
+            for kind in values.token_class.values:
+                row = interval_row(
+                    values.sel(variant=variant, token_class=kind), panel=title, token_class=str(kind)
+                )
+                found.append(row | {"variant": NAMES[variant]})
+    rows = pd.DataFrame(found).dropna(subset=["mean"])
+    rows = rows[(rows["prompts"] >= 5) & (rows["token_class"] != "special")].round(charts.DIGITS)
+    y = alt.Y("token_class:N", title=None, sort=list(revision.CLASSES), axis=alt.Axis(grid=True, ticks=False))
+    offset = alt.YOffset("variant:N", sort=["PT", "IT"])
+    colour, title = by_variant()["color"], charts_title(measure)
+    bar = (
+        alt.Chart()
+        .mark_rule(strokeWidth=2)
+        .encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y, yOffset=offset, color=colour)
+    )
+    dot = alt.Chart().mark_point(size=40, filled=True, opacity=1)
+    dot = dot.encode(
+        x=alt.X("mean:Q", title=title),
+        y=y,
+        yOffset=offset,
+        color=colour,
+        tooltip=[*hint("token_class", "variant"), "prompts:Q"],
+    )
+    return panels(rows, f"{title[0].upper()}{title[1:]}, by class of the token that follows", bar, dot)
+
+
+def charts_title(measure: str) -> str:
+    """Return a measure of late changes of mind in words."""
+    return {
+        "late_mind_change": "share first correct at the onset or later",
+        "late_flips": "changes of the first token in late layers, a step",
+        "kl_adjacent_at_change": "nats at the change of mind",
+    }[measure]
+
+
+def commitment_by_confidence(results, rule="kl_continuous", lens="raw", history="free") -> alt.Chart:
+    """Return the delay IT − PT of commitment by confidence of the final prediction, with intervals over prompts."""
+    found = []
+    for title, d in results.items():
+        names = ["commitment_by_confidence"]
+        one = revision.free(d[names]) if history == "free" else d[names].sel(history=history)
+        shift = difference(one.commitment_by_confidence.sel(rule=rule, lens=lens))
+        found += [
+            interval_row(shift.sel(stratum=s), panel=title, stratum=str(s)) for s in shift.stratum.values
+        ]
+    where = "free running" if history == "free" else f"on {NAMES[history]}'s tokens"
+    return dots(
+        pd.DataFrame(found), "stratum", x="IT − PT, layers", title=f"Commitment delay by confidence, {where}"
+    )
+
+
+def kinds_profile(results, measure="delta_cosine") -> alt.Chart:
+    """Return a profile over layers by kind of prompt, with intervals; the reader chooses the condition."""
+
+    def values(dataset):
+        curve = dataset[measure]
+        curve = curve.sel(component="block", drop=True) if "component" in curve.dims else curve
+        kinds = dict.fromkeys(dataset.category.values.tolist())
+        parts = [banded(curve.isel(prompt=np.flatnonzero(dataset.category.values == kind))) for kind in kinds]
+        return xr.concat(parts, "kind").assign_coords(kind=list(kinds))
+
+    rows, name = (
+        tidy(results, values),
+        {"delta_cosine": "δ-cosine of the block", "entropy": "lens entropy, nats"},
+    )
+    colours = by_category("kind", list(dict.fromkeys(rows["kind"])))
+    curve = bands(layers_axis(), name.get(measure, measure), fields=("kind", "layer"), colours=colours)
+    title = f"{name.get(measure, measure)} by kind of prompt"
+    return panels(
+        rows, title[0].upper() + title[1:], onset_rule(), *curve, toggles={"condition": "condition"}
+    )
+
+
+def template_overlay(results) -> alt.Chart:
+    """Return the block's δ-cosine of IT with and without its chat template, and of PT."""
+
+    def values(dataset):
+        return banded(dataset.delta_cosine.sel(component="block", drop=True))
+
+    rows = tidy(results, values)
+    order = list(dict.fromkeys(rows["condition"]))
+    colours = by_category("condition", order, palette=[PT, IT, INK])
+    curve = bands(layers_axis(), "δ-cosine", fields=("condition", "layer"), colours=colours)
+    return panels(rows, "δ-cosine with and without the chat template", onset_rule(), *curve)
+
+
+def onset_matrix(results, component="block") -> alt.Chart:
+    """Return which layers meet each threshold rule, and where each rule sees the onset."""
+
+    def measure(dataset):
+        one = dataset.sel(component=component, drop=True)
+        return xr.Dataset({"meets": one.meets.astype(int), "first": one.onset})
+
+    rows = tidy(results, measure)
+    rows["is_onset"] = (rows["layer"] == rows["first"]).astype(int)
+    y = alt.Y("rule:N", sort=list(dict.fromkeys(rows["rule"])), title=None)
+    x = alt.X("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelAngle=0))
+    fill = alt.Color("meets:N", scale=alt.Scale(domain=[0, 1], range=["#88888826", IT]), legend=None)
+    cells = (
+        alt.Chart()
+        .mark_rect(stroke="#88888840")
+        .encode(
+            x=x,
+            y=y,
+            color=fill,
+            tooltip=[alt.Tooltip("panel:N", title="model"), "rule:N", "layer:Q", "first:Q"],
+        )
+    )
+    mark = alt.Chart().transform_filter("datum.is_onset === 1")
+    mark = mark.mark_point(shape="diamond", filled=True, size=45, color=INK, opacity=1).encode(x=x, y=y)
+    return panels(rows, "Layers at which IT − PT of the δ-cosine meets a rule (◆ onset)", cells, mark)

@@ -1,0 +1,144 @@
+"""The parameters that each experiment takes, typed: their names, limits and meaning.
+
+A new experiment adds a class here if it has parameters of its own, and its key to `SCHEMAS`. Where values come from is
+the business of `nbhelpers.params`.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown keys and wrong types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Size(Record):
+    """The sizes of a model, for estimates of cost before its checkpoint is at hand."""
+
+    layers: int = Field(ge=1)
+    width: int = Field(ge=1)
+    vocabulary: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    parameters: int = Field(ge=1)
+
+
+class Texts(Record):
+    """Running text: a JSON Lines file with a field of text (`path`), or a data set of the Hugging Face hub (`hub`)."""
+
+    path: str | None = None
+    hub: str | None = None
+    name: str | None = Field(default=None, description="configuration of a hub data set")
+    split: str = "train"
+    revision: str | None = None
+    field: str = "text"
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either a path or a hub id, not both or neither")
+        return self
+
+
+class ExperimentParams(Record):
+    """The parameters that every experiment has."""
+
+    n_resamples: int = Field(default=10_000, ge=100, description="bootstrap resamples over prompts")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    seed: int = Field(default=0, ge=0)
+
+
+class ForwardParams(ExperimentParams):
+    """The parameters of an experiment that runs a model."""
+
+    batch_size: int = Field(ge=1, description="rows generated and captured together")
+    lens_rows: int = Field(default=256, ge=1, description="tokens unembedded at once")
+
+
+class GenerationParams(ForwardParams):
+    """The parameters of an experiment that generates."""
+
+    n_prompts: int = Field(ge=2, description="prompts, balanced over categories")
+    max_new_tokens: int = Field(ge=2, le=8192, description="cap on generated tokens a prompt")
+
+
+class ObservationParams(GenerationParams):
+    """exp00: what is generated and measured once for all observational experiments."""
+
+    n_cloud_prompts: int = Field(ge=12, description="prompts whose last position gives the clouds of states")
+    n_neighbours: int = Field(default=32, ge=10, description="nearest neighbours kept of every state")
+
+
+class TunedLensParams(ForwardParams):
+    """exp07_0g: how the tuned lenses are trained and checked."""
+
+    corpus: Texts
+    form: str = Field(default="full", pattern="^(full|residual)$", description="A h + b, or h + A h + b")
+    steps: int = Field(ge=2)
+    tokens_per_step: int = Field(ge=64, description="tokens a gradient step is accumulated over")
+    learning_rate: float = Field(default=0.1, gt=0, description="before the family's scale")
+    scales: dict[str, float] = Field(
+        default={}, description="learning-rate scale by family, 1 where none is given"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0, description="largest norm of one layer's gradient")
+    validate_every: int = Field(default=50, ge=1, description="steps")
+    max_text_tokens: int = Field(default=2048, ge=16, description="tokens of a text that are read")
+    n_validation_tokens: int = Field(default=4096, ge=64)
+    n_test_tokens: int = Field(default=4096, ge=64, description="held-out tokens that the lens is judged on")
+
+
+class CommitmentParams(ExperimentParams):
+    """exp09: thresholds and windows of the commitment rules, and confidence strata."""
+
+    kl_threshold: float = Field(default=0.1, gt=0.0, description="nats")
+    kl_grid: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False)
+    majority_share: float = Field(default=0.9, gt=0.5, le=1.0)
+    stable_window: int = Field(default=3, ge=2, description="layers a top-1 match must hold")
+    confidence_edges: tuple[float, float] = Field(
+        default=(0.5, 0.9), strict=False, description="edges of the strata low, medium, high"
+    )
+
+
+class NarrowingParams(ForwardParams):
+    """exp01: which prompts, and how many neurons a prompt."""
+
+    prompts: str
+    n_prompts: int = Field(ge=2)
+    n_neurons: int = Field(default=500, ge=2, description="neurons of each selection, a prompt")
+
+
+class PromptKindParams(GenerationParams):
+    """exp02: which prompts, and the permutation test of their categories."""
+
+    prompts: str
+    n_permutations: int = Field(default=2000, ge=100)
+
+
+class PhaseParams(ExperimentParams):
+    """exp04: intrinsic dimension, its intervals, and the permutation of layers."""
+
+    n_subsamples: int = Field(default=100, ge=20, description="subsamples without replacement")
+    n_permutations: int = Field(default=10_000, ge=100)
+    mle_neighbours: int = Field(default=10, ge=3)
+
+
+class OnsetParams(ExperimentParams):
+    """exp07_0j: the nine threshold rules and the permutation null."""
+
+    sigmas: tuple[float, ...] = Field(default=(0.5, 0.75, 1.0, 1.5, 2.0), strict=False)
+    drops: tuple[float, ...] = Field(default=(0.02, 0.05, 0.1, 0.15), strict=False)
+    run_length: int = Field(default=2, ge=1, description="consecutive layers that must meet a rule")
+    n_permutations: int = Field(default=2000, ge=100)
+
+
+SCHEMAS = {
+    "exp00": ObservationParams,
+    "exp01": NarrowingParams,
+    "exp02": PromptKindParams,
+    "exp03": CommitmentParams,
+    "exp04": PhaseParams,
+    "exp07_0g": TunedLensParams,
+    "exp07_0j": OnsetParams,
+    "exp09": CommitmentParams,
+}
