@@ -250,6 +250,29 @@ def entropy_profile(results) -> alt.Chart:
     )  # fmt: skip
 
 
+def confidence_profile(results) -> alt.Chart:
+    """Return the probability of each layer's own first token; the reader chooses the lens."""
+    return layer_profile(
+        results, lambda dataset: dataset["top1_probability"], y="probability",
+        title="Probability of each layer's first token", toggles={"lens": "lens"},
+    )  # fmt: skip
+
+
+def adjacent_profile(results) -> alt.Chart:
+    """Return KL(previous layer ‖ layer), nats, on a square-root scale; the reader chooses the lens."""
+    return layer_profile(
+        results, lambda dataset: dataset["kl_adjacent"], y="nats", unit="nats",
+        title="KL(previous layer ‖ layer) (√ scale)", toggles={"lens": "lens"}, **root_scale(),
+    )  # fmt: skip
+
+
+def cosine_to_final(results) -> alt.Chart:
+    """Return the cosine of the residual stream with that after the last layer."""
+    return layer_profile(
+        results, lambda dataset: dataset["cosine_to_final"], y="cosine", title="Cosine to the final residual"
+    )
+
+
 def delta_cosine(results, component="block") -> alt.Chart:
     """Return the cosine between each layer's update and the residual stream before it."""
     return layer_profile(

@@ -12,7 +12,7 @@ import xarray as xr
 
 from nbhelpers import attention, dimension, geometry, stats
 from nbhelpers.models import Decoder, Pair
-from nbhelpers.observation import described
+from nbhelpers.observation import described, joined
 from nbhelpers.params import VARIANTS
 from nbhelpers.prompts import Prompt, chat_ids, text_ids
 
@@ -167,3 +167,9 @@ def head_means(observed: xr.Dataset) -> xr.Dataset:
 def mean_over_prompts(values: xr.DataArray, **bootstrap) -> stats.Interval:
     """Return the mean over cloud prompts and its BCa interval, shaped as the other dimensions."""
     return stats.bca_mean(values.transpose("cloud_prompt", ...).values, **bootstrap)
+
+
+def side_panels(observed: xr.Dataset, *, seed: int) -> xr.Dataset:
+    """Return what exp09 shows of the clouds (L8) and of attention (L9): dimensions, spectra, entropies by prompt."""
+    heads = head_means(observed)[["attention_entropy", "attention_normalised"]]
+    return joined(dimensions(observed, draws=100, k=10, seed=seed), heads)

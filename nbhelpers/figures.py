@@ -76,6 +76,70 @@ def learning(results) -> alt.Chart:
     return panels(rows, "Training of the tuned lenses", line, y="independent")
 
 
+def transfer(results) -> alt.Chart:
+    """Return KL(final ‖ layer) of IT's states read with PT's translators, over that with IT's own, by layer."""
+
+    def ratio(dataset):
+        own = dataset.kl_final_layer.sel(variant="it", lens="tuned", drop=True).mean("text")
+        return (dataset.kl_transfer.mean("text") / own).where(own > 0).rename("ratio").to_dataset()
+
+    rows = tidy(results, ratio).dropna(subset=["ratio"])
+    tips = [alt.Tooltip("panel:N", title="model"), "layer:Q", alt.Tooltip("ratio:Q", format=".2f")]
+    line = (
+        alt.Chart()
+        .mark_line(point=True, color=IT)
+        .encode(x=layers_axis(), y=alt.Y("ratio:Q", title="KL with PT's lens / with IT's own"), tooltip=tips)
+    )
+    one = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(1))
+    return panels(rows, "IT read with PT's translators", one, line)
+
+
+def lengths(results) -> alt.Chart:
+    """Return how long each model's texts are: the share of prompts with at least so many tokens."""
+
+    def survival(dataset):
+        width = int(dataset.n_tokens.max())
+        at = np.arange(1, width + 1)
+        share = [(dataset.n_tokens.sel(variant=v).values[:, None] >= at).mean(0) for v in ("pt", "it")]
+        return xr.Dataset(
+            {"share": (("variant", "token"), np.array(share))}, {"variant": ["pt", "it"], "token": at}
+        )
+
+    rows = tidy(results, survival)
+    y = alt.Y("share:Q", title="share of texts", axis=alt.Axis(format="%"))
+    tips = [
+        alt.Tooltip("panel:N", title="model"),
+        "variant:N",
+        "token:Q",
+        alt.Tooltip("share:Q", format=".0%"),
+    ]
+    x = alt.X("token:Q", title="tokens, at least")
+    line = (
+        alt.Chart()
+        .mark_line(interpolate="step-before", strokeWidth=2)
+        .encode(x=x, y=y, tooltip=tips, **by_variant())
+    )
+    return panels(rows, "Length of the texts", line)
+
+
+def neuron_gini(results) -> alt.Chart:
+    """Return the Gini coefficient of neuron use by layer: 0 if all neurons are used alike, towards 1 if one does all."""
+    rows = tidy(results, lambda dataset: dataset.gini.rename("mean").to_dataset())
+    tips = [
+        alt.Tooltip("panel:N", title="model"),
+        "variant:N",
+        "layer:Q",
+        alt.Tooltip("mean:Q", format=".3f"),
+    ]
+    y = alt.Y("mean:Q", title="Gini coefficient", scale=alt.Scale(zero=False))
+    line = (
+        alt.Chart()
+        .mark_line(point=True, strokeWidth=2)
+        .encode(x=layers_axis(), y=y, tooltip=tips, **by_variant())
+    )
+    return panels(rows, "Concentration of neuron use by layer", onset_rule(), line)
+
+
 def matched_curves(results, history="it", direction="final_layer") -> alt.Chart:
     """Return both models' KL curves on the tokens that one of them wrote; the reader chooses the lens and whose it is."""
 
@@ -103,6 +167,19 @@ def history_gap(results, lens="raw", direction="final_layer") -> alt.Chart:
         found += [interval_row(values, panel=title, history=name) for name, values in gaps.items()]
     return dots(
         pd.DataFrame(found), "history", x="IT − PT, nats", title=f"Convergence gap by history, {lens} lens"
+    )
+
+
+def gap_intervals(results, direction="final_layer") -> alt.Chart:
+    """Return the convergence gap of every model with its interval, raw and tuned lens."""
+    found = []
+    for title, d in results.items():
+        half = d[f"kl_{direction}"].isel(layer=slice(d.sizes["layer"] // 2, None)).mean("layer")
+        found += [
+            interval_row(difference(half.sel(lens=n)), panel=title, lens=str(n)) for n in half.lens.values
+        ]
+    return dots(
+        pd.DataFrame(found), "lens", x="IT − PT, nats", title=f"Convergence gap, {charts.KL[direction]}"
     )
 
 
@@ -417,3 +494,76 @@ def onset_matrix(results, component="block") -> alt.Chart:
     mark = alt.Chart().transform_filter("datum.is_onset === 1")
     mark = mark.mark_point(shape="diamond", filled=True, size=45, color=INK, opacity=1).encode(x=x, y=y)
     return panels(rows, "Layers at which IT − PT of the δ-cosine meets a rule (◆ onset)", cells, mark)
+
+
+def log_axis() -> dict:
+    """Return the options of a logarithmic y axis."""
+    return {"scale": alt.Scale(type="log", nice=False), "axis": alt.Axis(format="~s", tickCount=4)}
+
+
+def support_profile(results) -> alt.Chart:
+    """Return the effective support, exp of the entropy, of each layer's lens distribution at the answer's position."""
+    return charts.layer_profile(
+        results, lambda dataset: dataset.support, y="tokens", unit="tokens",
+        title="Effective support of each layer's prediction (log scale)", **log_axis(),
+    )  # fmt: skip
+
+
+def update_breadth(results) -> alt.Chart:
+    """Return N90 of each layer's whole update at the answer's position; the reader chooses the component."""
+    return charts.layer_profile(
+        results, lambda dataset: dataset.update_n90.isel(component=[2, 1, 0]).astype(float), y="N90, tokens",
+        unit="tokens", title="Breadth of each layer's update", toggles={"component": "update"},
+        scale="independent",
+    )  # fmt: skip
+
+
+def neuron_breadth(results) -> alt.Chart:
+    """Return the mean ln N90 of the chosen neurons of each layer; the reader chooses the selection."""
+    return charts.layer_profile(
+        results, lambda dataset: enough(dataset.neuron_n90), y="mean ln N90",
+        title="Breadth of the chosen neurons", toggles={"selection": "chosen by"}, scale="independent",
+    )  # fmt: skip
+
+
+def enough(values: xr.DataArray, fewest: int = 2) -> xr.DataArray:
+    """Return values with every entry that fewer than two prompts measure set to NaN throughout."""
+    return values.where(values.notnull().sum("prompt") >= fewest)
+
+
+def breadth_scatter(results) -> alt.Chart:
+    """Return attribution against N90 for a sample of the neurons chosen by attribution, on logarithmic axes."""
+    rows = tidy(results, lambda dataset: dataset[["sample_n90", "sample_attribution", "sample_layer"]])
+    rows = rows[(rows["sample_n90"] > 0) & (rows["sample_attribution"] > 0)]
+    x = alt.X("sample_n90:Q", title="N90, tokens", scale=alt.Scale(type="log", nice=False))
+    y = alt.Y("sample_attribution:Q", title="attribution, logits", scale=alt.Scale(type="log", nice=False))
+    tips = ["variant:N", "sample_layer:Q", "sample_n90:Q", alt.Tooltip("sample_attribution:Q", format=".3f")]
+    dots = alt.Chart().mark_point(filled=True, size=18, opacity=0.5)
+    dots = dots.encode(x=x, y=y, color=by_variant()["color"], tooltip=tips)
+    return panels(rows, "Attribution against breadth, neurons chosen by attribution", dots)
+
+
+def breadth_fits(results, statistic="pearson") -> alt.Chart:
+    """Return the correlation of log attribution with log N90, with intervals over prompts, by selection, PT and IT."""
+
+    def measure(dataset):
+        one = dataset[["fit", "fit_low", "fit_high"]].sel(
+            statistic=statistic, quantity="attribution", drop=True
+        )
+        return one.rename(fit="mean", fit_low="low", fit_high="high")
+
+    rows = tidy(results, measure)
+    y = alt.Y(
+        "selection:N",
+        title=None,
+        sort=["attribution", "random", "impact"],
+        axis=alt.Axis(grid=True, ticks=False),
+    )
+    offset, colour = alt.YOffset("variant:N", sort=["PT", "IT"]), by_variant()["color"]
+    zero = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
+    bar = alt.Chart().mark_rule(strokeWidth=2)
+    bar = bar.encode(x=alt.X("low:Q", title="r"), x2="high:Q", y=y, yOffset=offset, color=colour)
+    dot = alt.Chart().mark_point(size=40, filled=True, opacity=1)
+    tips = hint("selection", "variant")
+    dot = dot.encode(x=alt.X("mean:Q", title="r"), y=y, yOffset=offset, color=colour, tooltip=tips)
+    return panels(rows, "Correlation of log attribution with log breadth", zero, bar, dot)

@@ -171,7 +171,8 @@ def observe_pair(
     histories = []
     for history in VARIANTS:
         both = [found[v, history].drop_vars("neuron_mass", errors="ignore") for v in VARIANTS]
-        steps = xr.concat(both, "variant", data_vars="minimal", compat="equals")
+        measured = [name for name in both[0].data_vars if name != "token_id"]
+        steps = xr.concat(both, "variant", data_vars=measured, coords="minimal", compat="equals", join="exact")
         histories.append(steps.assign_coords(history=("step", [history] * steps.sizes["step"])))
     steps = xr.concat(histories, "step", data_vars="minimal").assign_coords(variant=list(VARIANTS))
     return steps.assign(neuron_mass=xr.concat(masses, "variant"))
@@ -201,6 +202,11 @@ def with_texts(
         prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
     )
     return described(found, UNITS)
+
+
+def joined(*datasets: xr.Dataset) -> xr.Dataset:
+    """Return datasets of one pair as one; their shared coordinates must be the same."""
+    return xr.merge(datasets, compat="override", join="exact")
 
 
 def described(dataset: xr.Dataset, units: Mapping[str, tuple[str, str]]) -> xr.Dataset:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import convergence, stats
-from nbhelpers.observation import UNITS, described, free_steps, history_steps
+from nbhelpers.observation import UNITS, described, free_steps, history_steps, joined
 from nbhelpers.params import VARIANTS
 from nbhelpers.schemas import CommitmentParams
 
@@ -203,11 +203,12 @@ def gaps_and_delays(profile: xr.Dataset, options: CommitmentParams) -> xr.Datase
 
 def summarise(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
     """Return exp09's dataset for one pair: what `store.SCHEMAS["exp09"]` lists, with units and names."""
-    parts = [free_profile(observed, v).merge(commitment(observed, v, options)) for v in VARIANTS]
+    parts = [joined(free_profile(observed, v), commitment(observed, v, options)) for v in VARIANTS]
     profile = xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
     kept = ("n_tokens", "stopped", "category")
     profile = profile.assign({name: observed[name] for name in kept})
     profile = profile.assign_coords({name: observed[name] for name in ("prompt", "layer", "depth")})
-    profile = profile.merge(matched_curves(observed)).merge(by_confidence(observed, options.confidence_edges))
+    strata_of = by_confidence(observed, options.confidence_edges)
+    profile = joined(profile, matched_curves(observed), strata_of)
     profile["delta_cosine_by_step"] = cosine_by_step(observed)
-    return described(profile.merge(gaps_and_delays(profile, options)), UNITS | NAMES)
+    return described(joined(profile, gaps_and_delays(profile, options)), UNITS | NAMES)

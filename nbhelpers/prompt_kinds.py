@@ -11,7 +11,7 @@ import xarray as xr
 
 from nbhelpers import capture, clouds, decoding, geometry, lens, stats
 from nbhelpers.models import Decoder, Pair
-from nbhelpers.observation import described, narrow
+from nbhelpers.observation import described, joined, narrow
 from nbhelpers.params import depth
 from nbhelpers.prompts import Prompt
 from nbhelpers.schemas import PromptKindParams
@@ -121,11 +121,11 @@ def permuted(labels: np.ndarray, strata: np.ndarray, n: int, seed: int) -> np.nd
 def kinds_test(values: np.ndarray, kinds, forms, *, n: int, seed: int) -> tuple[np.ndarray, float]:
     """Return each layer's F of the kinds, [layer], and the p-value of the largest, which holds for all layers at once.
 
-    values: [prompt, layer]; a layer with a NaN is left out (F is NaN). Kinds are permuted within forms, so that a
+    values: [prompt, layer]; a layer with a NaN, or where nothing varies, is left out (F is NaN). Kinds are permuted within forms, so that a
     difference between stubs and questions counts for nothing.
     """
     codes = np.unique(np.asarray(kinds), return_inverse=True)[1]
-    kept = np.isfinite(values).all(0)
+    kept = np.isfinite(values).all(0) & (np.ptp(np.nan_to_num(values), axis=0) > 0)
     found = np.full(values.shape[1], np.nan)
     found[kept] = f_statistics(values[:, kept], codes[None])[0]
     null = f_statistics(values[:, kept], permuted(codes, np.asarray(forms), n, seed)).max(-1)
@@ -153,14 +153,17 @@ def tests(profiles: xr.Dataset, options: PromptKindParams) -> xr.Dataset:
     )
 
 
-def summarise(
-    pair: Pair, prompts: Sequence[Prompt], forms: Sequence[str], options: PromptKindParams
-) -> xr.Dataset:
+def form_of(prompt: Prompt) -> str:
+    """Return whether a prompt is a question, which leaves its answer open, or a stub to complete."""
+    return "question" if prompt.text.rstrip().endswith("Answer:") else "stub"
+
+
+def summarise(pair: Pair, prompts: Sequence[Prompt], options: PromptKindParams) -> xr.Dataset:
     """Return exp02's dataset for one pair: profiles by condition and prompt, and the tests of the kinds."""
     parts = [observe_condition(pair, name, prompts, options) for name in CONDITIONS]
     found = xr.concat(parts, "condition").assign_coords(condition=list(CONDITIONS))
     found["category"] = ("prompt", np.array([prompt.category for prompt in prompts], dtype=object))
-    found["form"] = ("prompt", np.array(list(forms), dtype=object))
+    found["form"] = ("prompt", np.array([form_of(prompt) for prompt in prompts], dtype=object))
     n_layers = found.sizes["layer"]
     found = found.assign_coords(
         prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
@@ -169,4 +172,4 @@ def summarise(
     found["template_shift"] = block.sel(condition="IT", drop=True) - block.sel(
         condition="IT without template", drop=True
     )
-    return described(found.merge(tests(found, options)), UNITS)
+    return described(joined(found, tests(found, options)), UNITS)

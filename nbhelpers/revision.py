@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import convergence, profiles
-from nbhelpers.observation import described, history_steps
+from nbhelpers.observation import described, history_steps, joined
 from nbhelpers.params import VARIANTS, onset, phases
 from nbhelpers.schemas import CommitmentParams
 from nbhelpers.token_classes import CLASSES
@@ -159,7 +159,7 @@ def on_history(observed: xr.Dataset, variant: str, history: str, options: Commit
     other = history_steps(observed, VARIANTS[variant == "pt"], history)
     agrees = final_token(steps) == final_token(other)
     stratum = profiles.strata(profiles.confidence(writer), options.confidence_edges)
-    found = profiles.prompt_means(steps[list(CURVES)], n).merge(minds(steps, n))
+    found = joined(profiles.prompt_means(steps[list(CURVES)], n), minds(steps, n))
     cosine = steps.delta_cosine.sel(component="block", drop=True)
     return found.assign(
         delta_cosine=profiles.prompt_means(cosine, n),

@@ -88,7 +88,7 @@ def prompt_means(values: ArrayLike, prompt: ArrayLike, n_prompts: int) -> np.nda
     out; a prompt without any is NaN.
     """
     values, prompt = np.asarray(values, dtype=float), np.asarray(prompt)
-    flat = values.reshape(-1, values.shape[-1])
+    flat = values.reshape(int(np.prod(values.shape[:-1])), values.shape[-1])
     measured = ~np.isnan(flat)
     sums = np.stack([np.bincount(prompt, row, n_prompts) for row in np.where(measured, flat, 0.0)], axis=1)
     counts = np.stack([np.bincount(prompt, row, n_prompts) for row in measured], axis=1)

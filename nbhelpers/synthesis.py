@@ -21,6 +21,14 @@ TITLES = {
     "olmo": "OLMo",
 }
 POOL = "dense pool"
+RULES = {
+    "top1_first": "first top-1",
+    "top1_strict": "top-1 stays",
+    "top1_stable3": "top-1 for 3 layers",
+    "kl_first_0.1": "first KL < 0.1",
+    "kl_stays_0.1": "KL < 0.1 stays",
+    "majority_0.1": "90 % KL < 0.1",
+}
 ENDS = ["mean", "low", "high"]
 SLICES = {"depth 0.5–0.7": (5, 7), "depth 0.7–0.9": (7, 9), "depth 0.9–1": (9, 10)}
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -130,7 +138,27 @@ def gap_summary(results, lens="raw") -> pd.DataFrame:
     return table.fillna("").rename_axis(None)
 
 
-def delay_summary(results, rules, lens="raw") -> pd.DataFrame:
+def third_summary(results, direction="final_layer") -> pd.DataFrame:
+    """Return the gap by thirds of the layers and over the final fifth as text, nats: a row a lens and family."""
+    found = {}
+    for lens in ("raw", "tuned"):
+        parts = dict.fromkeys(("early", "middle", "late", "final fifth"))
+        for name in parts:
+
+            def measure(dataset, name=name, lens=lens):
+                layers = params.thirds(dataset.sizes["layer"]) | {
+                    "final fifth": params.final_fifth(dataset.sizes["layer"])
+                }
+                curve = dataset[f"kl_{direction}"].sel(lens=lens, drop=True).isel(layer=list(layers[name]))
+                return paired(curve.mean("layer"))
+
+            table = interval_table(results, measure)
+            parts[name] = pd.Series(written(table), index=table["family"])
+        found[lens] = pd.DataFrame(parts)
+    return pd.concat(found).rename_axis([None, None])
+
+
+def delay_summary(results, lens="raw", rules=RULES) -> pd.DataFrame:
     """Return the commitment delays IT − PT, layers, as text: a column for each rule (key → heading)."""
     columns = {}
     for rule, heading in rules.items():
@@ -166,37 +194,62 @@ def signs(results, measure) -> dict[str, list[str]]:
 
 def counted(names, total) -> str:
     """Return how many of the families these are, in words, naming them unless they are all or none."""
+    if total == 1:
+        return "this pair" if names else "no pair here"
     number, whole = (WORDS[n] if n < len(WORDS) else str(n) for n in (len(names), total))
     if not names:
         return f"none of the {whole} families"
     if len(names) == total:
-        return {1: "the one family", 2: "both families"}.get(total, f"all {whole} families")
+        return "both families" if total == 2 else f"all {whole} families"
     return f"{number} of {whole} families ({', '.join(names)})"
 
 
 def compared(found, total, above, below) -> str:
     """Return one sentence on the signs of a difference: `above` and `below` say what either sign means."""
+    if total == 1:
+        return above if found["above"] else below if found["below"] else "undecided"
     parts = [f"{above} in {counted(found['above'], total)}"]
     parts += [f"{below} in {counted(found['below'], total)}"] if found["below"] else []
     parts += [f"undecided in {counted(found['open'], total)}"] if found["open"] else []
     return ", ".join(parts)
 
 
-def verdict(results, rule="kl_stays_0.1", lens="raw") -> str:
+def matched_gap(dataset: xr.Dataset, history="it", lens="raw", basis="own") -> xr.DataArray:
+    """Return the convergence gap of each prompt on one history that both models read, nats [prompt]."""
+    curve = dataset["kl_final_layer_matched"].sel(history=history, lens=lens, basis=basis, drop=True)
+    return paired(curve.isel(layer=list(params.late_half(dataset.sizes["layer"]))).mean("layer"))
+
+
+def verdict(results, rule="kl_stays_0.1") -> str:
     """Return what this run says to the question of exp09, as Markdown, from the results alone."""
     total = len(results)
-    gap = signs(results, lambda dataset: gap_by_prompt(dataset, "final_layer", lens))
-    other = signs(results, lambda dataset: gap_by_prompt(dataset, "layer_final", lens))
-    delay = signs(results, lambda dataset: delay_by_prompt(dataset, rule, lens))
+    gap = {
+        lens: signs(results, lambda d, lens=lens: gap_by_prompt(d, "final_layer", lens))
+        for lens in ("raw", "tuned")
+    }
+    other = signs(results, lambda dataset: gap_by_prompt(dataset, "layer_final"))
+    matched = signs(results, matched_gap)
+    delay = {
+        lens: signs(results, lambda d, lens=lens: delay_by_prompt(d, rule, lens)) for lens in ("raw", "tuned")
+    }
     cosine = signs(results, cosine_by_prompt)
     cosine = {"above": cosine["below"], "below": cosine["above"], "open": cosine["open"]}
-    sharper = [title for title, dataset in results.items() if _sharper(dataset, lens)]
-    answer = "Yes" if len(gap["above"]) == total else "In part" if gap["above"] else "Not in this run"
+    sharper = [title for title, dataset in results.items() if _sharper(dataset)]
+    answer = (
+        "Yes"
+        if len(gap["raw"]["above"]) == total
+        else "In part"
+        if gap["raw"]["above"]
+        else "Not in this run"
+    )
     sentences = [
-        f"**{answer}.** Over the late half of the layers, KL(final ‖ layer) is "
-        + compared(gap, total, "larger in IT than in PT", "smaller"),
+        f"**{answer}.** Over the late half of the layers, free running and through the raw lens, KL(final ‖ layer) is "
+        + compared(gap["raw"], total, "larger in IT than in PT", "smaller"),
+        f"Through the tuned lens it is {compared(gap['tuned'], total, 'larger in IT', 'smaller')}",
         f"In the other direction, KL(layer ‖ final), it is {compared(other, total, 'larger', 'smaller')}",
-        f"Commitment by the rule “{rule_title(rule)}” is {compared(delay, total, 'later in IT', 'earlier')}",
+        f"With both models on IT's text, KL(final ‖ layer) is {compared(matched, total, 'larger in IT', 'smaller')}",
+        f"Commitment by the rule “{rule_title(rule)}” is, raw lens, {compared(delay['raw'], total, 'later in IT', 'earlier')}",
+        f"Tuned lens, it is {compared(delay['tuned'], total, 'later in IT', 'earlier')}",
         "In the final fifth of the layers the block update points "
         + compared(cosine, total, "more against the residual stream in IT", "less"),
     ]
@@ -208,7 +261,7 @@ def verdict(results, rule="kl_stays_0.1", lens="raw") -> str:
     )
 
 
-def _sharper(dataset, lens) -> bool:
+def _sharper(dataset, lens="raw") -> bool:
     """Return whether IT's mean final entropy is below PT's."""
     entropy = final_entropy(dataset, lens)
     return entropy["it"] < entropy["pt"]

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import clouds
-from nbhelpers.observation import described
+from nbhelpers.observation import described, joined
 from nbhelpers.schemas import PhaseParams
 
 UNITS = {
@@ -100,14 +100,14 @@ def summarise(observed: xr.Dataset, options: PhaseParams) -> xr.Dataset:
     )
     heads = clouds.head_means(observed)
     kept = ("adjacent_cka", "pair_cka", "global_layer")
-    found = found.merge(heads).assign({name: observed[name] for name in kept})
+    found = joined(found, heads).assign({name: observed[name] for name in kept})
     found["adjacent_change"] = 1 - observed.adjacent_cosine
-    found = found.merge(dip(found.dimension.sel(estimator="two_nn", drop=True)))
+    found = joined(found, dip(found.dimension.sel(estimator="two_nn", drop=True)))
     native = clouds.native(found[["dimension", "adjacent_cka", "attention_normalised", "adjacent_change"]])
     profiles = tested(native)
     tests = standing_out(profiles, observed.global_layer.values, options)
     coords = {name: observed[name] for name in ("layer", "depth")}
-    return described(found.merge(tests).assign_coords(coords), UNITS | clouds.UNITS)
+    return described(joined(found, tests).assign_coords(coords), UNITS | clouds.UNITS)
 
 
 def tested(native: xr.Dataset) -> dict[str, np.ndarray]:

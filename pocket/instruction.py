@@ -60,9 +60,9 @@ def choice(rng, held_out):
     message = ask(fact, held_out_question(fact)) if held_out else training_question(rng, fact)
     options = options_for(rng, fact)
     letter = "ABCD"[options.index(fact.value)]
-    lines = "".join(f"\n{x}) {option}" for x, option in zip("ABCD", options))
+    offered = ", ".join(f"{option} ({x})" for x, option in zip("ABCD", options))
     return (
-        message + lines,
+        f"{message}\nOptions: {offered}.",
         f"{answer(fact)[:-1]} ({letter}).",
         {"answer": letter, "entity": fact.subject},
     )

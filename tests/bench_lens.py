@@ -111,31 +111,30 @@ def collector_seconds(options, steps=6, prompt=64):
     return spent / (steps + 1) * options.tokens
 
 
-def seconds(options):
-    """Return {method: best seconds}, all methods in turn in every repeat, after one turn that does not count."""
-    residuals, unembedding = inputs(options)
+def seconds(options, methods, given, once=()):
+    """Return {method: best seconds}, all methods in turn in every repeat, after one turn that does not count.
+
+    methods: {name: function of *given}; those in `once` run in that turn and one repeat only.
+    """
     best = {}
     for repeat in range(options.repeats + 1):
-        for name, method in METHODS.items():
-            if name == "stack of all layers" and 1 < repeat:
+        for name, method in methods.items():
+            if name in once and 1 < repeat:
                 continue
             gc.collect()
             start = options.clock()
-            method(residuals, unembedding)
+            method(*given)
             best.setdefault(name, []).append(options.clock() - start)
     return {name: min(times[1:]) for name, times in best.items()}
 
 
-def peak_of(options):
-    """Print the bytes of resident memory that one method adds at its peak (Linux)."""
-    residuals, unembedding = inputs(options)
-    method = METHODS[options.peak]
-    few = residuals if "compiled" in options.peak else [h[:8] for h in residuals[:2]]
-    method(few, unembedding)  # loads kernels, compiles
+def peak_of(method, given, few):
+    """Print the bytes of resident memory that one method adds at its peak (Linux), loaded on `few` inputs before."""
+    method(*few)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
-    method(residuals, unembedding)
+    method(*given)
     print(status("VmHWM") - before)
 
 
@@ -144,58 +143,83 @@ def status(field):
     return 1024 * int(line.split()[1])
 
 
-def peak(name, options, **changes):
-    """Return the peak in bytes of one method, from a process of its own whose malloc gives memory back."""
+def peak(script, name, options, **changes):
+    """Return the peak in bytes of one method of a script, in a process of its own whose malloc gives memory back."""
     shape = {
         key: changes.get(key, getattr(options, key)) for key in ("layers", "tokens", "vocabulary", "width")
     }
     flags = [f"--{key}={value}" for key, value in shape.items()]
     run = subprocess.run(
-        [sys.executable, __file__, f"--peak={name}", *flags],
+        [sys.executable, script, f"--peak={name}", *flags],
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return int(run.stdout)
 
 
-def report(options):
-    """Print the table, then each target with what was measured."""
-    times = seconds(options)
-    bound = min(times[name] for name in METHODS if "products" in name)
-    times[COLLECTOR] = collector_seconds(options)
-    peaks = {name: peak(name, options) for name in METHODS}
-    unit = peaks["matrix products alone"]
+def heading(options):
+    """Print what was measured, and how."""
     clock = "CPU seconds" if options.clock is time.process_time else "seconds"
     print(f"{options.layers} layers, {options.tokens} tokens, d = {options.width}, {options.vocabulary} vocabulary "
           f"rows, float32, {torch.get_num_threads()} threads; {clock}, best of {options.repeats}")  # fmt: skip
-    print(f"\n{'method':38}{'s':>8}{'× products':>12}{'MB':>8}{'× products':>12}")
+
+
+def table(times, peaks, bound, unit, of="products"):
+    """Print seconds and megabytes of every method, and both as multiples of the bound."""
+    print(f"\n{'method':42}{'s':>8}{f'× {of}':>12}{'MB':>8}{f'× {of}':>12}")
     for name, spent in times.items():
         memory = f"{peaks[name] / 1e6:8.0f}{peaks[name] / unit:12.2f}" if name in peaks else ""
-        print(f"{name:38}{spent:8.2f}{spent / bound:12.2f}{memory}")
+        print(f"{name:42}{spent:8.2f}{spent / bound:12.2f}{memory}")
+
+
+def verdict(name, ratio, target, of="the products"):
+    """Print whether a ratio meets its target."""
+    print(f"{name}: {ratio:.2f} of {of}, target ≤ {target}: {'met' if ratio <= target else 'MISSED'}")
+
+
+def report(options):
+    """Print the table, then each target with what was measured."""
+    times = seconds(options, METHODS, inputs(options), once={"stack of all layers"})
+    bound = min(times[name] for name in METHODS if "products" in name)
+    times[COLLECTOR] = collector_seconds(options)
+    peaks = {name: peak(__file__, name, options) for name in METHODS}
+    heading(options)
+    table(times, peaks, bound, peaks["matrix products alone"])
     print(f"({COLLECTOR}: scaled from 7 tokens; without the time of the model)\n")
     for prefix, target in TARGETS.items():
         for name in (name for name in METHODS if name.startswith(prefix)):
-            ratio = times[name] / bound
-            print(
-                f"{name}: {ratio:.2f} of the products, target ≤ {target}: {'met' if ratio <= target else 'MISSED'}"
-            )
+            verdict(name, times[name] / bound, target)
     name = "lens, eager: all metrics"
-    half = {key: peak(name, options, **{key: getattr(options, key) // 2}) for key in ("layers", "tokens")}
+    half = {
+        key: peak(__file__, name, options, **{key: getattr(options, key) // 2})
+        for key in ("layers", "tokens")
+    }
     same = max(abs(value - peaks[name]) for value in half.values()) <= 0.1 * peaks[name]
     print(f"memory, {name}: {peaks[name] / 1e6:.0f} MB; half the layers {half['layers'] / 1e6:.0f}, half the tokens "
           f"{half['tokens'] / 1e6:.0f}; target the same within 10 %: {'met' if same else 'MISSED'}")  # fmt: skip
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in dict(layers=16, tokens=1024, width=512, vocabulary=32000, repeats=5).items():
+def options_of(description, **defaults):
+    """Return the command line's options: the shape, the number of repeats, the clock."""
+    parser = argparse.ArgumentParser(description=description)
+    for name, default in (
+        dict(layers=16, tokens=1024, width=512, vocabulary=32000, repeats=5) | defaults
+    ).items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cpu-time", action="store_const", dest="clock", const=time.process_time,
                         default=time.perf_counter)  # fmt: skip
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    options = options_of(__doc__.splitlines()[0])
     with torch.no_grad():
-        peak_of(options) if options.peak else report(options)
+        if not options.peak:
+            return report(options)
+        residuals, unembedding = inputs(options)
+        few = residuals if "compiled" in options.peak else [h[:8] for h in residuals[:2]]
+        peak_of(METHODS[options.peak], (residuals, unembedding), (few, unembedding))
 
 
 if __name__ == "__main__":

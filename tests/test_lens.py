@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from math import log
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nbhelpers import lens
+from nbhelpers import convergence, lens
 
 KL = ("kl_final_layer", "kl_layer_final", "kl_adjacent")
 
@@ -171,6 +172,214 @@ def test_single_layer_and_no_tokens():
     assert lens.lens_metrics(residuals[:, :0], unembedding)["entropy"].shape == (1, 0)
 
 
+MORE = (*lens.METRICS, *lens.MORE_METRICS)
+
+
+def slow_more(z, token_ids, targets):
+    """The metrics of single tokens [layer, token] from full float64 logits, ids looked up one by one."""
+    p, row = z.log_softmax(-1), [token_ids.tolist().index(target) for target in targets.tolist()]
+    own = z[:, range(len(row)), row][..., None]
+    order = z.argsort(dim=-1, descending=True, stable=True)
+    return {
+        "top1_probability": p.exp().amax(-1),
+        "target_log_probability": p[:, range(len(row)), row],
+        "target_rank": 1 + (z > own).sum(-1),
+        "top5": token_ids[order[..., :5]],
+    }
+
+
+def assert_same_more(got, z, token_ids, targets, atol=2e-5):
+    for name, expected in slow_more(z, token_ids, targets).items():
+        if expected.is_floating_point():
+            torch.testing.assert_close(got[name].double(), expected, atol=atol, rtol=1e-5)
+        else:
+            assert got[name].dtype == torch.int64 and torch.equal(got[name], expected)
+
+
+def some_of(unembedding, tokens, seed=0):
+    """A target id for each token, any of the real vocabulary."""
+    g = torch.Generator().manual_seed(seed)
+    return unembedding.token_ids[torch.randint(len(unembedding.token_ids), (tokens,), generator=g)]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(512, None), (3, 64), (1, 128), (7, 299), (5, 1), (2, 3)])
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_single_tokens_equal_a_full_softmax_whatever_the_tile(rows, columns, softcap):
+    residuals, unembedding = case()
+    unembedding = replace(unembedding, softcap=softcap)
+    targets = some_of(unembedding, 7)
+    got = lens.lens_metrics(residuals, unembedding, metrics=MORE, targets=targets, rows=rows, columns=columns)
+    assert list(got) == list(MORE) and got["top5"].shape == (5, 7, 5)
+    z = slow_logits(residuals, unembedding)
+    assert_same_more(got, z, unembedding.token_ids, targets)
+    assert_same({name: got[name] for name in lens.METRICS}, slow(z, unembedding.token_ids))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(1, 300),
+    st.integers(1, 6),
+    st.integers(1, 400),
+    st.integers(0, 99),
+)
+def test_ties_rank_alike_and_the_lower_row_comes_first(layers, tokens, vocabulary, rows, columns, seed):
+    """Small integers: every product is exact, and most logits have equals."""
+    g = torch.Generator().manual_seed(seed)
+    residuals = torch.randint(-2, 3, (layers, tokens, 3), generator=g).float()
+    weight = torch.randint(-2, 3, (vocabulary, 3), generator=g).float()
+    ids = torch.randperm(2 * vocabulary, generator=g)[:vocabulary]
+    unembedding = lens.Unembedding(torch.nn.Identity(), weight, ids)
+    targets = some_of(unembedding, tokens, seed)
+    got = lens.lens_metrics(residuals, unembedding, metrics=MORE, targets=targets, rows=rows, columns=columns)
+    z = residuals.double() @ weight.double().T
+    assert_same_more(got, z, ids, targets)
+    assert torch.equal(got["top5"][..., 0], got["top1"]) and torch.equal(got["top1"], ids[z.argmax(-1)])
+
+
+def test_single_tokens_agree_with_each_other_and_leave_the_rest_alone():
+    residuals, unembedding = case(6, 50, 32, 2000, scale=1.0)
+    final = lens.lens_metrics(residuals, unembedding, columns=512)
+    got = lens.lens_metrics(residuals, unembedding, metrics=MORE, targets=final["top1"][-1], columns=512)
+    first = got["target_rank"] == 1
+    assert torch.equal(first, got["top1"] == final["top1"][-1]) and torch.equal(got["top1"], final["top1"])
+    torch.testing.assert_close(
+        got["target_log_probability"][first].exp(), got["top1_probability"][first], atol=1e-6, rtol=1e-6
+    )
+    for name in (*KL, "entropy"):
+        torch.testing.assert_close(got[name], final[name], atol=2e-6, rtol=1e-6, equal_nan=True)
+
+
+def test_single_tokens_of_a_bfloat16_model():
+    residuals, unembedding = case(dtype=torch.bfloat16, d=64, scale=6.0)
+    targets = some_of(unembedding, 7)
+    got = lens.lens_metrics(residuals, unembedding, metrics=MORE, targets=targets, columns=128)
+    assert_same_more(got, slow_logits(residuals, unembedding), unembedding.token_ids, targets)
+
+
+def test_targets_must_be_real_tokens():
+    residuals, unembedding = case()
+    ask = dict(metrics=("target_rank",))
+    with pytest.raises(ValueError, match="need targets, one id for each of 7 tokens, not none"):
+        lens.lens_metrics(residuals, unembedding, **ask)
+    with pytest.raises(ValueError, match=r"each of 7 tokens, not \[3\]"):
+        lens.lens_metrics(residuals, unembedding, targets=unembedding.token_ids[:3], **ask)
+    for wrong in (-1, 10**9, next(i for i in range(3000) if i not in set(unembedding.token_ids.tolist()))):
+        targets = some_of(unembedding, 7).index_fill(0, torch.tensor([4]), wrong)
+        with pytest.raises(ValueError, match=rf"Targets \[{wrong}\] are not in the real vocabulary"):
+            lens.lens_metrics(residuals, unembedding, targets=targets, **ask)
+
+
+def settling(layers, tokens, d, vocabulary, scale, seed, dtype=torch.float32):
+    """A case whose residuals become the last one at some layer of each token, with relapses."""
+    residuals, unembedding = case(layers, tokens, d, vocabulary, scale=scale, seed=seed)
+    g = torch.Generator().manual_seed(seed)
+    part = torch.rand(layers, tokens, 1, generator=g) * torch.linspace(1, 0, layers)[:, None, None]
+    part *= torch.rand(tokens, 1, generator=g) < 0.8
+    mixed = part * residuals + (1 - part) * residuals[-1:]
+    norm, weight = unembedding.norm.to(dtype), unembedding.weight.to(dtype)
+    return mixed.to(dtype), replace(unembedding, norm=norm, weight=weight)
+
+
+def assert_curves_answer(residuals, unembedding, thresholds=(0.1,), **tiles):
+    """commitment_from_top equals the rules on the curve; thresholds may be (layer, token) of the curve itself."""
+    curve = lens.lens_metrics(residuals, unembedding, metrics=("kl_final_layer", "top1"), **tiles)
+    kl, top1 = curve["kl_final_layer"].T.numpy(), curve["top1"].T.numpy()
+    got = lens.commitment_from_top(residuals, unembedding, rule="top1_strict", **tiles)
+    assert got.dtype == torch.int64
+    np.testing.assert_array_equal(got, convergence.top1_strict(top1))
+    for threshold in thresholds:
+        if isinstance(threshold, tuple):
+            threshold = float(kl[threshold[1] % len(kl), threshold[0] % kl.shape[1]])
+        got = lens.commitment_from_top(residuals, unembedding, rule="kl_stays", threshold=threshold, **tiles)
+        np.testing.assert_array_equal(got, convergence.kl_stays(kl, threshold))
+    return kl
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 8), st.integers(1, 40), st.integers(3, 70), st.integers(2, 400), st.integers(1, 50),
+    st.integers(1, 450), st.floats(0.1, 8), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 39)), max_size=4),
+    st.integers(0, 999),
+)  # fmt: skip
+def test_commitment_is_exactly_the_curves(layers, tokens, d, vocabulary, rows, columns, scale, edges, seed):
+    """Thresholds on the very values of the curve: one bit of difference would show."""
+    residuals, unembedding = settling(layers, tokens, d, vocabulary, scale, seed)
+    thresholds = (0.1, 1.0, 0.0, -1.0, float("inf"), float("nan"), *edges)
+    assert_curves_answer(residuals, unembedding, thresholds, rows=rows, columns=columns)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_commitment_of_a_token_left_alone_on_the_verge(seed):
+    """The product of one row rounds unlike that of many: only the curve's own shape gives the curve's own bits."""
+    residuals, unembedding = case(6, 20, 64, 500, scale=2.0, seed=seed)
+    part = torch.linspace(0, 0.5, 5)[:, None]
+    residuals[:5, 0] = (1 - part) * residuals[:5, 0] + part * residuals[5, 0]
+    assert_curves_answer(residuals, unembedding, [(layer, 0) for layer in range(5)])
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "soft cap", "equal logits"])
+def test_commitment_of_other_models(kind):
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    residuals, unembedding = settling(6, 60, 16, 300, 4.0, 1, dtype)
+    if kind == "soft cap":
+        unembedding = replace(unembedding, softcap=5.0)
+    if kind == "equal logits":
+        unembedding = replace(unembedding, weight=unembedding.weight[:10].repeat(30, 1))
+    kl = assert_curves_answer(residuals, unembedding, (0.1, (2, 5), (3, 9)), rows=25, columns=128)
+    assert 0 < (kl < 0.1).mean() < 1
+
+
+def test_commitment_of_tokens_that_settle_at_once_late_or_never():
+    residuals, unembedding = case(5, 3, 16, 300)
+    residuals[:, 0] = residuals[-1, 0]
+    residuals[3, 1] = residuals[-1, 1]
+    residuals[:3, 2] = residuals[-1, 2]
+    residuals[3, 2] = -residuals[-1, 2]
+    for rule in lens.COMMITMENT_RULES:
+        assert lens.commitment_from_top(residuals, unembedding, rule=rule).tolist() == [0, 3, 4]
+
+
+class Counted(torch.nn.Module):
+    """A norm that counts the (layer, token) pairs that it has normed, which are those unembedded."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.pairs = norm, 0
+
+    def forward(self, h):
+        self.pairs += len(h)
+        return self.norm(h)
+
+
+@pytest.mark.parametrize("rule", lens.COMMITMENT_RULES)
+@pytest.mark.parametrize("rows", [512, 16])
+def test_layers_below_the_first_failure_are_never_unembedded(rule, rows):
+    residuals, unembedding = settling(8, 64, 16, 300, 4.0, 2)
+    counted = replace(unembedding, norm=Counted(unembedding.norm))
+    layer = lens.commitment_from_top(residuals, counted, rule=rule, rows=rows)
+    lens.lens_metrics(residuals, curve := replace(unembedding, norm=Counted(unembedding.norm)))
+    assert 0 < layer.double().mean() < 7
+    # The last layer, those where the rule holds, and the one below where it does not, if there is one.
+    assert counted.norm.pairs == (8 - layer + (layer > 0)).sum().item() < curve.norm.pairs == 8 * 64
+
+
+def test_commitment_holds_one_final_distribution_a_tile_of_tokens():
+    residuals, unembedding = settling(6, 200, 8, 1000, 4.0, 3)
+    with Largest() as largest:
+        lens.commitment_from_top(residuals, unembedding, rule="kl_stays", rows=32, columns=256)
+    assert largest.numel <= 32 * 1000
+
+
+def test_an_unknown_commitment_rule_is_refused():
+    residuals, unembedding = case()
+    with pytest.raises(ValueError, match="'kl_first': choose from kl_stays, top1_strict"):
+        lens.commitment_from_top(residuals, unembedding, rule="kl_first")
+    with pytest.raises(ValueError, match=r"must be \[layer, token, 16\]"):
+        lens.commitment_from_top(residuals[..., :8], unembedding, rule="kl_stays")
+
+
 class Largest(TorchDispatchMode):
     """Records the most elements that any tensor made under it has."""
 
@@ -188,9 +397,10 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize(("layers", "tokens"), [(3, 64), (12, 64), (3, 256)])
 def test_no_tensor_is_larger_than_a_tile(layers, tokens):
     residuals, unembedding = case(layers, tokens, 8, 1000)
-    with Largest() as largest:
-        lens.lens_metrics(list(residuals), unembedding, rows=32, columns=256)
-    assert 32 * 256 <= largest.numel <= 33 * 256
+    for more in ({}, {"metrics": MORE, "targets": some_of(unembedding, tokens)}):
+        with Largest() as largest:
+            lens.lens_metrics(list(residuals), unembedding, rows=32, columns=256, **more)
+        assert 32 * 256 <= largest.numel <= 33 * 256
 
 
 def test_nothing_is_recorded_for_gradients():

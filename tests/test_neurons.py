@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from scipy import stats
 
-from nbhelpers import capture, decoding, lens, models, neurons, prompts
+from nbhelpers import attribution, capture, decoding, lens, models, neurons, prompts
 from nbhelpers.params import FAMILIES
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
@@ -36,9 +36,9 @@ def captured(key, variant="it"):
 def measured(key, variant="pt", n=8, k=40):
     """Return prompt ids, target ids and the attribution of a few stubs."""
     decoder = getattr(load_pair(key), variant)
-    kept = neurons.single_token(decoder, neurons.read_stubs(STUBS)[::9])[:n]
+    kept = attribution.single_token(decoder, attribution.read_stubs(STUBS)[::9])[:n]
     rows, targets = [ids for _, ids, _ in kept], [target for *_, target in kept]
-    return decoder, rows, targets, neurons.direct_attribution(decoder, rows, targets, k=k)
+    return decoder, rows, targets, attribution.direct_attribution(decoder, rows, targets, k=k)
 
 
 # Activations and contributions
@@ -216,7 +216,7 @@ def test_breadth_does_not_depend_on_the_tile(monkeypatch):
 def test_contributions_add_up_to_the_true_logit(key):
     decoder, rows, targets, _ = measured(key)
     n_active = 1000
-    data = neurons.direct_attribution(decoder, rows, targets, k=n_active)
+    data = attribution.direct_attribution(decoder, rows, targets, k=n_active)
     for i, (ids, target) in enumerate(zip(rows, targets)):
         with torch.no_grad():
             logits = decoder.module(torch.tensor([ids])).logits[0, -1]
@@ -239,12 +239,30 @@ def test_all_neurons_and_the_rest_add_up_to_the_true_logit(key):
     (batch,) = capture.replay_batches(rows, [decoding.Continuation((t,), False) for t in targets], 8, 0)
     stream = capture.capture(decoder, batch)
     active = sum((x.activation != 0).sum(-1) for x in neurons.neuron_layers(decoder, stream))
-    data = neurons.direct_attribution(decoder, rows, targets, k=int(active.min()))
+    data = attribution.direct_attribution(decoder, rows, targets, k=int(active.min()))
     of_neurons = data.target_contribution.sel(selection="attribution").sum("feature")
     of_layers = data.update_target_contribution.sel(component="mlp").sum("layer")
     np.testing.assert_allclose(of_neurons, of_layers, rtol=1e-3, atol=2e-3)
     with pytest.raises(ValueError, match="k = .* cannot be chosen"):
-        neurons.direct_attribution(decoder, rows, targets, k=int(active.min()) + 1)
+        attribution.direct_attribution(decoder, rows, targets, k=int(active.min()) + 1)
+
+
+def assert_feature(a, u, column, got, prefix):
+    """Check one feature against its logits u, whole."""
+    c = a * u
+    order = c.abs().sort(descending=True).values.cumsum(0)
+    slow = {
+        "target_contribution": c[column],
+        "attribution": c[column].abs(),
+        "logit_norm": u.norm(),
+        "total_impact": abs(a) * u.norm(),
+        "target_efficiency": u[column].abs() / u.norm(),
+        "promote_ratio": c.clamp_min(0).sum() / c.abs().sum(),
+    }
+    for name, value in slow.items():
+        assert got[prefix + name].item() == pytest.approx(value.item(), rel=2e-3, abs=2e-5), name
+    for name, share in (("n50", 0.5), ("n90", 0.9)):
+        assert abs(got[prefix + name].item() - 1 - (order < share * order[-1]).sum()) <= 1
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -263,33 +281,18 @@ def test_features_equal_a_slow_loop(key):
     def logits_of(vector):
         return unembedding.weight.double() @ (vector.double() * gain / (final.square().mean() + eps).sqrt())
 
-    def check(a, u, got, prefix):
-        c = a * u
-        order = c.abs().sort(descending=True).values.cumsum(0)
-        slow = {
-            "target_contribution": c[column],
-            "attribution": c[column].abs(),
-            "logit_norm": u.norm(),
-            "total_impact": abs(a) * u.norm(),
-            "target_efficiency": u[column].abs() / u.norm(),
-            "promote_ratio": c.clamp_min(0).sum() / c.abs().sum(),
-        }
-        for name, value in slow.items():
-            assert got[prefix + name].item() == pytest.approx(value.item(), rel=2e-3, abs=2e-5), name
-        for name, share in (("n50", 0.5), ("n90", 0.9)):
-            assert abs(got[prefix + name].item() - 1 - (order < share * order[-1]).sum()) <= 1
-
     chosen = data.isel(prompt=i)
-    for selection in neurons.SELECTIONS:
+    for selection in attribution.SELECTIONS:
         for f in range(0, chosen.sizes["feature"], 7):
             got = chosen.sel(selection=selection).isel(feature=f)
             layer, n = layers[got.neuron_layer.item()], got.neuron.item()
             assert got.activation.item() == pytest.approx(layer.activation[0, n].item(), rel=1e-3, abs=1e-5)
-            check(layer.activation[0, n].double(), logits_of(layer.scale[0] * layer.write[n]), got, "")
+            u = logits_of(layer.scale[0] * layer.write[n])
+            assert_feature(layer.activation[0, n].double(), u, column, got, "")
     for at in (0, 5, 11):
         for component, update in (("mlp", stream.mlp_update), ("attention", stream.attention_update)):
             got = chosen.sel(component=component, layer=at)
-            check(torch.tensor(1.0), logits_of(update[at][0]), got, "update_")
+            assert_feature(torch.tensor(1.0), logits_of(update[at][0]), column, got, "update_")
 
 
 @pytest.mark.parametrize("key", ["gemma_pocket", "deepseek_pocket"])
@@ -297,7 +300,7 @@ def test_selections_are_what_they_say(key):
     _, _, _, data = measured(key)
     identity = data.total_impact * data.target_efficiency
     np.testing.assert_allclose(identity, data.attribution, rtol=1e-4, atol=1e-6)
-    chosen = {s: data.sel(selection=s) for s in neurons.SELECTIONS}
+    chosen = {s: data.sel(selection=s) for s in attribution.SELECTIONS}
     best = chosen["attribution"].attribution.min("feature")
     assert (
         chosen["random"].attribution.max("feature") <= chosen["attribution"].attribution.max("feature")
@@ -309,7 +312,7 @@ def test_selections_are_what_they_say(key):
     assert (np.diff(chosen["impact"].total_impact) <= 0).all()
     assert (chosen["random"].activation != 0).all()
     for p in range(data.sizes["prompt"]):
-        for s in neurons.SELECTIONS:
+        for s in attribution.SELECTIONS:
             pairs = zip(chosen[s].neuron_layer.values[p], chosen[s].neuron.values[p])
             assert len(set(pairs)) == data.sizes["feature"]
 
@@ -317,8 +320,8 @@ def test_selections_are_what_they_say(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_batched_equals_alone_and_is_deterministic(key):
     decoder, rows, targets, data = measured(key)
-    xr.testing.assert_identical(data, neurons.direct_attribution(decoder, rows, targets, k=40))
-    small = neurons.direct_attribution(decoder, rows, targets, k=40, batch_size=1)
+    xr.testing.assert_identical(data, attribution.direct_attribution(decoder, rows, targets, k=40))
+    small = attribution.direct_attribution(decoder, rows, targets, k=40, batch_size=1)
     for name in ("target_contribution", "attribution", "total_impact"):
         one, other = (x[name].sel(selection=["attribution", "impact"]) for x in (data, small))
         np.testing.assert_allclose(np.sort(one, -1), np.sort(other, -1), rtol=1e-3, atol=2e-3)
@@ -329,12 +332,14 @@ def test_batched_equals_alone_and_is_deterministic(key):
 
 def test_dataset_is_labelled_and_pt_and_it_draw_alike():
     (_, _, _, pt), (_, _, _, it) = measured("llama_pocket", "pt"), measured("llama_pocket", "it")
-    assert set(pt.data_vars) == set(neurons.UNITS)
+    assert set(pt.data_vars) == set(attribution.UNITS)
     assert all({"units", "long_name"} <= set(variable.attrs) for variable in pt.data_vars.values())
     assert pt.n90.dims == ("selection", "prompt", "feature")
     assert pt.update_n90.dims == ("component", "layer", "prompt")
     assert pt.prompt.values.tolist() == list(range(8)) and pt.depth.values[-1] == 1
     np.testing.assert_array_equal(*(x.neuron.sel(selection="random") for x in (pt, it)))
+    drawn = pt.neuron.sel(selection="random").values
+    assert not (drawn[:-1] == drawn[1:]).all(-1).any()
     both = xr.concat([pt, it], "variant")
     assert both.sizes["variant"] == 2
 
@@ -351,7 +356,7 @@ def test_entropy_is_the_lens_entropy():
 def test_unreal_targets_are_refused():
     decoder, rows, _, _ = measured("qwen_pocket")
     with pytest.raises(ValueError, match="target id 1020 is no real token"):
-        neurons.direct_attribution(decoder, rows[:1], [1020], k=5)
+        attribution.direct_attribution(decoder, rows[:1], [1020], k=5)
 
 
 # Regression
@@ -362,20 +367,20 @@ def test_fit_equals_scipy():
     x = rng.integers(1, 30, (12, 20)).astype(float)
     y = x**0.5 * rng.lognormal(size=x.shape)
     x[0, 0], y[1, 1] = -1, 0
-    fit = neurons.log_log_fit(x, y, n_resamples=200)
+    fit = attribution.log_log_fit(x, y, n_resamples=200)
     keep = (x > 0) & (y > 0)
     line = stats.linregress(np.log(x[keep]), np.log(y[keep]))
     rho = stats.spearmanr(x[keep], y[keep]).statistic
     np.testing.assert_allclose(fit.estimate, [line.slope, line.intercept, line.rvalue, rho])
     assert (fit.low < fit.estimate).all() and (fit.estimate < fit.high).all()
-    xr.testing.assert_identical(fit, neurons.log_log_fit(x, y, n_resamples=200))
+    xr.testing.assert_identical(fit, attribution.log_log_fit(x, y, n_resamples=200))
 
 
 def test_resamples_equal_scipy_on_the_drawn_prompts():
     """The draws of the bootstrap are SciPy's fits of the drawn prompts written out, ties and all."""
     rng = np.random.default_rng(2)
     x, y = rng.integers(1, 9, (10, 15)).astype(float), rng.integers(1, 99, (10, 15)).astype(float)
-    fit = neurons.log_log_fit(x, y, n_resamples=40, seed=7)
+    fit = attribution.log_log_fit(x, y, n_resamples=40, seed=7)
 
     def slow(drawn, axis=-1):
         a, b = np.log(x[drawn].ravel()), np.log(y[drawn].ravel())
@@ -395,8 +400,8 @@ def test_intervals_are_of_prompts_not_features():
     rng = np.random.default_rng(3)
     x = rng.lognormal(size=(15, 10))
     y = x * rng.lognormal(size=(15, 1)) * rng.lognormal(size=x.shape)
-    one = neurons.log_log_fit(x, y, n_resamples=300)
-    nine = neurons.log_log_fit(np.tile(x, 9), np.tile(y, 9), n_resamples=300)
+    one = attribution.log_log_fit(x, y, n_resamples=300)
+    nine = attribution.log_log_fit(np.tile(x, 9), np.tile(y, 9), n_resamples=300)
     np.testing.assert_allclose(one.high - one.low, nine.high - nine.low, rtol=1e-6)
 
 
@@ -405,9 +410,9 @@ def test_intervals_are_of_prompts_not_features():
 
 @pytest.mark.parametrize("key", KEYS)
 def test_one_token_completes_what_is_kept(key):
-    pair, stubs = load_pair(key), neurons.read_stubs(STUBS)
+    pair, stubs = load_pair(key), attribution.read_stubs(STUBS)
     for decoder in pair:
-        kept = neurons.single_token(decoder, stubs)
+        kept = attribution.single_token(decoder, stubs)
         for stub, ids, target in kept:
             whole = decoder.tokenizer(stub.text + stub.target)["input_ids"]
             assert (
@@ -422,7 +427,7 @@ def test_one_token_completes_what_is_kept(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_chat_targets_open_a_reply(key):
     it = load_pair(key).it
-    kept = neurons.single_token(it, neurons.read_stubs(STUBS), chat=True)
+    kept = attribution.single_token(it, attribution.read_stubs(STUBS), chat=True)
     assert kept
     for stub, ids, target in kept:
         assert ids == prompts.chat_ids(it, stub.message)
@@ -432,13 +437,13 @@ def test_chat_targets_open_a_reply(key):
 def test_a_space_before_digits_may_belong_to_the_prompt(tmp_path):
     """A tokenizer that splits " 7" into a space and "7", as Llama 3 does, gets the space at the end of the prompt."""
     decoder = load_pair("llama_pocket").pt
-    stub = neurons.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " Q7x")
-    assert neurons.single_token(decoder, [stub]) == []
+    stub = attribution.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " Q7x")
+    assert attribution.single_token(decoder, [stub]) == []
     ids = {"8 - 1 = 7": [1, 2, 3, 4], "8 - 1 =": [1, 2], "8 - 1 = ": [1, 2, 3]}
-    stub = neurons.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " 7")
+    stub = attribution.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " 7")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neurons, "text_ids", lambda decoder, text: ids[text])
-        assert neurons.single_token(decoder, [stub]) == [(stub, [1, 2, 3], 4)]
+        assert attribution.single_token(decoder, [stub]) == [(stub, [1, 2, 3], 4)]
 
 
 def test_stub_without_target_is_refused(tmp_path):
@@ -446,4 +451,4 @@ def test_stub_without_target_is_refused(tmp_path):
     record = {"id": "a", "category": "c", "text": "t", "message": "m", "group": "g"}
     file.write_text(json.dumps(record) + "\n")
     with pytest.raises(KeyError, match="target"):
-        neurons.read_stubs(file)
+        attribution.read_stubs(file)

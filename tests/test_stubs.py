@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from nbhelpers import models, neurons, prompts
+from nbhelpers import attribution, models, prompts
 from nbhelpers.params import FAMILIES
 from pocket import instruction, pretraining, stubs, train, world
 
@@ -156,7 +156,7 @@ def test_series_go_on():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_enough_stubs_are_one_token_away(family):
     pair = models.load_pair(f"{family}_pocket")
-    kept = neurons.single_token(pair.pt, neurons.read_stubs(stubs.EXP01))
+    kept = attribution.single_token(pair.pt, attribution.read_stubs(stubs.EXP01))
     counts = Counter(stub.category for stub, *_ in kept)
     assert sum(counts.values()) >= 60 and min(counts.values()) >= 25
 

@@ -1,0 +1,448 @@
+"""The tuned lens: one affine translator a layer, trained so that the layer's lens predicts the final distribution.
+
+A translator T maps the residual after its block to a residual that the final norm and the unembedding can read:
+T(h) = A h + b, started at the identity ("full", the form of the study), or T(h) = h + A h + b, started at zero
+("residual", that of Belrose et al.). The reference is always the raw last layer. The last layer's own translator starts
+at the optimum, where its gradient is exactly zero, and so stays there; it is never applied.
+
+This module knows nothing about texts or models: it takes residuals and a `lens.Unembedding`. It draws no random numbers:
+the same batches give the same lens.
+
+Belrose et al. (2023), "Eliciting latent predictions from transformers with the tuned lens".
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import xarray as xr
+from torch import Tensor
+
+from nbhelpers import lens, progress
+from nbhelpers.store import shown
+
+FORMS = ("full", "residual")
+FORMAT = "nbhelpers tuned lens 1"
+LIBRARY_TYPE = "linear_tuned_lens"
+
+
+class TunedLensError(RuntimeError):
+    """A tuned lens that cannot be trained, applied, read or written; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class TunedLens:
+    """The translators of one model's layers.
+
+    weight: A of every layer, [layer, d, d]; bias: b, [layer, d]; both float32 and by the layer's block output.
+    form: "full" or "residual". digest: `unembedding_digest` of the model. metadata: where it comes from.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    form: str
+    digest: str
+    metadata: dict = field(default_factory=dict)
+
+
+def _hash(tensors: Iterable[Tensor]) -> str:
+    """The first 16 hex digits of the SHA-256 over shapes and values, the latter as float32 where they are floats."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        for part in tensor.detach().reshape(-1).split(1 << 24):
+            digest.update((part.float() if part.is_floating_point() else part).cpu().numpy())
+    return digest.hexdigest()[:16]
+
+
+def unembedding_digest(unembedding: lens.Unembedding) -> str:
+    """Return what identifies the model to its lens: 16 hex digits over unembedding, final norm, ids and soft cap.
+
+    A model loaded at another precision that holds its weights exactly has the same digest.
+    """
+    state = getattr(unembedding.norm, "state_dict", dict)()
+    cap = torch.tensor([unembedding.softcap or 0.0])
+    return _hash([unembedding.weight, unembedding.token_ids, cap, *(state[name] for name in sorted(state))])
+
+
+def untrained(
+    n_layers: int, unembedding: lens.Unembedding, *, form: str = "full", metadata: dict | None = None
+) -> TunedLens:
+    """Return the lens that changes nothing: exactly the raw lens, and where training starts.
+
+    TunedLensError names an unknown form.
+    """
+    if form not in FORMS:
+        raise TunedLensError(f"Tuned lens form {form!r}: choose from {', '.join(FORMS)}.")
+    width, device = unembedding.weight.shape[1], unembedding.weight.device
+    weight = torch.zeros(n_layers, width, width, device=device)
+    if form == "full":
+        weight.diagonal(dim1=1, dim2=2).fill_(1)
+    bias = torch.zeros(n_layers, width, device=device)
+    return TunedLens(weight, bias, form, unembedding_digest(unembedding), dict(metadata or {}))
+
+
+def _check(tuned, residuals):
+    layers, width = tuned.bias.shape
+    shapes = {tuple(residual.shape) for residual in residuals}
+    if len(residuals) != layers or len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[1] != width:
+        raise TunedLensError(
+            f"This tuned lens takes residuals of {layers} layers, [token, {width}] each and of one shape, not "
+            f"{len(residuals)} layers of {sorted({tuple(residual.shape) for residual in residuals})}."
+        )
+
+
+def _apply(tuned, layers, h):
+    """T(h) in float32 of one layer [token, d] or of several [layer, token, d]."""
+    translated = h @ tuned.weight[layers].mT + tuned.bias[layers][..., None, :]
+    return translated if tuned.form == "full" else translated + h
+
+
+@torch.no_grad()
+def translate(tuned: TunedLens, residuals: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Return the translated residuals, [layer][token, d] in their own dtype, as `lens.lens_metrics` takes them.
+
+    The last entry is the raw last residual: the reference of both lenses. The translators work in float32.
+    TunedLensError where the residuals have other layers or another width.
+    """
+    _check(tuned, residuals)
+    moved = [residual.to(tuned.weight.device) for residual in residuals]
+    return [_apply(tuned, layer, h.float()).to(h.dtype) for layer, h in enumerate(moved[:-1])] + moved[-1:]
+
+
+def metrics(
+    residuals: Tensor | Sequence[Tensor], unembedding: lens.Unembedding, tuned: TunedLens, **options
+) -> dict[str, Tensor]:
+    """Return `lens.lens_metrics` of the tuned lens, {metric: [layer, token]}, relative to the raw last layer.
+
+    options: those of `lens.lens_metrics`. At the last layer all metrics are those of the raw lens.
+    """
+    return lens.lens_metrics(translate(tuned, residuals), unembedding, **options)
+
+
+def _moments(normed, weight, rows, columns):
+    """(log of the softmax's sum [row], mean unembedding row under the softmax [row, d]) of normed states [row, d].
+
+    One pass over tiles; what earlier tiles left is rescaled when a later one has the larger maximum.
+    """
+    top = torch.full((len(normed),), -torch.inf, device=normed.device)
+    mass, mean = torch.zeros_like(top), torch.zeros_like(normed)
+    buffer = torch.empty(min(rows, len(normed)) * columns, device=normed.device)
+    for block in weight.split(columns):
+        block = block.float()
+        for start in range(0, len(normed), rows):
+            here = slice(start, start + rows)
+            z = buffer[: len(top[here]) * len(block)].view(-1, len(block))
+            torch.mm(normed[here], block.T, out=z)
+            highest = torch.maximum(top[here], z.amax(-1))
+            kept = (top[here] - highest).exp_()
+            # As in the lens: exp2 is the faster on a CPU, and denormals are slow.
+            z.sub_(highest[:, None]).mul_(math.log2(math.e)).clamp_(min=-115.0).exp2_()
+            mass[here] = mass[here] * kept + z.sum(-1)
+            mean[here].mul_(kept[:, None]).addmm_(z, block)
+            top[here] = highest
+    return top + mass.log(), mean / mass[:, None]
+
+
+@torch.no_grad()
+def kl_gradients(
+    tuned: TunedLens,
+    residuals: Tensor | Sequence[Tensor],
+    unembedding: lens.Unembedding,
+    *,
+    rows: int = 512,
+    columns: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return KL(final ‖ layer) [layer] in nats and its gradients by weight and by bias, all summed over tokens.
+
+    With W the unembedding and u the final-normed translated state, dKL/du = Wᵀ softmax(W u) − Wᵀ softmax(W u_final):
+    two products a layer; those of the last layer serve all the others, whose loss and gradient are then exactly 0
+    there. `rows` tokens of all layers go together: memory is a few [layer, rows, d] and one tile of rows × columns.
+    TunedLensError for mismatched residuals and for soft-capped logits, whose gradient has another form.
+    """
+    _check(tuned, residuals)
+    if unembedding.softcap:
+        raise TunedLensError(
+            f"A tuned lens cannot be trained for logits with a soft cap ({unembedding.softcap:g}): use the raw lens."
+        )
+    device, columns = tuned.weight.device, lens.tile_columns(unembedding, columns)
+    loss, d_weight, d_bias = (torch.zeros_like(like) for like in (tuned.bias[:, 0], tuned.weight, tuned.bias))
+    for start in range(0, len(residuals[0]), rows):
+        h = torch.stack([residual[start : start + rows].to(device) for residual in residuals])
+        x = _apply(tuned, slice(None), h.float()).to(h.dtype)
+        x[-1] = h[-1]
+        with torch.enable_grad():
+            u = unembedding.norm(x.requires_grad_().flatten(0, 1)).view_as(x)
+        normed = u.detach().float()
+        log_mass, mean = _moments(normed.flatten(0, 1), unembedding.weight, rows, columns)
+        log_mass, mean = log_mass.view(len(x), -1), mean.view_as(x)
+        cross = torch.linalg.vecdot(mean[-1:], normed[-1:] - normed)
+        loss += (cross + log_mass - log_mass[-1]).clamp_(min=0).sum(-1)
+        (dx,) = torch.autograd.grad(u, x, (mean - mean[-1]).to(u.dtype))
+        d_weight.baddbmm_(dx.float().mT, h.float())
+        d_bias += dx.float().sum(1)
+    return loss, d_weight, d_bias
+
+
+def _clip(gradients, limit):
+    """Scale each layer's gradients in place so that their norm over all its parameters is at most `limit`."""
+    norm = sum(gradient.flatten(1).square().sum(1) for gradient in gradients).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
+
+
+def _step(tuned, optimiser, batches, unembedding, tokens_per_step, clip, tiles):
+    """Take one step on the next batches; return the mean loss [layer] before it, and its tokens."""
+    tokens, sums = 0, None
+    while tokens < tokens_per_step:
+        if (batch := next(batches, None)) is None:
+            raise TunedLensError(
+                f"The batches ended {tokens_per_step - tokens} tokens before a step was full."
+            )
+        new = kl_gradients(tuned, batch, unembedding, **tiles)
+        sums = new if sums is None else [total.add_(part) for total, part in zip(sums, new)]
+        tokens += len(batch[0])
+    loss, *gradients = (total.div_(tokens) for total in sums)
+    _finite(loss)
+    _clip(gradients, clip)
+    tuned.weight.grad, tuned.bias.grad = gradients
+    optimiser.step()
+    return loss.cpu().numpy(), tokens
+
+
+@torch.no_grad()
+def train(
+    batches: Iterable[Sequence[Tensor]],
+    unembedding: lens.Unembedding,
+    *,
+    validation: Sequence[Tensor],
+    learning_rate: float,
+    form: str = "full",
+    steps: int = 250,
+    tokens_per_step: int = 262_144,
+    momentum: float = 0.9,
+    clip: float = 1.0,
+    validate_every: int = 50,
+    rows: int = 512,
+    columns: int | None = None,
+    metadata: dict | None = None,
+) -> tuple[TunedLens, xr.Dataset]:
+    """Return the lens of best validation loss, layer by layer, and the log of its training.
+
+    batches: micro-batches of residuals, [layer][token, d] each, taken until a step has `tokens_per_step` tokens;
+    its loss is their mean. validation: cached residuals [layer][token, d], measured after step 1, every
+    `validate_every` steps and the last. SGD with Nesterov momentum, the rate falling linearly to 0 without warm-up,
+    each layer's gradient clipped to norm `clip` (inf: not at all). The study's learning_rate: 0.1·s, s = 0.25 for
+    Gemma, 0.5 for Qwen and DeepSeek, else 1. Log: train_loss (step, layer) and validation_loss (check, layer) in
+    nats, chosen_step (layer), tokens (step); step and check count from 1. Memory and refusals: see `kl_gradients`;
+    TunedLensError also where batches end too soon or a loss is not finite.
+    """
+    tuned = untrained(len(validation), unembedding, form=form, metadata=metadata)
+    parameters, tiles = [tuned.weight, tuned.bias], {"rows": rows, "columns": columns}
+    optimiser = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+    best = replace(tuned, weight=tuned.weight.clone(), bias=tuned.bias.clone())
+    batches, losses, checks = iter(batches), [], {}
+    for step in progress(range(1, steps + 1), "tuned lens"):
+        optimiser.param_groups[0]["lr"] = learning_rate * (1 - (step - 1) / steps)
+        losses.append(_step(tuned, optimiser, batches, unembedding, tokens_per_step, clip, tiles))
+        if step in (1, steps) or step % validate_every == 0:
+            checks[step] = _validate(tuned, best, checks, validation, unembedding, tiles)
+    return best, _log(losses, checks)
+
+
+def _validate(tuned, best, checks, validation, unembedding, tiles):
+    """Return the mean loss [layer] on the validation residuals; layers below all earlier `checks` go to `best`."""
+    kl = metrics(validation, unembedding, tuned, metrics=("kl_final_layer",), **tiles)["kl_final_layer"]
+    kl = _finite(kl.double().mean(1)).cpu().numpy()
+    better = torch.as_tensor(kl < np.min([np.full_like(kl, np.inf), *checks.values()], axis=0))
+    better = better.to(tuned.weight.device)
+    best.weight[better], best.bias[better] = tuned.weight[better], tuned.bias[better]
+    return kl
+
+
+def _finite(loss):
+    if bad := (~loss.isfinite()).nonzero().flatten().tolist():
+        raise TunedLensError(f"The loss of layers {bad} is not finite: lower learning_rate or clip.")
+    return loss
+
+
+def _log(losses, checks):
+    train_loss, tokens = zip(*losses)
+    validation_loss, check = np.stack(list(checks.values())), np.asarray(list(checks))
+    nats = {"units": "nats", "long_name": "KL(final ‖ layer)"}
+    steps = {"units": "steps", "long_name": "step of the lowest validation loss"}
+    return xr.Dataset(
+        {
+            "train_loss": (("step", "layer"), np.stack(train_loss), nats),
+            "validation_loss": (("check", "layer"), validation_loss, nats),
+            "chosen_step": (("layer",), check[validation_loss.argmin(0)], steps),
+            "tokens": (("step",), np.asarray(tokens), {"units": "tokens", "long_name": "tokens of the step"}),
+        },
+        coords={"step": np.arange(1, len(losses) + 1), "check": check},
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put `data` at `path` by way of a synced file beside it."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise TunedLensError(
+            f"{shown(path)} could not be written ({error.strerror or error}); what was there is untouched: free "
+            "some room and save it again."
+        ) from None
+
+
+def save(tuned: TunedLens, path: Path | str) -> Path:
+    """Return `path` once the lens is there, whole: a safetensors file with its form, digest and metadata.
+
+    TunedLensError where it cannot be written; an earlier file is then as it was. metadata must be JSON.
+    """
+    tensors = {"weight": tuned.weight.cpu().contiguous(), "bias": tuned.bias.cpu().contiguous()}
+    header = {"format": FORMAT, "form": tuned.form, "unembedding": tuned.digest, "content": _hash(tensors.values()),
+              "layers": str(tuned.weight.shape[0]), "width": str(tuned.weight.shape[1]),
+              "metadata": json.dumps(tuned.metadata)}  # fmt: skip
+    _write(Path(path), safetensors.torch.save(tensors, header))
+    return Path(path)
+
+
+def load(path: Path | str, unembedding: lens.Unembedding) -> TunedLens:
+    """Return a lens that `save` wrote, on the device of the unembedding.
+
+    TunedLensError names a file that is missing, damaged, foreign or of another model, and what to do.
+    """
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header, found = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise TunedLensError(
+            f"There is no tuned lens {shown(path)}: train it, or correct the path."
+        ) from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TunedLensError(f"{shown(path)} is damaged ({error}): train this tuned lens again.") from None
+    if header.get("format") != FORMAT:
+        raise TunedLensError(f"{shown(path)} is no tuned lens of this project: correct the path.")
+    if set(found) != {"weight", "bias"} or header["content"] != _hash([found["weight"], found["bias"]]):
+        raise TunedLensError(f"{shown(path)} is damaged (its values changed): train this tuned lens again.")
+    ours, theirs = unembedding_digest(unembedding), header["unembedding"]
+    if ours != theirs:
+        raise TunedLensError(
+            f"{shown(path)} belongs to a model whose unembedding has digest {theirs}, and this model's has {ours}: "
+            "train a lens for this model, or load the model that it was trained for."
+        )
+    moved = (found[name].to(unembedding.weight.device) for name in ("weight", "bias"))
+    return TunedLens(*moved, header["form"], ours, json.loads(header["metadata"]))
+
+
+def library_hash(head_weight: Tensor) -> str:
+    """Return the hash by which the `tuned-lens` library knows a model's whole unembedding matrix [row, d].
+
+    It sees what NumPy prints of the float32 matrix to one decimal: the corners.
+    """
+    with np.printoptions(threshold=1000, edgeitems=3, linewidth=75, floatmode="maxprec", suppress=False):
+        text = np.array_str(head_weight.detach().cpu().float().numpy(), precision=1)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_library(
+    folder: Path | str, unembedding: lens.Unembedding, *, head_weight: Tensor | None = None
+) -> TunedLens:
+    """Return a lens in the format of the `tuned-lens` library 0.2: config.json and params.pt, residual form.
+
+    The library counts translators by the hidden state that they read: i = 0 reads the embedding, i the output of
+    block i − 1, and none that of the last block. Ours count by block output: layer l takes the library's l + 1, the
+    embedding's is left out, and the last layer's is the identity. head_weight: the model's whole unembedding [row, d],
+    where `unembedding` leaves rows out; the library's hash, if there is one, must be its. TunedLensError names what
+    is missing, damaged, of another kind or of another model.
+    """
+    folder, width = Path(folder), unembedding.weight.shape[1]
+    config = _library_config(folder / "config.json", width)
+    ours = library_hash(unembedding.weight if head_weight is None else head_weight)
+    if config.get("unembed_hash") not in (None, ours):
+        raise TunedLensError(
+            f"{shown(folder)} belongs to a model whose unembedding has hash {config['unembed_hash']}, and this one has "
+            f"{ours}: load {config.get('base_model_name_or_path')}, and give its whole matrix as head_weight."
+        )
+    layers = config["num_hidden_layers"]
+    state = _library_state(folder / "params.pt", layers, width, config.get("bias", True))
+    tuned = untrained(layers, unembedding, form="residual", metadata={"library": config})
+    for layer in range(layers - 1):
+        tuned.weight[layer] = state[f"{layer + 1}.weight"]
+        tuned.bias[layer] = state.get(f"{layer + 1}.bias", torch.zeros(width))
+    return tuned
+
+
+def _library_config(path, width):
+    try:
+        config = json.loads(path.read_text())
+        kind, theirs, layers = (config[name] for name in ("lens_type", "d_model", "num_hidden_layers"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TunedLensError(f"{shown(path)} is no configuration of a tuned lens ({error!r}).") from None
+    if (kind, theirs) != (LIBRARY_TYPE, width) or not isinstance(layers, int):
+        raise TunedLensError(
+            f"{shown(path)} describes a {kind} of width {theirs}, not a {LIBRARY_TYPE} of width {width}."
+        )
+    return config
+
+
+def _library_state(path, layers, width, bias):
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        why = str(error).split("\n")[0]
+        raise TunedLensError(f"{shown(path)} is missing or damaged ({why}): fetch the lens again.") from None
+    expected = {f"{i}.weight": (width, width) for i in range(layers)}
+    expected |= {f"{i}.bias": (width,) for i in range(layers)} if bias else {}
+    if (
+        not isinstance(state, dict)
+        or {k: tuple(getattr(v, "shape", ())) for k, v in state.items()} != expected
+    ):
+        raise TunedLensError(f"{shown(path)} does not hold {layers} translators of width {width}.")
+    return state
+
+
+def write_library(
+    tuned: TunedLens,
+    folder: Path | str,
+    *,
+    base_model: str,
+    revision: str | None = None,
+    head_weight: Tensor | None = None,
+) -> Path:
+    """Return `folder` once it holds the lens as the `tuned-lens` library 0.2 reads it; `read_library` has the mapping.
+
+    The embedding's translator is written as the identity; the last layer's, which the library has no place for and
+    no lens applies, is not. head_weight: the model's whole unembedding [row, d], for the library's hash of it.
+    """
+    layers, width = tuned.bias.shape
+    weight = tuned.weight.cpu() - (torch.eye(width) if tuned.form == "full" else 0)
+    state = {"0.weight": torch.zeros(width, width), "0.bias": torch.zeros(width)}
+    for layer in range(layers - 1):
+        state[f"{layer + 1}.weight"] = weight[layer].clone()
+        state[f"{layer + 1}.bias"] = tuned.bias[layer].cpu().clone()
+    config = {"base_model_name_or_path": base_model, "d_model": width, "num_hidden_layers": layers, "bias": True,
+              "base_model_revision": revision, "lens_type": LIBRARY_TYPE,
+              "unembed_hash": None if head_weight is None else library_hash(head_weight)}  # fmt: skip
+    torch.save(state, data := io.BytesIO())
+    _write(Path(folder) / "params.pt", data.getvalue())
+    _write(Path(folder) / "config.json", json.dumps(config).encode())
+    return Path(folder)
