@@ -7,10 +7,11 @@ Each function returns MyST Markdown. A page of `book/` asks for one with a line 
 import json
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pandas as pd
 
-from nbhelpers import params, store, synthesis
+from nbhelpers import params, readings, store, synthesis
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
 MAIN = "main_figure"  # the name of the cell that other pages quote
@@ -46,18 +47,24 @@ def literal(text: str) -> str:
 
 def verdict(profile: str, experiment: str) -> str:
     """Return this run's answer to an experiment's question."""
-    return synthesis.verdict(synthesis.open_results(profile, experiment))
+    read = readings.READINGS.get(experiment, synthesis.verdict)
+    return read(synthesis.open_results(profile, experiment))
+
+
+def has_chart(notebook: Path, name: str) -> bool:
+    """Return whether a notebook has a cell of that name."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return any(cell["metadata"].get("name") == name for cell in cells)
 
 
 def model_tabs(profile: str, experiment: str) -> str:
-    """Return a tab for each model: its main figure, quoted from its notebook, and a link to that."""
+    """Return a tab for each model: its main figure, if it has one, quoted from its notebook, and a link to that."""
     notebook, items = params.experiment(experiment).notebook, {}
+    shown = has_chart(params.ROOT / "notebooks" / notebook, MAIN)
     for key, title in synthesis.family_titles(profile).items():
         name = params.model_params(key).title
-        quoted = f"```{{chart}} {key}/{notebook} {MAIN}\n```"
-        items[title] = (
-            f"{quoted}\n\n{{doc}}`{name}, the whole notebook <{key}/{notebook.removesuffix('.ipynb')}>`"
-        )
+        quoted = f"```{{chart}} {key}/{notebook} {MAIN}\n```\n\n" if shown else ""
+        items[title] = f"{quoted}{{doc}}`{name}, the whole notebook <{key}/{notebook.removesuffix('.ipynb')}>`"
     return f"## Model by model\n\n{tabs(items, 'model')}"
 
 
