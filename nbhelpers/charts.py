@@ -182,12 +182,12 @@ def bands(x, y, unit="", fields=("variant", "layer"), colours=None, **y_options)
 
 
 def layer_profile(
-    results, values, *, y, title, unit="", scale="shared", toggles=None, **y_options
+    results, values, *, y, title, unit="", resolve="shared", toggles=None, **y_options
 ) -> alt.Chart:
     """Return PT and IT curves over layers of `values(dataset)`, [prompt, variant, layer] and what is chosen from."""
     rows = tidy(results, lambda dataset: banded(values(dataset)))
     curve = bands(layers_axis(), y, unit, **y_options)
-    return panels(rows, title, onset_rule(), *curve, y=scale, toggles=toggles)
+    return panels(rows, title, onset_rule(), *curve, y=resolve, toggles=toggles)
 
 
 def shift_profile(results, values, *, y, title, unit="", toggles=None) -> alt.Chart:
@@ -299,7 +299,7 @@ def norms(results, variable="residual_norm", component="block") -> alt.Chart:
     what = "residual stream" if variable == "residual_norm" else f"{COMPONENTS[component]} update"
     # Families differ in norm by orders of magnitude: only the shapes compare.
     return layer_profile(
-        results, values, y="Euclidean norm", title=f"Norm of the {what}", scale="independent"
+        results, values, y="Euclidean norm", title=f"Norm of the {what}", resolve="independent"
     )
 
 

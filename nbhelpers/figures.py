@@ -514,7 +514,7 @@ def update_breadth(results) -> alt.Chart:
     return charts.layer_profile(
         results, lambda dataset: dataset.update_n90.isel(component=[2, 1, 0]).astype(float), y="N90, tokens",
         unit="tokens", title="Breadth of each layer's update", toggles={"component": "update"},
-        scale="independent",
+        resolve="independent",
     )  # fmt: skip
 
 
@@ -522,7 +522,7 @@ def neuron_breadth(results) -> alt.Chart:
     """Return the mean ln N90 of the chosen neurons of each layer; the reader chooses the selection."""
     return charts.layer_profile(
         results, lambda dataset: enough(dataset.neuron_n90), y="mean ln N90",
-        title="Breadth of the chosen neurons", toggles={"selection": "chosen by"}, scale="independent",
+        title="Breadth of the chosen neurons", toggles={"selection": "chosen by"}, resolve="independent",
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ them is meant to be realistic.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,38 @@ def provenance(family, profile):
     }
 
 
+def both_lenses(made):
+    """Return the results with a tuned lens beside the raw one: the same curves at 0.6 of their height."""
+    lensed = [name for name in made if "lens" in made[name].dims]
+    tuned = made[lensed].assign({name: made[name] * 0.6 for name in lensed if name.startswith("kl_")})
+    found = xr.concat([made[lensed], tuned.assign_coords(lens=["tuned"])], "lens")
+    return made.drop_vars([*lensed, "lens"]).assign({name: found[name] for name in lensed})
+
+
+def others(rng, made):
+    """Return the matched curves, strata, heat map, weights, dimensions and attention of one pair."""
+    n_layers, found = made.sizes["layer"], {}
+    for name in ("kl_final_layer", "kl_layer_final"):
+        histories = [xr.concat([made[name], made[name] * 0.9], "basis") for _ in range(2)]
+        found[f"{name}_matched"] = xr.concat(histories, "history")
+    strata = xr.concat([made.kl_final_layer * scale for scale in (1.4, 1.0, 0.7)], "stratum")
+    found["kl_by_confidence"] = strata
+    found["kl_by_confidence_matched"] = xr.concat([strata, strata], "history")
+    found["steps_by_confidence"] = (("variant", "stratum"), rng.integers(20, 900, (2, 3)))
+    found["top1_probability"] = np.exp(-made.entropy)
+    found["delta_cosine_by_step"] = (("variant", "token", "layer"), rng.uniform(-1, 1, (2, 48, n_layers)))
+    for name in ("weight_rms", "weight_relative"):
+        found[name] = (("group", "layer"), rng.uniform(0.001, 0.3, (3, n_layers)))
+    shape = (2, 2, 2, n_layers)
+    for name, shift in (("dimension", 0), ("dimension_low", -0.5), ("dimension_high", 0.5)):
+        found[name] = (("estimator", "template", "variant", "layer"), 6 + shift + rng.uniform(0, 0.1, shape))
+    heads = ("template", "variant", "cloud_prompt", "layer")
+    found["attention_normalised"] = (heads, rng.uniform(0.2, 0.8, (2, 2, 20, n_layers)))
+    coords = {"basis": ["own", "other"], "history": ["pt", "it"], "stratum": ["low", "medium", "high"],
+              "group": ["attention", "mlp", "norm"], "estimator": ["two_nn", "mle"], "template": ["raw", "chat"]}  # fmt: skip
+    return xr.Dataset(found).assign_coords(coords)
+
+
 def dataset(family="llama", seed=0, n_prompts=96, n_layers=12, profile="pocket"):
     """Return one pair's made-up exp09 dataset; the same seed gives the same dataset."""
     rng = np.random.default_rng([seed, *family.encode()])
@@ -153,7 +186,9 @@ def dataset(family="llama", seed=0, n_prompts=96, n_layers=12, profile="pocket")
         "direction": ["final_layer", "layer_final"],
         "token": np.arange(48),
     }
-    made = xr.Dataset(variables, coords, provenance(family, profile))
+    made = xr.Dataset(variables, coords, provenance(family, profile)).drop_vars(["text", "generated_id"])
+    made = both_lenses(made)
+    made = made.assign(others(rng, made)).assign_attrs(provenance(family, profile))
     for name, values in made.data_vars.items():
         unit = next((unit for start, unit in UNITS.items() if name.startswith(start)), "1")
         values.attrs |= {"units": unit, "long_name": name.replace("_", " ")}
@@ -252,10 +287,25 @@ def write_cards(root: Path):
         (folder / "card.json").write_text(json.dumps(card(family)))
 
 
+CONTENTS = """
+format: jb-book
+root: index
+parts:
+  - caption: Start here
+    chapters: [{file: pocket, title: The pocket families}]
+  - caption: Observation
+    chapters: [{experiment: exp09}]
+  - caption: Registry
+    chapters: [{file: reproducibility, title: Reproducibility}]
+"""
+
+
 def project(root: Path):
-    """Return `root`, made a repository in which the pocket profile has been run on made-up models."""
-    for name in ("book", "params", "notebooks"):
+    """Return `root`, made a repository in which exp09 of the pocket profile has been run on made-up models."""
+    for name in ("params", "notebooks"):
         (root / name).symlink_to(REPOSITORY / name)
+    shutil.copytree(REPOSITORY / "book", root / "book")
+    (root / "book/_toc.yml").write_text(CONTENTS)
     write(root)
     write_cards(root)
     return root

@@ -206,11 +206,20 @@ def test_comments_and_layout_change_no_version(tmp_path):
     assert graph.code_hash([path]) != before
 
 
-def test_pages_do_not_rerun_the_science():
-    science = {path.stem for path in graph.modules()}
-    assert {"params", "store", "stats", "lens", "capture"} <= science
-    assert not science & {"charts", "claims", "book", "cli", "synthesis"}
-    assert {"charts", "claims"} <= {path.stem for path in graph.modules(pages=True)}
+def test_a_version_counts_the_modules_that_its_notebook_imports():
+    notebook = params.ROOT / "notebooks" / params.experiment("exp00").notebook
+    science = {path.stem for path in graph.modules(notebook)}
+    assert {"params", "store", "lens", "capture", "observation", "tuned_lens"} <= science
+    assert not science & {"charts", "claims", "book", "cli", "synthesis", "figures", "readings", "onset"}
+    across = params.ROOT / "notebooks" / params.experiment("exp09").across
+    assert {"charts", "claims", "figures"} <= {path.stem for path in graph.modules(across, pages=True)}
+
+
+def test_what_a_run_needs_counts_in_its_hash_and_comes_first():
+    run = params.resolve("exp09", model="llama_pocket")
+    assert run.upstream["exp00"] == params.resolve("exp00", model="llama_pocket").hash
+    order = params.ordered()
+    assert order.index("exp07_0g") < order.index("exp00") < order.index("exp09")
 
 
 def test_refreshing_keeps_outputs_and_no_trace_of_the_machine(project):

@@ -13,7 +13,7 @@ import pytest
 import vl_convert
 from nbformat import v4
 
-from nbhelpers import charts, synthesis
+from nbhelpers import charts, figures, synthesis
 from tests import synthetic
 
 FAMILIES = ["Gemma", "Llama", "Qwen", "Mistral", "DeepSeek", "OLMo"]
@@ -121,7 +121,7 @@ def test_same_bytes_in_another_process():
 
 
 def test_renderer_emits_the_specification_alone(results):
-    bundle = charts.kl_curves(results)._repr_mimebundle_()
+    bundle = charts.kl_curves(results, lens="raw")._repr_mimebundle_()
     assert set(bundle) == {charts.VEGALITE, "text/plain"}
     assert bundle["text/plain"] == "<chart: KL(final ‖ layer) by layer, raw lens (√ scale)>"
     cell = v4.new_code_cell(outputs=[v4.new_output("execute_result", bundle, execution_count=1)])
@@ -130,7 +130,7 @@ def test_renderer_emits_the_specification_alone(results):
 
 
 def test_curve_is_the_mean_over_prompts(results):
-    plotted = rows(charts.kl_curves(results)).set_index(["panel", "variant"]).sort_index()
+    plotted = rows(charts.kl_curves(results, lens="raw")).set_index(["panel", "variant"]).sort_index()
     for family, dataset in results.items():
         for variant in ("pt", "it"):
             mean = dataset["kl_final_layer"].sel(variant=variant, lens="raw").values.mean(axis=0)
@@ -151,6 +151,8 @@ def test_swapping_the_variants_flips_the_shift(results):
 
 def test_shares_and_centres(results):
     drawn = charts.shares(results, "kl_stays_0.1")
+    assert set(drawn["lens"]) == {"raw", "tuned"}
+    drawn = drawn[drawn["lens"] == "raw"]
     grouped = drawn.groupby(["panel", "variant"])
     np.testing.assert_allclose(grouped["share"].sum(), 1, atol=1e-3)
     np.testing.assert_allclose(grouped["sum"].max(), 1, atol=1e-3)
@@ -164,7 +166,7 @@ def test_thresholds_are_read_from_the_rules(results):
     drawn = rows(charts.threshold_sensitivity(results))
     assert sorted(drawn["threshold"].unique()) == [0.05, 0.1, 0.2, 0.5, 1.0]
     mean = results["Qwen"]["commitment"].sel(variant="pt", lens="raw", rule="kl_stays_0.5").values.mean() / 12
-    chosen = drawn.query("panel == 'Qwen' and variant == 'PT' and threshold == 0.5")
+    chosen = drawn.query("panel == 'Qwen' and variant == 'PT' and threshold == 0.5 and lens == 'raw'")
     assert chosen["mean"].item() == pytest.approx(mean, abs=1e-4)
 
 
@@ -174,6 +176,39 @@ def test_families_of_other_depths_share_a_figure():
     drawn = rows(charts.kl_curves(made))
     assert drawn.groupby("panel")["layer"].max().to_dict() == {"Gemma": 33, "DeepSeek": 26}
     assert drawn.groupby("panel")["onset"].first().to_dict() == {"Gemma": 20, "DeepSeek": 16}
+
+
+def test_a_reader_chooses_the_lens(results):
+    spec = charts.kl_curves(results).to_dict()
+    (control,) = spec["params"]
+    assert control["bind"]["options"] == ["raw", "tuned"] and control["value"] == "raw"
+    assert set(rows(charts.kl_curves(results))["lens"]) == {"raw", "tuned"}
+    assert "params" not in charts.kl_curves(results, lens="tuned").to_dict()
+
+
+OBSERVATION = {
+    "matched": figures.matched_curves,
+    "history": figures.history_gap,
+    "strata": figures.confidence_gap,
+    "strata_matched": lambda results: figures.confidence_gap(results, matched=True),
+    "categories": figures.category_gap,
+    "heat": figures.cosine_heat,
+    "weights": figures.weight_change,
+    "dimension": figures.dimension_profile,
+    "attention": figures.attention_shift,
+    "gap": figures.gap_intervals,
+    "confidence": charts.confidence_profile,
+    "adjacent": charts.adjacent_profile,
+    "to_final": charts.cosine_to_final,
+}
+
+
+@pytest.mark.parametrize("name", OBSERVATION)
+def test_figures_of_the_observation_chapter_draw(name, results):
+    spec = OBSERVATION[name](results).to_dict()
+    assert spec["facet"]["sort"] == FAMILIES
+    svg = vl_convert.vegalite_to_svg(json.dumps(spec))
+    assert all(f">{family}<" in svg for family in FAMILIES) and "undefined" not in svg
 
 
 def test_one_model_is_one_larger_panel(results):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats as scipy_stats
 
-from nbhelpers import models, observation, params, prompts, store
+from nbhelpers import models, observation, params, profiles, prompts, store, tuned_lens
 
 KEY = "llama_pocket"
 
@@ -20,6 +20,18 @@ def result():
     if not store.is_current(path, params.resolve("exp09", model=KEY).hash):
         subprocess.run([sys.executable, "-m", "nbhelpers", "run", "exp09", "--model", KEY], check=True)
     return store.load(path, experiment="exp09")
+
+
+@pytest.fixture(scope="module")
+def observed(result):
+    """The capture that the dataset was made from."""
+    return store.load(store.result_path("pocket", KEY, "exp00"), experiment="exp00")
+
+
+def texts_of(observed, variant):
+    """The ids that a variant wrote, prompt by prompt."""
+    own = observed.isel(step=np.flatnonzero((observed.history == variant).values))
+    return [own.token_id.values[own.prompt_index.values == i].tolist() for i in range(observed.sizes["prompt"])]
 
 
 def log_softmax(decoder, h):
@@ -125,7 +137,7 @@ def slow_commitment(row):
 
 
 @pytest.fixture(scope="module")
-def slow(result):
+def slow(result, observed):
     """Everything again: {variant: [one list of steps a prompt]}, each step a dict of curves and commitment layers."""
     pair = models.load_pair(KEY)
     records = {p.id: p for p in prompts.read_prompts(params.profile_params("pocket").prompts)}
@@ -134,10 +146,7 @@ def slow(result):
     with torch.no_grad():
         for decoder in pair:
             table[decoder.variant] = []
-            for prompt, made in zip(
-                prompts.render(decoder, chosen), result.generated_id.sel(variant=decoder.variant).values
-            ):
-                made = [int(i) for i in made if i >= 0]
+            for prompt, made in zip(prompts.render(decoder, chosen), texts_of(observed, decoder.variant)):
                 seen = states(decoder, [*prompt, *made[:-1]])
                 steps = [one_step(decoder, seen, len(prompt) - 1 + t) for t in range(len(made))]
                 table[decoder.variant].append([row | {"rules": slow_commitment(row)} for row in steps])
@@ -244,20 +253,76 @@ def check_interval(low, high, values):
     np.testing.assert_allclose([low, high], [theirs.low, theirs.high], atol=0.06 * width)
 
 
-def test_generation_is_recorded_whole(result, slow):
+def test_generation_is_recorded_whole(observed, slow):
     pair = models.load_pair(KEY)
     for decoder in pair:
-        chosen = result.sel(variant=decoder.variant)
-        for i, steps in enumerate(slow[decoder.variant]):
-            made = [int(t) for t in chosen.generated_id.values[i] if t >= 0]
+        chosen = observed.sel(variant=decoder.variant)
+        for i, (steps, made) in enumerate(zip(slow[decoder.variant], texts_of(observed, decoder.variant))):
             assert len(made) == int(chosen.n_tokens[i]) == len(steps)
             assert bool(chosen.stopped[i]) == (made[-1] in decoder.stop_ids)
             assert str(chosen.text.values[i]) == decoder.tokenizer.decode(made, skip_special_tokens=True)
 
 
+def distributions(decoder, residual, tuned=None):
+    """Log-probabilities [layer, vocabulary] of one position, the tuned lens's where translators are given."""
+    rows = [h.double() for h in residual]
+    if tuned is not None:
+        rows = [(h @ tuned.weight[i].double().T + tuned.bias[i].double()) for i, h in enumerate(rows[:-1])] + rows[-1:]
+    return torch.stack([log_softmax(decoder, h.float()) for h in rows])
+
+
+@pytest.mark.parametrize("variant, history", [("pt", "it"), ("it", "pt"), ("it", "it")])
+def test_histories_and_lenses_equal_a_slow_loop(observed, variant, history):
+    """Raw and tuned, own and the other's lens, the following token's probability and rank: a few prompts, every step."""
+    pair = models.load_pair(KEY)
+    decoders = dict(zip(("pt", "it"), pair))
+    decoder, other = decoders[variant], decoders["it" if variant == "pt" else "pt"]
+    run = params.resolve("exp00", model=KEY)
+    translators = {
+        d.variant: tuned_lens.load(store.artifact_path(run, f"tuned_lens_{d.variant}.safetensors"), d.unembedding)
+        for d in pair
+    }
+    records = {p.id: p for p in prompts.read_prompts(params.profile_params("pocket").prompts)}
+    for i in (0, 40, 95):
+        prompt = prompts.render(decoder, [records[observed.prompt.values[i]]])[0]
+        made = texts_of(observed, history)[i]
+        at = np.flatnonzero(((observed.history == history) & (observed.prompt_index == i)).values)
+        steps = observed.sel(variant=variant).isel(step=at)
+        with torch.no_grad():
+            seen = states(decoder, [*prompt, *made[:-1]])
+        for t, target in enumerate(made):
+            residual = [seen["residual"][layer][len(prompt) - 1 + t] for layer in range(12)]
+            one = steps.isel(step=t)
+            for reader, suffix in ((decoder, ""), (other, "_cross")):
+                for lens, tuned in (("raw", None), ("tuned", translators[reader.variant])):
+                    with torch.no_grad():
+                        logp = distributions(reader, residual, tuned)
+                    final = logp[-1]
+                    kl = (final.exp() * (final - logp)).sum(-1)
+                    close(one[f"kl_final_layer{suffix}"].sel(lens=lens), kl, atol=2e-5)
+                    back = (logp.exp() * (logp - final)).sum(-1)
+                    close(one[f"kl_layer_final{suffix}"].sel(lens=lens), back, atol=2e-5)
+                    if not suffix:
+                        real = np.flatnonzero(decoder.real_tokens).tolist().index(target)
+                        close(one.target_log_probability.sel(lens=lens), logp[:, real], atol=1e-4)
+                        rank = 1 + (logp > logp[:, real : real + 1]).sum(-1)
+                        assert (np.abs(one.target_rank.sel(lens=lens).values - rank.numpy()) <= 1).all()
+
+
+def test_matched_curves_are_means_of_the_histories(result, observed):
+    for variant in ("pt", "it"):
+        for history in ("pt", "it"):
+            steps = observation.history_steps(observed, variant, history)
+            expected = profiles.prompt_means(steps.kl_final_layer, observed.sizes["prompt"])
+            found = result.kl_final_layer_matched.sel(variant=variant, history=history, basis="own")
+            close(found.transpose("prompt", "lens", "layer"), expected.transpose("prompt", "lens", "layer"))
+    free = result.kl_final_layer_matched.sel(variant="it", history="it", basis="own")
+    close(free.transpose("prompt", "lens", "layer"), result.kl_final_layer.sel(variant="it").transpose("prompt", "lens", "layer"))
+
+
 def test_same_parameters_give_the_same_dataset(result):
     """A small run twice, in one process, with other batch sizes: the numbers do not move."""
-    run = params.resolve("exp09", model=KEY, n_prompts=6, max_new_tokens=8)
+    run = params.resolve("exp00", model=KEY, n_prompts=6, max_new_tokens=8)
     pair = models.load_pair(KEY)
     one, two = (small_run(pair, run, batch) for batch in (2, 6))
     for name in one:
@@ -265,6 +330,14 @@ def test_same_parameters_give_the_same_dataset(result):
             np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-5, err_msg=name)
         else:
             assert (one[name] == two[name]).all()
+
+
+def observed_pair(pair, ids, made, chosen, **sizes):
+    """exp09's dataset of a few prompts, both lenses untrained."""
+    lenses = {d.variant: tuned_lens.untrained(pair.n_layers, d.unembedding) for d in pair}
+    steps = observation.observe_pair(pair, ids, made, lenses, **sizes)
+    whole = observation.with_texts(steps, made, chosen, pair.it.tokenizer)
+    return profiles.summarise(whole, params.resolve("exp09", model=KEY).experiment)
 
 
 def small_run(pair, run, batch_size):
@@ -275,28 +348,23 @@ def small_run(pair, run, batch_size):
     made = {
         d.variant: decoding.generate(d, ids[d.variant], max_new_tokens=8, batch_size=batch_size) for d in pair
     }
-    steps = {
-        d.variant: observation.observe(d, ids[d.variant], made[d.variant], batch_size=batch_size)
-        for d in pair
-    }
-    return observation.summarise(steps, made, chosen, pair.it.tokenizer, run.experiment)
+    return observed_pair(pair, ids, made, chosen, batch_size=batch_size)
 
 
 def test_swapping_pt_and_it_flips_every_difference():
-    run = params.resolve("exp09", model=KEY, n_prompts=6, max_new_tokens=8)
-    pair = models.load_pair(KEY)
     from dataclasses import replace
 
+    from nbhelpers import decoding
+
+    run, pair = params.resolve("exp00", model=KEY), models.load_pair(KEY)
     swapped = replace(pair, pt=replace(pair.it, variant="pt"), it=replace(pair.pt, variant="it"))
     # Raw prompts for both, so that the only difference is which model is called which.
     chosen = prompts.load_prompts(run.profile.prompts, 6)
-    ids = [prompts.text_ids(pair.pt, p.text) for p in chosen]
-    from nbhelpers import decoding
+    rows = [prompts.text_ids(pair.pt, p.text) for p in chosen]
 
     def gaps(pair):
-        made = {d.variant: decoding.generate(d, ids, max_new_tokens=8) for d in pair}
-        steps = {d.variant: observation.observe(d, ids, made[d.variant]) for d in pair}
-        return observation.summarise(steps, made, chosen, pair.it.tokenizer, run.experiment)
+        made = {d.variant: decoding.generate(d, rows, max_new_tokens=8) for d in pair}
+        return observed_pair(pair, dict.fromkeys(("pt", "it"), rows), made, chosen)
 
     forth, back = gaps(pair), gaps(swapped)
     for name in ("convergence_gap", "convergence_gap_tokens", "commitment_delay"):

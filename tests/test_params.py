@@ -41,7 +41,7 @@ def test_every_file_in_the_repository_is_valid():
         assert params.model_params(key).family in params.FAMILIES
     for name in params.keys("profiles"):
         for key in params.keys("experiments"):
-            assert params.experiment_params(key, name).n_prompts > 0
+            assert params.experiment_params(key, name).n_resamples > 0
 
 
 @pytest.mark.parametrize("name", ["pocket", "paper"])
@@ -59,9 +59,9 @@ def test_later_layers_of_parameters_win(project):
 
 
 def test_a_models_cap_on_tokens_wins():
-    found = params.resolve("exp09", model="deepseek_v2_lite", max_new_tokens=100).experiment
+    found = params.resolve("exp00", model="deepseek_v2_lite", max_new_tokens=100).experiment
     assert found.max_new_tokens == 64
-    assert params.resolve("exp09", model="llama31_8b").experiment.max_new_tokens == 512
+    assert params.resolve("exp00", model="llama31_8b").experiment.max_new_tokens == 512
 
 
 def test_the_profile_is_found_by_the_model():
@@ -89,14 +89,14 @@ WRONG = {
     "unknown parameter": ("'n_promts'", "did you mean 'n_prompts'?", dict(model="olmo_pocket", n_promts=4)),
     "too small": ("'n_prompts' is 0", "greater than or equal to 2", dict(model="olmo_pocket", n_prompts=0)),
     "wrong type": ("'seed' is '3'", "integer", dict(model="olmo_pocket", seed="3")),
-    "text for a number": ("'kl_threshold' is 'low'", "number", dict(model="olmo_pocket", kl_threshold="low")),
+    "text for a number": ("'confidence' is 'low'", "number", dict(model="olmo_pocket", confidence="low")),
 }
 
 
 @pytest.mark.parametrize("text, remedy, options", WRONG.values(), ids=WRONG)
 def test_a_mistake_is_named_with_what_is_allowed(text, remedy, options):
     with pytest.raises(params.ParameterError) as error:
-        params.resolve("exp09", **options)
+        params.resolve("exp00", **options)
     assert text in str(error.value) and remedy in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -132,10 +132,10 @@ def test_the_schema_of_exp09_is_checked():
     assert store.validate(dataset, "exp09") is dataset
     wrong = dataset.drop_vars("kl_adjacent").transpose()
     wrong["entropy"] = wrong["entropy"].isel(layer=0)
-    del wrong["text"].attrs["units"]
+    del wrong["category"].attrs["units"]
     with pytest.raises(store.ResultError) as error:
         store.validate(wrong, "exp09")
-    for part in ("no kl_adjacent", "entropy has dims", "text has no units"):
+    for part in ("no kl_adjacent", "entropy has dims", "category has no units"):
         assert part in str(error.value)
 
 

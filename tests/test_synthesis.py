@@ -105,7 +105,7 @@ def test_late_layers_above():
         ([], 6, "none of the six families"),
         (["Qwen"], 6, "one of six families (Qwen)"),
         (["Qwen", "OLMo"], 2, "both families"),
-        (["Qwen"], 1, "the one family"),
+        (["Qwen"], 1, "this pair"),
         (list("abcdefghijkl"), 12, "all 12 families"),
     ],
 )
