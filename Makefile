@@ -40,6 +40,7 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 
 bench: $(STAMP)  ## time the lens and the capture against their lower bounds
 	@$(BIN)/python tests/bench_lens.py
+	@$(BIN)/python tests/bench_tuned_lens.py
 
 pocket: $(STAMP)  ## train the six pocket pairs again (up to 3 h on two cores)
 	@$(BIN)/python -m pocket.train

@@ -227,6 +227,8 @@ def beside(experiment: str, results, **options) -> pd.DataFrame:
     the audit's verdicts. Claims that no result measures are left out; `ledger` has them.
     """
     table = ledger(experiment, results, **options)
+    if table.empty:
+        return pd.DataFrame(columns=["unit", *results, "audit"])
     table = table[table["run"].notna()]
     table["cell"] = [
         f"{_number(row.value)} → {_number(row.run)} {AGREEMENT.get(row.agreement, '')}".strip()

@@ -101,7 +101,8 @@ def measure_inputs(key: str, model: str, profile: str) -> list[str]:
     """Return the files that one experiment on one model reads, as paths from the repository's root."""
     pair = params.model_params(model)
     run = params.resolve(key, model=model, profile=profile)
-    files = [batch.notebook_path(params.experiment(key).notebook), *pair.pt.files, *pair.it.files, *run.files]
+    files = [batch.notebook_path(params.experiment(key).notebook), *pair.pt.files, *pair.it.files]
+    files += [path for path in run.files if path.exists()]  # a missing one is the notebook's to name
     named = (("models", model), ("profiles", profile), ("experiments", key))
     files += [params.ROOT / "params" / kind / f"{name}.yml" for kind, name in named]
     return [path.relative_to(params.ROOT).as_posix() for path in files]

@@ -49,7 +49,7 @@ def result_of(key):
 def test_papermill_runs_the_notebook_on_other_models(key):
     result = store.validate(result_of(key), "exp09")
     assert result.attrs["model"] == key
-    assert dict(result.sizes) | {"variant": 2, "prompt": 96, "layer": 12, "lens": 1} == dict(result.sizes)
+    assert dict(result.sizes) | {"variant": 2, "prompt": 96, "layer": 12, "lens": 2} == dict(result.sizes)
     for name in ("kl_final_layer", "kl_layer_final"):
         curve = result[name].sel(lens="raw")
         assert float(curve.isel(layer=-1).max()) == 0 and float(curve.min()) >= 0
