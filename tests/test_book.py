@@ -94,18 +94,15 @@ def test_pages_hold_what_they_insert(book_root):
 def test_a_fault_fails_the_build_and_leaves_the_book(book_root, monkeypatch):
     monkeypatch.setattr(params, "ROOT", book_root)
     before = {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
-    (book_root / "book").unlink()
-    shutil.copytree(synthetic.REPOSITORY / "book", book_root / "book")
+    path = book_root / "book/reproducibility.md"
+    whole = path.read_text()
+    wrong = f"\n[nowhere](nowhere.md)\n\n```{{chart}} runs/{ACROSS.rsplit('/')[-1]} no_such_cell\n```\n"
     try:
-        with open(book_root / "book/reproducibility.md", "a") as page:
-            page.write(
-                f"\n[nowhere](nowhere.md)\n\n```{{chart}} runs/{ACROSS.rsplit('/')[-1]} no_such_cell\n```\n"
-            )
+        path.write_text(whole + wrong)
         with pytest.raises(book.BookError) as error:
             book.build("pocket")
     finally:
-        shutil.rmtree(book_root / "book")
-        (book_root / "book").symlink_to(synthetic.REPOSITORY / "book")
+        path.write_text(whole)
     assert "no cell named 'no_such_cell'" in str(error.value)
     assert "nowhere" in str(error.value) and "book/reproducibility.md" in str(error.value)
     assert before == {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
