@@ -442,7 +442,7 @@ def test_a_space_before_digits_may_belong_to_the_prompt(tmp_path):
     ids = {"8 - 1 = 7": [1, 2, 3, 4], "8 - 1 =": [1, 2], "8 - 1 = ": [1, 2, 3]}
     stub = attribution.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " 7")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neurons, "text_ids", lambda decoder, text: ids[text])
+        patch.setattr(attribution, "text_ids", lambda decoder, text: ids[text])
         assert attribution.single_token(decoder, [stub]) == [(stub, [1, 2, 3], 4)]
 
 
