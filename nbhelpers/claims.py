@@ -1,8 +1,7 @@
 """The ledger: each published figure, what the released artifacts say of it, and what a run measured.
 
-`params/published.csv` holds the figures. This module computes the same quantities from results and sets them
-beside the published ones; it loads no model. A metric's name says what it is of: `.raw` or `.tuned` for the
-lens, `.pt` or `.it` for one variant; without a variant it is IT − PT.
+`params/published.csv` holds the figures; `metrics` computes the same quantities from results. This module sets them
+beside each other; it loads no model. A figure whose metric no run measures stays in the ledger with its verdict.
 """
 
 from functools import cache
@@ -11,34 +10,65 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nbhelpers import params, stats
+from nbhelpers import metrics, params, stats
 
 VERDICTS = ("supported", "contradicted", "no artifact")
 COLUMNS = (
     "id", "claim", "metric", "family", "value", "ci_low", "ci_high", "unit", "source_section", "verdict",
     "reason",
 )  # fmt: skip
-ALL_SIX = "mean"
-UNMEASURED = "not measured yet"
+RUN = ("title", "run", "run_low", "run_high", "note", "agreement")
+ENDS = ("value", "low", "high")
+ALL_SIX, ALL = "mean", "all"
+QUALITATIVE = ("definition", "statement")  # figures that are sentences, without a value
+UNMEASURED = "not measured here"
+FEWEST = 5  # prompts that an interval asks for
 AGREEMENT = {"same sign": "✓", "other sign": "✗", "undecided": "~"}
-RULES = {
-    "top1_first": "first top-1 match",
-    "top1_strict": "top-1 match that stays",
-    "kl_first_0.1": "first KL < 0.1",
-    "kl_stays_0.1": "KL < 0.1 that stays",
-}
+# Values of one variant whose sign says something, and values of which the same may be said of no sign.
+SIGNED = ("lens_improvement", "delta_cosine")
+LEVELS = (
+    "onset", "weight_mean", "weight_variation", "weight_peak", "attention_entropy_peak_layer", "crossover",
+    "neuron_overlap", "n_positive", "n_negative", "reversals", *QUALITATIVE,
+)  # fmt: skip
+# What a value is compared with where that is not zero.
+CENTRES = {
+    "layers_above": 0.5, "delta_cosine_layers_below": 0.5, "weight_late_ratio": 1.0,
+    "weight_last_third_ratio": 1.0, "sharpness_ratio": 1.0,
+}  # fmt: skip
+# The study's rules of commitment, whose cells of family, rule and lens it counts reversals in.
+STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
 # Where this run's definition is not the published one.
 NOTES = {
     "kl_excess": "published: pooled over tokens; here: means by prompt, paired",
     "layers_above": "published: pooled over tokens; here: means by prompt, shares of its layers",
     "commitment_delay.": "published: pooled over tokens; here: means by prompt; in layers of this model",
+    "commitment_delay_by_prompt": "published without each text's first five steps; in layers of this model",
     "commitment_delay_median.raw.top1_first": "published as the first match, computed as one that stays",
     "commitment_delay_median.raw.kl_first": "published as the first crossing, computed as the one that stays",
+    "commitment_delay_median.tuned.top1_first": "published as the first match, computed as one that stays",
+    "commitment_delay_median.tuned.kl_first": "published as the first crossing, computed as the one that stays",
     "delta_cosine": "the whole block's update, as computed; the text says MLP",
+    "template_shift": "kinds of prompts are this project's own",
     "kl_first_layer": "published without, here with a mask over vocabulary rows that no token has",
     "steps": "fewer prompts and shorter texts than in the study",
+    "matched_": "published: means over steps; here: by prompt",
+    "weight_": "published attention counts norms, too; here projections alone",
+    "attention_entropy_shift": "published without naming the template; window at a third scaled with depth",
+    "attention_entropy_peak_layer": "in layers of this model",
+    "dimension_minimum_layer": "in layers of this model",
+    "lowest_layer": "in layers of this model; searched between 0.2 and 0.5 of the depth",
+    "phase_kl_adjacent": "Gemma's figures: KL(layer ‖ before), clipped, no template; here KL(before ‖ layer)",
+    "delay_by_confidence": "published without IT's template; in layers of this model",
+    "late_change_structural_share": "from rates by token class, means over prompts",
+    "gini": "published: dictionary features; here: MLP neurons",
+    "n50": "published: dictionary features; here: MLP neurons",
+    "n90": "published: dictionary features; here: MLP neurons",
+    "neuron_overlap": "published: dictionary features; here: MLP neurons",
+    "lens_improvement": "published on generated text; here on held-out text",
+    "top1_agreement": "published for an older run's translators",
+    "onset": "published: searched above layer 14 only, against layers 6–14; in layers of this model",
+    "reversals": "cells of the four rules and both lenses",
 }
-DEPTHS = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9, 10)}
 
 
 class ClaimError(ValueError):
@@ -74,139 +104,100 @@ def published(experiment: str) -> pd.DataFrame:
     return table[table["id"].str.startswith(f"{experiment}.")].reset_index(drop=True)
 
 
-def _paired(values: xr.DataArray) -> xr.DataArray:
-    """Return IT − PT, [prompt]."""
-    return values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
+def measured(result: xr.Dataset, **options) -> pd.DataFrame:
+    """Return what one result says of every metric of its experiment: value, low, high by metric name.
+
+    What is measured by prompt has a BCa interval over prompts, to which `options` apply, and is NaN with fewer than
+    five of them; an onset has its dataset's bootstrap interval; the rest have none. Empty where no figure of the
+    experiment is published.
+    """
+    quantities = metrics.QUANTITIES.get(result.attrs["experiment"], lambda result: {})(result)
+    rows, groups = {}, {}
+    for name, value in quantities.items():
+        if isinstance(value, stats.Interval):
+            rows[name] = value
+        elif np.ndim(value):
+            groups.setdefault(np.shape(value), {})[name] = np.asarray(value, dtype=float)
+        else:
+            rows[name] = (float(value), np.nan, np.nan)
+    for group in groups.values():
+        rows |= zip(group, _intervals(np.stack(list(group.values()), axis=1), **options))
+    return pd.DataFrame([rows[name] for name in quantities], list(quantities), list(ENDS), dtype=float)
 
 
-def _over(values: xr.DataArray, layers) -> xr.DataArray:
-    """Return IT − PT of the mean over some layers, [prompt]."""
-    return _paired(values.isel(layer=list(layers)).mean("layer"))
-
-
-def differences(result: xr.Dataset) -> xr.Dataset:
-    """Return IT − PT of each prompt for every metric that has such a difference, [prompt] by metric name."""
-    n_layers = result.sizes["layer"]
-    kl = result["kl_final_layer"].sel(lens="raw", drop=True)
-    cosine = result["delta_cosine"].sel(component="block", drop=True)
-    delay = _paired(result["commitment"].sel(lens="raw", drop=True))
-    thirds = {f"{name}_third": layers for name, layers in params.thirds(n_layers).items()}
-    fifth = {"final_fifth": params.final_fifth(n_layers)}
-    late = {"late_half": params.late_half(n_layers)}
-    slices = {name: range(a * n_layers // 10, b * n_layers // 10) for name, (a, b) in DEPTHS.items()}
-    # The published curve has no first layer, whose predecessor would be the embedding.
-    no_first = {"early_third": range(1, n_layers // 3)} if n_layers >= 6 else {}
-    last = {"last_layer": [n_layers - 1]}
-    found = {f"kl_excess_{name}.raw": _over(kl, layers) for name, layers in (late | thirds | fifth).items()}
-    for name, layers in (slices | last | fifth | thirds | no_first).items():
-        found[f"delta_cosine_shift.{name}"] = _over(cosine, layers)
-    found["cosine_to_final_shift.mean"] = _over(result["cosine_to_final"], range(n_layers))
-    found |= {f"commitment_delay.raw.{rule}": delay.sel(rule=rule, drop=True) for rule in RULES}
-    return xr.Dataset(found).dropna("prompt")
-
-
-def quantile_layer(counts: xr.DataArray, share: float = 0.5) -> int:
-    """Return the layer by which `share` of the pooled steps have committed, counts [layer]."""
-    return int(np.argmax(np.cumsum(counts.values) >= share * counts.values.sum()))
-
-
-def levels(result: xr.Dataset) -> dict[str, float]:
-    """Return the metrics of one result that are no mean of paired differences, by metric name."""
-    n_layers = result.sizes["layer"]
-    kl = result["kl_final_layer"].sel(lens="raw").mean("prompt")
-    half = kl.isel(layer=list(params.late_half(n_layers)))
-    above = half.sel(variant="it", drop=True) > half.sel(variant="pt", drop=True)
-    cosine = result["cosine_to_final"].mean("prompt")
-    shift = cosine.sel(variant="it", drop=True) - cosine.sel(variant="pt", drop=True)
-    found = {
-        "layers_above.raw": float(above.mean()),
-        "cosine_to_final_shift.extreme": float(shift[np.argmax(abs(shift.values))]),
-    }
-    for variant in params.VARIANTS:
-        one = result.sel(variant=variant)
-        found[f"final_entropy.{variant}"] = float(one["entropy"].sel(lens="raw").isel(layer=-1).mean())
-        found[f"kl_first_layer.raw.{variant}"] = float(kl.sel(variant=variant).isel(layer=0))
-        found[f"steps.{variant}"] = float((one["n_tokens"] - 1).clip(min=0).sum())
-        last = one["delta_cosine"].sel(component="block").isel(layer=-1)
-        found[f"delta_cosine_last_layer.{variant}"] = float(last.mean())
-    return found | _commitment_levels(result)
-
-
-def _commitment_levels(result: xr.Dataset) -> dict[str, float]:
-    """Return means of both variants and differences of medians of commitment layers, over pooled steps."""
-    counts, found = result["commitment_count"].sel(lens="raw"), {}
-    for rule in RULES:
-        pooled = {variant: counts.sel(variant=variant, rule=rule) for variant in params.VARIANTS}
-        for variant, count in pooled.items():
-            found[f"commitment.raw.{rule}.{variant}"] = float((count * count["layer"]).sum() / count.sum())
-        median = quantile_layer(pooled["it"]) - quantile_layer(pooled["pt"])
-        found[f"commitment_delay_median.raw.{rule}"] = float(median)
+def _intervals(values: np.ndarray, **options) -> np.ndarray:
+    """Return mean, low and high of each column of values [prompt, column], NaN where too few are measured."""
+    found = np.full((values.shape[1], len(ENDS)), np.nan)
+    enough = np.isfinite(values).sum(0) >= FEWEST
+    if enough.any():
+        found[enough] = np.stack(stats.bca_mean(values[:, enough], **options), axis=1)
     return found
 
 
-def measured(result: xr.Dataset, **options) -> pd.DataFrame:
-    """Return what one exp09 result says of every metric: value, low, high by metric name.
-
-    Paired differences have a BCa interval over prompts, to which `options` apply; the others have none.
-    """
-    paired = differences(result)
-    values = np.stack([variable.values for variable in paired.data_vars.values()], axis=1)
-    bounds = np.stack([np.asarray(bound) for bound in stats.bca_mean(values, **options)], axis=1)
-    found = pd.DataFrame(bounds, index=list(paired.data_vars), columns=["value", "low", "high"])
-    single = levels(result)
-    rest = pd.DataFrame({"value": list(single.values())}, index=list(single), columns=found.columns)
-    return pd.concat([found, rest.astype(float)])
+def centre(metric: str) -> float | None:
+    """Return the value that parts a metric's two signs, None for a level, which has none to compare."""
+    level = metric.endswith((".pt", ".it", ".it_plain")) and not metric.startswith(SIGNED)
+    if level or metric.startswith(LEVELS):
+        return None
+    return next((value for start, value in CENTRES.items() if metric.startswith(start)), 0.0)
 
 
 def agreement(metric: str, value: float, run: float, low: float, high: float) -> str:
     """Return whether a run's difference has the published sign: same sign, other sign, undecided, or "".
 
-    A run is undecided where its interval holds zero. Levels (of one variant) have no sign to compare.
+    A run is undecided where its interval holds the metric's centre. Levels have no sign to compare.
     """
-    if metric.endswith((".pt", ".it")) or np.isnan(value) or np.isnan(run) or value == 0:
+    at = centre(metric)
+    if at is None or np.isnan(value) or np.isnan(run) or value == at:
         return ""
-    centre = 0.5 if metric.startswith("layers_above") else 0.0
-    if run == centre or (low <= centre <= high):
+    if run == at or (low <= at <= high):
         return "undecided"
-    return "same sign" if (run > centre) == (value > centre) else "other sign"
+    return "same sign" if (run > at) == (value > at) else "other sign"
 
 
 def _note(metric: str, run: float) -> str:
     """Return what a reader must know to compare the two values."""
-    if metric.startswith("definition"):
+    if metric.startswith(QUALITATIVE):
         return ""
     if np.isnan(run):
         return UNMEASURED
     return "; ".join(note for start, note in NOTES.items() if metric.startswith(start))
 
 
+def _pooled(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return what the six families say together: means, and how many are above or below the centre, by metric."""
+    values = pd.concat(runs.values())["value"]
+    by_metric, at = values.groupby(level=0), values.index.map(lambda metric: centre(metric) or 0.0)
+    found = [by_metric.mean()]
+    for name, holds in {"n_positive": values > at, "n_negative": values < at}.items():
+        found.append(holds.groupby(level=0).sum().rename(lambda metric, name=name: f"{name}.{metric}"))
+    delays = values[values.index.isin(_cells())]
+    found.append(pd.Series({"reversals": (delays < 0).sum()} if len(delays) else {}, dtype=float))
+    return pd.concat(found).astype(float).rename("value").to_frame()
+
+
+def _cells() -> list[str]:
+    """Return the metrics whose reversals the study counts: commitment delays by its rules, both lenses."""
+    return [f"commitment_delay.{lens}.{rule}" for lens in ("raw", "tuned") for rule in STUDY_RULES]
+
+
 def ledger(experiment: str, results, **options) -> pd.DataFrame:
     """Return the published figures of an experiment beside those of a run, a row for each figure and result.
 
-    `results` maps titles to datasets; a figure of a family is set beside each result of that family, the mean
-    of the six beside the mean of all results where they cover the six. Adds to `published`: title, run,
-    run_low, run_high, agreement, note.
+    `results` maps titles to datasets; a figure of a family is set beside each result of that family, the mean of the
+    six and counts of families beside all results where they cover the six. Adds to `published`: `RUN`.
     """
-    runs = {title: _run(experiment, result, options) for title, result in results.items()}
+    runs = {title: measured(result, **options) for title, result in results.items()}
     family = {title: params.model_params(result.attrs["model"]).family for title, result in results.items()}
-    pooled = pd.concat(runs.values()).groupby(level=0)["value"].mean().to_frame()
-    if set(family.values()) != set(params.FAMILIES):
-        pooled = pooled.iloc[:0]
+    whole = set(family.values()) == set(params.FAMILIES)
+    pooled = _pooled(runs) if whole else pd.DataFrame(columns=list(ENDS), dtype=float)
     rows = []
     for figure in published(experiment).to_dict("records"):
-        beside_it = {title: run for title, run in runs.items() if family[title] == figure["family"]}
-        if figure["family"] == ALL_SIX:
-            beside_it = {ALL_SIX: pooled}
-        for title, run in (beside_it or {figure["family"]: pooled.iloc[:0]}).items():
+        of = figure["family"]
+        beside_it = {title: run for title, run in runs.items() if family[title] == of}
+        for title, run in (beside_it or {of: pooled if of in (ALL_SIX, ALL) else pooled.iloc[:0]}).items():
             rows.append(figure | {"title": title} | _entry(figure, run))
-    return pd.DataFrame(rows)
-
-
-def _run(experiment: str, result: xr.Dataset, options: dict) -> pd.DataFrame:
-    """Return what one result says of every metric; nothing for an experiment whose figures have no metric here yet."""
-    if experiment != "exp09":
-        return pd.DataFrame(columns=["value", "low", "high"], dtype=float)
-    return measured(result, **options)
+    return pd.DataFrame(rows, columns=[*COLUMNS, *RUN])
 
 
 def _entry(figure: dict, run: pd.DataFrame) -> dict:
@@ -224,36 +215,45 @@ def beside(experiment: str, results, **options) -> pd.DataFrame:
     """Return the ledger as a table to read: a row for each claim, in each family's cell "published → run".
 
     ✓ the run has the published sign, ✗ the other one, ~ its 95 % interval holds zero. The last column counts
-    the audit's verdicts. Claims that no result measures are left out; `ledger` has them.
+    the audit's verdicts. Claims that no result measures are left out; `ledger` has them. Columns: unit, the results'
+    titles, mean and all where figures are of all families, audit.
     """
     table = ledger(experiment, results, **options)
-    if table.empty:
-        return pd.DataFrame(columns=["unit", *results, "audit"])
     table = table[table["run"].notna()]
-    table["cell"] = [
-        f"{_number(row.value)} → {_number(row.run)} {AGREEMENT.get(row.agreement, '')}".strip()
-        for row in table.itertuples()
-    ]
-    order = [title for title in (*results, ALL_SIX) if title in set(table["title"])]
-    wide = table.pivot_table(
-        index=["claim", "unit"], columns="title", values="cell", aggfunc="first", sort=False
-    )
-    wide = wide.reindex(columns=order).fillna("")
-    wide["audit"] = table.groupby(["claim", "unit"], sort=False)["verdict"].agg(_audit)
+    columns = [*results, *(title for title in (ALL_SIX, ALL) if title in set(table["title"]))]
+    if table.empty:
+        return pd.DataFrame(columns=["unit", *columns, "audit"])
+    cells = [_cell(row) for row in table.itertuples()]
+    table = table.assign(cell=cells)
+    by_claim = ["claim", "unit"]
+    wide = table.pivot_table(index=by_claim, columns="title", values="cell", aggfunc="first", sort=False)
+    wide = wide.reindex(columns=columns).fillna("")
+    verdicts = table.drop_duplicates("id").groupby(by_claim, sort=False)["verdict"]
+    wide["audit"] = verdicts.agg(_audit)
     return wide.reset_index().set_index("claim").rename_axis(index=None, columns=None)
+
+
+def _cell(row) -> str:
+    """Return one cell, "published → run" and the mark of their signs."""
+    both = (row.value, row.run)
+    whole = all(float(value).is_integer() for value in both)
+    numbers = " → ".join(_number(value, row.unit, 0 if whole else 2) for value in both)
+    return f"{numbers} {AGREEMENT.get(row.agreement, '')}".strip()
 
 
 def _audit(verdicts: pd.Series) -> str:
     """Return verdicts as text: the one they share, or each with its number."""
     counts = verdicts.value_counts()
-    return (
-        counts.index[0]
-        if len(counts) == 1
-        else ", ".join(f"{name} {count}" for name, count in counts.items())
-    )
+    if len(counts) == 1:
+        return counts.index[0]
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _number(value: float) -> str:
-    """Return a figure as text, whole or with two decimals, with a true minus sign."""
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 2) + 0.0:.2f}"
+def _number(value: float, unit: str, digits: int) -> str:
+    """Return a figure as text with a true minus sign; an onset may be "none", and an RMS has two significant digits."""
+    if unit.startswith("onset") and value < 0:
+        return "none"
+    if unit == "RMS":
+        return np.format_float_positional(value, precision=2, fractional=False, trim="-")
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, digits) + 0.0:.{digits}f}"
     return text.replace("-", "−")
