@@ -6,7 +6,6 @@ attention update and every neuron contributes. `neurons` says what a neuron is; 
 the end.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +24,9 @@ from nbhelpers.geometry import COMPONENTS
 from nbhelpers.lens import check_identity, lens_metrics
 from nbhelpers.models import Decoder
 from nbhelpers.neurons import decoder_blocks, frozen_norm, neuron_layers, vocabulary_breadth, write_matrix
-from nbhelpers.params import ROOT, depth
-from nbhelpers.prompts import Prompt, chat_ids, read_prompts, text_ids
+from nbhelpers.params import ParameterError, depth
+from nbhelpers.prompts import Prompt, chat_ids, read_pairs, text_ids, title
+from nbhelpers.schemas import PromptSet
 
 SELECTIONS = ("attribution", "random", "impact")
 STATISTICS = ("slope", "intercept", "pearson", "spearman")
@@ -263,11 +263,17 @@ class Stub(Prompt):
     target: str
 
 
-def read_stubs(file: str | Path) -> list[Stub]:
-    """Return the stubs of a JSON Lines file; raises as `prompts.read_prompts`, and KeyError where there is no target."""
-    prompts = read_prompts(file)
-    records = [json.loads(line) for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
-    return [Stub(**vars(p), group=r["group"], target=r["target"]) for p, r in zip(prompts, records)]
+def read_stubs(source: str | Path | PromptSet) -> list[Stub]:
+    """Return the stubs of a JSON Lines file or a data set.
+
+    Raises as `prompts.read_prompts`, ParameterError where a set names no `target`, KeyError where a line holds none.
+    """
+    if isinstance(source, PromptSet) and not source.target:
+        raise ParameterError(
+            f"the prompts of {title(source)} have no answers; name the field of the one-word answer as `target` under "
+            "`prompts` in the profile."
+        )
+    return [Stub(**vars(p), group=r["group"], target=r["target"]) for p, r in read_pairs(source)]
 
 
 def single_token(

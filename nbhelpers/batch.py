@@ -248,12 +248,15 @@ def upstream(run: params.Run, key: str):
     Within a batch, which has its own order, ResultError says what is missing instead.
     """
     path = store.result_path(run.profile.name, run.model.key, key)
-    if not store.is_current(path, run.upstream[key]) and os.environ.get("NBHELPERS_BATCH") != "1":
+    whole = all(path.with_name(name).exists() for name in params.experiment(key).artifacts)
+    current = whole and store.is_current(path, run.upstream[key])
+    if not current and os.environ.get("NBHELPERS_BATCH") != "1":
         print(f"{key} of {run.model.key} comes first; measuring it once.")
         command = [sys.executable, "-m", "nbhelpers", "run", key, "--model", run.model.key]
         done = subprocess.run([*command, "--profile", run.profile.name], capture_output=True, text=True)
         if done.returncode:
-            raise BatchError(done.stderr.strip().removeprefix("nbh: "))
+            last = (done.stderr.strip() or f"{key} of {run.model.key} failed.").splitlines()[-1]
+            raise BatchError(last.removeprefix("nbh: "))
     dataset = store.load(path, experiment=key)
     if dataset.attrs["parameter_hash"] != run.upstream[key]:
         raise store.ResultError(

@@ -50,7 +50,9 @@ def run(
         str, typer.Option(help="The profile; by default the first that lists the model.")
     ] = "",
     parameter: Annotated[list[str], typer.Option("--parameter", "-p", help="name=value, repeatable.")] = (),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be run and what it takes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be run and what it takes.")
+    ] = False,
 ):
     """Run one experiment's notebook on one model and write its dataset.
 
@@ -98,12 +100,13 @@ def _dry_run(experiment: str, model: str, profile: str, parameter) -> None:
     """Print what a run of one or all experiments on one or all models of a profile takes."""
     from nbhelpers import estimate
 
-    chosen = profile or (params.profile_of(model) if model else "pocket")
+    chosen, own = profile or (params.profile_of(model) if model else "pocket"), _parameters(parameter)
+    if own and not experiment:
+        known = ", ".join(params.ordered())
+        raise params.ParameterError(f"name the experiment that the parameters are of; allowed: {known}.")
     keys = params.ordered([experiment] if experiment else None)
     models = [model] if model else params.profile_params(chosen).models
-    if experiment:
-        params.resolve(experiment, model=models[0], profile=chosen, **_parameters(parameter))
-    for line in estimate.table(chosen, keys, models):
+    for line in estimate.table(chosen, keys, models, {experiment: own}):
         typer.echo(line)
     typer.echo("Tokens are upper bounds, memory is what must be held at once; nothing was loaded or run.")
 

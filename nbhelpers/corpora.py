@@ -10,14 +10,17 @@ from nbhelpers.params import ROOT, ParameterError
 from nbhelpers.schemas import Texts
 
 
-def records(source: Texts) -> Iterator[dict]:
-    """Yield the records of a JSON Lines file or of a hub data set, in order; ParameterError where there are none."""
+def records(source: Texts, *, key: str = "corpus") -> Iterator[dict]:
+    """Yield the records of a JSON Lines file or of a hub data set, in order; ParameterError where they cannot be read.
+
+    key: what the profile calls the source.
+    """
     if source.hub:
         yield from _hub_records(source)
         return
     path = ROOT / source.path
     if not path.is_file():
-        raise ParameterError(f"there is no text file {path}; name one under `corpus` in the profile.")
+        raise ParameterError(f"there is no text file {path}; name one under `{key}` in the profile.")
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -35,20 +38,34 @@ def _hub_records(source: Texts) -> Iterator[dict]:
             source.hub, source.name, split=source.split, revision=source.revision, streaming=True
         )
     except (ConnectionError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ParameterError(
             f"the data set {source.hub} could not be read from the Hugging Face hub ({reason}); check its name and the "
             "network, or give a JSON Lines file with `path` instead."
         ) from None
 
 
+def value(record: dict, field: str, where: str):
+    """Return what a record holds in a field; ParameterError, with `where`, names the fields that it has."""
+    fields = record if isinstance(record, dict) else {}
+    if field not in fields:
+        known = ", ".join(fields) or "none"
+        raise ParameterError(f"{where} has no field {field!r}; its fields: {known}.")
+    return fields[field]
+
+
+def text(record: dict, field: str, where: str) -> str:
+    """Return the text that a record holds in a field; ParameterError where it is none."""
+    found = value(record, field, where)
+    if not isinstance(found, str):
+        kind = type(found).__name__
+        raise ParameterError(f"{where} holds no text in the field {field!r} but a {kind}.")
+    return found
+
+
 def texts(source: Texts, *, fewest_characters: int = 50) -> Iterator[str]:
     """Yield the texts of a source that are at least so many characters long, as in the study."""
     for number, record in enumerate(records(source), 1):
-        if source.field not in record:
-            where = source.path or source.hub
-            raise ParameterError(
-                f"{where}, record {number}, has no field {source.field!r}; it has {', '.join(record)}."
-            )
-        if len(record[source.field]) >= fewest_characters:
-            yield record[source.field]
+        found = text(record, source.field, f"{source.path or source.hub}, record {number},")
+        if len(found) >= fewest_characters:
+            yield found

@@ -8,7 +8,9 @@ held at once.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from nbhelpers import params
 from nbhelpers.params import ModelParams, ParameterError, Run
@@ -16,7 +18,8 @@ from nbhelpers.schemas import GenerationParams, NarrowingParams, Size, TunedLens
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROMPT_TOKENS = 128  # of a prompt, about; the study's mean about 60, with a template 90
-HISTORIES, READINGS = 2, 4  # whose tokens; raw and tuned, own and the other's
+HISTORIES = 2  # whose tokens
+PER_LENS, PER_STEP = 12, 8  # numbers that exp00 keeps of a layer at a step and model: of each lens; of geometry
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,21 @@ def size_of(model: ModelParams) -> Size:
             "vocabulary, parameters, heads}."
         )
     config = json.loads(file.read_text(encoding="utf-8"))
-    weights = sum(path.stat().st_size for path in model.it.folder.glob("*.safetensors"))
+    config = config.get("text_config", config)
     return Size(
         layers=config["num_hidden_layers"],
         width=config["hidden_size"],
         vocabulary=config["vocab_size"],
         heads=config["num_attention_heads"],
-        parameters=weights // 2,
+        parameters=sum(map(n_parameters, model.it.folder.glob("*.safetensors"))),
     )
+
+
+def n_parameters(path: Path) -> int:
+    """Return how many numbers a safetensors file holds, from its header alone."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def weights(run: Run, size: Size, n_models: int) -> float:
@@ -76,7 +86,7 @@ def observation_cost(run: Run, size: Size) -> Cost:
     stream = 4 * size.layers * e.batch_size * e.max_new_tokens * size.width * BYTES[run.model.dtype]
     clouds = 2.0 * e.n_cloud_prompts * size.layers * size.width * 4
     lenses = 2.0 * size.layers * size.width**2 * 4
-    a_step = size.layers * 4 * (2 * 2 * 11 + 2 * 7)
+    a_step = 4 * size.layers * 2 * (2 * PER_LENS + PER_STEP)
     held = weights(run, size, 2) + lenses + max(stream + lens_buffers(size, e.lens_rows), clouds)
     return Cost(
         e.n_prompts, 2 * tokens, 4 * tokens, passes, held + 2 * tokens * a_step, 2.0 * tokens * a_step
@@ -89,7 +99,9 @@ def lens_training_cost(run: Run, size: Size) -> Cost:
     tokens = 2 * (e.steps * e.tokens_per_step + e.n_validation_tokens + e.n_test_tokens)
     passes = math.ceil(tokens / (e.batch_size * e.max_text_tokens))
     translators = 4.0 * size.layers * size.width**2 * 4  # parameters, gradients, momentum, the best so far
-    residuals = size.layers * size.width * 4 * (e.batch_size * e.max_text_tokens + e.n_validation_tokens)
+    # In training a batch and the validation texts; then the test texts, plain and translated.
+    held_tokens = max(e.batch_size * e.max_text_tokens + e.n_validation_tokens, 2 * e.n_test_tokens)
+    residuals = size.layers * size.width * BYTES[run.model.dtype] * held_tokens
     held = weights(run, size, 2) + translators + residuals + lens_buffers(size, e.lens_rows, tiles=3)
     return Cost(0, 0, tokens, passes, held, 2.0 * size.layers * size.width**2 * 4)
 
@@ -141,9 +153,14 @@ def amount(n: float) -> str:
     return f"{n:,.0f}" if n else "–"
 
 
-def table(profile: str, keys: list[str], models: list[str]) -> list[str]:
-    """Return the lines of a dry run: for every model and experiment its parameters' hash and its cost."""
-    widths = (18, 10, 14, 9, 11, 11, 9, 10, 10)
+def table(
+    profile: str, keys: list[str], models: list[str], own: Mapping[str, dict] | None = None
+) -> list[str]:
+    """Return the lines of a dry run: for every model and experiment its parameters' hash and its cost.
+
+    `own` holds parameters that the user sets, by experiment.
+    """
+    widths = (18, 12, 14, 9, 11, 11, 10, 12, 10)
     header = (
         "model",
         "experiment",
@@ -158,7 +175,7 @@ def table(profile: str, keys: list[str], models: list[str]) -> list[str]:
     lines = ["".join(name.ljust(width) for name, width in zip(header, widths))]
     for model in models:
         for key in keys:
-            run = params.resolve(key, model=model, profile=profile)
+            run = params.resolve(key, model=model, profile=profile, **(own or {}).get(key, {}))
             c = cost(run)
             counts = [amount(n) for n in (c.prompts, c.generated, c.forced, c.forwards)]
             cells = (

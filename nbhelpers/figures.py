@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nbhelpers import charts, revision
+from nbhelpers import charts
 from nbhelpers.charts import (
     INK,
     IT,
@@ -21,12 +21,26 @@ from nbhelpers.charts import (
     hint,
     layers_axis,
     onset_rule,
+    packed,
     panels,
     tidy,
 )
+from nbhelpers.synthesis import free
+from nbhelpers.token_classes import CLASSES
 
 DIVERGING = ["#b2182b", "#f7f7f7", "#2166ac"]
-FIVE = ["#1b7837", "#762a83", "#d95f02", "#2b7bba", "#7a7a7a"]
+FIVE = [
+    "#2a9d5c",
+    "#9467bd",
+    "#b07d2b",
+    "#d6568c",
+    "#7a7a7a",
+]  # none of PT's or IT's, readable on light and dark
+MINDS = {
+    "late_mind_change": ("First correct at the onset or later", "share of tokens"),
+    "late_flips": ("Changes of the first token in late layers", "changes a step"),
+    "kl_adjacent_at_change": ("Divergence at the change of mind", "nats"),
+}
 TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
 
 
@@ -43,9 +57,8 @@ def zero_line() -> alt.Chart:
 def by_category(field, values, title=None, palette=FIVE) -> dict:
     """Return the encodings that tell the values of a field apart by colour."""
     scale = alt.Scale(domain=list(values), range=palette[: len(values)])
-    return {
-        "color": alt.Color(f"{field}:N", scale=scale, legend=alt.Legend(title=title, symbolType="stroke"))
-    }
+    legend = alt.Legend(title=title, symbolType="stroke", symbolOpacity=1)
+    return {"color": alt.Color(f"{field}:N", scale=scale, legend=legend)}
 
 
 def tuned_against_raw(results) -> alt.Chart:
@@ -70,10 +83,10 @@ def learning(results) -> alt.Chart:
     """Return the lenses' validation loss by training step, mean over layers, PT and IT."""
     rows = tidy(results, lambda d: d.validation_loss.mean("layer").rename("mean").to_dataset())
     x = alt.X("check:Q", title="gradient steps")
-    y = alt.Y("mean:Q", title="validation KL, nats, mean over layers", scale=alt.Scale(zero=False))
+    y = alt.Y("mean:Q", title="validation KL, nats", scale=alt.Scale(zero=False))
     tips = ["panel:N", "variant:N", "check:Q", alt.Tooltip("mean:Q", format=".3f")]
     line = alt.Chart().mark_line(point=True).encode(x=x, y=y, tooltip=tips, **by_variant())
-    return panels(rows, "Training of the tuned lenses", line, y="independent")
+    return panels(rows, "Training of the tuned lenses, mean over layers", line, y="independent")
 
 
 def transfer(results) -> alt.Chart:
@@ -87,11 +100,11 @@ def transfer(results) -> alt.Chart:
     tips = [alt.Tooltip("panel:N", title="model"), "layer:Q", alt.Tooltip("ratio:Q", format=".2f")]
     line = (
         alt.Chart()
-        .mark_line(point=True, color=IT)
-        .encode(x=layers_axis(), y=alt.Y("ratio:Q", title="KL with PT's lens / with IT's own"), tooltip=tips)
+        .mark_line(point=alt.OverlayMarkDef(color=IT), color=IT)
+        .encode(x=layers_axis(), y=alt.Y("ratio:Q", title="ratio of KL"), tooltip=tips)
     )
     one = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(1))
-    return panels(rows, "IT read with PT's translators", one, line)
+    return panels(rows, "IT read with PT's translators, KL over that with its own", one, line)
 
 
 def lengths(results) -> alt.Chart:
@@ -234,34 +247,24 @@ def category_gap(results, lens="raw", direction="final_layer") -> alt.Chart:
     )
 
 
-def heat(rows, title, *, x, y, colour, legend, toggles=None, limit=None) -> alt.Chart:
-    """Return a heat map, a panel a model, of the field `colour`; a limit makes the scale diverge around zero."""
-    scale = (
-        alt.Scale(domain=[-limit, 0, limit], range=DIVERGING, clamp=True)
-        if limit
-        else alt.Scale(scheme="viridis")
-    )
-    fill = alt.Color(f"{colour}:Q", scale=scale, legend=alt.Legend(title=legend, gradientLength=120))
-    tips = [
-        alt.Tooltip("panel:N", title="model"),
-        x.shorthand,
-        y.shorthand,
-        alt.Tooltip(f"{colour}:Q", format=".3f"),
-    ]
-    cells = alt.Chart().mark_rect().encode(x=x, y=y, color=fill, tooltip=tips)
-    return panels(rows.dropna(subset=[colour]), title, cells, toggles=toggles)
-
-
 def cosine_heat(results) -> alt.Chart:
     """Return the δ-cosine of the block by generation step and layer; the reader chooses PT or IT."""
     rows = tidy(results, lambda dataset: dataset.delta_cosine_by_step.rename("cosine").to_dataset())
-    rows = rows[rows["token"] > 0].sort_values("variant", ascending=True, kind="stable")
+    rows = rows[rows["token"] > 0].dropna(subset=["cosine"]).drop(columns=["depth", "onset"])
+    rows = rows.sort_values("variant", ascending=True, kind="stable")
     x = alt.X("token:O", title="generated token", axis=alt.Axis(values=list(range(0, 512, 8))))
     y = alt.Y("layer:O", title="layer", sort="descending", axis=alt.Axis(labelOverlap=True))
-    return heat(
-        rows, "δ-cosine by layer and step", x=x, y=y, colour="cosine", legend="δ-cosine", limit=1,
-        toggles={"variant": "model"},
-    )  # fmt: skip
+    scale = alt.Scale(domain=[-1, 0, 1], range=DIVERGING, clamp=True)
+    fill = alt.Color("cosine:Q", scale=scale, legend=alt.Legend(title="δ-cosine", gradientLength=120))
+    tips = [
+        alt.Tooltip("panel:N", title="model"),
+        "token:O",
+        "layer:O",
+        alt.Tooltip("cosine:Q", format=".3f"),
+    ]
+    cells, lists = alt.Chart().mark_rect().encode(x=x, y=y, color=fill, tooltip=tips), ("token", "cosine")
+    title, toggles = "δ-cosine by layer and step", {"variant": "model"}
+    return panels(packed(rows, lists), title, cells, toggles=toggles, lists=lists)
 
 
 def weight_change(results, measure="relative") -> alt.Chart:
@@ -354,7 +357,7 @@ def change_between_layers(results) -> alt.Chart:
 def phases_of_revision(results) -> alt.Chart:
     """Return KL(previous layer ‖ layer) by layer, free running; the reader chooses the lens."""
     return charts.layer_profile(
-        results, lambda d: revision.free(d[["kl_adjacent"]]).kl_adjacent, y="nats", unit="nats",
+        results, lambda d: free(d[["kl_adjacent"]]).kl_adjacent, y="nats", unit="nats",
         title="KL(previous layer ‖ layer): how much each layer revises (√ scale)", toggles={"lens": "lens"},
         **charts.root_scale(),
     )  # fmt: skip
@@ -363,7 +366,7 @@ def phases_of_revision(results) -> alt.Chart:
 def turnover(results) -> alt.Chart:
     """Return the Jaccard index of the five best tokens with the layer before, free running; the lens to choose."""
     return charts.layer_profile(
-        results, lambda d: revision.free(d[["turnover"]]).turnover, y="Jaccard index",
+        results, lambda d: free(d[["turnover"]]).turnover, y="Jaccard index",
         title="Candidates kept from the layer before (five best tokens)", toggles={"lens": "lens"},
     )  # fmt: skip
 
@@ -371,7 +374,7 @@ def turnover(results) -> alt.Chart:
 def emergence(results) -> alt.Chart:
     """Return the probability that each layer gives the token that follows, free running; the lens to choose."""
     return charts.layer_profile(
-        results, lambda d: revision.free(d[["target_probability"]]).target_probability, y="probability",
+        results, lambda d: free(d[["target_probability"]]).target_probability, y="probability",
         title="Probability of the token that follows", toggles={"lens": "lens"},
     )  # fmt: skip
 
@@ -380,7 +383,7 @@ def minds_by_class(results, measure="late_mind_change", history="free", lens="ra
     """Return a measure of late changes of mind by class of the following token, PT and IT, with intervals."""
     found = []
     for title, d in results.items():
-        one = revision.free(d[[measure]]) if history == "free" else d[[measure]].sel(history=history)
+        one = free(d[[measure]]) if history == "free" else d[[measure]].sel(history=history)
         values = one[measure].sel(lens=lens)
         for variant in ("pt", "it"):
             for kind in values.token_class.values:
@@ -390,32 +393,23 @@ def minds_by_class(results, measure="late_mind_change", history="free", lens="ra
                 found.append(row | {"variant": NAMES[variant]})
     rows = pd.DataFrame(found).dropna(subset=["mean"])
     rows = rows[(rows["prompts"] >= 5) & (rows["token_class"] != "special")].round(charts.DIGITS)
-    y = alt.Y("token_class:N", title=None, sort=list(revision.CLASSES), axis=alt.Axis(grid=True, ticks=False))
+    y = alt.Y("token_class:N", title=None, sort=list(CLASSES), axis=alt.Axis(grid=True, ticks=False))
     offset = alt.YOffset("variant:N", sort=["PT", "IT"])
-    colour, title = by_variant()["color"], charts_title(measure)
+    colour, (heading, unit) = by_variant()["color"], MINDS[measure]
     bar = (
         alt.Chart()
         .mark_rule(strokeWidth=2)
-        .encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y, yOffset=offset, color=colour)
+        .encode(x=alt.X("low:Q", title=unit), x2="high:Q", y=y, yOffset=offset, color=colour)
     )
     dot = alt.Chart().mark_point(size=40, filled=True, opacity=1)
     dot = dot.encode(
-        x=alt.X("mean:Q", title=title),
+        x=alt.X("mean:Q", title=unit),
         y=y,
         yOffset=offset,
         color=colour,
         tooltip=[*hint("token_class", "variant"), "prompts:Q"],
     )
-    return panels(rows, f"{title[0].upper()}{title[1:]}, by class of the token that follows", bar, dot)
-
-
-def charts_title(measure: str) -> str:
-    """Return a measure of late changes of mind in words."""
-    return {
-        "late_mind_change": "share first correct at the onset or later",
-        "late_flips": "changes of the first token in late layers, a step",
-        "kl_adjacent_at_change": "nats at the change of mind",
-    }[measure]
+    return panels(rows, f"{heading}, by class of the following token", bar, dot)
 
 
 def commitment_by_confidence(results, rule="kl_continuous", lens="raw", history="free") -> alt.Chart:
@@ -423,7 +417,7 @@ def commitment_by_confidence(results, rule="kl_continuous", lens="raw", history=
     found = []
     for title, d in results.items():
         names = ["commitment_by_confidence"]
-        one = revision.free(d[names]) if history == "free" else d[names].sel(history=history)
+        one = free(d[names]) if history == "free" else d[names].sel(history=history)
         shift = difference(one.commitment_by_confidence.sel(rule=rule, lens=lens))
         found += [
             interval_row(shift.sel(stratum=s), panel=title, stratum=str(s)) for s in shift.stratum.values
@@ -444,16 +438,15 @@ def kinds_profile(results, measure="delta_cosine") -> alt.Chart:
         parts = [banded(curve.isel(prompt=np.flatnonzero(dataset.category.values == kind))) for kind in kinds]
         return xr.concat(parts, "kind").assign_coords(kind=list(kinds))
 
-    rows, name = (
-        tidy(results, values),
-        {"delta_cosine": "δ-cosine of the block", "entropy": "lens entropy, nats"},
-    )
+    rows = tidy(results, values)
+    names = {"delta_cosine": ("δ-cosine of the block", "δ-cosine"), "entropy": ("Lens entropy", "nats")}
+    heading, unit = names.get(measure, (measure, measure))
     colours = by_category("kind", list(dict.fromkeys(rows["kind"])))
-    curve = bands(layers_axis(), name.get(measure, measure), fields=("kind", "layer"), colours=colours)
-    title = f"{name.get(measure, measure)} by kind of prompt"
-    return panels(
-        rows, title[0].upper() + title[1:], onset_rule(), *curve, toggles={"condition": "condition"}
+    curve, toggles = (
+        bands(layers_axis(), unit, fields=("kind", "layer"), colours=colours),
+        {"condition": "condition"},
     )
+    return panels(rows, f"{heading} by kind of prompt", onset_rule(), *curve, toggles=toggles)
 
 
 def template_overlay(results) -> alt.Chart:
@@ -492,7 +485,7 @@ def onset_matrix(results, component="block") -> alt.Chart:
         )
     )
     mark = alt.Chart().transform_filter("datum.is_onset === 1")
-    mark = mark.mark_point(shape="diamond", filled=True, size=45, color=INK, opacity=1).encode(x=x, y=y)
+    mark = mark.mark_point(shape="diamond", filled=True, size=45, color="white", opacity=1).encode(x=x, y=y)
     return panels(rows, "Layers at which IT − PT of the δ-cosine meets a rule (◆ onset)", cells, mark)
 
 
@@ -539,7 +532,9 @@ def breadth_scatter(results) -> alt.Chart:
     y = alt.Y("sample_attribution:Q", title="attribution, logits", scale=alt.Scale(type="log", nice=False))
     tips = ["variant:N", "sample_layer:Q", "sample_n90:Q", alt.Tooltip("sample_attribution:Q", format=".3f")]
     dots = alt.Chart().mark_point(filled=True, size=18, opacity=0.5)
-    dots = dots.encode(x=x, y=y, color=by_variant()["color"], tooltip=tips)
+    legend = alt.Legend(title=None, symbolType="circle", symbolOpacity=1, symbolSize=60)
+    colour = alt.Color("variant:N", scale=alt.Scale(domain=["PT", "IT"], range=[PT, IT]), legend=legend)
+    dots = dots.encode(x=x, y=y, color=colour, tooltip=tips)
     return panels(rows, "Attribution against breadth, neurons chosen by attribution", dots)
 
 

@@ -22,7 +22,7 @@ import psutil
 from nbhelpers import batch, params, store
 
 # The modules above the science: a change in them redraws pages and measures nothing again.
-PAGES = {"charts", "claims", "figures", "metrics", "readings", "synthesis"}
+PAGES = {"charts", "claims", "figures", "metrics", "readings", "synthesis", "tables"}
 RUNNERS = {"__init__", "__main__", "batch", "graph", "book", "pages", "sphinx_vega", "doctor", "cli", "estimate"}
 TARGETS = ("all", "compared", "measured")
 TOTAL = re.compile(r"^total +(\d+)$")

@@ -4,7 +4,8 @@ The full logits, [layer, token, vocabulary], never exist. Tokens are taken `rows
 vocabulary `columns` at a time; within such a tile the final layer comes first and the others follow
 downwards, and each leaves a few sums over its softmax. The sums of all tiles are merged at the end of the
 vocabulary, so the working memory is a handful of tiles, whatever the number of layers and tokens and
-however large the vocabulary.
+however large the vocabulary. Where only commitment layers are wanted, `commitment_from_top` goes from the
+last layer down and leaves out what can no longer change them.
 
 This module knows nothing about models or generation: it takes residuals and an `Unembedding`.
 """
@@ -234,7 +235,7 @@ def _target_rows(targets, tokens, unembedding):
 def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
     """{name: [block, layer, token]}: what `_tile` leaves for each layer and block of the vocabulary.
 
-    more: `read` and `found` of `_more`; what is found joins the sums.
+    more: what `_more` returns; what it has noted joins the sums.
     """
     layers, tokens, norm, softcap = len(chunk), len(chunk[0]), unembedding.norm, unembedding.softcap
     starts = range(0, len(unembedding.weight), columns)

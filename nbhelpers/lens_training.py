@@ -1,7 +1,7 @@
 """exp07_0g: tuned lenses of a pair, from running text to a checked lens.
 
-Texts are split before anything is measured: the first are for the final check, the next for validation, the rest for training.
-PT reads them as they are; IT reads each as a user's turn of its chat template, as in the study.
+Texts are split before anything is measured: the first are for the final check, the next for validation, the rest for
+training. PT reads them as they are; IT reads each as a user's turn of its chat template, as in the study.
 """
 
 import random
@@ -51,23 +51,21 @@ def read_as(decoder: Decoder, text: str, longest: int) -> list[int]:
     return ids[:longest]
 
 
-def split_rows(decoder: Decoder, run: Run) -> dict[str, list[list[int]]]:
-    """Return the rows of ids for test, validation and training, whole texts each, none in two of them.
+def split_rows(decoder: Decoder, run: Run, parts: Sequence[str] = PARTS) -> dict[str, list[list[int]]]:
+    """Return the rows of ids for `parts`, the first or all of `PARTS`, whole texts each, none in two of them.
 
     Test and validation take as many tokens as the parameters say, training as many as all its steps would use once, or what
     there is. Raises `ParameterError` where the corpus is too short for that.
     """
     e = run.experiment
     wanted = dict(zip(PARTS, (e.n_test_tokens, e.n_validation_tokens, e.steps * e.tokens_per_step)))
-    rows, texts = {name: [] for name in PARTS}, corpora.texts(e.corpus)
-    for name in PARTS:
-        # The state at a row's first position depends on no context and is left out.
-        while sum(len(row) - 1 for row in rows[name]) < wanted[name]:
-            text = next(texts, None)
-            if text is None:
-                break
+    rows, texts = {name: [] for name in parts}, corpora.texts(e.corpus)
+    for name in parts:
+        while wanted[name] > 0 and (text := next(texts, None)) is not None:
             rows[name].append(read_as(decoder, text, e.max_text_tokens))
-    if not rows["training"]:
+            # The state at a row's first position depends on no context and is left out.
+            wanted[name] -= len(rows[name][-1]) - 1
+    if not all(rows.values()):
         raise ParameterError(
             f"the corpus of {run.key} ends before there is a text to train on: name a longer one, or lower n_test_tokens "
             "and n_validation_tokens."
@@ -130,7 +128,7 @@ def check(
     decoder: Decoder, tuned: tuned_lens.TunedLens, run: Run, other: tuned_lens.TunedLens | None = None
 ) -> xr.Dataset:
     """Return a lens's held-out quality by text and layer, raw beside tuned, and through `other` translators if given."""
-    e, rows = run.experiment, split_rows(decoder, run)["test"]
+    e, rows = run.experiment, split_rows(decoder, run, PARTS[:1])["test"]
     # One text a batch keeps tokens in the order of texts; these are few.
     residuals = [list(capture.residuals(decoder, [row], batch_size=1))[0] for row in rows]
     row = np.repeat(np.arange(len(rows)), [len(r[0]) for r in residuals])
@@ -154,7 +152,9 @@ def check(
 
 
 def gate(checked: xr.Dataset) -> bool:
-    """Return whether a lens passes: closer than raw at 0.6 of the depth and at nine tenths of layers, last layer left alone."""
+    """Return whether a lens passes: closer than raw at 0.6 of the depth and at nine tenths of layers but the last, which
+    it leaves alone.
+    """
     mean = checked.kl_final_layer.mean("text")
     closer = (mean.sel(lens="tuned") < mean.sel(lens="raw")).values[:-1]
     at = int(0.6 * (len(closer) + 1))

@@ -1,7 +1,8 @@
 """exp01: do broad neurons give way to narrow ones with depth, and do broad neurons get more attribution?
 
-At the position that predicts a one-word answer: N90, how many tokens hold 90 % of what a neuron or a layer's update does to the
-logits; its attribution to the answer; and the effective support exp H of each layer's lens distribution. Both models read plain text.
+At the position that predicts a one-word answer: N90, how many tokens hold 90 % of what a neuron or a layer's update
+does to the logits; its attribution to the answer; and the effective support exp H of each layer's lens distribution.
+Both models read plain text.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from nbhelpers import attribution, stats
+from nbhelpers import attribution, prompts, stats
 from nbhelpers.attribution import Stub
 from nbhelpers.models import Pair
 from nbhelpers.observation import described
@@ -41,8 +42,13 @@ N_SAMPLE = 300
 
 
 def chosen_stubs(pair: Pair, stubs: Sequence[Stub], n: int) -> list[tuple[Stub, list[int], int]]:
-    """Return up to n stubs whose answer is one token, with prompt ids and target id; the two models share the tokenizer."""
-    return attribution.single_token(pair.pt, stubs)[:n]
+    """Return up to n stubs whose answer is one token, balanced over categories, with prompt ids and target id.
+
+    The two models share the tokenizer.
+    """
+    kept = attribution.single_token(pair.pt, stubs)
+    chosen = prompts.choose([stub for stub, *_ in kept], min(n, len(kept)))
+    return [(stub, *rest) for stub, *rest in kept if stub in chosen]
 
 
 def layer_means(found: xr.Dataset) -> xr.DataArray:

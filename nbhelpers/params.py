@@ -10,13 +10,22 @@ import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from nbhelpers.schemas import SCHEMAS, ExperimentParams, GenerationParams, Record, Size, Texts
+from nbhelpers.schemas import (
+    SCHEMAS,
+    ExperimentParams,
+    GenerationParams,
+    Prompts,
+    PromptSet,
+    Record,
+    Size,
+    Texts,
+)
 
 ROOT = Path(os.environ.get("NBHELPERS_ROOT", Path(__file__).resolve().parents[1])).resolve()
 FAMILIES = ("gemma", "llama", "qwen", "mistral", "deepseek", "olmo")
@@ -91,7 +100,7 @@ class ProfileParams(Record):
     name: str
     title: str
     models: list[str] = Field(min_length=1)
-    prompts: str
+    prompts: Prompts
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one notebook")
     gpus: int = Field(default=0, ge=0, description="GPUs a notebook takes of those given to the batch")
     experiments: dict[str, dict[str, Any]] = {}
@@ -126,18 +135,25 @@ class Run(Record):
     upstream: dict[str, str] = {}
 
     @property
-    def files(self) -> list[Path]:
-        """The prompt and text files that this run reads."""
-        own = getattr(self.experiment, "prompts", None)
-        corpus = getattr(self.experiment, "corpus", None)
+    def prompts(self) -> str | PromptSet | None:
+        """The prompts that this run reads, its own before the profile's; None where it reads none."""
         shared = self.profile.prompts if isinstance(self.experiment, GenerationParams) else None
-        return [ROOT / name for name in (own or shared, corpus and corpus.path) if name]
+        return getattr(self.experiment, "prompts", None) or shared
+
+    @property
+    def files(self) -> list[Path]:
+        """The prompt and text files that this run reads; none for a data set of the hub."""
+        read = (self.prompts, getattr(self.experiment, "corpus", None))
+        names = [source.path if isinstance(source, Texts) else source for source in read]
+        return [ROOT / name for name in names if name]
 
     @property
     def hash(self) -> str:
         """Twelve hex digits that change with anything that changes this run's result."""
         experiment = self.experiment.model_dump(exclude={"batch_size", "lens_rows"})
         texts = [[path.name, path.exists() and files_hash([path])] for path in self.files]
+        if isinstance(self.prompts, PromptSet):  # a profile's is no parameter of the experiment
+            texts.append(self.prompts.model_dump())
         read = [self.model.pt.version, self.model.it.version, texts, self.upstream]
         return parameter_hash([self.key, self.model.model_dump(exclude={"size"}), read, experiment])
 
@@ -168,10 +184,11 @@ def suggestion(value: str, allowed) -> str:
 def _fields(schema: type[BaseModel], path: tuple) -> list[str]:
     """Return the keys that are known at `path` inside a schema."""
     for step in path:
-        inner = schema.model_fields[step].annotation if step in schema.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        kind = schema.model_fields[step].annotation if step in schema.model_fields else None
+        inner = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not inner:
             break
-        schema = inner
+        schema = inner[0]
     return list(schema.model_fields)
 
 
@@ -286,7 +303,7 @@ def experiment_params(key: str, profile: str = "pocket", **overrides) -> Experim
 
 def _complete(schema: type[ExperimentParams]) -> dict:
     """Return stand-ins for the values that only a profile gives, so that each layer is checked by itself."""
-    stand_ins = {int: 64, str: "none", float: 1.0, Texts: {"path": "none"}}
+    stand_ins = {int: 64, str: "none", str | PromptSet: "none", float: 1.0, Texts: {"path": "none"}}
     return {name: stand_ins[f.annotation] for name, f in schema.model_fields.items() if f.is_required()}
 
 
@@ -297,6 +314,7 @@ def resolve(key: str, *, model: str, profile: str | None = None, **notebook_para
     """
     profile = profile or profile_of(model)
     pair, chosen = model_params(model), profile_params(profile)
+    ordered([key])  # refuses experiments that need each other
     if model not in chosen.models:
         known = suggestion(model, chosen.models)
         raise ParameterError(f"the model {model!r} is not in the profile {profile!r}; {known}.")

@@ -121,8 +121,8 @@ def permuted(labels: np.ndarray, strata: np.ndarray, n: int, seed: int) -> np.nd
 def kinds_test(values: np.ndarray, kinds, forms, *, n: int, seed: int) -> tuple[np.ndarray, float]:
     """Return each layer's F of the kinds, [layer], and the p-value of the largest, which holds for all layers at once.
 
-    values: [prompt, layer]; a layer with a NaN, or where nothing varies, is left out (F is NaN). Kinds are permuted within forms, so that a
-    difference between stubs and questions counts for nothing.
+    values: [prompt, layer]; a layer with a NaN, or where nothing varies, is left out (F is NaN). Kinds are permuted
+    within forms, so that a difference between stubs and questions counts for nothing.
     """
     codes = np.unique(np.asarray(kinds), return_inverse=True)[1]
     kept = np.isfinite(values).all(0) & (np.ptp(np.nan_to_num(values), axis=0) > 0)

@@ -7,12 +7,15 @@ A record has two faces. PT reads `text`, a plain document that the answer would 
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from nbhelpers import corpora
 from nbhelpers.models import Decoder
 from nbhelpers.params import ROOT, ParameterError
+from nbhelpers.schemas import PromptSet
 from nbhelpers.tokens import check_one_bos
 
 
@@ -52,27 +55,67 @@ def without_wrapper(text: str) -> str:
     return bare.removeprefix("Question:").strip() or text.strip()
 
 
-def read_prompts(file: str | Path) -> list[Prompt]:
-    """Return every prompt of a JSON Lines file; a relative path starts at the repository's root.
+def read_prompts(source: str | Path | PromptSet) -> list[Prompt]:
+    """Return every prompt of a JSON Lines file or a data set; a relative path starts at the repository's root.
 
-    Raises `ParameterError` when the file is missing, a line is no record, or two records share an id.
+    Raises `ParameterError` when the source cannot be read, a line is no record, or two records share an id.
     """
-    path = ROOT / file
+    return [prompt for prompt, _ in read_pairs(source)]
+
+
+def read_pairs(source: str | Path | PromptSet) -> list[tuple[Prompt, dict]]:
+    """Return every prompt of a source with its record, which may hold more; raises as `read_prompts`."""
+    pairs = [(parse(record, where), record) for record, where in read_records(source)]
+    if len({prompt.id for prompt, _ in pairs}) < len(pairs):
+        raise ParameterError(
+            f"{title(source)} holds two records with one id; ids pair PT with IT and must differ"
+        )
+    return pairs
+
+
+def title(source: str | Path | PromptSet) -> str:
+    """Return what messages call a source: the name of its file, or its hub id."""
+    path = source.path if isinstance(source, PromptSet) else source
+    return Path(path).name if path else source.hub
+
+
+def read_records(source: str | Path | PromptSet) -> Iterator[tuple[dict, str]]:
+    """Yield the records of a source as our files write them, each with where it stands, for messages."""
+    if isinstance(source, PromptSet):
+        for number, record in enumerate(islice(corpora.records(source, key="prompts"), source.first), 1):
+            where = f"{title(source)}, record {number},"
+            yield from_set(record, source, number, where), where
+        return
+    path = ROOT / source
     if not path.is_file():
         raise ParameterError(
-            f"there is no prompt file {path}; name one under `prompts` in the profile (params/profiles)"
+            f"there is no prompt file {path}; put it there, or name another file or a data set of the hub under "
+            "`prompts` in the profile (params/profiles)."
         )
-    prompts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            prompts.append(parse(json.loads(line), f"{path.name} line {number}"))
+            yield json.loads(line), f"{path.name} line {number}"
         except json.JSONDecodeError as error:
             raise ParameterError(f"{path.name} line {number} is no JSON record: {error.msg}") from error
-    if len({prompt.id for prompt in prompts}) < len(prompts):
-        raise ParameterError(
-            f"{path.name} holds two records with one id; ids pair PT with IT and must differ"
-        )
-    return prompts
+
+
+def from_set(record: dict, source: PromptSet, number: int, where: str) -> dict:
+    """Return a data set's record as our files write it; ParameterError where a field is missing or empty."""
+    message = corpora.text(record, source.field, where).strip()
+    if not message:
+        raise ParameterError(f"{where} is empty in the field {source.field!r}; name another field.")
+    given = {
+        key: corpora.value(record, name, where)
+        for key in ("id", "category")
+        if (name := getattr(source, key))
+    }
+    found = {"id": str(given.get("id", number)), "category": str(given.get("category", "all"))}
+    found |= {"text": message, "message": message, "group": found["category"]}
+    if source.form == "question":
+        found["text"] = f"Question: {message}\nAnswer:"
+    if source.target:  # the space that opens a word belongs to its token
+        found["target"] = " " + corpora.text(record, source.target, where).strip()
+    return found
 
 
 def choose(prompts: Sequence[Prompt], n: int, seed: int = 0) -> list[Prompt]:
@@ -96,9 +139,9 @@ def choose(prompts: Sequence[Prompt], n: int, seed: int = 0) -> list[Prompt]:
     return [prompts[i] for i in sorted(chosen)]
 
 
-def load_prompts(file: str | Path, n: int, seed: int = 0) -> list[Prompt]:
-    """Return n prompts of a file, balanced over categories (`read_prompts`, then `choose`)."""
-    return choose(read_prompts(file), n, seed)
+def load_prompts(source: str | Path | PromptSet, n: int, seed: int = 0) -> list[Prompt]:
+    """Return n prompts of a source, balanced over categories (`read_prompts`, then `choose`)."""
+    return choose(read_prompts(source), n, seed)
 
 
 def chat_ids(decoder: Decoder, message: str) -> list[int]:

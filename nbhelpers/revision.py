@@ -99,13 +99,14 @@ def by_class(values: xr.DataArray, classes: np.ndarray, n_prompts: int) -> xr.Da
 
 def minds(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
     """Return changes of mind by token class: how often late, how often to and fro, how large, (token_class, prompt, lens)."""
-    first, late = first_correct(steps), onset(steps.sizes["layer"])
+    n_layers = steps.sizes["layer"]
+    first, late = first_correct(steps), onset(n_layers)
+    ever = first < n_layers  # on another's text a model may never rank the following token first
     changes = (steps.top1.diff("layer") != 0).isel(layer=slice(late - 1, None)).sum("layer").astype(float)
-    at = first.clip(1, steps.sizes["layer"] - 1)
-    size = steps.kl_adjacent.isel(layer=at).where((first > 0) & (first < steps.sizes["layer"]))
+    size = steps.kl_adjacent.isel(layer=first.clip(1, n_layers - 1)).where((first > 0) & ever)
     kinds = steps.token_class.values
     found = {
-        "late_mind_change": by_class((first >= late).astype(float), kinds, n_prompts),
+        "late_mind_change": by_class(((first >= late) & ever).astype(float), kinds, n_prompts),
         "late_flips": by_class(changes, kinds, n_prompts),
         "kl_adjacent_at_change": by_class(size.drop_vars("layer", errors="ignore"), kinds, n_prompts),
     }

@@ -4,7 +4,9 @@ A new experiment adds a class here if it has parameters of its own, and its key 
 the business of `nbhelpers.params`.
 """
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 class Record(BaseModel):
@@ -36,8 +38,35 @@ class Texts(Record):
     @model_validator(mode="after")
     def _one_source(self):
         if (self.path is None) == (self.hub is None):
-            raise ValueError("give either a path or a hub id, not both or neither")
+            raise ValueError("must give either a path or a hub id, not both or neither")
         return self
+
+
+class PromptSet(Texts):
+    """Prompts of a hub data set, or of a JSON Lines file with field names of its own: which field holds what.
+
+    `field` is what is asked (form: question, which PT reads as "Question: … Answer:") or to be continued (form: stub).
+    """
+
+    form: Literal["question", "stub"] = "question"
+    id: str | None = Field(default=None, description="field of the id; without one, prompts are numbered")
+    category: str | None = Field(
+        default=None, description="field of the category; without one, all are alike"
+    )
+    target: str | None = Field(default=None, description="field of the one-word answer, for exp01")
+    first: int = Field(default=5000, ge=1, description="records read; a hub data set may have no end")
+
+
+def _path_or_set(value):
+    """Return a path as it is and a mapping as a `PromptSet`, so that a mistake is named by the set's own keys."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict | PromptSet):
+        raise ValueError("must be the path of a JSON Lines file, or name a data set by `hub`")
+    return PromptSet.model_validate(value)
+
+
+Prompts = Annotated[str | PromptSet, BeforeValidator(_path_or_set)]
 
 
 class ExperimentParams(Record):
@@ -65,8 +94,9 @@ class GenerationParams(ForwardParams):
 class ObservationParams(GenerationParams):
     """exp00: what is generated and measured once for all observational experiments."""
 
-    n_cloud_prompts: int = Field(ge=12, description="prompts whose last position gives the clouds of states")
-    n_neighbours: int = Field(default=32, ge=10, description="nearest neighbours kept of every state")
+    n_cloud_prompts: int = Field(ge=16, description="prompts whose last position gives the clouds of states")
+    # A subsample of four fifths must keep ten neighbours of every state.
+    n_neighbours: int = Field(default=32, ge=32, description="nearest neighbours kept of every state")
 
 
 class TunedLensParams(ForwardParams):
@@ -99,11 +129,18 @@ class CommitmentParams(ExperimentParams):
         default=(0.5, 0.9), strict=False, description="edges of the strata low, medium, high"
     )
 
+    @field_validator("confidence_edges")
+    @classmethod
+    def _rising(cls, edges):
+        if not 0 < edges[0] < edges[1] < 1:
+            raise ValueError("must be two probabilities, the lower one first")
+        return edges
+
 
 class NarrowingParams(ForwardParams):
     """exp01: which prompts, and how many neurons a prompt."""
 
-    prompts: str
+    prompts: Prompts
     n_prompts: int = Field(ge=2)
     n_neurons: int = Field(default=500, ge=2, description="neurons of each selection, a prompt")
 
@@ -111,7 +148,7 @@ class NarrowingParams(ForwardParams):
 class PromptKindParams(GenerationParams):
     """exp02: which prompts, and the permutation test of their categories."""
 
-    prompts: str
+    prompts: Prompts
     n_permutations: int = Field(default=2000, ge=100)
 
 

@@ -4,6 +4,7 @@ Everything is computed from stored results; no model is loaded. Means are over p
 by prompt. DeepSeek is shown with the others and kept out of the pool of dense families, as in the study.
 """
 
+import math
 from collections import Counter
 
 import pandas as pd
@@ -31,6 +32,8 @@ RULES = {
 }
 ENDS = ["mean", "low", "high"]
 SLICES = {"depth 0.5–0.7": (5, 7), "depth 0.7–0.9": (7, 9), "depth 0.9–1": (9, 10)}
+ONE = "Every sign rests on a 95 % interval (BCa over prompts)."
+SEVERAL = "Every count rests on intervals that hold jointly over the families at 95 % (BCa over prompts, Bonferroni)."
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -57,6 +60,12 @@ def paired(values: xr.DataArray) -> xr.DataArray:
     """Return IT − PT of values with a `variant` dimension; prompts that lack either are dropped."""
     difference = values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
     return difference.dropna("prompt")
+
+
+def free(result: xr.Dataset) -> xr.Dataset:
+    """Return measures with a `history` free running: each model on the text that it wrote."""
+    parts = [result.sel(variant=name, history=name, drop=True) for name in params.VARIANTS]
+    return xr.concat(parts, "variant").assign_coords(variant=list(params.VARIANTS))
 
 
 def gap_by_prompt(dataset: xr.Dataset, direction="final_layer", lens="raw") -> xr.DataArray:
@@ -105,8 +114,13 @@ def written(table: pd.DataFrame, digits=2) -> list[str]:
 
 
 def number(value, digits=2) -> str:
-    """Return a number as text with a true minus sign, none before a zero."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+    """Return a number as text with a true minus sign, none before a zero; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def percent(share) -> str:
+    """Return a share as text, in whole per cent."""
+    return f"{100 * float(share):.0f} %"
 
 
 def late_layers_above(dataset: xr.Dataset, direction="final_layer", lens="raw") -> str:
@@ -192,25 +206,25 @@ def signs(results, measure) -> dict[str, list[str]]:
     return {name: table.loc[chosen, "family"].tolist() for name, chosen in groups.items()}
 
 
-def counted(names, total) -> str:
+def counted(names, total, noun="families") -> str:
     """Return how many of the families these are, in words, naming them unless they are all or none."""
     if total == 1:
         return "this pair" if names else "no pair here"
     number, whole = (WORDS[n] if n < len(WORDS) else str(n) for n in (len(names), total))
     if not names:
-        return f"none of the {whole} families"
+        return f"neither of the two {noun}" if total == 2 else f"none of the {whole} {noun}"
     if len(names) == total:
-        return "both families" if total == 2 else f"all {whole} families"
-    return f"{number} of {whole} families ({', '.join(names)})"
+        return f"both {noun}" if total == 2 else f"all {whole} {noun}"
+    return f"{number} of {whole} {noun} ({', '.join(names)})"
 
 
-def compared(found, total, above, below) -> str:
-    """Return one sentence on the signs of a difference: `above` and `below` say what either sign means."""
+def compared(found, total, above, below, noun="families") -> str:
+    """Return a clause on the signs of a difference, to follow "is": `above` and `below` say what either sign means."""
     if total == 1:
         return above if found["above"] else below if found["below"] else "undecided"
-    parts = [f"{above} in {counted(found['above'], total)}"]
-    parts += [f"{below} in {counted(found['below'], total)}"] if found["below"] else []
-    parts += [f"undecided in {counted(found['open'], total)}"] if found["open"] else []
+    parts = [f"{above} in {counted(found['above'], total, noun)}"]
+    parts += [f"{below} in {counted(found['below'], total, noun)}"] if found["below"] else []
+    parts += [f"undecided in {counted(found['open'], total, noun)}"] if found["open"] else []
     return ", ".join(parts)
 
 
@@ -222,46 +236,35 @@ def matched_gap(dataset: xr.Dataset, history="it", lens="raw", basis="own") -> x
 
 def verdict(results, rule="kl_stays_0.1") -> str:
     """Return what this run says to the question of exp09, as Markdown, from the results alone."""
-    total = len(results)
-    gap = {
-        lens: signs(results, lambda d, lens=lens: gap_by_prompt(d, "final_layer", lens))
-        for lens in ("raw", "tuned")
-    }
-    other = signs(results, lambda dataset: gap_by_prompt(dataset, "layer_final"))
-    matched = signs(results, matched_gap)
-    delay = {
-        lens: signs(results, lambda d, lens=lens: delay_by_prompt(d, rule, lens)) for lens in ("raw", "tuned")
-    }
-    cosine = signs(results, cosine_by_prompt)
-    cosine = {"above": cosine["below"], "below": cosine["above"], "open": cosine["open"]}
-    sharper = [title for title, dataset in results.items() if _sharper(dataset)]
-    answer = (
-        "Yes"
-        if len(gap["raw"]["above"]) == total
-        else "In part"
-        if gap["raw"]["above"]
-        else "Not in this run"
-    )
+    total, larger = len(results), ("larger in IT", "smaller in IT")
+    gap = signs(results, gap_by_prompt)
+
+    def sign(measure, above, below):
+        return compared(signs(results, measure), total, above, below)
+
+    def delay(lens):
+        return sign(lambda d: delay_by_prompt(d, rule, lens), "later in IT", "earlier in IT")
+
+    answer = "Yes" if len(gap["above"]) == total else "In part" if gap["above"] else "Not in this run"
     sentences = [
         f"**{answer}.** Over the late half of the layers, free running and through the raw lens, KL(final ‖ layer) is "
-        + compared(gap["raw"], total, "larger in IT than in PT", "smaller"),
-        f"Through the tuned lens it is {compared(gap['tuned'], total, 'larger in IT', 'smaller')}",
-        f"In the other direction, KL(layer ‖ final), it is {compared(other, total, 'larger', 'smaller')}",
-        f"With both models on IT's text, KL(final ‖ layer) is {compared(matched, total, 'larger in IT', 'smaller')}",
-        f"Commitment by the rule “{rule_title(rule)}” is, raw lens, {compared(delay['raw'], total, 'later in IT', 'earlier')}",
-        f"Tuned lens, it is {compared(delay['tuned'], total, 'later in IT', 'earlier')}",
-        "In the final fifth of the layers the block update points "
-        + compared(cosine, total, "more against the residual stream in IT", "less"),
+        + compared(gap, total, "larger in IT than in PT", "smaller in IT"),
+        f"Through the tuned lens it is {sign(lambda d: gap_by_prompt(d, lens='tuned'), *larger)}",
+        f"In the other direction, KL(layer ‖ final), it is {sign(lambda d: gap_by_prompt(d, 'layer_final'), *larger)}",
+        f"With both models on IT's text, KL(final ‖ layer) is {sign(matched_gap, *larger)}",
+        f"Commitment by the rule “{rule_title(rule)}” is, raw lens, {delay('raw')}",
+        f"Tuned lens, it is {delay('tuned')}",
+        "In the final fifth of the layers the block update's opposition to the residual stream is "
+        + sign(lambda d: -cosine_by_prompt(d), "stronger in IT", "weaker in IT"),
     ]
     return (
         ". ".join(sentences) + ".\n\n"
-        f"The final distribution itself has a lower mean entropy in IT in {counted(sharper, total)}; a gap "
-        "to one’s own end point has to be read beside that. Every count rests on intervals that hold jointly "
-        "over the families at 95 % (BCa over prompts, Bonferroni)."
+        f"The final distribution itself has a lower mean entropy in IT in {counted(sharper(results), total)}; a gap "
+        f"to one’s own end point has to be read beside that. {ONE if total == 1 else SEVERAL}"
     )
 
 
-def _sharper(dataset, lens="raw") -> bool:
-    """Return whether IT's mean final entropy is below PT's."""
-    entropy = final_entropy(dataset, lens)
-    return entropy["it"] < entropy["pt"]
+def sharper(results) -> list[str]:
+    """Return the families in which IT's mean final entropy is below PT's."""
+    entropy = {title: final_entropy(dataset) for title, dataset in results.items()}
+    return [title for title, mean in entropy.items() if mean["it"] < mean["pt"]]

@@ -6,6 +6,7 @@ no model is needed.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,7 @@ FUNCTION = set(
     "am is are was were be been being do does did done have has had having will would shall should can could may might must "
     "of in to for with on at from by about as into like through after over between out against during without before under "
     "around among up down off near and but or nor so yet if because while although though unless until since than whether "
-    "not n't there here very too just only quite rather".split()
+    "not won't shan't there here very too just only quite rather".split()
 )
 PHRASE = re.compile(rf"\b(?:{PHRASES})\b", re.IGNORECASE)
 
@@ -76,13 +77,27 @@ def spans(pieces: Sequence[bytes]) -> tuple[str, np.ndarray]:
     )
 
 
+def word_class(word: str) -> str:
+    """Return the class of one word; a contraction has that of what it is made of: don't of do, it's of it."""
+    lower = word.lower().replace("’", "'")
+    if not LATIN.match(lower):
+        return "other"
+    if lower in DISCOURSE:
+        return "discourse"
+    forms = (lower, lower.removesuffix("n't"), re.sub(r"'\w+$", "", lower))
+    return "function" if any(form in FUNCTION for form in forms) else "content"
+
+
+def is_mark(character: str) -> bool:
+    """Return whether a character is ASCII, or punctuation or a space of any script."""
+    return character.isascii() or unicodedata.category(character)[0] in "PZ"
+
+
 def character_classes(text: str) -> np.ndarray:
     """Return the class of every character, an index into `CLASSES`: its word's or its mark's, −1 for neither."""
     found = np.full(len(text), -1)
     for word in WORD.finditer(text):
-        lower = word[0].lower()
-        kind = "discourse" if lower in DISCOURSE else "function" if lower in FUNCTION else "content"
-        found[word.start() : word.end()] = CLASSES.index(kind if LATIN.match(lower) else "other")
+        found[word.start() : word.end()] = CLASSES.index(word_class(word[0]))
     for pattern, kind in ((PHRASE, "discourse"), (STRUCTURAL, "structural")):
         for match in pattern.finditer(text):
             found[match.start() : match.end()] = CLASSES.index(kind)
@@ -96,7 +111,7 @@ def piece_class(piece: str, classes: np.ndarray) -> str:
     if marked and all(kind == structural for kind in marked):
         return "structural"
     words = [kind for kind in marked if kind not in (-1, structural)]
-    return CLASSES[words[0]] if words else "punctuation" if piece.isascii() else "other"
+    return CLASSES[words[0]] if words else "punctuation" if all(map(is_mark, piece)) else "other"
 
 
 def token_classes(tokenizer, ids: Sequence[int]) -> np.ndarray:

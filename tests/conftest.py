@@ -5,7 +5,18 @@ import shutil
 import pytest
 
 from nbhelpers import params
-from tests.stubs import ACROSS, BODY, MEASURE, REPOSITORY, SAVE, code, markdown, write_notebook, write_params
+from tests.stubs import (
+    ACROSS,
+    BODY,
+    MEASURE,
+    REPOSITORY,
+    SAVE,
+    code,
+    markdown,
+    write_notebook,
+    write_params,
+    write_second_experiment,
+)
 
 
 @pytest.fixture
@@ -28,6 +39,13 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def chained(project):
+    """Return the root of a project with one stub model and a second experiment, exp91, that needs exp90."""
+    write_second_experiment(project)
+    return project
+
+
+@pytest.fixture
 def run_cli():
     """Return a function that runs `nbh` in this process and returns (status, stdout, stderr)."""
     from typer.testing import CliRunner
@@ -43,13 +61,14 @@ def run_cli():
 
 @pytest.fixture(scope="session")
 def book_root(tmp_path_factory):
-    """Return the root of a repository whose book is built from made-up results, across-model notebook and all."""
+    """Return the root of a repository whose book is built from made-up results of all experiments (minutes)."""
     from nbhelpers import batch, book
     from tests import synthetic
 
     root = synthetic.project(tmp_path_factory.mktemp("book"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(params, "ROOT", root)
-        batch.compare("exp09", "pocket", version="made up")
+        for key in params.ordered():
+            batch.compare(key, "pocket", version="made up")
         book.build("pocket")
     return root

@@ -22,6 +22,16 @@ value = xr.DataArray(value, dims="prompt", attrs={"units": "1", "long_name": "v"
 attributes = store.provenance(run, wall_time_s=0.0, device="cpu")
 store.save(xr.Dataset({"value": value}), store.result_path(profile, model, "exp90"), provenance=attributes)
 """
+READ = """
+from nbhelpers import batch, params, store
+run = params.resolve("exp91", model=model, profile=profile, seed=seed)
+read = batch.upstream(run, "exp90")
+open(params.ROOT / "trace.txt", "a").write(model + "+" + "\\n")
+value = read[["value"]] * 10
+value["value"].attrs = read["value"].attrs
+store.save(value, store.result_path(profile, model, "exp91"),
+           provenance=store.provenance(run, wall_time_s=0.0, device="cpu"))
+"""
 ACROSS = """
 from nbhelpers import store
 {key: float(result.value.sum()) for key, result in store.load_profile(profile, "exp90").items()}
@@ -66,3 +76,17 @@ def write_params(root, models):
         "key: exp90\ntitle: Stub\nnotebook: exp90_stub.ipynb\nacross: exp90_stub_across.ipynb\n"
     )
     (root / "params/published.csv").write_text("id\n")
+
+
+def write_second_experiment(root):
+    """Write exp91, which needs exp90, for the first model alone, and its notebook."""
+    write_notebook(
+        root / "notebooks/exp91_stub.ipynb",
+        code('model = "ann"\nprofile = "pocket"\nseed = 0', "parameters"), code(READ),
+    )  # fmt: skip
+    (root / "params/experiments/exp91.yml").write_text(
+        "key: exp91\ntitle: Second\nnotebook: exp91_stub.ipynb\nneeds: [exp90]\n"
+    )
+    profile = root / "params/profiles/pocket.yml"
+    more = "  exp91: {n_prompts: 4, max_new_tokens: 4, batch_size: 2}\n"
+    profile.write_text(profile.read_text().replace(", bob, cid", "") + more)

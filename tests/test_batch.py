@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from nbhelpers import batch, graph, params, store
 from tests.stubs import code, markdown, write_notebook
@@ -215,11 +217,146 @@ def test_a_version_counts_the_modules_that_its_notebook_imports():
     assert {"charts", "claims", "figures"} <= {path.stem for path in graph.modules(across, pages=True)}
 
 
-def test_what_a_run_needs_counts_in_its_hash_and_comes_first():
-    run = params.resolve("exp09", model="llama_pocket")
-    assert run.upstream["exp00"] == params.resolve("exp00", model="llama_pocket").hash
-    order = params.ordered()
-    assert order.index("exp07_0g") < order.index("exp00") < order.index("exp09")
+PACKAGE = {
+    "science": "from nbhelpers import depth\nimport nbhelpers.lens as l\n",
+    "depth": "",
+    "lens": "from nbhelpers.stream import x\n",
+    "stream": "from nbhelpers import science\n",
+    "charts": "from nbhelpers import colours\n",
+    "colours": "",
+    "other": "",
+}
+
+
+@pytest.fixture
+def package(chained):
+    """A project with a package of its own, whose exp90 notebook imports `science` and `charts`."""
+    (chained / "nbhelpers").mkdir()
+    for name, source in PACKAGE.items():
+        (chained / f"nbhelpers/{name}.py").write_text(source)
+    write_notebook(
+        chained / "notebooks/exp90_stub.ipynb",
+        code('model = "ann"', "parameters"), code("from nbhelpers import charts, science, store"),
+    )  # fmt: skip
+    return chained
+
+
+def test_a_version_counts_the_modules_that_its_notebook_imports_by_way_of_others_too(package):
+    notebook = package / "notebooks/exp90_stub.ipynb"
+    science = ["depth", "lens", "science", "stream"]
+    assert [path.stem for path in graph.modules(notebook)] == science
+    assert [path.stem for path in graph.modules(notebook, pages=True)] == sorted(
+        [*science, "charts", "colours"]
+    )
+
+
+@pytest.mark.parametrize(
+    "module, measured_again", [("stream", True), ("science", True), ("charts", False), ("other", False)]
+)
+def test_only_the_science_that_a_notebook_imports_changes_its_version(package, module, measured_again):
+    runs = [params.resolve(key, model="ann") for key in ("exp90", "exp91")]
+    before = [graph.measure_version(run) for run in runs]
+    with open(package / f"nbhelpers/{module}.py", "a") as file:
+        file.write("y = 2\n")
+    # exp91 imports none of it but builds on exp90's result.
+    assert [new != old for new, old in zip(map(graph.measure_version, runs), before)] == [measured_again] * 2
+
+
+def test_what_a_run_needs_is_run_first_and_once(chained, run_cli):
+    status, said, _ = run_cli("run", "exp91", "--model", "ann")
+    assert status == 0 and "exp91 needs exp90 on ann: running it first" in said
+    assert trace(chained) == ["ann", "ann+"]
+    result = store.load(store.result_path("pocket", "ann", "exp91"), experiment="exp91")
+    assert result.value.values.tolist() == [0, 10, 20, 30]
+    status, said, _ = run_cli("run", "exp91", "--model", "ann", "-p", "seed=1")
+    assert status == 0 and "running it first" not in said
+    assert trace(chained) == ["ann", "ann+", "ann+"]
+
+
+def test_a_batch_measures_what_is_needed_first_and_again_where_it_changed(chained):
+    def again():
+        before = len(trace(chained))
+        assert graph.run("pocket", cores=2, target="measured")
+        return trace(chained)[before:]
+
+    assert again() == ["ann", "ann+"]
+    profile = chained / "params/profiles/pocket.yml"
+    profile.write_text(profile.read_text().replace("exp91: {n_prompts: 4", "exp91: {n_prompts: 5"))
+    assert again() == ["ann+"]
+    profile.write_text(profile.read_text().replace("exp90: {n_prompts: 4", "exp90: {n_prompts: 3"))
+    assert again() == ["ann", "ann+"]
+    result = store.load(store.result_path("pocket", "ann", "exp91"), experiment="exp91")
+    assert result.value.values.tolist() == [0, 10, 20]
+
+
+def save(n=4, **own):
+    """Write a result of exp90 as its notebook would, and return it."""
+    run = params.resolve("exp90", model="ann", n_prompts=n, **own)
+    values = xr.DataArray(np.arange(float(n)), dims="prompt", attrs={"units": "1", "long_name": "v"})
+    path = store.result_path("pocket", "ann", "exp90")
+    attributes = store.provenance(run, wall_time_s=0.0, device="cpu")
+    return store.load(store.save(xr.Dataset({"value": values}), path, provenance=attributes))
+
+
+def upstream():
+    """What exp91 reads of exp90."""
+    return batch.upstream(params.resolve("exp91", model="ann"), "exp90")
+
+
+@pytest.mark.parametrize("within", ["", "1"])
+def test_upstream_reads_what_is_there(chained, monkeypatch, within):
+    saved = save()
+    monkeypatch.setenv("NBHELPERS_BATCH", within)
+    monkeypatch.setattr(subprocess, "run", None)  # nothing is measured
+    assert upstream().identical(saved)
+
+
+def test_upstream_refuses_other_parameters_within_a_batch(chained, monkeypatch):
+    monkeypatch.setenv("NBHELPERS_BATCH", "1")
+    save(n=3)
+    with pytest.raises(store.ResultError) as error:
+        upstream()
+    assert str(error.value) == (
+        "_build/results/pocket/ann/exp90.nc was made with other parameters than those of exp91; make it anew with "
+        "`nbh run exp90 --model ann`."
+    )
+    assert trace(chained) == []
+
+
+def test_upstream_says_what_is_missing_within_a_batch(chained, monkeypatch):
+    monkeypatch.setenv("NBHELPERS_BATCH", "1")
+    with pytest.raises(
+        store.ResultError, match="there is no result .*ann/exp90.nc yet; make it with `nbh run exp90"
+    ):
+        upstream()
+
+
+def test_upstream_measures_what_is_missing_or_made_otherwise_outside(chained, monkeypatch, capsys):
+    monkeypatch.setenv("NBHELPERS_BATCH", "")
+    assert upstream().value.values.tolist() == [0, 1, 2, 3]
+    assert trace(chained) == ["ann"] and "exp90 of ann comes first" in capsys.readouterr().out
+    save(n=3)
+    (chained / "break-ann").touch()
+    with pytest.raises(batch.BatchError) as error:
+        upstream()
+    said = str(error.value)
+    assert said.startswith("exp90 · ann stopped in cell 6 (Measure): AssertionError") and "\n" not in said
+
+
+def test_upstream_measures_again_where_a_file_beside_it_is_missing(chained, monkeypatch):
+    path = chained / "params/experiments/exp90.yml"
+    path.write_text(path.read_text() + "artifacts: [beside.bin]\n")
+    saved, called = save(), []
+
+    def run(command, **_):
+        called.append(command[3:])
+        store.artifact_path(params.resolve("exp90", model="ann"), "beside.bin").touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setenv("NBHELPERS_BATCH", "")
+    monkeypatch.setattr(subprocess, "run", run)
+    assert upstream().identical(saved) and upstream().identical(saved)
+    assert called == [["run", "exp90", "--model", "ann", "--profile", "pocket"]]
 
 
 def test_refreshing_keeps_outputs_and_no_trace_of_the_machine(project):

@@ -12,6 +12,12 @@ from nbhelpers.charts import VEGALITE
 from tests import synthetic
 
 ACROSS = "_build/runs/pocket/exp09_convergence_gap_across.ipynb"
+KEYS = params.ordered()
+FEW_PAGES = """
+format: jb-book
+root: index
+parts: [{caption: Registry, chapters: [{experiment: exp09}, {file: reproducibility}]}]
+"""
 
 
 @pytest.fixture
@@ -35,10 +41,18 @@ def test_every_page_of_the_contents_is_there(book_root):
     html = book_root / "_build/html"
     toc = yaml.safe_load((book_root / "_build/book/_toc.yml").read_text())
     names = book.files(toc)
-    assert len(names) == len(set(names)) == 3 + 1 + 6
+    assert len(names) == len(set(names)) == 3 + len(KEYS) * (1 + 6)
     assert all((html / name).with_suffix(".html").exists() for name in names)
-    titles = [section["title"] for section in toc["parts"][1]["chapters"][0]["sections"]]
-    assert titles == ["Gemma", "Llama", "Qwen", "Mistral", "DeepSeek", "OLMo"]
+
+
+def test_every_experiment_is_a_chapter_with_the_models_below_it(book_root):
+    toc = yaml.safe_load((book_root / "_build/book/_toc.yml").read_text())
+    chapters = {
+        entry["file"]: entry for part in toc["parts"] for entry in part["chapters"] if "sections" in entry
+    }
+    assert chapters.keys() == {f"runs/{params.experiment(key).across}" for key in KEYS}
+    for entry in chapters.values():
+        assert [section["title"] for section in entry["sections"]] == synthetic.TITLES
 
 
 def test_the_built_pages_name_no_other_host(book_root):
@@ -47,12 +61,17 @@ def test_the_built_pages_name_no_other_host(book_root):
         assert not pattern.search(page.read_text()), page
 
 
-def test_a_model_page_names_its_model_and_leads_back(book_root):
+@pytest.mark.parametrize("key", KEYS)
+def test_a_model_page_names_its_model_and_leads_back(book_root, key):
+    experiment = params.experiment(key)
     for model in params.profile_params("pocket").models:
-        page = (book_root / f"_build/html/runs/{model}/exp09_convergence_gap.html").read_text()
+        page = (
+            (book_root / f"_build/html/runs/{model}/{experiment.notebook}").with_suffix(".html").read_text()
+        )
         title = params.model_params(model).title
-        assert f"<title>The convergence gap of one pair: {title}" in page
-        assert 'href="../exp09_convergence_gap_across.html"' in page
+        assert re.search(rf"<title>[^<]*: {title}\b", page)
+        assert f'href="../{experiment.across.removesuffix(".ipynb")}.html"' in page
+        assert model == "llama_pocket" or f"<title>{experiment.title} in one pair: {title}" in page
 
 
 def test_a_notebook_without_a_heading_is_named(tmp_path):
@@ -66,15 +85,26 @@ def test_the_working_folder_is_gone(book_root):
     assert not list((book_root / "_build").glob(".*.old"))
 
 
-def test_the_across_notebook_ran_whole(book_root):
-    cells = json.loads((book_root / ACROSS).read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert sum(len("".join(cell["source"]).splitlines()) for cell in code) < 120
-    assert not any("def " in "".join(cell["source"]) for cell in code)
+@pytest.mark.parametrize("key", KEYS)
+def test_an_across_notebook_ran_whole_on_made_up_results(book_root, key):
+    path = book_root / "_build/runs/pocket" / params.experiment(key).across
+    code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] in ("error", "stream")]
-    assert sum(VEGALITE in output.get("data", {}) for output in outputs) >= 10
+    charts = [output["data"][VEGALITE] for output in outputs if VEGALITE in output.get("data", {})]
+    assert charts and all(chart["facet"]["sort"] == synthetic.TITLES for chart in charts if "facet" in chart)
     assert {"main_figure", "verdict"} <= {cell["metadata"].get("name") for cell in code}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_an_across_page_holds_its_charts_and_each_model_s_main_figure(book_root, key):
+    experiment = params.experiment(key)
+    page = (book_root / "_build/html/runs" / experiment.across).with_suffix(".html").read_text()
+    executed = json.loads((book_root / "_build/runs/pocket" / experiment.across).read_text())["cells"]
+    own = sum(VEGALITE in o.get("data", {}) for c in executed for o in c.get("outputs", []))
+    quoted = 6 * pages.has_chart(book_root / "notebooks" / experiment.notebook, pages.MAIN)
+    assert page.count('<div class="vegalite">') == own + quoted
+    assert page.count('class="sd-tab-label"') == 6
 
 
 def test_pages_hold_what_they_insert(book_root):
@@ -94,15 +124,17 @@ def test_pages_hold_what_they_insert(book_root):
 def test_a_fault_fails_the_build_and_leaves_the_book(book_root, monkeypatch):
     monkeypatch.setattr(params, "ROOT", book_root)
     before = {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
-    path = book_root / "book/reproducibility.md"
-    whole = path.read_text()
+    path, contents = book_root / "book/reproducibility.md", book_root / "book/_toc.yml"
+    whole, all_pages = path.read_text(), contents.read_text()
     wrong = f"\n[nowhere](nowhere.md)\n\n```{{chart}} runs/{ACROSS.rsplit('/')[-1]} no_such_cell\n```\n"
     try:
         path.write_text(whole + wrong)
+        contents.write_text(FEW_PAGES)
         with pytest.raises(book.BookError) as error:
             book.build("pocket")
     finally:
         path.write_text(whole)
+        contents.write_text(all_pages)
     assert "no cell named 'no_such_cell'" in str(error.value)
     assert "nowhere" in str(error.value) and "book/reproducibility.md" in str(error.value)
     assert before == {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
@@ -125,12 +157,12 @@ def test_what_a_killed_build_left_does_no_harm(book_root, monkeypatch):
     assert not (book_root / "_build/.book").exists()
 
 
-def test_a_missing_across_notebook_is_named(root):
-    message = (
-        "exp09_convergence_gap_across.ipynb is missing; make it with `nbh run exp09_across --profile pocket`"
-    )
+@pytest.mark.parametrize("key", KEYS)
+def test_a_missing_across_notebook_is_named(root, key):
+    across = params.experiment(key).across
+    message = f"{across} is missing; make it with `nbh run {key}_across --profile pocket`"
     with pytest.raises(book.BookError, match=re.escape(message)):
-        book.notebooks("pocket", "exp09")
+        book.notebooks("pocket", key)
 
 
 def test_a_missing_model_notebook_is_named(root):

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
+from nbhelpers import pages, params
 from tests import synthetic
 
 PHONE, DESK = {"width": 390, "height": 800}, {"width": 1280, "height": 900}
+KEYS = params.ordered()
 ACROSS = "runs/exp09_convergence_gap_across.html"
-MODELS = [f"runs/{family}_pocket/exp09_convergence_gap.html" for family in synthetic.FAMILIES]
-PAGES = ["index.html", "pocket.html", "reproducibility.html", "search.html", ACROSS, *MODELS]
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -20,6 +20,20 @@ DRAWN = """() => [...document.querySelectorAll("div.vegalite")]
     .every(place => !place.clientWidth || place.querySelector("svg.marks"))"""
 TYPESET = """() => [...document.querySelectorAll(".math")].every(place => place.querySelector("mjx-container svg"))"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# The contrast of a text with what it stands on, as WCAG defines it.
+CONTRAST = """element => {
+    const channels = text => text.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
+        .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    let below = element;
+    const clear = node => { const c = channels(getComputedStyle(node).backgroundColor); return c.length > 3 && !c[3]; };
+    while (below.parentElement && clear(below)) below = below.parentElement;
+    const pair = [getComputedStyle(element).color, getComputedStyle(below).backgroundColor].map(c => light(channels(c)));
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+}"""
+SHAPES = """place => [...place.querySelectorAll("svg.marks path, svg.marks text")]
+    .map(mark => (mark.getAttribute("d") ?? mark.textContent) + mark.getAttribute("fill")).join("|")"""
 SECONDS = 120_000
 
 pytestmark = [
@@ -28,6 +42,17 @@ pytestmark = [
         not shutil.which("chromium"), reason="needs Debian's chromium (apt-get install chromium)"
     ),
 ]
+
+
+def across_page(key):
+    """Return the page of an experiment across models."""
+    return f"runs/{params.experiment(key).across.removesuffix('.ipynb')}.html"
+
+
+def model_pages(key):
+    """Return the pages of an experiment's models."""
+    name = params.experiment(key).notebook.removesuffix(".ipynb")
+    return [f"runs/{family}_pocket/{name}.html" for family in synthetic.FAMILIES]
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +75,12 @@ def visit(browser, book_root):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(SECONDS)
-        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: inside(request.url) or complaints.append(request.url))
+        page.on(
+            "console",
+            lambda message: message.type == "error" and complaints.append(f"{name}: {message.text}"),
+        )
+        page.on("pageerror", lambda error: complaints.append(f"{name}: {error}"))
+        page.on("request", lambda request: inside(request.url) or complaints.append(f"{name}: {request.url}"))
         page.goto((book_root / "_build/html").as_uri() + "/" + name)
         page.wait_for_function(DRAWN)
         return page
@@ -74,22 +102,41 @@ def drawn(page):
     return {text.text_content(): text.bounding_box() for text in texts.all()}
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_is_drawn_and_fits_a_phone(visit, name):
+def checked(page, charts):
+    """Assert that a page is whole and fits its window, with at least so many charts drawn."""
+    page.wait_for_function(TYPESET)
+    assert page.evaluate(OVERFLOW) == 0
+    assert page.locator("div.vegalite svg.marks").count() >= charts
+
+
+@pytest.mark.parametrize(
+    ("name", "charts"),
+    [("index.html", 1), ("pocket.html", 1), ("reproducibility.html", 0), ("search.html", 0)],
+)
+def test_a_page_is_drawn_and_fits_a_phone(visit, name, charts):
     page = visit(name, PHONE)
-    page.wait_for_function(TYPESET)
-    assert page.evaluate(OVERFLOW) == 0
+    checked(page, charts)
     assert page.locator("article h1").count() == 1 or name == "search.html"
-    if name != "search.html" and name != "reproducibility.html":
-        assert page.locator("div.vegalite svg.marks").count() >= 1
-    if name.startswith("runs/"):
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_pages_of_an_experiment_are_drawn_and_fit_a_phone(visit, book_root, key):
+    main = pages.has_chart(book_root / "notebooks" / params.experiment(key).notebook, pages.MAIN)
+    first = visit(across_page(key), PHONE)
+    checked(first, 1)
+    assert first.get_by_role("heading", name="What this run says").is_visible()
+    for name in model_pages(key):
+        page = visit(name, PHONE, context=first.context)
+        checked(page, int(main))
+        assert page.locator("article h1").count() == 1
         assert page.locator("mjx-container svg").count() >= 2
+        page.close()
 
 
-def test_the_across_page_on_a_desk(visit):
-    page = visit(ACROSS)
-    page.wait_for_function(TYPESET)
-    assert page.evaluate(OVERFLOW) == 0
+@pytest.mark.parametrize("key", KEYS)
+def test_an_across_page_on_a_desk(visit, key):
+    page = visit(across_page(key))
+    checked(page, 1)
     words = drawn(page)
     rows = [["Gemma", "Llama", "Qwen"], ["Mistral", "DeepSeek", "OLMo"]]
     for row in rows:
@@ -97,14 +144,77 @@ def test_the_across_page_on_a_desk(visit):
         assert sorted(row, key=lambda name: words[name]["x"]) == row
     assert words["Gemma"]["y"] < words["Mistral"]["y"]
     assert words["Gemma"]["x"] == pytest.approx(words["Mistral"]["x"], abs=2)
-    assert page.get_by_role("heading", name="What this run says").is_visible()
 
 
 def test_panels_stand_in_one_column_on_a_phone(visit):
     words = drawn(visit(ACROSS, PHONE))
-    names = ["Gemma", "Llama", "Qwen", "Mistral", "DeepSeek", "OLMo"]
-    assert len({round(words[name]["x"]) for name in names}) == 1
-    assert sorted(names, key=lambda name: words[name]["y"]) == names
+    assert len({round(words[name]["x"]) for name in synthetic.TITLES}) == 1
+    assert sorted(synthetic.TITLES, key=lambda name: words[name]["y"]) == synthetic.TITLES
+
+
+def choose_last(place):
+    """Choose the last value of every control of a chart, one after the other, and return the shapes after each."""
+    found = [place.evaluate(SHAPES)]
+    for control in place.locator(".vega-bindings .vega-bind").all():
+        listed = control.locator("select")
+        if listed.count():
+            listed.select_option(index=listed.locator("option").count() - 1)
+        else:
+            control.locator("input[type=radio]").last.check()
+        place.page.wait_for_timeout(300)
+        found.append(place.evaluate(SHAPES))
+    return found
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_choice_redraws_its_chart(visit, key, viewport):
+    page = visit(across_page(key), viewport)
+    places = [
+        p for p in page.locator("div.vegalite").all() if p.is_visible() and p.locator(".vega-bind").count()
+    ]
+    for place in places:
+        shapes = choose_last(place)
+        assert len(set(shapes)) == len(shapes) > 1
+        assert "NaN" not in shapes[-1] and "undefined" not in shapes[-1]
+    assert page.evaluate(OVERFLOW) == 0
+    assert places or key not in ("exp09", "exp03", "exp04")
+
+
+def test_a_choice_is_of_one_chart(visit):
+    page = visit(ACROSS)
+    first, second = (page.locator("div.vegalite").nth(i) for i in (0, 2))
+    before = second.evaluate(SHAPES)
+    first.locator("input[type=radio]").last.check()
+    page.wait_for_timeout(300)
+    assert second.evaluate(SHAPES) == before
+
+
+def test_a_choice_outlives_another_theme(visit):
+    page = visit(ACROSS)
+    place = page.locator("div.vegalite").first
+    raw = place.evaluate(SHAPES)
+    place.locator("input[type=radio]").last.check()
+    page.wait_for_timeout(300)
+    tuned = place.evaluate(SHAPES)
+    label = "document.querySelector('div.vegalite svg text').getAttribute('fill')"
+    for theme in ("dark", "light"):
+        before = page.evaluate(label)
+        page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+        page.wait_for_function(f"before => {label} !== before", arg=before)
+    page.wait_for_timeout(300)
+    assert place.locator("input[type=radio]").last.is_checked()
+    assert place.evaluate(SHAPES) == tuned != raw
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", [ACROSS, across_page("exp04"), "index.html"])
+def test_the_controls_are_readable(visit, name, scheme):
+    page = visit(name, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    texts = [t for t in page.locator(".vega-bindings span, .vega-bindings label, .vega-bindings select").all()
+             if t.is_visible() and t.inner_text().strip()]  # fmt: skip
+    assert texts and all(text.evaluate(CONTRAST) >= 4.5 for text in texts)
 
 
 def test_charts_follow_the_page_s_theme(visit):
@@ -132,7 +242,7 @@ def test_a_tab_is_drawn_when_it_opens_and_stays_chosen(visit):
     page.wait_for_function(DRAWN)
     assert page.locator(".sd-tab-content:visible div.vegalite svg.marks").count() == 1
     assert page.get_by_role("link", name="Pocket Mistral, the whole notebook").is_visible()
-    other = visit("pocket.html", context=page.context)
+    other = visit(across_page("exp04"), context=page.context)
     assert other.locator("input:checked + label.sd-tab-label").inner_text() == "Mistral"
 
 
@@ -143,7 +253,8 @@ def test_search_finds_a_word(visit):
 
 
 def test_the_menu_leads_to_each_model(visit, book_root):
-    page = visit(ACROSS)
-    links = page.locator("nav.bd-links a").evaluate_all("links => links.map(link => link.href)")
-    wanted = {(book_root / "_build/html" / name).as_uri() for name in MODELS}
-    assert wanted <= {link.split("#")[0] for link in links}
+    for key in ("exp09", "exp04"):
+        page = visit(across_page(key))
+        links = page.locator("nav.bd-links a").evaluate_all("links => links.map(link => link.href)")
+        wanted = {(book_root / "_build/html" / name).as_uri() for name in model_pages(key)}
+        assert wanted <= {link.split("#")[0] for link in links}

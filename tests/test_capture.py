@@ -73,6 +73,31 @@ def test_capture_equals_hooks_on_rows_alone(key, variant):
     assert seen == sum(len(c.ids) for c in continuations)
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_residuals_of_running_text_leave_out_each_rows_first_position(key):
+    decoder = models.load_pair(key).pt
+    texts = [prompt.text for prompt in prompts.load_prompts(POCKET, 5, seed=2)]
+    rows = [prompts.text_ids(decoder, text) for text in texts]
+    longest_first = sorted(range(5), key=lambda i: -len(rows[i]))
+    alone = [hooked(decoder, rows[i])["residual"][:, 1:] for i in longest_first]
+    found = list(capture.residuals(decoder, rows, batch_size=2))
+    assert [len(batch[0]) for batch in found] == [
+        sum(len(rows[i]) - 1 for i in longest_first[at : at + 2]) for at in (0, 2, 4)
+    ]
+    whole = torch.cat([torch.stack(batch) for batch in found], dim=1)
+    torch.testing.assert_close(whole, torch.cat(alone, dim=1), rtol=1e-4, atol=2e-4)
+    assert not whole.requires_grad
+
+
+def test_what_checks_the_lens_is_the_last_column():
+    decoder = models.load_pair("llama_pocket").pt
+    rows, made = [[1, 20, 30], [1, 40]], [decoding.Continuation((5, 6), False)] * 2
+    ((batch, stream),) = capture.replay(decoder, rows, made)
+    alone = hooked(decoder, batch.input_ids[0].tolist())
+    torch.testing.assert_close(stream.last_logits[0], alone["logits"][-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(stream.last_residual[0], alone["residual"][-1, -1], rtol=1e-4, atol=1e-4)
+
+
 def test_step_indices_of_a_batch():
     prompts_, made = (
         [[1, 2, 3], [4]],
@@ -84,6 +109,8 @@ def test_step_indices_of_a_batch():
     assert list(batch.steps[first]) == [2, 3]
     assert list(batch.steps[1 - first]) == [0, 1, 2]
     assert batch.step_of_step.tolist() == ([0, 1, 0, 1, 2] if first == 0 else [0, 1, 2, 0, 1])
+    assert batch.targets.tolist() == ([7, 8, 9, 10, 11] if first == 0 else [9, 10, 11, 7, 8])
+    assert batch.row_of_step.tolist() == ([0, 0, 1, 1, 1] if first == 0 else [1, 1, 1, 0, 0])
 
 
 def test_memory_does_not_grow_over_batches():

@@ -1,4 +1,4 @@
-"""Charts are valid, the same bytes every time, in the families' order and colours, of the right numbers."""
+"""The charts' parts and the numbers of exp09's curves; `test_figures` draws every chart."""
 
 import hashlib
 import json
@@ -8,98 +8,19 @@ import sys
 
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
 import vl_convert
 from nbformat import v4
 
-from nbhelpers import charts, figures, synthesis
+from nbhelpers import charts, synthesis
 from tests import synthetic
-
-FAMILIES = ["Gemma", "Llama", "Qwen", "Mistral", "DeepSeek", "OLMo"]
+from tests.specs import controls, encodings, rows
 
 
 @pytest.fixture(scope="module")
 def results():
     """Return six small made-up results by family."""
     return synthetic.results(n_prompts=24)
-
-
-FIGURES = {
-    "kl_curves": charts.kl_curves,
-    "kl_layer_final": lambda results: charts.kl_curves(results, "layer_final"),
-    "entropy_profile": charts.entropy_profile,
-    "delta_cosine": charts.delta_cosine,
-    "delta_cosine_mlp": lambda results: charts.delta_cosine(results, "mlp"),
-    "delta_cosine_shift": charts.delta_cosine_shift,
-    "residual_norms": charts.norms,
-    "update_norms": lambda results: charts.norms(results, "update_norm", "attention"),
-    "commitment_histograms": charts.commitment_histograms,
-    "commitment_cdf": charts.commitment_cdf,
-    "threshold_sensitivity": charts.threshold_sensitivity,
-}
-
-
-def rows(chart):
-    """Return the data of a chart."""
-    (data,) = chart.to_dict()["datasets"].values()
-    return pd.DataFrame(data)
-
-
-def encodings(node):
-    """Yield every encoding of a specification."""
-    if isinstance(node, dict):
-        if "encoding" in node:
-            yield node["encoding"]
-        for inner in node.values():
-            yield from encodings(inner)
-    elif isinstance(node, list):
-        for inner in node:
-            yield from encodings(inner)
-
-
-@pytest.fixture(scope="module", params=FIGURES)
-def figure(request, results):
-    """Return each figure in turn."""
-    return FIGURES[request.param](results)
-
-
-def test_panels_in_order(figure):
-    spec = figure.to_dict()
-    assert spec["facet"]["sort"] == FAMILIES
-    assert list(rows(figure)["panel"].unique()) == FAMILIES
-    assert spec["columns"] == 3
-
-
-def test_draws(figure):
-    svg = vl_convert.vegalite_to_svg(figure.to_json())
-    assert all(f">{family}<" in svg for family in FAMILIES)
-    assert "NaN" not in svg and "undefined" not in svg
-
-
-def test_variants_have_their_colour_and_dash(figure):
-    for encoding in encodings(figure.to_dict()):
-        if encoding.get("color", {}).get("field") == "variant":
-            scale = encoding["color"]["scale"]
-            assert dict(zip(scale["domain"], scale["range"], strict=True)) == {
-                "PT": charts.PT,
-                "IT": charts.IT,
-            }
-        if "strokeDash" in encoding:
-            scale = encoding["strokeDash"]["scale"]
-            assert dict(zip(scale["domain"], scale["range"], strict=True)) == {"PT": [5, 3], "IT": [1, 0]}
-
-
-def test_no_name_depends_on_what_ran_before(figure):
-    text = figure.to_json()
-    assert '"param_' not in text and '"view_' not in text
-
-
-def test_axes_are_named(figure):
-    for encoding in encodings(figure.to_dict()):
-        for axis in ("x", "y"):
-            if "field" in encoding.get(axis, {}) or "aggregate" in encoding.get(axis, {}):
-                assert encoding[axis]["title"]
 
 
 def test_the_title_names_the_direction(results):
@@ -112,11 +33,13 @@ def test_same_bytes_in_another_process():
     command = (
         "import hashlib; from nbhelpers import charts; from tests import synthetic; "
         "made = synthetic.results(n_prompts=8); "
-        "print(hashlib.sha256(charts.kl_curves(made).to_json().encode()).hexdigest())"
+        "text = charts.kl_curves(made).to_json() + charts.commitment_cdf(made).to_json(); "
+        "print(hashlib.sha256(text.encode()).hexdigest())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(synthetic.REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
-    here = charts.kl_curves(synthetic.results(n_prompts=8)).to_json()
+    made = synthetic.results(n_prompts=8)
+    here = charts.kl_curves(made).to_json() + charts.commitment_cdf(made).to_json()
     assert done.stdout.strip() == hashlib.sha256(here.encode()).hexdigest()
 
 
@@ -141,6 +64,27 @@ def test_curve_is_the_mean_over_prompts(results):
             assert drawn["entropy"].iloc[0] == f"entropy {entropy:.2f}"
 
 
+def test_either_lens_is_there_to_choose(results):
+    chart = charts.kl_curves(results)
+    assert controls(chart) == {"lens": ["raw", "tuned"]}
+    mean = rows(chart).groupby(["panel", "lens"])["mean"].mean()
+    assert (mean[:, "tuned"] < mean[:, "raw"]).all()
+    assert not controls(charts.kl_curves(results, lens="tuned"))
+
+
+def test_one_value_is_no_choice(results):
+    raw = {title: data.sel(lens=["raw"]) for title, data in results.items()}
+    assert not controls(charts.kl_curves(raw))
+    assert controls(charts.commitment_cdf(raw)).keys() == {"rule"}
+
+
+def test_a_few_values_are_buttons_and_many_a_list(results):
+    inputs = {
+        p["name"]: p["bind"]["input"] for p in charts.commitment_histograms(results).to_dict()["params"]
+    }
+    assert inputs == {"shown_lens": "radio", "shown_rule": "select"}
+
+
 def test_swapping_the_variants_flips_the_shift(results):
     made = results["Gemma"]
     swapped = made.assign_coords(variant=["it", "pt"])
@@ -152,14 +96,23 @@ def test_swapping_the_variants_flips_the_shift(results):
 def test_shares_and_centres(results):
     drawn = charts.shares(results, "kl_stays_0.1")
     assert set(drawn["lens"]) == {"raw", "tuned"}
-    drawn = drawn[drawn["lens"] == "raw"]
-    grouped = drawn.groupby(["panel", "variant"])
+    grouped = drawn.groupby(["panel", "variant", "lens"])
     np.testing.assert_allclose(grouped["share"].sum(), 1, atol=1e-3)
     np.testing.assert_allclose(grouped["sum"].max(), 1, atol=1e-3)
-    count = results["OLMo"]["commitment_count"].sel(variant="it", lens="raw", rule="kl_stays_0.1").values
+    count = results["OLMo"]["commitment_count"].sel(variant="it", lens="tuned", rule="kl_stays_0.1").values
     centre = np.repeat(np.arange(12), count).mean()
-    chosen = drawn[(drawn["panel"] == "OLMo") & (drawn["variant"] == "IT")]
+    chosen = drawn[(drawn["panel"] == "OLMo") & (drawn["variant"] == "IT") & (drawn["lens"] == "tuned")]
     np.testing.assert_allclose(chosen["centre"], centre, atol=1e-4)
+
+
+def test_packed_rows_are_drawn_like_the_rows(results):
+    drawn = rows(charts.commitment_histograms(results, "top1_first"))
+    wanted = charts.shares(results, "top1_first")
+    keys = ["panel", "variant", "lens", "layer"]
+    found, wanted = (table.set_index(keys)["share"].sort_index() for table in (drawn, wanted))
+    assert found.to_dict() == wanted.to_dict()
+    svg = vl_convert.vegalite_to_svg(charts.commitment_histograms(results, "top1_first").to_json())
+    assert svg.count('aria-roledescription="rect mark"') == 6 * 2 * 12
 
 
 def test_thresholds_are_read_from_the_rules(results):
@@ -178,51 +131,25 @@ def test_families_of_other_depths_share_a_figure():
     assert drawn.groupby("panel")["onset"].first().to_dict() == {"Gemma": 20, "DeepSeek": 16}
 
 
-def test_a_reader_chooses_the_lens(results):
-    spec = charts.kl_curves(results).to_dict()
-    (control,) = spec["params"]
-    assert control["bind"]["options"] == ["raw", "tuned"] and control["value"] == "raw"
-    assert set(rows(charts.kl_curves(results))["lens"]) == {"raw", "tuned"}
-    assert "params" not in charts.kl_curves(results, lens="tuned").to_dict()
-
-
-OBSERVATION = {
-    "matched": figures.matched_curves,
-    "history": figures.history_gap,
-    "strata": figures.confidence_gap,
-    "strata_matched": lambda results: figures.confidence_gap(results, matched=True),
-    "categories": figures.category_gap,
-    "heat": figures.cosine_heat,
-    "weights": figures.weight_change,
-    "dimension": figures.dimension_profile,
-    "attention": figures.attention_shift,
-    "gap": figures.gap_intervals,
-    "confidence": charts.confidence_profile,
-    "adjacent": charts.adjacent_profile,
-    "to_final": charts.cosine_to_final,
-}
-
-
-@pytest.mark.parametrize("name", OBSERVATION)
-def test_figures_of_the_observation_chapter_draw(name, results):
-    spec = OBSERVATION[name](results).to_dict()
-    assert spec["facet"]["sort"] == FAMILIES
-    svg = vl_convert.vegalite_to_svg(json.dumps(spec))
-    assert all(f">{family}<" in svg for family in FAMILIES) and "undefined" not in svg
-
-
-def test_one_model_is_one_larger_panel(results):
-    spec = charts.kl_curves(results["Llama"]).to_dict()
-    assert "facet" not in spec and spec["width"] > charts.PANEL["width"]
-    vl_convert.vegalite_to_svg(json.dumps(spec))
+def test_a_dataset_alone_is_titled_by_its_model(results):
+    assert set(rows(charts.kl_curves(results["Llama"]))["panel"]) == {"llama_pocket"}
 
 
 def test_intervals_keep_the_rows_order(results):
     table = synthesis.gap_table(results)
     chart = charts.intervals(table, x="IT − PT, nats", title="Convergence gap")
     orders = [encoding["y"]["sort"] for encoding in encodings(chart.to_dict()) if "y" in encoding]
-    assert orders and all(order == [*FAMILIES, synthesis.POOL] for order in orders)
+    assert orders and all(order == [*synthetic.TITLES, synthesis.POOL] for order in orders)
     assert ">dense pool<" in vl_convert.vegalite_to_svg(chart.to_json())
+
+
+def test_training_loss_has_a_panel_for_each_card():
+    chart = charts.training_loss({family: synthetic.card(family) for family in synthetic.FAMILIES})
+    drawn = rows(chart)
+    assert chart.to_dict()["facet"]["sort"] == [family.title() for family in synthetic.FAMILIES]
+    chosen = drawn[(drawn["panel"] == "Qwen") & (drawn["variant"] == "PT")]
+    assert chosen["tokens"].tolist() == [1, 3, 5.1] and chosen["loss"].tolist() == [1.9, 1.0, 0.7]
+    vl_convert.vegalite_to_svg(chart.to_json())
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,24 @@ MISTAKES = {
     "no value": (["run", "exp90", "-m", "ann", "-p", "n_prompts"], "write a parameter as name=value"),
     "model for all": (["run", "exp90_across", "-m", "ann"], "takes neither a model nor parameters"),
     "results missing": (["run", "exp90_across"], "there is no result _build/results/pocket/ann/exp90.nc yet"),
+    "dry run of an unknown experiment": (
+        ["run", "exp09", "--dry-run"],
+        "there is no experiment 'exp09'; did you mean",
+    ),
+    "dry run of an unknown model": (["run", "exp90", "--dry-run", "-m", "anne"], "did you mean 'ann'?"),
+    "dry run of an unknown profile": (
+        ["run", "--dry-run", "--profile", "papr"],
+        "there is no profile 'papr'",
+    ),
+    "dry run of an unknown parameter": (
+        ["run", "exp90", "--dry-run", "-p", "n_promts=3"],
+        "did you mean 'n_prompts'?",
+    ),
+    "dry run of parameters alone": (
+        ["run", "--dry-run", "-p", "n_prompts=3"],
+        "name the experiment that the parameters",
+    ),
+    "dry run without sizes": (["run", "exp90", "--dry-run"], "gives no size and its checkpoint is not here"),
     "unknown target": (["batch", "--target", "everything"], "allowed: all, compared, measured"),
     "unknown notebook": (["refresh", "exp91.ipynb"], "the notebook notebooks/exp91.ipynb is missing"),
 }

@@ -1,5 +1,7 @@
 """The committed notebooks: one shape, read well on a code host, and say what a fresh run says."""
 
+import ast
+import importlib
 import json
 import re
 import subprocess
@@ -11,34 +13,75 @@ import pytest
 from nbhelpers import batch, params, store
 
 NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
+LINES = 120  # of code, at most
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def cells_of(path: Path, kind: str) -> list[dict]:
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_shape(path):
-    code = cells_of(path, "code")
-    source = ["".join(cell["source"]) for cell in code]
-    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
-    assert sum(len(text.splitlines()) for text in source) <= 120
-    assert not any(re.search(r"^\s*(def|class) ", text, re.M) for text in source)
-    assert cells_of(path, "markdown")[0]["source"][0].startswith("# ")
+def code_of(path: Path) -> list[str]:
+    return ["".join(cell["source"]) for cell in cells_of(path, "code")]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_is_an_experiment_s():
+    experiments = [params.experiment(key) for key in params.ordered()]
+    wanted = {name for experiment in experiments for name in (experiment.notebook, experiment.across) if name}
+    assert {path.name for path in NOTEBOOKS} == wanted
+
+
+@every_notebook
+def test_one_cell_holds_the_parameters_and_the_title_comes_first(path):
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells_of(path, "code")) == 1
+    first = json.loads(path.read_text())["cells"][0]
+    assert first["cell_type"] == "markdown" and first["source"][0].startswith("# ")
+    titles = [line for cell in cells_of(path, "markdown") for line in cell["source"] if line.startswith("# ")]
+    assert len(titles) == 1
+
+
+@every_notebook
+def test_code_is_short_and_defines_nothing(path):
+    source = code_of(path)
+    assert sum(len(text.splitlines()) for text in source) <= LINES
+    nodes = [node for text in source for node in ast.walk(ast.parse(text))]
+    assert not [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
+@every_notebook
+def test_what_it_calls_is_there(path):
+    """A notebook runs for minutes before it comes to a name that was changed."""
+    nodes = [node for text in code_of(path) for node in ast.walk(ast.parse(text))]
+    taken = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "nbhelpers"]
+    modules = {alias.name for node in taken for alias in node.names}
+    used = {
+        (n.value.id, n.attr) for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+    }
+    assert modules == {name for name, _ in used} & modules, "imported and not used"
+    for name, attribute in used:
+        if name in modules:
+            assert hasattr(importlib.import_module(f"nbhelpers.{name}"), attribute), f"{name}.{attribute}"
+
+
+@every_notebook
+def test_links_lead_to_notebooks_that_are_there(path):
+    text = "".join(line for cell in cells_of(path, "markdown") for line in cell["source"])
+    for target in re.findall(r"\]\(([^)#:]+\.ipynb)", text):
+        assert (path.parent / target).exists(), target
+
+
+@every_notebook
 def test_outputs_are_committed_and_free_of_errors_and_local_paths(path):
     outputs = [output for cell in cells_of(path, "code") for output in cell["outputs"]]
     assert outputs
-    assert not [
-        output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"
-    ]
-    assert str(Path.home()) not in json.dumps(outputs) and str(params.ROOT) not in json.dumps(outputs)
+    wrong = [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert not wrong
+    text = json.dumps(outputs)
+    assert not [place for place in (str(Path.home()), str(params.ROOT), "/tmp/") if place in text]
 
 
 def result_of(key):
-    """Return a pair's exp09 dataset of this code and these parameters, run by papermill where it is missing."""
+    """Return a pair's exp09 dataset of these parameters, run by papermill, what it needs first, where it is missing."""
     path = store.result_path("pocket", key, "exp09")
     if not store.is_current(path, params.resolve("exp09", model=key).hash):
         subprocess.run([sys.executable, "-m", "nbhelpers", "run", "exp09", "--model", key], check=True)
@@ -61,6 +104,9 @@ def test_papermill_runs_the_notebook_on_other_models(key):
         c for c in cells_of(executed, "code") if "injected-parameters" in c["metadata"].get("tags", [])
     ]
     assert len(injected) == 1 and key in "".join(injected[0]["source"])
+    for need, wanted in params.resolve("exp09", model=key).upstream.items():
+        upstream = store.load(store.result_path("pocket", key, need), experiment=need)
+        assert upstream.attrs["parameter_hash"] == wanted and upstream.attrs["model"] == key
 
 
 def test_committed_gap_is_that_of_a_fresh_run():

@@ -82,12 +82,99 @@ def test_the_hash_changes_with_what_changes_the_result(project):
     assert hashed() != first
 
 
+def chain():
+    """The hash of exp90 that exp91 builds on, and that of exp91 itself."""
+    run = params.resolve("exp91", model="ann")
+    return run.upstream["exp90"], run.hash
+
+
+def test_a_runs_hash_changes_with_an_upstream_parameter_and_not_the_other_way(chained):
+    profile = chained / "params/profiles/pocket.yml"
+    exp90, exp91 = chain()
+    assert exp90 == params.resolve("exp90", model="ann").hash
+    profile.write_text(profile.read_text().replace("exp91: {n_prompts: 4", "exp91: {n_prompts: 5"))
+    assert params.resolve("exp90", model="ann").hash == exp90 != params.resolve("exp91", model="ann").hash
+    profile.write_text(profile.read_text().replace("exp91: {n_prompts: 5", "exp91: {n_prompts: 4"))
+    assert chain() == (exp90, exp91)
+    profile.write_text(profile.read_text().replace("exp90: {n_prompts: 4", "exp90: {n_prompts: 3"))
+    assert all(new != old for new, old in zip(chain(), (exp90, exp91)))
+
+
+def needing(root, **needs):
+    """Write experiments that need others, under the schema that any experiment has."""
+    for key, others in needs.items():
+        text = f"key: {key}\ntitle: t\nnotebook: n.ipynb\nneeds: [{', '.join(others)}]\n"
+        (root / f"params/experiments/{key}.yml").write_text(text)
+
+
+def test_experiments_come_after_what_they_need_and_once(project):
+    needing(project, a=["d", "c"], b=["a"], c=["d"], d=["exp90"])
+    assert params.ordered() == ["exp90", "d", "c", "a", "b"]
+    assert params.ordered(["c"]) == ["exp90", "d", "c"]
+    assert params.ordered(["b", "d"]) == ["exp90", "d", "c", "a", "b"]
+    assert params.ordered([]) == []
+
+
+def test_experiments_that_need_each_other_are_refused_before_anything_is_resolved(project):
+    needing(project, a=["b"], b=["c"], c=["a"])
+    for refused in (lambda: params.ordered(["a"]), lambda: params.resolve("a", model="ann")):
+        with pytest.raises(params.ParameterError, match="^the experiments a → b → c → a need each other.$"):
+            refused()
+
+
+def test_an_unknown_need_is_named(project):
+    needing(project, a=["exp9"])
+    with pytest.raises(params.ParameterError, match="there is no experiment 'exp9'; did you mean 'exp90'"):
+        params.resolve("a", model="ann")
+
+
+def test_every_experiment_of_the_repository_can_be_run_in_order():
+    order = params.ordered()
+    assert set(order) == set(params.keys("experiments"))
+    for key in order:
+        assert all(order.index(need) < order.index(key) for need in params.experiment(key).needs)
+        run = params.resolve(key, model="llama_pocket")
+        assert set(run.upstream) == set(params.experiment(key).needs)
+        assert all(path.is_file() for path in run.files), key
+
+
+def test_the_text_that_a_run_reads_counts_in_its_hash(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    hashes = []
+    for text in ("{}", "{} "):
+        path.write_text(text)
+        run = params.resolve("exp07_0g", model="llama_pocket", corpus={"path": str(path)})
+        assert run.files == [path]
+        hashes.append(run.hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_prompts_of_its_own_win_over_the_profiles():
+    own = params.resolve("exp01", model="llama_pocket")
+    assert [path.name for path in own.files] == ["exp01.jsonl"]
+    assert [path.name for path in params.resolve("exp00", model="llama_pocket").files] == ["prompts.jsonl"]
+    assert params.resolve("exp09", model="llama_pocket").files == []
+
+
+@given(DEPTHS)
+def test_phases_follow_each_other(n_layers):
+    phases = params.phases(n_layers)
+    if n_layers >= 4:
+        assert [*phases["content"], *phases["format"], *phases["corrective"]] == list(range(n_layers))
+    assert phases["corrective"] == params.windows(n_layers)["late"]
+
+
+def test_phases_are_the_studys():
+    assert params.phases(34) == {"content": range(12), "format": range(12, 20), "corrective": range(20, 34)}
+
+
 WRONG = {
     "unknown model": ("'lama_pocket'", "did you mean 'llama_pocket'?", dict(model="lama_pocket")),
     "unknown profile": ("'papr'", "did you mean 'paper'?", dict(model="llama31_8b", profile="papr")),
     "model of another profile": ("not in the profile", "allowed", dict(model="llama31_8b", profile="pocket")),
     "unknown parameter": ("'n_promts'", "did you mean 'n_prompts'?", dict(model="olmo_pocket", n_promts=4)),
     "too small": ("'n_prompts' is 0", "greater than or equal to 2", dict(model="olmo_pocket", n_prompts=0)),
+    "too few states": ("'n_neighbours' is 10", "32", dict(model="olmo_pocket", n_neighbours=10)),
     "wrong type": ("'seed' is '3'", "integer", dict(model="olmo_pocket", seed="3")),
     "text for a number": ("'confidence' is 'low'", "number", dict(model="olmo_pocket", confidence="low")),
 }

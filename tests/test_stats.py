@@ -85,6 +85,16 @@ def test_prompt_means_by_hand():
     np.testing.assert_array_equal(means, [[2.0, 0.0], [np.nan, np.nan], [10.0, 5.0]])
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-9, 9) | st.just(np.nan)), max_size=12))
+def test_prompt_means_equal_a_slow_loop_even_without_tokens(tokens):
+    prompt, values = [p for p, _ in tokens], np.array([v for _, v in tokens])
+    found = stats.prompt_means(np.stack([values, 2 * values]), np.array(prompt, dtype=int), n_prompts=4)
+    for i in range(4):
+        own = [v for p, v in tokens if p == i and not np.isnan(v)]
+        np.testing.assert_allclose(found[i], [np.mean(own), 2 * np.mean(own)] if own else [np.nan] * 2)
+
+
 def test_token_weighted_mean_equals_pooling_tokens():
     rng = np.random.default_rng(2)
     tokens, prompt = rng.normal(size=(3, 50)), np.sort(rng.integers(0, 6, 50))

@@ -139,6 +139,16 @@ def test_the_schema_of_exp09_is_checked():
         assert part in str(error.value)
 
 
+def test_every_experiment_says_what_its_result_holds():
+    assert set(params.keys("experiments")) <= set(store.SCHEMAS)
+
+
+def test_artifacts_lie_beside_their_dataset(project):
+    run = params.resolve("exp90", model="ann")
+    path = store.artifact_path(run, "tuned_lens_pt.safetensors")
+    assert path == store.result_path("pocket", "ann", "exp90").with_name("tuned_lens_pt.safetensors")
+
+
 def test_a_profile_is_loaded_in_its_order(project, written):
     _, dataset, provenance = written
     for model in ("cid", "bob"):

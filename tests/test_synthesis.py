@@ -6,20 +6,13 @@ import xarray as xr
 
 from nbhelpers import params, store, synthesis
 from tests import synthetic
+from tests.synthetic import swapped
 
 
 @pytest.fixture(scope="module")
 def results():
     """Return six small made-up results by family."""
     return synthetic.results(n_prompts=32)
-
-
-def swapped(results, *families):
-    """Return results in which PT and IT have changed places in some families."""
-    return {
-        title: data.assign_coords(variant=["it", "pt"]) if title in families else data
-        for title, data in results.items()
-    }
 
 
 def test_gap_is_the_datasets_own(results):
@@ -50,7 +43,7 @@ def test_a_prompt_without_steps_drops_out(results):
 
 def test_swapping_the_variants_flips_every_sign(results):
     one = synthesis.gap_table(results)
-    other = synthesis.gap_table(swapped(results, *results))
+    other = synthesis.gap_table(swapped(results))
     np.testing.assert_allclose(one["mean"], -other["mean"], rtol=1e-6)
 
 
@@ -66,20 +59,32 @@ def test_verdict_when_all_agree(results):
     text = synthesis.verdict(synthetic.results())
     assert text.startswith("**Yes.**")
     assert "larger in IT than in PT in all six families" in text
-    assert "later in IT in all six families" in text
+    for said in ("later in IT in all six families", "stronger in IT in all six families"):
+        assert said in text
+    assert text.count("larger in IT in all six families") == 3  # tuned lens, other direction, IT's text
+    assert "lower mean entropy in IT in all six families" in text
 
 
 def test_verdict_names_what_disagrees(results):
     text = synthesis.verdict(swapped(results, "Qwen"))
     assert text.startswith("**In part.**")
     assert "five of six families (Gemma, Llama, Mistral, DeepSeek, OLMo)" in text
-    assert "smaller in one of six families (Qwen)" in text
+    assert "smaller in IT in one of six families (Qwen)" in text
+    assert (
+        "stronger in IT in five of six families" in text
+        and "earlier in IT in one of six families (Qwen)" in text
+    )
 
 
 def test_verdict_when_none_holds(results):
-    text = synthesis.verdict(swapped(results, *results))
+    text = synthesis.verdict(swapped(results))
     assert text.startswith("**Not in this run.**")
     assert "larger in IT than in PT in none of the six families" in text
+    assert (
+        "opposition to the residual stream is stronger in IT in none of the six families, weaker in IT in all"
+        in text
+    )
+    assert "lower mean entropy in IT in none of the six families" in text
 
 
 def test_an_undecided_family_is_said_to_be(results):
@@ -99,13 +104,83 @@ def test_late_layers_above():
     assert synthesis.late_layers_above(dataset) == "2 of 5"
 
 
+def test_the_verdict_of_one_pair_counts_no_families(results):
+    text = synthesis.verdict({"Pocket Llama": results["Llama"]})
+    assert text.startswith("**Yes.**") and "famil" not in text
+    assert "KL(final ‖ layer) is larger in IT than in PT. Through" in text
+    assert "lower mean entropy in IT in this pair" in text
+    other = synthesis.verdict(swapped({"Pocket Llama": results["Llama"]}))
+    assert other.startswith("**Not in this run.**") and "is smaller in IT. Through" in other
+    assert "in IT in no pair here" in other
+
+
+def test_a_gap_of_the_tuned_lens_alone_changes_the_sentence_on_it(results):
+    exchanged = {}
+    for title, d in results.items():
+        tuned = d.kl_final_layer.sel(lens="tuned").roll(variant=1)
+        exchanged[title] = d.assign(kl_final_layer=d.kl_final_layer.where(d.lens == "raw", tuned))
+    text = synthesis.verdict(exchanged)
+    assert (
+        "Through the tuned lens it is larger in IT in none of the six families, smaller in IT in all six"
+        in text
+    )
+    assert text.startswith("**Yes.**")
+
+
+def test_free_running_is_each_model_on_its_own_text(results):
+    values = results["Llama"][["kl_final_layer_matched"]]
+    free = synthesis.free(values).kl_final_layer_matched
+    for variant in ("pt", "it"):
+        wanted = values.kl_final_layer_matched.sel(variant=variant, history=variant)
+        np.testing.assert_array_equal(free.sel(variant=variant), wanted)
+
+
+def test_the_matched_gap_is_of_one_history_and_basis(results):
+    made = results["Llama"].copy(deep=True)
+    made["kl_final_layer_matched"].loc[{"history": "pt", "basis": "other", "variant": "it"}] += 2.0
+    gaps = {
+        (h, b): float(synthesis.matched_gap(made, h, basis=b).mean())
+        for h in ("pt", "it")
+        for b in ("own", "other")
+    }
+    assert gaps["pt", "own"] == pytest.approx(gaps["it", "own"])
+    assert gaps["pt", "other"] == pytest.approx(gaps["it", "other"] + 2.0)
+
+
+def test_summaries_have_a_row_for_each_family_and_lens(results):
+    rows = [*synthetic.TITLES, synthesis.POOL]
+    for table in (
+        synthesis.gap_summary(results, "tuned"),
+        synthesis.delay_summary(results),
+        synthesis.cosine_summary(results),
+    ):
+        assert table.index.tolist() == rows and not table.isna().any(axis=None)
+    thirds = synthesis.third_summary(results)
+    assert thirds.index.tolist() == [(lens, row) for lens in ("raw", "tuned") for row in rows]
+    curve = results["OLMo"].kl_final_layer.sel(lens="tuned").isel(layer=slice(4)).mean("layer")
+    early = float((curve.sel(variant="it") - curve.sel(variant="pt")).mean())
+    assert thirds.loc[("tuned", "OLMo"), "early"].startswith(f"{synthesis.number(early)} [")
+
+
+def test_a_summary_of_one_pair_has_no_pool(results):
+    assert synthesis.gap_summary({"Pocket Llama": results["Llama"]}).index.tolist() == ["Pocket Llama"]
+
+
+def test_numbers_in_tables_have_true_minus_signs(results):
+    cells = [str(cell) for cell in synthesis.cosine_summary(results).to_numpy().ravel()]
+    assert any("−0." in cell for cell in cells) and not any("-" in cell for cell in cells)
+
+
 @pytest.mark.parametrize(
     ("names", "total", "words"),
     [
         ([], 6, "none of the six families"),
         (["Qwen"], 6, "one of six families (Qwen)"),
         (["Qwen", "OLMo"], 2, "both families"),
+        ([], 2, "neither of the two families"),
+        (["Qwen"], 2, "one of two families (Qwen)"),
         (["Qwen"], 1, "this pair"),
+        ([], 1, "no pair here"),
         (list("abcdefghijkl"), 12, "all 12 families"),
     ],
 )
@@ -113,9 +188,31 @@ def test_counts_in_words(names, total, words):
     assert synthesis.counted(names, total) == words
 
 
-@pytest.mark.parametrize(("value", "text"), [(-0.004, "0.00"), (-0.126, "−0.13"), (1.0, "1.00")])
+@pytest.mark.parametrize(
+    ("above", "below", "still_open", "words"),
+    [
+        (["A"], [], [], "up"),
+        ([], ["A"], [], "down"),
+        ([], [], ["A"], "undecided"),
+        (["A", "B"], [], ["C"], "up in two of three families (A, B), undecided in one of three families (C)"),
+        (["A"], ["B", "C"], [], "up in one of three families (A), down in two of three families (B, C)"),
+        ([], [], ["A", "B"], "up in neither of the two families, undecided in both families"),
+    ],
+)
+def test_signs_in_words(above, below, still_open, words):
+    found = {"above": above, "below": below, "open": still_open}
+    assert synthesis.compared(found, len(above + below + still_open), "up", "down") == words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.004, "0.00"), (-0.126, "−0.13"), (1.0, "1.00"), (float("nan"), "–")]
+)
 def test_numbers(value, text):
     assert synthesis.number(value) == text
+
+
+def test_shares_in_per_cent():
+    assert synthesis.percent(0.126) == "13 %"
 
 
 def test_titles_of_the_profiles():

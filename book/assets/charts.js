@@ -15,9 +15,14 @@
     return JSON.parse(text);
   }
 
+  // A chart that is drawn anew, for another width or theme, shows what its reader had chosen.
+  const views = new WeakMap();
+
   async function embed(canvas, spec) {
     const options = { actions: false, renderer: "svg", tooltip: { theme: mode() } };
-    await vegaEmbed(canvas, spec, options);
+    const before = views.get(canvas);
+    if (before) for (const param of spec.params ?? []) param.value = before.signal(param.name);
+    views.set(canvas, (await vegaEmbed(canvas, spec, options)).view);
     return canvas.querySelector("svg").getBoundingClientRect().width;
   }
 

@@ -1,0 +1,43 @@
+"""What tests ask of a chart's specification: its data, its encodings, its controls."""
+
+import pandas as pd
+
+
+def spec_of(chart):
+    """Return the specification of a chart, or what is one."""
+    return chart if isinstance(chart, dict) else chart.to_dict()
+
+
+def rows(chart):
+    """Return the data of a chart, a row for each entry of a list."""
+    (data,) = spec_of(chart)["datasets"].values()
+    table = pd.DataFrame(data)
+    lists = [name for name in table if isinstance(table[name].iloc[0], list)]
+    return table.explode(lists, ignore_index=True).infer_objects() if lists else table
+
+
+def encodings(node):
+    """Yield every encoding of a specification."""
+    if isinstance(node, dict):
+        if "encoding" in node:
+            yield node["encoding"]
+        for inner in node.values():
+            yield from encodings(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from encodings(inner)
+
+
+def controls(chart):
+    """Return what a reader chooses: field → values, the one that is shown first in front."""
+    found = {}
+    for control in spec_of(chart).get("params", []):
+        field, values = control["name"].removeprefix("shown_"), control["bind"]["options"]
+        assert control["value"] == values[0]
+        found[field] = values
+    return found
+
+
+def filters(chart):
+    """Return the filters that the controls set, as text."""
+    return [step["filter"] for step in spec_of(chart).get("transform", []) if "filter" in step]
