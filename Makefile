@@ -38,9 +38,10 @@ test: $(STAMP)  ## run every test, the notebooks included
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
-bench: $(STAMP)  ## time the lens and the capture against their lower bounds
+bench: $(STAMP)  ## time lenses, capture and grafts against their bounds and naive loops
 	@$(BIN)/python tests/bench_lens.py
 	@$(BIN)/python tests/bench_tuned_lens.py
+	@$(BIN)/python tests/bench_graft.py
 
 pocket: $(STAMP)  ## train the six pocket pairs again (up to 3 h on two cores)
 	@$(BIN)/python -m pocket.train

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from nbhelpers import params
 from nbhelpers.params import ModelParams, ParameterError, Run
-from nbhelpers.schemas import GenerationParams, NarrowingParams, Size, TunedLensParams
+from nbhelpers.schemas import GenerationParams, GraftParams, NarrowingParams, Size, TunedLensParams
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROMPT_TOKENS = 128  # of a prompt, about; the study's mean about 60, with a template 90
 HISTORIES = 2  # whose tokens
+GRAFTED, EIGHT, CELLS = 18, 8, 1 << 23  # conditions of exp11, those of exp14; logits read at once
 PER_LENS, PER_STEP = 12, 8  # numbers that exp00 keeps of a layer at a step and model: of each lens; of geometry
 
 
@@ -127,6 +128,22 @@ def prompt_cost(run: Run, size: Size) -> Cost:
     )
 
 
+def graft_cost(run: Run, size: Size) -> Cost:
+    """Return what exp11 takes: exp00's replies, forced under every condition; a batch's residuals are held at once."""
+    e, L = run.experiment, size.layers
+    reply = params.resolve("exp00", model=run.model.key, profile=run.profile.name).experiment.max_new_tokens
+    sliding = len(range(0, L - e.sliding_width + 1, e.sliding_step))
+    swept = 2 + 2 * (sliding + 3 * len(e.widths))
+    forwards = GRAFTED + EIGHT + swept
+    tokens = e.n_prompts * (reply + PROMPT_TOKENS)
+    stream = L * size.width * BYTES[run.model.dtype] * e.batch_size * reply
+    readings = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, readings
+    kept = 2 * EIGHT * L * 20.0 * e.n_prompts * reply
+    held = weights(run, size, 2) + max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept
+    passes = forwards * batches(e.n_prompts, e.batch_size)
+    return Cost(e.n_prompts, 0, forwards * tokens, passes, held, readings + kept)
+
+
 def cost(run: Run) -> Cost:
     """Return what one run takes; nothing but its memory where it only reads the results of others."""
     size, e = size_of(run.model), run.experiment
@@ -136,6 +153,8 @@ def cost(run: Run) -> Cost:
         return lens_training_cost(run, size)
     if isinstance(e, NarrowingParams):
         return prompt_cost(run, size)
+    if isinstance(e, GraftParams):
+        return graft_cost(run, size)
     if isinstance(e, GenerationParams):
         return generation_cost(run, size, conditions=3 if run.key == "exp02" else 2)
     read = [

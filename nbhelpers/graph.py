@@ -22,8 +22,24 @@ import psutil
 from nbhelpers import batch, params, store
 
 # The modules above the science: a change in them redraws pages and measures nothing again.
-PAGES = {"charts", "claims", "figures", "metrics", "readings", "synthesis", "tables"}
-RUNNERS = {"__init__", "__main__", "batch", "graph", "book", "pages", "sphinx_vega", "doctor", "cli", "estimate"}
+PAGES = {
+    *("charts", "claims", "figures", "metrics", "readings", "synthesis", "tables"),
+    *("graft_figures", "graft_metrics", "graft_readings", "graft_tables"),
+}
+RUNNERS = {
+    "__init__",
+    "__main__",
+    "batch",
+    "graph",
+    "book",
+    "pages",
+    "sphinx_vega",
+    "doctor",
+    "cli",
+    "estimate",
+}
+# What parameters and results there are, and how results are kept: values are hashed, results checked.
+TYPES = {"schemas", "contents", "store"}
 TARGETS = ("all", "compared", "measured")
 TOTAL = re.compile(r"^total +(\d+)$")
 STEP = re.compile(r"^(\d+) of (\d+) steps")
@@ -46,8 +62,8 @@ def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
     """Return the modules that a notebook runs, also by way of others: the science, with `pages` what draws it too."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    left_out, folder = (RUNNERS if pages else RUNNERS | PAGES), params.ROOT / "nbhelpers"
-    found, waiting = set(), imported(source)
+    left_out = RUNNERS | TYPES | (set() if pages else PAGES)
+    found, waiting, folder = set(), imported(source), params.ROOT / "nbhelpers"
     while waiting:
         path = folder / f"{waiting.pop()}.py"
         if path.stem not in left_out and path.exists() and path not in found:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nbhelpers import params, readings, store, synthesis
+from nbhelpers import graft_readings, params, readings, store, synthesis
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
 MAIN = "main_figure"  # the name of the cell that other pages quote
@@ -47,7 +47,7 @@ def literal(text: str) -> str:
 
 def verdict(profile: str, experiment: str) -> str:
     """Return this run's answer to an experiment's question."""
-    read = readings.READINGS.get(experiment, synthesis.verdict)
+    read = (readings.READINGS | graft_readings.READINGS).get(experiment, synthesis.verdict)
     return read(synthesis.open_results(profile, experiment))
 
 

@@ -202,7 +202,7 @@ def gaps_and_delays(profile: xr.Dataset, options: CommitmentParams) -> xr.Datase
 
 
 def summarise(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
-    """Return exp09's dataset for one pair: what `store.SCHEMAS["exp09"]` lists, with units and names."""
+    """Return exp09's dataset for one pair: what `contents.REQUIRED["exp09"]` lists, with units and names."""
     parts = [joined(free_profile(observed, v), commitment(observed, v, options)) for v in VARIANTS]
     profile = xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
     kept = ("n_tokens", "stopped", "category")

@@ -169,6 +169,18 @@ class OnsetParams(ExperimentParams):
     n_permutations: int = Field(default=2000, ge=100)
 
 
+class GraftParams(ForwardParams):
+    """exp11: which of exp00's replies are read again, and the windows of the sweep."""
+
+    n_prompts: int = Field(ge=2, description="of exp00's prompts, balanced over categories")
+    kl_grid: tuple[float, ...] = Field(
+        default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False, description="nats, for commitment"
+    )
+    sliding_width: int = Field(default=3, ge=1, description="layers of the window that slides over the depth")
+    sliding_step: int = Field(default=1, ge=1, description="layers between two such windows")
+    widths: tuple[int, ...] = Field(default=(1, 2, 4), strict=False, description="of early, mid and late windows")
+
+
 SCHEMAS = {
     "exp00": ObservationParams,
     "exp01": NarrowingParams,
@@ -178,4 +190,7 @@ SCHEMAS = {
     "exp07_0g": TunedLensParams,
     "exp07_0j": OnsetParams,
     "exp09": CommitmentParams,
+    "exp11": GraftParams,
+    "exp13": ExperimentParams,
+    "exp14": ExperimentParams,
 }

@@ -6,8 +6,9 @@ values is meant to be realistic. exp09, which tests look at more closely, has a 
 
 import numpy as np
 
-from nbhelpers import params, store
+from nbhelpers import contents, params
 from nbhelpers.token_classes import CLASSES
+from tests import made_up_grafts
 
 RULES = (
     "top1_first", "top1_strict", "top1_stable3", "kl_first_0.1",
@@ -87,9 +88,10 @@ def limits(name):
 
 def coordinates(key, n_prompts, n_layers):
     """Return the coordinates of an experiment, without sizes that have none."""
-    dims = {dim for dims in store.SCHEMAS[key].values() for dim in dims}
-    named = {dim: values for dim, values in COORDS.items() if dim in dims}
-    if "rule" in dims:
+    dims = {dim for dims in contents.REQUIRED[key].values() for dim in dims}
+    of = COORDS | made_up_grafts.COORDS.get(key, {})
+    named = {dim: values for dim, values in of.items() if dim in dims}
+    if "rule" in dims and key in RULES_OF:
         named["rule"] = RULES_OF[key]
     if "phase" in dims:
         named["phase"] = list(params.phases(n_layers))
@@ -105,7 +107,7 @@ def coordinates(key, n_prompts, n_layers):
 def filled(key, rng, lift, coords):
     """Return every variable that an experiment's schema promises, drawn evenly, IT moved by `TOWARDS`."""
     sizes, found = SIZES | {dim: len(values) for dim, values in coords.items()}, {}
-    for name, dims in store.SCHEMAS[key].items():
+    for name, dims in contents.REQUIRED[key].items():
         low, high = limits(name)
         values = rng.uniform(low, high, [sizes[dim] for dim in dims])
         if name in TOWARDS and {"variant", "condition"} & set(dims):

@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 from nbformat import v4
 
-from nbhelpers import charts, figures, params, store, synthesis
-from tests import made_up, made_up_gap
+from nbhelpers import charts, figures, graft_figures, params, store, synthesis
+from tests import made_up, made_up_gap, made_up_grafts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAMILIES = {"gemma": 1.3, "llama": 1.0, "qwen": 0.8, "mistral": 1.1, "deepseek": 0.5, "olmo": 0.7}
@@ -24,7 +24,7 @@ MAKERS = {
     make.__name__: make
     for make in (
         made_up.exp00, made_up.exp01, made_up.exp02, made_up.exp03, made_up.exp04, made_up.exp07_0g, made_up.exp07_0j,
-        made_up_gap.exp09,
+        made_up_gap.exp09, made_up_grafts.exp11, made_up_grafts.exp13, made_up_grafts.exp14,
     )
 }  # fmt: skip
 
@@ -52,7 +52,7 @@ def dataset(family="llama", key="exp09", *, seed=0, n_prompts=96, n_layers=12, p
     rng = np.random.default_rng([seed, *family.encode()])
     coords = made_up.coordinates(key, n_prompts, n_layers)
     variables = MAKERS[key](rng, FAMILIES[family], coords)
-    made = xr.Dataset(variables, coords, provenance(family, profile, key))
+    made = xr.Dataset(variables, coords, provenance(family, profile, key) | {"n_layers": n_layers})
     for name, values in made.data_vars.items():
         unit = next((unit for start, unit in made_up.UNITS.items() if name.startswith(start)), "1")
         values.attrs |= {"units": unit, "long_name": name.replace("_", " ")}
@@ -115,7 +115,13 @@ def main_figure(key):
     cells = source(params.experiment(key).notebook).cells
     found = [cell.source for cell in cells if cell.metadata.get("name") == "main_figure"]
     made = {"One pair": dataset("gemma", key, n_prompts=12)}
-    return eval(found[0], {"charts": charts, "figures": figures, "results": made}) if found else None
+    return (
+        eval(
+            found[0], {"charts": charts, "figures": figures, "graft_figures": graft_figures, "results": made}
+        )
+        if found
+        else None
+    )
 
 
 def shown(source, chart, **metadata):

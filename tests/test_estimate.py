@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nbhelpers import estimate, params, store
+from nbhelpers import contents, estimate, params
 from nbhelpers.schemas import Size
 from tests.stubs import REPOSITORY
 
@@ -34,7 +34,7 @@ def test_a_steps_numbers_are_those_of_the_schema():
     sizes = {"variant": 2, "lens": 2, "component": 3, "layer": 1, "step": 1}
     per_step = [
         [sizes[dim] for dim in dims]
-        for dims in store.SCHEMAS["exp00"].values()
+        for dims in contents.REQUIRED["exp00"].values()
         if {"layer", "step"} <= set(dims)
     ]
     counted = 0

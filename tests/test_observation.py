@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbhelpers import decoding, lens, models, observation, prompts, store
+from nbhelpers import contents, decoding, lens, models, observation, prompts, store
 from nbhelpers.params import VARIANTS
 from nbhelpers.token_classes import CLASSES, token_classes
 from tests.test_tuned_lens import perturbed
@@ -278,7 +278,7 @@ def test_texts_are_recorded_as_they_were_written(key):
 
 @every_case
 def test_what_the_capture_leaves_to_others_is_clouds_and_weights(key):
-    observed, schema = case(key).observed, store.SCHEMAS["exp00"]
+    observed, schema = case(key).observed, contents.REQUIRED["exp00"]
     assert set(observed.data_vars) <= set(schema)
     for name, values in observed.data_vars.items():
         assert set(values.dims) == set(schema[name]), name

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nbhelpers import params, store
+from nbhelpers import contents, params, store
 from tests import synthetic
 
 
@@ -140,7 +140,7 @@ def test_the_schema_of_exp09_is_checked():
 
 
 def test_every_experiment_says_what_its_result_holds():
-    assert set(params.keys("experiments")) <= set(store.SCHEMAS)
+    assert set(params.keys("experiments")) <= set(contents.REQUIRED)
 
 
 def test_artifacts_lie_beside_their_dataset(project):

@@ -1,0 +1,432 @@
+"""The figures of the internal-causality chapter (experiments 11, 13 and 14), a panel a family.
+
+Windows have one colour throughout: early blue, mid orange, late red, as in the study; hosts are grey (PT) and green (IT).
+As in `charts`, functions take results and return charts; intervals are 95 % BCa intervals of means over prompts.
+"""
+
+from collections.abc import Callable
+
+import altair as alt
+import pandas as pd
+import xarray as xr
+
+from nbhelpers import charts
+from nbhelpers.charts import banded, bands, hint, layers_axis, onset_rule, panels, root_scale, tidy
+from nbhelpers.effects import by_window, shifts
+from nbhelpers.figures import interval_row
+
+WINDOWS = {"early": "#4c8fd0", "mid": "#e08a1e", "late": "#d6453d"}
+PT_HOST, IT_HOST = "#8a8a8a", "#2a9d5c"
+SIDES = {"sufficiency": "IT's MLPs in PT", "necessity": "PT's MLPs in IT"}
+HOSTS = {"PT": ("A'", "B_"), "IT": ("C", "D_")}
+READINGS = {
+    "kl_layer_final": ("KL(layer ‖ own final)", "nats"),
+    "kl_final_layer": ("KL(own final ‖ layer)", "nats"),
+    "kl_layer_baseline_final": ("KL(layer ‖ the host's final)", "nats"),
+    "kl_layer_teacher_final": ("KL(layer ‖ the teacher's final)", "nats"),
+    "kl_layer_teacher": ("KL(layer ‖ the teacher's same layer)", "nats"),
+    "js_teacher": ("JS divergence from the teacher's same layer", "nats"),
+    "entropy": ("entropy", "nats"),
+    "commitment": ("commitment layer, KL < 0.1", "layers"),
+    "delta_cosine_block": ("δ-cosine of the block", "cosine"),
+    "delta_cosine_mlp": ("δ-cosine of the MLP", "cosine"),
+    "nll": ("NLL of the teacher's tokens", "nats"),
+}
+CONTROLS = {
+    "graft": "graft",
+    "block": "graft with its norms",
+    "self": "own MLPs (identity)",
+    "permuted": "layers shuffled",
+    "scrambled": "same norm, scrambled",
+}
+FEATURES = {
+    "support_teacher": "towards the teacher's token",
+    "anti_top1": "against the leading token",
+    "anti_kl": "away from the own final",
+    "delta_cosine": "δ-cosine of the MLP",
+}
+GIVEN = {"nothing": "nothing", "late_entropy": "entropy of these layers", "final_entropy": "final entropy"}
+KINDS = {"level": "level", "within_prompt": "within prompts", "shift": "shift from the baseline"}
+
+
+def of_it(dataset: xr.Dataset) -> xr.Dataset:
+    """Return exp11's readings of IT's replies, those of every condition."""
+    return dataset.sel(teacher="it", drop=True)
+
+
+def window_colour(windows=WINDOWS, title=None, symbol="stroke") -> alt.Color:
+    """Return the encoding that tells windows apart."""
+    scale = alt.Scale(domain=list(windows), range=list(windows.values()))
+    legend = alt.Legend(title=title, symbolType=symbol, symbolOpacity=1, symbolSize=120)
+    return alt.Color("window:N", scale=scale, legend=legend)
+
+
+def trajectories(results, reading="kl_layer_final") -> alt.Chart:
+    """Return a reading by layer of a host and its three grafts; the reader chooses the host and the lens."""
+
+    def measure(dataset):
+        parts = []
+        for host, (base, letter) in HOSTS.items():
+            names = [base, *(letter + window for window in WINDOWS)]
+            values = of_it(dataset)[reading].sel(basis="host", condition=names, drop=True)
+            values = values.reset_coords(drop=True).assign_coords(condition=["none", *WINDOWS])
+            parts.append(banded(values.rename(condition="window")).expand_dims(host=[host]))
+        return xr.concat(parts, "host")
+
+    title, unit = READINGS[reading]
+    rows, colours = (
+        tidy(results, measure),
+        {"color": window_colour({"none": PT_HOST, **WINDOWS}, "grafted window")},
+    )
+    scale = root_scale() if unit == "nats" else {}
+    curve = bands(layers_axis(), unit, unit, fields=("window", "layer"), colours=colours, **scale)
+    note = " (√ scale)" if scale else ""
+    return panels(
+        rows, f"{title} by layer{note}", onset_rule(), *curve, toggles={"host": "host", "lens": "lens"}
+    )
+
+
+def window_rows(results, values: Callable) -> pd.DataFrame:
+    """Return mean and interval of `values(dataset)`, (side, window, …, prompt), a row for each entry and panel."""
+    found = []
+    for panel, dataset in results.items():
+        table = values(dataset)
+        rest = [dim for dim in table.dims if dim != "prompt"]
+        for entry in table.stack(case=rest).transpose("case", "prompt"):
+            labels = dict(zip(rest, entry.case.item()))
+            one = xr.DataArray(entry.values, dims="prompt")
+            found.append(interval_row(one, panel=panel, **labels))
+    rows = pd.DataFrame(found).dropna(subset=["mean"])
+    if "side" in rows:
+        rows["side"] = rows["side"].map(SIDES)
+    return rows.round(charts.DIGITS)
+
+
+def grouped_dots(rows, label, *, x, title, colour, by="window", toggles=None, sort=None) -> alt.Chart:
+    """Return dots with intervals, a row for each value of `label`, in it one dot for each value of `by`."""
+    order = sort or list(dict.fromkeys(rows[label]))
+    axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=170)
+    y = alt.Y(f"{label}:N", sort=order, title=None, axis=axis)
+    offset = alt.YOffset(f"{by}:N", sort=list(dict.fromkeys(rows[by])))
+    bar = alt.Chart().mark_rule(strokeWidth=2)
+    bar = bar.encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y, yOffset=offset, color=colour)
+    dot = alt.Chart().mark_point(size=45, filled=True, opacity=1)
+    tips = [*hint(label, by), "prompts:Q"]
+    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, yOffset=offset, color=colour, tooltip=tips)
+    return panels(rows, title, zero_line_x(), bar, dot, toggles=toggles)
+
+
+def zero_line_x() -> alt.Chart:
+    """Return a dashed vertical line at zero."""
+    return alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
+
+
+def final_fifth(values: xr.DataArray) -> xr.DataArray:
+    """Return shifts in the final fifth of the layers; those of no region as they are."""
+    return values.sel(region="final_fifth", drop=True) if "region" in values.dims else values
+
+
+def windows_of(dataset: xr.Dataset, control="graft") -> xr.Dataset:
+    """Return the shifts of exp11 by side and window, IT's replies, each host's own lens, the study's windows."""
+    chosen = by_window(shifts(of_it(dataset)), control).sel(basis="host", drop=True)
+    return chosen.sel(window=[name for name in WINDOWS if name in chosen.window.values])
+
+
+def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
+    """Return what each window's graft changes in the final fifth; the reader chooses the lens."""
+    title, unit = READINGS[reading]
+    rows = window_rows(results, lambda d: final_fifth(windows_of(d)[reading]))
+    toggles = {"lens": "lens"} if "lens" in rows else None
+    return grouped_dots(
+        rows,
+        "side",
+        x=unit,
+        title=f"{title}, change in the final fifth",
+        colour=window_colour(),
+        toggles=toggles,
+    )
+
+
+def controls(results, reading="kl_layer_final") -> alt.Chart:
+    """Return the late graft's shift beside its controls; the reader chooses the lens."""
+
+    def values(dataset):
+        parts = [
+            final_fifth(windows_of(dataset, control)[reading]).sel(window="late", drop=True)
+            for control in CONTROLS
+        ]
+        return xr.concat(parts, xr.IndexVariable("control", list(CONTROLS.values())))
+
+    title, unit = READINGS[reading]
+    rows = window_rows(results, values).sort_values("side", ascending=True, kind="stable")
+    hosts = {SIDES["sufficiency"]: WINDOWS["late"], SIDES["necessity"]: IT_HOST}
+    scale = alt.Scale(domain=list(hosts), range=list(hosts.values()))
+    colour = alt.Color(
+        "side:N", scale=scale, legend=alt.Legend(title=None, symbolType="circle", symbolSize=60)
+    )
+    return grouped_dots(
+        rows, "control", x=unit, title=f"{title}, late window and its controls", colour=colour, by="side",
+        toggles={"lens": "lens"}, sort=list(CONTROLS.values()),
+    )  # fmt: skip
+
+
+def sweep_rows(results, reading: str, chosen: Callable) -> pd.DataFrame:
+    """Return means of a swept reading with intervals, of the windows whose names `chosen` keeps, with first and width."""
+
+    def values(dataset):
+        names = [name for name in dataset.sweep.values.tolist() if chosen(name)]
+        return dataset[f"sweep_{reading}"].sel(sweep=names)
+
+    rows = window_rows(results, values)
+    spans = {
+        (panel, name): (int(d.sweep_first.sel(sweep=name)), int(d.sweep_width.sel(sweep=name)))
+        for panel, d in results.items()
+        for name in d.sweep.values.tolist()
+    }
+    first, width = zip(*(spans[key] for key in zip(rows["panel"], rows["sweep"])))
+    onset = {panel: charts.params.onset(d.attrs["n_layers"]) for panel, d in results.items()}
+    return rows.assign(first=first, width=width, onset=rows["panel"].map(onset))
+
+
+def sliding(results, reading="kl_layer_final") -> alt.Chart:
+    """Return the shift in the final fifth by the depth of a sliding window, a curve a side; the lens to choose."""
+    title, unit = READINGS[reading]
+    rows = sweep_rows(results, reading, lambda name: name[0].isdigit())
+    rows["centre"] = rows["first"] + (rows["width"] - 1) / 2
+    hosts = {SIDES["sufficiency"]: PT_HOST, SIDES["necessity"]: IT_HOST}
+    legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
+    scale = alt.Scale(domain=list(hosts), range=list(hosts.values()))
+    colours = {"color": alt.Color("side:N", scale=scale, legend=legend)}
+    name = "centre of the window, layer"
+    x = alt.X("centre:Q", title=name, scale=alt.Scale(nice=False, zero=False))
+    onset = alt.Chart().mark_rule(strokeDash=[1, 3]).encode(x=alt.X("mean(onset):Q", title=name))
+    curve = bands(x, unit, unit, fields=("side", "sweep"), colours=colours)
+    zero = alt.Chart().mark_rule().encode(y=alt.datum(0))
+    width = int(rows["width"].iloc[0])
+    return panels(
+        rows, f"{title}, change in the final fifth by a window of {width} layers", onset, zero, *curve,
+        toggles={"lens": "lens"},
+    )  # fmt: skip
+
+
+def widths(results, reading="kl_layer_final") -> alt.Chart:
+    """Return the shift in the final fifth by a window's width, a curve a place; the reader chooses side and lens."""
+    title, unit = READINGS[reading]
+    rows = sweep_rows(results, reading, lambda name: not name[0].isdigit())
+    rows["window"] = rows["sweep"].str.split("_").str[0]
+    x = alt.X("width:Q", title="layers replaced", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False))
+    curve = bands(x, unit, unit, fields=("window", "width"), colours={"color": window_colour()})
+    zero = alt.Chart().mark_rule().encode(y=alt.datum(0))
+    return panels(
+        rows,
+        f"{title}, change in the final fifth by width",
+        zero,
+        *curve,
+        toggles={"side": "graft", "lens": "lens"},
+    )
+
+
+def teachers(results, reading="kl_layer_final") -> alt.Chart:
+    """Return each window's shift with IT's and with PT's replies as the forced tokens; the reader chooses side and lens."""
+
+    def values(dataset):
+        parts = []
+        for teacher in ("it", "pt"):
+            one = by_window(shifts(dataset.sel(teacher=teacher, drop=True)))
+            one = final_fifth(one.sel(basis="host", window=list(WINDOWS), drop=True)[reading])
+            parts.append(one)
+        return xr.concat(parts, xr.IndexVariable("teacher", ["IT's replies", "PT's replies"]))
+
+    title, unit = READINGS[reading]
+    return grouped_dots(
+        window_rows(results, values), "teacher", x=unit, title=f"{title}, change in the final fifth by teacher",
+        colour=window_colour(), toggles={"side": "graft", "lens": "lens"},
+    )  # fmt: skip
+
+
+# exp14: datasets of `causality.summarise`.
+
+
+def causality_rows(
+    results, *, lens=None, region="final_fifth", basis="host", readout="kl_layer_final"
+) -> pd.DataFrame:
+    """Return exp14's means and intervals of one read-out as rows by panel, side, window and lens."""
+    found = []
+    for panel, dataset in results.items():
+        chosen = dataset[["mean", "low", "high"]].sel(region=region, basis=basis, readout=readout, drop=True)
+        chosen = chosen.sel(lens=[lens]) if lens else chosen
+        frame = chosen.to_dataframe().reset_index()
+        found.append(frame.assign(family=panel, prompts=dataset.sizes["prompt"]))
+    rows = pd.concat(found, ignore_index=True).round(charts.DIGITS)
+    return rows.assign(side=rows["side"].map(SIDES))
+
+
+def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
+    """Return Figure 2 of the study with intervals: each window's shift, put into PT and taken out of IT, by family.
+
+    The reader chooses the lens; the region is the final fifth of the layers.
+    """
+    rows = causality_rows(results, readout=readout)
+    rows = rows.rename(columns={"side": "panel"})
+    title, unit = READINGS[readout]
+    return grouped_dots(
+        rows, "family", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(),
+        toggles={"lens": "lens"},
+    )  # fmt: skip
+
+
+def strongest(results) -> alt.Chart:
+    """Return by read-out how probable it is that each window has the strongest change, a stacked bar a read-out.
+
+    Strongest means: most towards what the study says of the window. The reader chooses side and lens.
+    """
+
+    def measure(dataset):
+        chosen = dataset.strongest.sel(region="final_fifth", basis="host", drop=True)
+        return chosen.rename("share").to_dataset()
+
+    frames = [measure(d).to_dataframe().reset_index().assign(panel=panel) for panel, d in results.items()]
+    rows = pd.concat(frames, ignore_index=True).dropna(subset=["share"]).round(charts.DIGITS)
+    rows["side"], rows["readout"] = (
+        rows["side"].map(SIDES),
+        rows["readout"].map(lambda name: READINGS[name][0]),
+    )
+    rows["rank"] = rows["window"].map({name: i for i, name in enumerate(WINDOWS)})
+    order = [title for title, _ in READINGS.values()]
+    y = alt.Y("readout:N", sort=order, title=None, axis=alt.Axis(labelLimit=250, ticks=False, domain=False))
+    x = alt.X("share:Q", title="probability of being the strongest", axis=alt.Axis(format="%"), stack="zero")
+    tips = [
+        alt.Tooltip("panel:N", title="model"),
+        "readout:N",
+        "window:N",
+        alt.Tooltip("share:Q", format=".0%"),
+    ]
+    bar = (
+        alt.Chart()
+        .mark_bar()
+        .encode(x=x, y=y, color=window_colour(symbol="square"), order=alt.Order("rank:O"), tooltip=tips)
+    )
+    return panels(rows, "Which window is the strongest?", bar, toggles={"side": "graft", "lens": "lens"})
+
+
+# exp13: datasets of `token_support.summarise`.
+
+CLASSES = {
+    "structural": "structural",
+    "punctuation": "punctuation",
+    "discourse": "discourse",
+    "function": "function",
+    "content": "content",
+    "other": "other scripts",
+}
+ROLES = {"displaced": "#c44e52", "supported": "#4c8fd0"}
+
+
+def displaced(results, condition="B_late") -> alt.Chart:
+    """Return the classes of the tokens that a graft takes from first place and of those it brings; the lens to choose."""
+    found = []
+    for panel, dataset in results.items():
+        one = dataset[["share", "share_low", "share_high"]].sel(condition=condition, role=list(ROLES))
+        one = one.rename(share="mean", share_low="low", share_high="high").reset_coords(drop=True)
+        frame = one.sel(token_class=list(CLASSES)).to_dataframe().reset_index()
+        found.append(frame.assign(panel=panel, prompts=dataset.sizes["prompt"]))
+    rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)
+    rows["token_class"] = rows["token_class"].map(CLASSES)
+    legend = alt.Legend(title=None, symbolType="circle", symbolSize=60)
+    colour = alt.Color(
+        "role:N", scale=alt.Scale(domain=list(ROLES), range=list(ROLES.values())), legend=legend
+    )
+    return grouped_dots(
+        rows, "token_class", x="share of replaced first tokens", colour=colour, by="role", sort=list(CLASSES.values()),
+        title=f"First tokens displaced and supported, {condition}", toggles={"lens": "lens"},
+    )  # fmt: skip
+
+
+def gains(results, gain="log_rank_gain", letter="B") -> alt.Chart:
+    """Return the gain of the teacher's token by its class and window, later steps; the reader chooses the lens."""
+
+    def values(dataset):
+        names = [f"{letter}_{window}" for window in WINDOWS]
+        one = (
+            dataset[gain]
+            .sel(part="later", condition=names, token_class=list(CLASSES))
+            .reset_coords(drop=True)
+        )
+        return one.assign_coords(condition=list(WINDOWS)).rename(condition="window")
+
+    rows = window_rows(results, values)
+    rows = rows[rows["prompts"] >= 5]
+    rows["token_class"] = rows["token_class"].map(CLASSES)
+    names = {
+        "log_rank_gain": "ln rank gained",
+        "log_probability_gain": "nats gained",
+        "rank_gain": "ranks gained",
+    }
+    return grouped_dots(
+        rows, "token_class", x=names[gain], title="Gain of the teacher's token by its class", colour=window_colour(),
+        toggles={"lens": "lens"}, sort=list(CLASSES.values()),
+    )  # fmt: skip
+
+
+READERS = {"A'": ("PT", PT_HOST), "B_late": ("PT with IT's late MLPs", WINDOWS["late"]),
+           "D_late": ("IT with PT's late MLPs", "#9467bd"), "C": ("IT", IT_HOST)}  # fmt: skip
+
+
+def reader_colour(field="reader") -> alt.Color:
+    """Return the encoding that tells the four read conditions apart."""
+    names, colours = zip(*READERS.values())
+    legend = alt.Legend(title=None, symbolType="circle", symbolOpacity=1, symbolSize=60)
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend)
+
+
+def pushes(results, scale="cosine") -> alt.Chart:
+    """Return how late MLP updates lie to the three axes, mean over the final fifth, hosts and late grafts."""
+
+    def values(dataset):
+        one = dataset[scale].sel(measured=list(READERS)).mean("layer").reset_coords(drop=True)
+        return one.assign_coords(measured=[name for name, _ in READERS.values()])
+
+    rows = window_rows(results, values)
+    rows["axis"] = rows["axis"].map(FEATURES)
+    return grouped_dots(
+        rows, "axis", x=scale, title="Late MLP updates along three axes", colour=reader_colour("measured"),
+        by="measured", sort=list(FEATURES.values()),
+    )  # fmt: skip
+
+
+def related(results) -> alt.Chart:
+    """Return Pearson's r of late updates with late KL over steps; the reader chooses kind, what is held fixed and lens."""
+    found = []
+    for panel, dataset in results.items():
+        one = dataset[["r", "r_low", "r_high"]].rename(r="mean", r_low="low", r_high="high")
+        one = one.sel(measured=list(READERS)).reset_coords(drop=True)
+        frame = one.to_dataframe().reset_index().assign(panel=panel, prompts=dataset.sizes["prompt"])
+        found.append(frame)
+    rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)
+    rows["feature"], rows["given"] = rows["feature"].map(FEATURES), rows["given"].map(GIVEN)
+    rows["kind"] = rows["kind"].map(KINDS)
+    rows["measured"] = rows["measured"].map({key: name for key, (name, _) in READERS.items()})
+    return grouped_dots(
+        rows, "feature", x="Pearson r", title="Late updates and late KL(layer ‖ own final)", by="measured",
+        colour=reader_colour("measured"), toggles={"kind": "r of the", "given": "held fixed", "lens": "lens"},
+        sort=list(FEATURES.values()),
+    )  # fmt: skip
+
+
+def late_wins(results) -> alt.Chart:
+    """Return the share of steps whose first layer to rank the teacher's token first is a late one, by its class."""
+
+    def values(dataset):
+        names = [name for name in READERS]
+        one = dataset.late_win.sel(part="later", reader=names, token_class=list(CLASSES)).reset_coords(
+            drop=True
+        )
+        return one.assign_coords(reader=[name for name, _ in READERS.values()])
+
+    rows = window_rows(results, values)
+    rows = rows[rows["prompts"] >= 5]
+    rows["token_class"] = rows["token_class"].map(CLASSES)
+    return grouped_dots(
+        rows, "token_class", x="share of steps", title="Teacher's token first ranked first in the final fifth",
+        colour=reader_colour(), by="reader", toggles={"lens": "lens"}, sort=list(CLASSES.values()),
+    )  # fmt: skip

@@ -1,0 +1,302 @@
+"""The charts, tables and sentences of the internal-causality chapter, on results built so that the answer is known."""
+
+import inspect
+import json
+import re
+from functools import cache, partial
+
+import altair as alt
+import numpy as np
+import pytest
+import vl_convert
+
+from nbhelpers import charts, effects, graft_figures, graft_readings, graft_tables, stats
+from tests import synthetic
+from tests.specs import controls, filters, rows
+
+LENS, SIDE = {"lens": ["raw", "tuned"]}, {"side": ["IT's MLPs in PT", "PT's MLPs in IT"]}
+FIGURES = {
+    "trajectories": ("exp11", graft_figures.trajectories, {"host": ["PT", "IT"]} | LENS),
+    "trajectories_js": ("exp11", lambda r: graft_figures.trajectories(r, "js_teacher"), {"host": ["PT", "IT"]} | LENS),
+    "window_shifts": ("exp11", graft_figures.window_shifts, LENS),
+    "nll": ("exp11", lambda r: graft_figures.window_shifts(r, "nll"), {}),
+    "controls": ("exp11", graft_figures.controls, LENS),
+    "sliding": ("exp11", graft_figures.sliding, LENS),
+    "widths": ("exp11", graft_figures.widths, SIDE | LENS),
+    "teachers": ("exp11", graft_figures.teachers, SIDE | LENS),
+    "sufficiency_necessity": ("exp14", graft_figures.sufficiency_necessity, LENS),
+    "strongest": ("exp14", graft_figures.strongest, SIDE | LENS),
+    "displaced": ("exp13", graft_figures.displaced, LENS),
+    "gains": ("exp13", graft_figures.gains, LENS),
+    "pushes": ("exp13", graft_figures.pushes, {}),
+    "related": (
+        "exp13", graft_figures.related,
+        {"kind": list(graft_figures.KINDS.values()), "given": list(graft_figures.GIVEN.values())} | LENS,
+    ),
+    "late_wins": ("exp13", graft_figures.late_wins, LENS),
+}  # fmt: skip
+TABLES = {
+    "late_table": ("exp11", graft_tables.late_table), "branch_table": ("exp11", graft_tables.branch_table),
+    "necessity": ("exp11", lambda r: graft_tables.late_table(r, "necessity", "raw")),
+    "divergence_table": ("exp11", graft_tables.divergence_table), "test_table": ("exp14", graft_tables.test_table),
+    "correlation_table": ("exp13", graft_tables.correlation_table), "class_table": ("exp13", graft_tables.class_table),
+}  # fmt: skip
+IN_ALL = "in all six families"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Bootstrap a little, as no test here is about the ends of an interval."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "bca_mean", partial(stats.bca_mean, n_resamples=200))
+        yield
+
+
+@cache
+def made(key):
+    return synthetic.results(key, n_prompts=12)
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def drawn(request):
+    """Return each figure's name and specification for six families, in turn."""
+    key, draw, _ = FIGURES[request.param]
+    return request.param, draw(made(key)).to_dict()
+
+
+def test_no_chart_is_left_out():
+    public = {
+        name for name, member in vars(graft_figures).items()
+        if inspect.isfunction(member) and member.__module__ == graft_figures.__name__
+        and inspect.signature(member).return_annotation is alt.Chart
+    }  # fmt: skip
+    assert public - {"grouped_dots", "zero_line_x"} <= FIGURES.keys()
+
+
+def test_a_figure_draws_every_family_in_order(drawn):
+    name, spec = drawn
+    svg = vl_convert.vegalite_to_svg(json.dumps(spec, allow_nan=False))
+    assert "NaN" not in svg and "undefined" not in svg and "null<" not in svg
+    assert all(f">{title}<" in svg for title in synthetic.TITLES)
+    if name != "sufficiency_necessity":
+        assert spec["facet"]["sort"] == synthetic.TITLES and spec["columns"] == 3
+
+
+def test_one_model_is_drawn_too(drawn):
+    key, draw, choices = FIGURES[drawn[0]]
+    spec = draw({"Pocket Llama": made(key)["Llama"]}).to_dict()
+    assert controls(spec).keys() == choices.keys()
+    svg = vl_convert.vegalite_to_svg(json.dumps(spec))
+    assert "NaN" not in svg and "undefined" not in svg
+
+
+def test_a_figure_is_small_and_the_same_bytes_again(drawn):
+    key, draw, _ = FIGURES[drawn[0]]
+    text = json.dumps(drawn[1], ensure_ascii=False)
+    assert len(text.encode()) < 500_000
+    assert json.dumps(draw(made(key)).to_dict(), ensure_ascii=False) == text
+
+
+def test_a_reader_chooses_from_what_the_data_have(drawn):
+    _, _, choices = FIGURES[drawn[0]]
+    offered, data = controls(drawn[1]), rows(drawn[1])
+    assert offered == choices
+    for field, values in choices.items():
+        assert set(data[field]) == set(values)
+        assert f"datum['{field}'] === shown_{field}" in filters(drawn[1])
+
+
+def test_intervals_hold_their_mean(drawn):
+    data = rows(drawn[1])
+    if {"low", "high"} <= set(data):
+        assert (data["low"] <= data["mean"] + 1e-9).all() and (data["mean"] <= data["high"] + 1e-9).all()
+
+
+def it_replies(d, reading, condition, lens="tuned"):
+    """The mean of a reading of one condition over the final fifth, layers 9 to 11 of 12, IT's replies, own lens."""
+    return float(
+        d[reading]
+        .sel(teacher="it", condition=condition, lens=lens, basis="host")
+        .isel(layer=[9, 10, 11])
+        .mean()
+    )
+
+
+def test_shifts_are_differences_of_the_datasets_means():
+    d = made("exp11")["OLMo"]
+    data = rows(graft_figures.window_shifts({"OLMo": d}))
+    data = data.set_index(["side", "window", "lens"])["mean"]
+    for side, letter, base in (("IT's MLPs in PT", "B", "A'"), ("PT's MLPs in IT", "D", "C")):
+        for window in ("early", "mid", "late"):
+            wanted = it_replies(d, "kl_layer_final", f"{letter}_{window}") - it_replies(
+                d, "kl_layer_final", base
+            )
+            assert data[side, window, "tuned"] == pytest.approx(wanted, abs=2e-4)
+
+
+def test_controls_stand_beside_the_graft():
+    d = made("exp11")["Gemma"]
+    data = rows(graft_figures.controls({"Gemma": d})).set_index(["side", "control", "lens"])["mean"]
+    for name, shown in graft_figures.CONTROLS.items():
+        condition = "D_late" if name == "graft" else f"D_late_{name}"
+        wanted = it_replies(d, "kl_layer_final", condition, "raw") - it_replies(
+            d, "kl_layer_final", "C", "raw"
+        )
+        assert data["PT's MLPs in IT", shown, "raw"] == pytest.approx(wanted, abs=2e-4)
+
+
+def test_a_sliding_window_stands_at_its_centre():
+    d = made("exp11")["Qwen"]
+    data = rows(graft_figures.sliding({"Qwen": d}))
+    assert sorted(set(data["centre"])) == [start + 1 for start in range(10)]
+    one = data[(data["sweep"] == "4-6") & (data["lens"] == "raw") & (data["side"] == "IT's MLPs in PT")]
+    wanted = float(d.sweep_kl_layer_final.sel(side="sufficiency", sweep="4-6", lens="raw").mean())
+    assert one["centre"].item() == 5 and one["mean"].item() == pytest.approx(wanted, abs=1e-4)
+    wide = rows(graft_figures.widths({"Qwen": d}))
+    assert set(wide["width"]) == {1, 2, 4} and set(wide["window"]) == {"early", "mid", "late"}
+
+
+def test_trajectories_have_the_host_and_its_grafts():
+    d = made("exp11")["Llama"]
+    data = rows(graft_figures.trajectories({"Llama": d})).set_index(["host", "window", "lens", "layer"])[
+        "mean"
+    ]
+    for host, base, late in (("PT", "A'", "B_late"), ("IT", "C", "D_late")):
+        for window, condition in (("none", base), ("late", late)):
+            of = d.kl_layer_final.sel(teacher="it", basis="host", lens="raw", condition=condition, layer=3)
+            assert data[host, window, "raw", 3] == pytest.approx(float(of.mean()), abs=1e-4)
+
+
+def test_teachers_have_their_own_replies():
+    d = made("exp11")["Llama"]
+    data = rows(graft_figures.teachers({"Llama": d})).set_index(["teacher", "side", "window", "lens"])["mean"]
+    assert (
+        data["IT's replies", "IT's MLPs in PT", "late", "raw"]
+        > 5 * data["PT's replies", "IT's MLPs in PT", "late", "raw"]
+    )
+
+
+def test_the_strongest_window_is_the_likelier():
+    data = rows(graft_figures.strongest(made("exp14"))).set_index(
+        ["panel", "side", "readout", "lens", "window"]
+    )["share"]
+    own, cross = (graft_figures.READINGS[name][0] for name in ("kl_layer_final", "kl_layer_teacher"))
+    assert data["Llama", "IT's MLPs in PT", own, "tuned", "late"] > 0.99
+    # The made-up graft carries PT away from the teacher: late is then the weakest of the three.
+    assert data["Llama", "IT's MLPs in PT", cross, "tuned", "late"] < 0.01
+    np.testing.assert_allclose(data.groupby(level=[0, 1, 2, 3]).sum(), 1, atol=1e-3)
+
+
+def test_displaced_and_supported_classes():
+    d = made("exp13")["DeepSeek"]
+    data = rows(graft_figures.displaced({"DeepSeek": d})).set_index(["lens", "role", "token_class"])["mean"]
+    wanted = float(d.share.sel(condition="B_late", lens="tuned", role="supported", token_class="content"))
+    assert data["tuned", "supported", "content"] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_whole_text_of_every_family(name):
+    key, build = TABLES[name]
+    table = build(made(key))
+    heads = {str(part) for label in table.index for part in np.atleast_1d(label)}
+    assert all(title in heads for title in synthetic.TITLES)
+    cells = [str(cell) for cell in table.to_numpy().ravel()]
+    assert not table.isna().any(axis=None) and not any(
+        "nan" in cell or re.search(r"-\d|e-", cell) for cell in cells
+    )
+
+
+def test_the_dense_pool_leaves_deepseek_out():
+    results = made("exp14")
+    pool = graft_tables.test_table(results).loc["dense pool"].iloc[2]
+    dense = [d for title, d in results.items() if title != "DeepSeek"]
+    wanted = np.mean([float(graft_tables.window_shift(d, "sufficiency", "late").mean()) for d in dense])
+    assert float(pool.split()[0]) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_readouts_are_counted_over_families():
+    table = graft_tables.readout_table(made("exp14"))
+    own = table.loc[(graft_figures.READINGS["kl_layer_final"][0], "final fifth")]
+    assert (
+        own["IT's MLPs in PT: late strongest"] == "6 of 6" and own["IT's MLPs in PT: surely not"] == "0 of 6"
+    )
+    cross = table.loc[(graft_figures.READINGS["js_teacher"][0], "final fifth")]
+    assert cross["IT's MLPs in PT: surely not"] == "6 of 6"
+    assert (graft_figures.READINGS["commitment"][0], "all layers") in table.index
+
+
+def test_classes_are_pooled_by_their_counts():
+    results = {title: made("exp13")[title] for title in ("Llama", "DeepSeek", "OLMo")}
+    table = graft_tables.pooled_classes(results)
+    counts = sum(d.replaced.sel(condition="B_late", lens="tuned").sum("prompt") for d in results.values())
+    won, lost = (counts.sum(dim) / counts.sum() for dim in ("displaced", "supported"))
+    wanted = float(won.sel(supported="content")) - float(lost.sel(displaced="content"))
+    assert float(table.loc["all families", "content"].split()[0].replace("−", "-")) == pytest.approx(
+        wanted, abs=6e-3
+    )
+    assert list(table.index) == ["all families", "dense pool"]
+
+
+def test_readings_say_what_the_results_hold():
+    first = graft_readings.exp11(made("exp11"))
+    assert first.count(f"above the host's {IN_ALL}") == 4 and f"farther from them {IN_ALL}" in first.replace(
+        "the teacher's", "them"
+    )
+    both = graft_readings.exp14(made("exp14"))
+    assert (
+        f"positive {IN_ALL}" in both
+        and f"negative {IN_ALL}" in both
+        and f"0.95 {IN_ALL} on PT's side" in both
+    )
+    tokens = graft_readings.exp13(made("exp13"))
+    assert f"takes {IN_ALL}" in tokens and f"less frequent {IN_ALL}" in tokens
+
+
+def test_readings_say_the_opposite_where_results_are_reversed():
+    def mirrored(d):
+        """PT's MLPs do in IT what IT's did in PT, with every change turned round."""
+        moved = {name: -d[name] for name in ("shift", "mean")} | {"low": -d.high, "high": -d.low}
+        return d.assign(moved | {"strongest": 0 * d.strongest})
+
+    said = graft_readings.exp14({title: mirrored(d) for title, d in made("exp14").items()})
+    assert f"amount that is positive in none of the six families, negative {IN_ALL}" in said
+    assert "0.95 in none of the six families on PT's side and in none of the six families on IT's" in said
+
+    def turned(d):
+        change = d.sel(role="change")
+        low, high = -change.share_high, -change.share_low
+        return d.assign(
+            share_low=low.expand_dims(role=["change"]), share_high=high.expand_dims(role=["change"])
+        ).assign(log_rank_gain=-d.log_rank_gain)
+
+    tokens = graft_readings.exp13({title: turned(d) for title, d in made("exp13").items()})
+    assert f"negative {IN_ALL}" in tokens and "takes in none of the six families" in tokens
+
+    swapped = {"B_late": "A'", "A'": "B_late"}
+    results = {
+        title: d.assign({
+            name: d[name].sel(condition=[swapped.get(c, c) for c in d.condition.values]).assign_coords(d.condition.coords)
+            for name in ("kl_layer_final",)
+        })
+        for title, d in made("exp11").items()
+    }  # fmt: skip
+    assert (
+        f"tuned lens, above the host's in none of the six families, below the host's {IN_ALL}"
+        in graft_readings.exp11(results)
+    )
+
+
+def test_one_pair_has_sentences_of_its_own():
+    for key, say in graft_readings.READINGS.items():
+        text = say({"Pocket Llama": made(key)["Llama"]})
+        assert "families" not in text and text.endswith(".")
+
+
+def test_colours_of_pt_and_it_are_not_those_of_windows():
+    assert not {charts.PT, charts.IT} & {
+        *graft_figures.WINDOWS.values(),
+        graft_figures.PT_HOST,
+        graft_figures.IT_HOST,
+    }
+    assert list(graft_figures.WINDOWS) == ["early", "mid", "late"]
+    assert set(effects.UNITS) >= {"kl_layer_final", "nll", "commitment"}

@@ -1,0 +1,320 @@
+"""Grafts, skips and steering equal plain PyTorch, and a resumed forward the whole one, on all six architectures."""
+
+import copy
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from nbhelpers import decoding, models
+from nbhelpers import interventions as iv
+from nbhelpers.capture import Batch
+from nbhelpers.params import FAMILIES
+
+families = pytest.mark.parametrize("family", FAMILIES)
+NORMS = ("pre_feedforward_layernorm", "post_feedforward_layernorm", "post_attention_layernorm")
+
+
+@cache
+def pair(family):
+    return models.load_pair(f"{family}_pocket")
+
+
+def blocks(decoder):
+    return decoder.module.get_submodule(decoder.stack_path).layers
+
+
+def batch(rows=2, length=26, padding=(0, 7), side="left", seed=0):
+    """Random ids, the later rows padded; all positions but the first four of each row's own are measured."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(20, 600, (rows, length), generator=generator)
+    mask, steps = torch.ones_like(ids), []
+    for row, pad in enumerate(padding):
+        hidden = slice(0, pad) if side == "left" else slice(length - pad, length)
+        mask[row, hidden] = 0
+        ids[row, hidden] = 0
+        first = pad if side == "left" else 0
+        steps.append(range(first + 4, first + length - pad))
+    return Batch(
+        np.arange(rows), ids, mask, tuple(steps), torch.zeros(sum(map(len, steps)), dtype=torch.long)
+    )
+
+
+def alone(given, row):
+    """One row of a batch without its padding."""
+    kept = given.attention_mask[row] == 1
+    steps = range(4, int(kept.sum()))
+    return Batch(
+        np.arange(1), given.input_ids[row, kept][None], torch.ones(1, kept.sum()), (steps,), given.targets
+    )
+
+
+def swapped(host, donor, layers, scope="mlp"):
+    """A plain copy of the host with the donor's modules in place."""
+    module = copy.deepcopy(host.module)
+    theirs = blocks(donor)
+    for layer in layers:
+        block = module.get_submodule(host.stack_path).layers[layer]
+        block.mlp = theirs[layer].mlp
+        post = hasattr(block, "post_feedforward_layernorm")
+        for norm in (NORMS[:2] if post else NORMS[2:]) if scope == "block" else ():
+            if hasattr(block, norm):
+                setattr(block, norm, getattr(theirs[layer], norm))
+    return module
+
+
+@contextmanager
+def hooks(*placed):
+    """Forward hooks (module, change of its output) for as long as the context lasts."""
+    handles = [
+        module.register_forward_hook(lambda m, args, out, change=change: change(args[0], out))
+        for module, change in placed
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def grafting(host, donor, layers):
+    theirs = blocks(donor)
+    return [(blocks(host)[layer].mlp, lambda x, out, mlp=theirs[layer].mlp: mlp(x)) for layer in layers]
+
+
+@torch.no_grad()
+def logits(module, given):
+    """Logits of the last column, as `forward` keeps them; positions count from each row's first token."""
+    positions = (given.attention_mask.cumsum(-1) - 1).clamp(min=0)
+    out = module(given.input_ids, attention_mask=given.attention_mask, position_ids=positions, use_cache=False,
+                 logits_to_keep=1)  # fmt: skip
+    return out.logits[:, -1]
+
+
+def equal(a, b):
+    """Whether two streams are the same bit for bit."""
+    lists = [getattr(stream, name) for stream in (a, b) for name in ("residual", "middle", "mlp_update")]
+    same = all(
+        torch.equal(x, y) for one, two in zip(lists[:3], lists[3:]) for x, y in zip(one, two, strict=True)
+    )
+    return same and torch.equal(a.last_logits, b.last_logits) and torch.equal(a.embedding, b.embedding)
+
+
+@families
+@pytest.mark.parametrize("scope", iv.SCOPES)
+def test_graft_equals_a_swap_of_modules(family, scope):
+    """Bit for bit, in both directions; of DeepSeek, layer 0 is dense and layer 1 a mixture with its router."""
+    for host, donor in (tuple(pair(family)), tuple(pair(family))[::-1]):
+        for layers in ([0, 1], range(7, 12)):
+            got = iv.forward(host, batch(), iv.graft(donor, layers, scope=scope)).last_logits
+            assert torch.equal(got, logits(swapped(host, donor, layers, scope), batch()))
+            assert (got - logits(host.module, batch())).abs().max() > 0.1
+
+
+@families
+def test_graft_equals_hooks(family):
+    host, donor = pair(family)
+    with hooks(*grafting(host, donor, range(3, 8))):
+        expected = logits(host.module, batch())
+    assert torch.equal(iv.forward(host, batch(), iv.graft(donor, range(3, 8))).last_logits, expected)
+
+
+@families
+@pytest.mark.parametrize("scope", iv.SCOPES)
+def test_self_graft_changes_nothing(family, scope):
+    host = pair(family).pt
+    assert equal(iv.forward(host, batch(), iv.graft(host, range(12), scope=scope)), iv.forward(host, batch()))
+
+
+@families
+def test_forward_without_edits_is_the_model(family):
+    host = pair(family).it
+    seen = []
+    with hooks(*[(block, lambda x, out: seen.append(out)) for block in blocks(host)]):
+        expected = logits(host.module, batch())
+    stream, (row, column) = iv.forward(host, batch()), batch().where
+    assert torch.equal(stream.last_logits, expected)
+    assert all(torch.equal(h, whole[row, column]) for h, whole in zip(stream.residual, seen, strict=True))
+    added = [middle + update for middle, update in zip(stream.middle, stream.mlp_update)]
+    torch.testing.assert_close(added, stream.residual, rtol=1e-4, atol=2e-4)
+
+
+@families
+def test_teacher_forced_equals_stepwise_with_a_cache(family):
+    host, donor = pair(family)
+    given, seen = batch(padding=(0, 0)), []
+    with hooks(
+        *grafting(host, donor, range(4, 9)), *[(b, lambda x, out: seen.append(out)) for b in blocks(host)]
+    ):
+        cache_, ids = None, given.input_ids
+        for at in range(ids.shape[1]):
+            with torch.no_grad():
+                out = host.module(ids[:, at : at + 1], past_key_values=cache_, use_cache=True)
+            cache_ = out.past_key_values
+    steps = torch.cat(seen, 1).unflatten(1, (-1, host.n_layers))  # [row, position, layer, d]
+    stream, (row, column) = iv.forward(host, given, iv.graft(donor, range(4, 9))), given.where
+    torch.testing.assert_close(torch.stack(stream.residual, 1), steps[row, column], rtol=1e-3, atol=1e-3)
+
+
+@families
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_row_equals_the_row_alone(family, side):
+    host, donor = pair(family)
+    edits, given = iv.graft(donor, range(5, 10)) + iv.scramble(donor, [3]), batch(side=side)
+    together = iv.forward(host, given, edits)
+    for row in range(2):
+        single = iv.forward(host, alone(given, row), edits)
+        mine = torch.as_tensor(given.row_of_step == row)
+        for name in ("residual", "mlp_update"):
+            got = torch.stack(getattr(together, name))[:, mine]
+            torch.testing.assert_close(got, torch.stack(getattr(single, name)), rtol=1e-3, atol=1e-3)
+
+
+@families
+def test_resumed_equals_whole(family):
+    host, donor = pair(family)
+    direction = torch.randn(host.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    base = iv.forward(host, batch(), keep=range(12))
+    for edits in (
+        iv.graft(donor, range(7, 12)), iv.graft(donor, [5, 6], scope="block"), iv.scramble(donor, [8]), iv.skip([4, 9]),
+        iv.steer([6], iv.along(direction, 0.0)), iv.graft(donor, [11]) + iv.steer([11], iv.along(direction, 2.0)),
+    ):  # fmt: skip
+        whole, first = iv.forward(host, batch(), edits), min(edit.layer for edit in edits)
+        resumed = iv.forward(host, batch(), edits, resume=base)
+        assert equal(whole, resumed) and not torch.equal(whole.last_logits, base.last_logits)
+        assert resumed.residual[first - 1] is base.residual[first - 1]
+
+
+def test_resume_starts_at_the_nearest_layer_kept():
+    host, donor = pair("llama")
+    base = iv.forward(host, batch(), keep=[2, 5, 9])
+    edits = iv.graft(donor, [7, 8])
+    assert iv.resume_layer(edits, base) == 5 and iv.resume_layer(edits, None) == 0
+    again = iv.forward(host, batch(), edits, resume=base, keep=[9])
+    assert equal(again, iv.forward(host, batch(), edits)) and sorted(again.entering) == [2, 5, 9]
+    more = iv.forward(host, batch(), edits + iv.graft(donor, [10]), resume=again)
+    assert not equal(more, again)
+
+
+@families
+def test_what_is_replaced_is_not_computed(family):
+    host, donor = pair(family)
+    linears = [
+        next(m for m in block.mlp.modules() if isinstance(m, torch.nn.Linear)) for block in blocks(host)
+    ]
+    ran = []
+    with hooks(*[(linear, lambda x, out, layer=i: ran.append(layer)) for i, linear in enumerate(linears)]):
+        iv.forward(
+            host, batch(), iv.graft(donor, [3, 4]) + iv.graft(donor, [6], scope="block") + iv.skip([8])
+        )
+        assert ran == [0, 1, 2, 5, 7, 9, 10, 11]
+        ran.clear()
+        iv.forward(host, batch(), iv.graft(donor, [9]), resume=iv.forward(host, batch(), keep=[9]))
+        assert ran == [*range(12), 10, 11]
+
+
+@families
+def test_skip_is_the_identity_of_its_block(family):
+    host = pair(family).pt
+    with hooks(*[(blocks(host)[layer], lambda x, out: x) for layer in (0, 5)]):
+        expected = logits(host.module, batch())
+    stream = iv.forward(host, batch(), iv.skip([0, 5]))
+    assert torch.equal(stream.last_logits, expected)
+    assert torch.equal(stream.residual[5], stream.residual[4]) and not stream.mlp_update[5].any()
+
+
+@families
+def test_composition_equals_hooks(family):
+    """A graft, steering of its output and of the stream, and a skip, all in one forward."""
+    host, donor = pair(family)
+    direction = torch.randn(host.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    cut, more, d = iv.along(direction, 0.0), iv.along(direction, 3.0), direction / direction.norm()
+    edits = (
+        iv.steer([6, 8], cut, place="mlp_output")
+        + iv.graft(donor, [6, 7])
+        + iv.skip([4])
+        + iv.steer([6, 9], more)
+    )
+    places = grafting(host, donor, [6, 7])
+    places += [(blocks(host)[layer].mlp, lambda x, out: out - (out @ d)[..., None] * d) for layer in (6, 8)]
+    places += [(blocks(host)[layer], lambda x, out: out + 2 * (out @ d)[..., None] * d) for layer in (6, 9)]
+    with hooks(*places, (blocks(host)[4], lambda x, out: x)):
+        expected = logits(host.module, batch())
+    got = iv.forward(host, batch(), edits).last_logits
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_along_rescales_one_direction():
+    h, direction = torch.randn(3, 5, 8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
+    d = direction / direction.norm()
+    assert torch.equal(iv.along(direction, 1.0)(h), h)
+    torch.testing.assert_close(iv.along(direction, 0.0)(h) @ d, torch.zeros(3, 5, dtype=torch.float64))
+    torch.testing.assert_close(iv.along(direction, -2.0)(h) @ d, -2 * (h @ d))
+    torch.testing.assert_close(iv.along(7 * direction, 0.5)(h), iv.along(direction, 0.5)(h))
+
+
+@families
+def test_scrambled_change_has_the_donors_norm_in_another_direction(family):
+    host, donor = pair(family)
+    given, seen, at = batch(padding=(0, 0)), {}, 6
+    mlp, theirs = blocks(host)[at].mlp, blocks(donor)[at].mlp
+    with hooks((mlp, lambda x, out: seen.update(x=x.clone(), own=out.clone()))), torch.no_grad():
+        host.module(given.input_ids)
+        donated = theirs(seen["x"]) - seen["own"]
+    with torch.no_grad(), host.lm.trace({"input_ids": given.input_ids}, use_cache=False):
+        for edit in iv.scramble(donor, [at], seed=3):
+            edit.change(host.layers[at])
+        changed = host.layers[at].mlp.output.save()
+    change = changed - seen["own"]
+    torch.testing.assert_close(change.norm(dim=-1), donated.norm(dim=-1), rtol=1e-3, atol=1e-4)
+    cosine = torch.nn.functional.cosine_similarity(change, donated, dim=-1)
+    assert cosine.mean().abs() < 0.3 and not torch.equal(change, donated)
+    streams = [iv.forward(host, given, iv.scramble(donor, [at], seed=seed)) for seed in (3, 3, 4)]
+    assert equal(*streams[:2]) and not equal(*streams[1:])
+
+
+@families
+def test_generation_under_edits_equals_a_swapped_model(family, recwarn):
+    host, donor = pair(family)
+    prompts, edits = [[2, 30, 41, 52, 63], [2, 44, 55]], iv.graft(donor, range(7, 12))
+    other = models.wrap(swapped(host, donor, range(7, 12)), host.tokenizer)
+    changed = iv.edited(host, edits)
+    got = decoding.generate(changed, prompts, max_new_tokens=8)
+    assert got == decoding.generate(other, prompts, max_new_tokens=8)
+    assert got != decoding.generate(host, prompts, max_new_tokens=8)
+    assert not [warning for warning in recwarn if "never reached" in str(warning.message)]
+    # Forced through what it wrote freely, the hybrid would write the same.
+    rows = [[*prompt, *made.ids] for prompt, made in zip(prompts, got)]
+    for row, prompt in zip(rows, prompts):
+        whole = Batch(np.arange(1), torch.tensor([row]), torch.ones(1, len(row)), (range(len(prompt) - 1, len(row) - 1),),
+                      torch.tensor(row[len(prompt) :]))  # fmt: skip
+        stream = iv.forward(host, whole, edits)
+        best = host.unembedding.token_ids[
+            (host.unembedding.norm(stream.residual[-1]) @ host.unembedding.weight.T).argmax(-1)
+        ]
+        assert best.tolist() == row[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        (lambda donor: iv.graft(donor, [3], scope="norms"), "'norms'; choose from mlp, block"),
+        (lambda donor: iv.graft(donor, [3, 4], donor_layers=[3]), "2 layers cannot take 1 donor layers"),
+        (lambda donor: iv.graft(donor, [12]), "There is no layer 12: this model's are 0 to 11"),
+        (lambda donor: iv.graft(donor, [3]) + iv.scramble(donor, [3]), "Layer 3 is replaced twice"),
+        (lambda donor: iv.skip([3]) + iv.steer([3], torch.neg), "Layer 3 is replaced twice"),
+        (lambda donor: iv.steer([3], torch.neg, place="attention"), "not on 'attention'"),
+    ],
+)
+def test_interventions_that_cannot_be_made(edits, message):
+    host, donor = pair("llama")
+    with pytest.raises(iv.InterventionError, match=message):
+        iv.forward(host, batch(), edits(donor))
+
+
+def test_streams_carry_no_graph():
+    host, donor = pair("llama")
+    stream = iv.forward(host, batch(), iv.graft(donor, [3]), keep=[3])
+    assert not any(h.requires_grad for h in (*stream.residual, *stream.mlp_update, *stream.entering.values()))
