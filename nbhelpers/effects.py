@@ -233,7 +233,7 @@ def tested(values: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) ->
     if enough.any():
         for name, ends in zip(found, stats.bca_mean(columns[:, enough], **options)):
             found[name][enough] = ends
-        p = [stats.paired_test(x, np.zeros_like(x), **options).sign_flip for x in columns[:, enough].T]
+        p = stats.sign_flip(columns[:, enough], **options)
         found["p"][enough], found["p_holm"][enough] = p, stats.holm(p)
     unit = values.attrs.get("units", "1")
     units = {name: (unit if name in ("mean", "low", "high") else "1", text) for name, text in TESTED.items()}

@@ -32,13 +32,13 @@ DESCRIBED = ("host", "prompt_format", "baseline", "window", "control")
 def translated(stacks: Sequence[Sequence[Tensor]], tuned: tuned_lens.TunedLens) -> list[list[Tensor]]:
     """Return stacks of residuals [stack][layer][token, d] translated; a residual that stacks share stays one tensor."""
     seen = {}
-    return [
-        [
-            seen.setdefault((layer, id(h)), moved)
-            for layer, (h, moved) in enumerate(zip(stack, tuned_lens.translate(tuned, stack)))
-        ]
-        for stack in stacks
-    ]
+
+    def moved(layer, h):
+        if (layer, id(h)) not in seen:
+            seen[layer, id(h)] = tuned_lens.translate_layer(tuned, layer, h)
+        return seen[layer, id(h)]
+
+    return [[moved(layer, h) for layer, h in enumerate(stack)] for stack in stacks]
 
 
 def read_bases(

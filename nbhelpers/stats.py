@@ -136,6 +136,26 @@ def paired_test(it: ArrayLike, pt: ArrayLike, *, n_resamples: int = 10_000, seed
     return PairedTest(float(scipy_stats.wilcoxon(difference).pvalue), float(flipped.pvalue))
 
 
+def sign_flip(differences: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Return the two-sided p-value that each column's mean is zero, [column], by flipping signs of whole prompts.
+
+    differences: [prompt, column]; a NaN is left out. All 2ⁿ flips where these are no more than n_resamples, else as many
+    drawn ones, the same for all columns, and the observed one. A column of zeros gives 1. StatisticsError with fewer
+    than two prompts.
+    """
+    x = np.nan_to_num(np.asarray(differences, dtype=float))
+    if len(x) < 2:
+        raise StatisticsError(f"Flipping signs needs two measured prompts: {len(x)} are.")
+    every = 2 ** len(x) <= n_resamples
+    if every:
+        signs = 1.0 - 2.0 * (np.arange(2 ** len(x))[:, None] >> np.arange(len(x)) & 1)
+    else:
+        signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(2, size=(n_resamples, len(x)))
+    # Rounding must not part a flip from the observed sum that it equals.
+    hits = (np.abs(signs @ x) >= np.abs(x.sum(0)) - 1e-12 * np.abs(x).sum(0)).sum(0)
+    return hits / len(signs) if every else (hits + 1) / (len(signs) + 1)
+
+
 def paired_difference(it: ArrayLike, pt: ArrayLike) -> np.ndarray:
     """Return IT − PT of the prompts where both were measured; StatisticsError with fewer than two."""
     it, pt = np.asarray(it, dtype=float), np.asarray(pt, dtype=float)

@@ -116,8 +116,14 @@ def translate(tuned: TunedLens, residuals: Tensor | Sequence[Tensor]) -> list[Te
     TunedLensError where the residuals have other layers or another width.
     """
     _check(tuned, residuals)
-    moved = [residual.to(tuned.weight.device) for residual in residuals]
-    return [_apply(tuned, layer, h.float()).to(h.dtype) for layer, h in enumerate(moved[:-1])] + moved[-1:]
+    return [translate_layer(tuned, layer, h) for layer, h in enumerate(residuals)]
+
+
+@torch.no_grad()
+def translate_layer(tuned: TunedLens, layer: int, residual: Tensor) -> Tensor:
+    """Return one layer's residual [token, d] translated, in its own dtype; the last layer's as it is."""
+    h = residual.to(tuned.weight.device)
+    return h if layer == len(tuned.bias) - 1 else _apply(tuned, layer, h.float()).to(h.dtype)
 
 
 def metrics(

@@ -1,5 +1,7 @@
 """Prompt-level statistics against SciPy, hand-worked cases and slow loops."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -143,3 +145,27 @@ def test_cliffs_delta_equals_a_slow_loop(a, b):
 def test_holm_by_hand():
     np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(stats.holm([0.5, 0.9]), [1.0, 1.0])
+
+
+def test_sign_flips_agree_with_scipy_and_with_every_flip():
+    rng = np.random.default_rng(3)
+    x = rng.normal(0.4, 1, (9, 3))
+    x[:, 2] = 0
+    exact = stats.sign_flip(x)
+    for column in range(2):
+        slow = [abs((x[:, column] * signs).sum()) for signs in itertools.product((1, -1), repeat=9)]
+        assert exact[column] == np.mean(np.array(slow) >= abs(x[:, column].sum()) - 1e-12)
+        assert exact[column] == pytest.approx(stats.paired_test(x[:, column], np.zeros(9)).sign_flip, abs=1e-9)
+    assert exact[2] == 1
+    many = rng.normal(0.2, 1, (40, 2))
+    drawn = stats.sign_flip(many, n_resamples=20_000)
+    for column in range(2):
+        assert drawn[column] == pytest.approx(stats.paired_test(many[:, column], np.zeros(40)).sign_flip, abs=0.015)
+
+
+def test_sign_flips_leave_missing_prompts_out():
+    x = np.random.default_rng(4).normal(0.5, 1, (8, 1))
+    padded = np.vstack([x, [[np.nan]]])
+    assert stats.sign_flip(padded) == pytest.approx(stats.sign_flip(x))
+    with pytest.raises(stats.StatisticsError, match="two measured prompts"):
+        stats.sign_flip(x[:1])
