@@ -5,6 +5,7 @@ that a notebook's outputs are the same bytes with and without ipywidgets; its ow
 """
 
 import os
+import sys
 import warnings
 
 __version__ = "0.1.0"
@@ -14,6 +15,8 @@ for _name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_A
 # Two tokenizer thread pools in forked workers dead-lock; one is as fast at these sizes.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 warnings.filterwarnings("ignore", message="IProgress not found")
+# For it jsonschema compiles a grammar of IRIs, over a second in every process; nothing here checks an IRI.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 
 def progress(items, label: str, **options):

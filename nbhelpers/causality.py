@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.effects import by_window, shifts, strongest_window, tested
-from nbhelpers.observation import described
 from nbhelpers.schemas import ExperimentParams
+from nbhelpers.store import described
 
 WINDOWS = ("early", "mid", "late")
 RULE = "kl_layer_final_0.1"

@@ -28,7 +28,9 @@ AGREEMENT = {"same sign": "✓", "other sign": "✗", "undecided": "~"}
 SIGNED = ("lens_improvement", "delta_cosine")
 LEVELS = (
     "onset", "weight_mean", "weight_variation", "weight_peak", "attention_entropy_peak_layer", "crossover",
-    "neuron_overlap", "n_positive", "n_negative", "reversals", *QUALITATIVE,
+    "neuron_overlap", "n_positive", "n_negative", "reversals", "kl_level", "cross_kl_level", "residual_cosine",
+    "commitment_layer", "first_miss", "displaced_share", "supported_share", "replaced_share", "late_win.",
+    "rank_win", *QUALITATIVE,
 )  # fmt: skip
 # What a value is compared with where that is not zero.
 CENTRES = {
@@ -38,6 +40,8 @@ CENTRES = {
 # The study's rules of commitment, whose cells of family, rule and lens it counts reversals in.
 STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
 # Where this run's definition is not the published one.
+_BY_PROMPT = "published: means over steps; here: by prompt"
+_LAST = "; published: the last layer through its translator"
 NOTES = {
     "kl_excess": "published: pooled over tokens; here: means by prompt, paired",
     "layers_above": "published: pooled over tokens; here: means by prompt, shares of its layers",
@@ -68,6 +72,20 @@ NOTES = {
     "top1_agreement": "published for an older run's translators",
     "onset": "published: searched above layer 14 only, against layers 6–14; in layers of this model",
     "reversals": "cells of the four rules and both lenses",
+    **dict.fromkeys(("kl_shift", "kl_window_shift", "kl_level", "late_lead", "cross_kl"), _BY_PROMPT + _LAST),
+    **dict.fromkeys(("commitment_shift", "commitment_layer"), "in layers of this model" + _LAST),
+    **dict.fromkeys(
+        ("mlp_cosine_shift", "projection"), "published: Gemma's and OLMo's MLPs before the norm that follows"
+    ),
+    **dict.fromkeys(
+        ("displaced_share", "supported_share", "share_change"),
+        "published: candidates classed by themselves; here: in their text, special tokens apart",
+    ),
+    **dict.fromkeys(("rank_gain", "rank_win"), _BY_PROMPT),
+    "late_win": "published: all through PT's lens; here: each through its host's",
+    "reply_length": "shorter texts than in the study",
+    "late_kl_r.support_teacher": "published: of projections; here: of cosines",
+    "late_kl_r.anti": "published: of projections; here: of cosines",
 }
 
 

@@ -12,12 +12,11 @@ import xarray as xr
 
 from nbhelpers import attention, dimension, geometry, stats
 from nbhelpers.models import Decoder, Pair
-from nbhelpers.observation import described, joined
-from nbhelpers.params import VARIANTS
+from nbhelpers.params import NATIVE, VARIANTS
 from nbhelpers.prompts import Prompt, chat_ids, text_ids
+from nbhelpers.store import described, joined
 
 TEMPLATES = ("raw", "chat")
-NATIVE = {"pt": "raw", "it": "chat"}
 UNITS = {
     "neighbour_distance": ("1", "distance to the nearest other prompts' states"),
     "neighbour_index": ("1", "which prompts those are, −1 where a state repeats another"),

@@ -9,10 +9,9 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import resampling, stats
-from nbhelpers.effects import baselines
-from nbhelpers.late_updates import AXES, PROJECTIONS
-from nbhelpers.observation import described
+from nbhelpers.effects import AXES, PROJECTIONS, baselines
 from nbhelpers.params import final_fifth
+from nbhelpers.store import described
 
 FEATURES = (*AXES, "delta_cosine")
 KINDS = ("level", "within_prompt", "shift")
@@ -31,7 +30,7 @@ def features(steps: xr.Dataset, *, basis: str = "host", scale: str = "cosine") -
 
     `value` (feature, condition, step): the update along each of `AXES`, and the MLP's δ-cosine. `kl` (condition, lens,
     step): KL(layer ‖ own final), nats; `late_entropy` and `final_entropy`, of the same layers and of the last, nats.
-    Conditions are those whose updates were projected. scale: one of `late_updates.PROJECTIONS`; "projection" is the
+    Conditions are those whose updates were projected. scale: one of `effects.PROJECTIONS`; "projection" is the
     study's, whose units differ between families. ValueError for another.
     """
     if scale not in PROJECTIONS:

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import convergence, params, resampling, stats
-from nbhelpers.hybrids import NATIVE
-from nbhelpers.observation import described
+from nbhelpers.params import NATIVE
+from nbhelpers.store import described
 
 GRID = (0.05, 0.1, 0.2, 0.5, 1.0)
 ABOUT = ("host", "prompt_format", "baseline", "window", "control", "first_layer", "last_layer")
@@ -23,6 +23,9 @@ TESTED = {
     "p_holm": "the same, adjusted by Holm's method",
 }
 _NOT_MEANS = ("top1", "target_rank", "free_top1", "token_id", "token_class")
+# Along what late MLP updates are read, and how: see `late_updates`.
+AXES = ("support_teacher", "anti_top1", "anti_kl")
+PROJECTIONS = ("effect", "projection", "cosine")
 UNITS = {
     "kl_layer_final": ("nats", "KL(layer ‖ own final)"),
     "kl_final_layer": ("nats", "KL(own final ‖ layer)"),

@@ -15,9 +15,9 @@ from nbhelpers.effects import UNITS, by_window, shifts
 from nbhelpers.hybrids import Condition
 from nbhelpers.matched_prefix import matched_prefix, with_steps
 from nbhelpers.models import Pair
-from nbhelpers.observation import described
 from nbhelpers.prompts import Prompt, choose
 from nbhelpers.schemas import GraftParams
+from nbhelpers.store import described
 
 STEPS_FILE = "exp11_steps.nc"
 # Conditions whose late MLP updates are read along the axes of `late_updates`.

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -45,17 +46,24 @@ TOTAL = re.compile(r"^total +(\d+)$")
 STEP = re.compile(r"^(\d+) of (\d+) steps")
 
 
-def imported(source: str) -> set[str]:
+@cache
+def parsed(source: str) -> ast.Module:
+    """Return the syntax tree of Python source; a version asks for that of a module many times."""
+    return ast.parse(source)
+
+
+@cache
+def imported(source: str) -> frozenset[str]:
     """Return the names of the package's modules that Python source imports."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "nbhelpers":
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbhelpers."):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("nbhelpers.")}
-    return found
+    return frozenset(found)
 
 
 def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
@@ -63,7 +71,7 @@ def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     left_out = RUNNERS | TYPES | (set() if pages else PAGES)
-    found, waiting, folder = set(), imported(source), params.ROOT / "nbhelpers"
+    found, waiting, folder = set(), set(imported(source)), params.ROOT / "nbhelpers"
     while waiting:
         path = folder / f"{waiting.pop()}.py"
         if path.stem not in left_out and path.exists() and path not in found:
@@ -74,7 +82,13 @@ def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
 
 def code_hash(paths) -> str:
     """Return a digest of Python modules that comments and layout do not change."""
-    return params.parameter_hash([[path.name, ast.dump(ast.parse(path.read_text()))] for path in paths])
+    return params.parameter_hash([[path.name, dumped(path.read_text(encoding="utf-8"))] for path in paths])
+
+
+@cache
+def dumped(source: str) -> str:
+    """Return the syntax tree of Python source as text."""
+    return ast.dump(parsed(source))
 
 
 def notebook_hash(path: Path) -> str:

@@ -16,8 +16,6 @@ from nbhelpers.models import Pair
 
 CONTROLS = ("graft", "block", "self", "permuted", "scrambled")
 OTHER = {"pt": "it", "it": "pt"}
-# What each variant reads by itself.
-NATIVE = {"pt": "raw", "it": "chat"}
 # The unmodified model on its own history: whose layers every condition is compared with.
 TEACHER = {"it": "C", "pt": "A'"}
 

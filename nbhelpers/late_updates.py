@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers import lens
-
-AXES = ("support_teacher", "anti_top1", "anti_kl")
-PROJECTIONS = ("effect", "projection", "cosine")
+from nbhelpers.effects import PROJECTIONS
 
 
 def weighted_rows(weights: Tensor, rows: Tensor) -> Tensor:

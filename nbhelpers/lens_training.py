@@ -14,9 +14,10 @@ from torch import Tensor
 
 from nbhelpers import capture, corpora, lens, stats, tuned_lens
 from nbhelpers.models import Decoder, Pair
-from nbhelpers.observation import LENSES, described
+from nbhelpers.observation import LENSES
 from nbhelpers.params import VARIANTS, ParameterError, Run, depth
 from nbhelpers.prompts import chat_ids, text_ids
+from nbhelpers.store import described
 
 PARTS = ("test", "validation", "training")
 CHECKED = ("kl_final_layer", "kl_layer_final", "top1")

@@ -12,16 +12,18 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from nbhelpers import geometry, late_updates, params, progress, tuned_lens
+from nbhelpers import effects, geometry, late_updates, params, progress, tuned_lens
 from nbhelpers.decoding import Continuation
 from nbhelpers.effects import GRID, UNITS, by_prompt
 from nbhelpers.forcing import check_same_ids, matched_batches, shape_of, streams
-from nbhelpers.hybrids import NATIVE, OTHER, TEACHER, Condition
+from nbhelpers.hybrids import OTHER, TEACHER, Condition
 from nbhelpers.interventions import InterventionError
 from nbhelpers.matched_lens import CELLS, compare, target_rows
 from nbhelpers.models import Pair, load_tokenizer
-from nbhelpers.observation import described, narrow
+from nbhelpers.observation import narrow
+from nbhelpers.params import NATIVE
 from nbhelpers.prompts import Prompt, render
+from nbhelpers.store import described
 from nbhelpers.token_classes import token_classes
 
 LENSES = ("raw", "tuned")
@@ -147,7 +149,7 @@ def _made(pair, batch, conditions, projected, seed, options):
     for name in ("delta_cosine", "update_norm"):
         values = torch.stack([shapes[each][name][:, layers] for each in names], dim=1)
         made[name] = ("component", *READ_DIMS[2:]), narrow(values)
-    for name in late_updates.PROJECTIONS if pushes else ():
+    for name in effects.PROJECTIONS if pushes else ():
         nothing = torch.full_like(pushes[projected[0]][name], torch.nan)
         values = [pushes[each][name] if each in pushes else nothing for each in names]
         made[name] = ("axis", *READ_DIMS[2:]), narrow(torch.stack(values, dim=1))
@@ -196,7 +198,7 @@ def _labelled(found, pair, batch, continuations, conditions, bases, layers):
     dims = {"lens": list(LENSES)[: found.sizes["lens"]], "basis": list(bases), "layer": layers,
             "component": list(geometry.COMPONENTS), "condition": [c.name for c in conditions]}  # fmt: skip
     if "axis" in found.sizes:
-        dims["axis"] = list(late_updates.AXES)
+        dims["axis"] = list(effects.AXES)
     steps = {"prompt_index": ("step", batch.row_of_step), "token": ("step", batch.step_of_step)}
     depth = {"depth": ("layer", params.depth(pair.n_layers)[layers])}
     found = found.assign_coords(dims | of | steps | depth).assign_attrs(n_layers=pair.n_layers)
@@ -204,7 +206,7 @@ def _labelled(found, pair, batch, continuations, conditions, bases, layers):
 
 
 STEPWISE = ("top1", "target_rank", "target_log_probability", "kl_layer_final", "entropy", "delta_cosine",
-            *late_updates.PROJECTIONS, "token_id", "token_class")  # fmt: skip
+            *effects.PROJECTIONS, "token_id", "token_class")  # fmt: skip
 
 
 def matched_prefix(

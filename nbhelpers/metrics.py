@@ -8,10 +8,9 @@ or `.chat` for both models, `.native` for each model's own.
 import numpy as np
 import xarray as xr
 
-from nbhelpers import params, stats
+from nbhelpers import graft_metrics, params, stats
 
 VARIANTS = params.VARIANTS
-NATIVE = {"pt": "raw", "it": "chat"}
 SLICES = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9, 10)}
 CONDITIONS = {"pt": "PT", "it": "IT", "it_plain": "IT without template"}
 KINDS = ("IC", "OOC", "R")
@@ -133,8 +132,8 @@ def read_as(values: xr.DataArray, reading: str) -> xr.DataArray:
     """Return values under one template for both models, or under each model's native one."""
     if reading != "native":
         return values.sel(template=reading, drop=True)
-    parts = [values.sel(variant=v, template=template, drop=True) for v, template in NATIVE.items()]
-    return xr.concat(parts, "variant").assign_coords(variant=list(NATIVE))
+    parts = [values.sel(variant=v, template=template, drop=True) for v, template in params.NATIVE.items()]
+    return xr.concat(parts, "variant").assign_coords(variant=list(params.NATIVE))
 
 
 def clouds(result: xr.Dataset) -> dict:
@@ -295,4 +294,7 @@ QUANTITIES = {
     "exp07_0g": exp07_0g,
     "exp07_0j": exp07_0j,
     "exp09": exp09,
+    "exp11": graft_metrics.exp11,
+    "exp13": graft_metrics.exp13,
+    "exp14": graft_metrics.exp14,
 }

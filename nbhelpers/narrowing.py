@@ -13,9 +13,9 @@ import xarray as xr
 from nbhelpers import attribution, prompts, stats
 from nbhelpers.attribution import Stub
 from nbhelpers.models import Pair
-from nbhelpers.observation import described
 from nbhelpers.params import VARIANTS
 from nbhelpers.schemas import NarrowingParams
+from nbhelpers.store import described
 
 # What is regressed on the logarithm of N90, over a prompt's chosen neurons.
 FITS = {"attribution": "attribution", "target_efficiency": "target efficiency"}

@@ -20,6 +20,7 @@ from nbhelpers.decoding import Continuation
 from nbhelpers.models import Decoder, Pair
 from nbhelpers.params import VARIANTS, depth
 from nbhelpers.prompts import Prompt
+from nbhelpers.store import described
 from nbhelpers.token_classes import CLASSES, token_classes
 
 LENSES = ("raw", "tuned")
@@ -202,19 +203,6 @@ def with_texts(
         prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
     )
     return described(found, UNITS)
-
-
-def joined(*datasets: xr.Dataset) -> xr.Dataset:
-    """Return datasets of one pair as one; their shared coordinates must be the same."""
-    return xr.merge(datasets, compat="override", join="exact")
-
-
-def described(dataset: xr.Dataset, units: Mapping[str, tuple[str, str]]) -> xr.Dataset:
-    """Return a dataset whose variables carry the units and long names given by name."""
-    for name, (unit, long_name) in units.items():
-        if name in dataset:
-            dataset[name].attrs |= {"units": unit, "long_name": long_name}
-    return dataset
 
 
 def free_steps(observed: xr.Dataset, variant: str, *, first: bool = False) -> xr.Dataset:

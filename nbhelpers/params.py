@@ -30,6 +30,7 @@ from nbhelpers.schemas import (
 ROOT = Path(os.environ.get("NBHELPERS_ROOT", Path(__file__).resolve().parents[1])).resolve()
 FAMILIES = ("gemma", "llama", "qwen", "mistral", "deepseek", "olmo")
 VARIANTS = ("pt", "it")
+NATIVE = {"pt": "raw", "it": "chat"}  # how each variant reads a prompt by itself
 
 
 class ParameterError(ValueError):

@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import convergence, stats
-from nbhelpers.observation import UNITS, described, free_steps, history_steps, joined
+from nbhelpers.observation import UNITS, free_steps, history_steps
 from nbhelpers.params import VARIANTS
 from nbhelpers.schemas import CommitmentParams
+from nbhelpers.store import described, joined
 
 DIRECTIONS = ("final_layer", "layer_final")
 KL = tuple(f"kl_{direction}" for direction in DIRECTIONS)

@@ -11,10 +11,11 @@ import xarray as xr
 
 from nbhelpers import capture, clouds, decoding, geometry, lens, stats
 from nbhelpers.models import Decoder, Pair
-from nbhelpers.observation import described, joined, narrow
+from nbhelpers.observation import narrow
 from nbhelpers.params import depth
 from nbhelpers.prompts import Prompt
 from nbhelpers.schemas import PromptKindParams
+from nbhelpers.store import described, joined
 
 CONDITIONS = {"PT": ("pt", "raw"), "IT": ("it", "chat"), "IT without template": ("it", "raw")}
 KINDS = ("IC", "OOC", "R")

@@ -136,7 +136,6 @@ def exp03(results) -> str:
     )
 
 
-NATIVE = {"pt": "raw", "it": "chat"}
 READ_AS = {"native": "native prompts", "raw": "plain text for both", "chat": "chat turns for both"}
 
 
@@ -144,7 +143,7 @@ def late_dimension(dataset: xr.Dataset, template: str, estimator: str = "two_nn"
     """Return IT − PT of the mean intrinsic dimension over the final fifth, under one template or the native ones."""
     layers = list(params.final_fifth(dataset.sizes["layer"]))
     curve = dataset.dimension.sel(estimator=estimator).isel(layer=layers).mean("layer")
-    chosen = NATIVE if template == "native" else dict.fromkeys(params.VARIANTS, template)
+    chosen = params.NATIVE if template == "native" else dict.fromkeys(params.VARIANTS, template)
     pt, it = (float(curve.sel(variant=v, template=chosen[v])) for v in params.VARIANTS)
     return it - pt
 
@@ -162,7 +161,7 @@ def attention_mean(dataset: xr.Dataset, template: str) -> xr.DataArray:
     """Return IT − PT of the attention entropy over its ceiling, mean over layers, [prompt]."""
     values = dataset.attention_normalised.mean("layer")
     if template == "native":
-        it, pt = (values.sel(variant=v, template=NATIVE[v], drop=True) for v in ("it", "pt"))
+        it, pt = (values.sel(variant=v, template=params.NATIVE[v], drop=True) for v in ("it", "pt"))
         return (it - pt).rename(cloud_prompt="prompt").dropna("prompt")
     return shift(values.sel(template=template, drop=True), "cloud_prompt")
 

@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import convergence, profiles
-from nbhelpers.observation import described, history_steps, joined
+from nbhelpers.observation import history_steps
 from nbhelpers.params import VARIANTS, onset, phases
 from nbhelpers.schemas import CommitmentParams
+from nbhelpers.store import described, joined
 from nbhelpers.token_classes import CLASSES
 
 CURVES = (

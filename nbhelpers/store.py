@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -100,6 +101,19 @@ def validate(dataset: xr.Dataset, experiment: str) -> xr.Dataset:
             problems.append(f"{name} has no {' and no '.join(missing)}")
     if problems:
         raise ResultError(f"the {experiment} dataset is not complete: {'; '.join(problems)}.")
+    return dataset
+
+
+def joined(*datasets: xr.Dataset) -> xr.Dataset:
+    """Return datasets of one pair as one; their shared coordinates must be the same."""
+    return xr.merge(datasets, compat="override", join="exact")
+
+
+def described(dataset: xr.Dataset, units: Mapping[str, tuple[str, str]]) -> xr.Dataset:
+    """Return a dataset whose variables carry the units and long names given by name."""
+    for name, (unit, long_name) in units.items():
+        if name in dataset:
+            dataset[name].attrs |= {"units": unit, "long_name": long_name}
     return dataset
 
 

@@ -13,8 +13,8 @@ import xarray as xr
 
 from nbhelpers import resampling, stats
 from nbhelpers.effects import against_baseline, with_conditions
-from nbhelpers.observation import described
 from nbhelpers.params import final_fifth
+from nbhelpers.store import described
 from nbhelpers.token_classes import CLASSES, token_classes
 
 PARTS = ("first", "later")

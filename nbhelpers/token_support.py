@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import correlates, support
-from nbhelpers.late_updates import PROJECTIONS
-from nbhelpers.observation import described
+from nbhelpers.effects import PROJECTIONS
 from nbhelpers.params import final_fifth
 from nbhelpers.schemas import ExperimentParams
 from nbhelpers.stats import prompt_means
+from nbhelpers.store import described
 
 UNITS = {
     "replaced": ("cells", "cells whose first token the graft replaces, by class of both"),
@@ -61,7 +61,7 @@ def summarise(steps: xr.Dataset, tokenizer, options: ExperimentParams) -> xr.Dat
 
 
 def update_means(steps: xr.Dataset) -> xr.Dataset:
-    """Return per-prompt means of `late_updates.PROJECTIONS`, (axis, condition, layer, prompt), of what was projected."""
+    """Return per-prompt means of `effects.PROJECTIONS`, (axis, condition, layer, prompt), of what was projected."""
     late = steps.sel(basis="host", layer=list(final_fifth(steps.attrs["n_layers"])), drop=True)
     late = late[list(PROJECTIONS)]
     late = late.sel(condition=~late.cosine.isnull().all(["axis", "layer", "step"]))

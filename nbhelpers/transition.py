@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import clouds
-from nbhelpers.observation import described, joined
 from nbhelpers.schemas import PhaseParams
+from nbhelpers.store import described, joined
 
 UNITS = {
     "statistic": ("1", "mean over the window less mean over the other layers"),

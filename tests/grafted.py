@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from nbhelpers import decoding, hybrids, matched_prefix, prompts
-from nbhelpers.late_updates import AXES, PROJECTIONS
+from nbhelpers.effects import AXES, PROJECTIONS
 from nbhelpers.matched_lens import INTEGERS, READINGS
 from nbhelpers.token_classes import CLASSES
 from tests.test_interventions import blocks, pair, swapped

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nbhelpers import claims, metrics, params, stats, store
+from nbhelpers import claims, contents, metrics, params, stats
 from tests import synthetic
 from tests.stubs import REPOSITORY
 
 EXPERIMENTS = ("exp02", "exp03", "exp04", "exp07_0g", "exp07_0j", "exp09")
+GRAFTS = ("exp11", "exp13", "exp14")  # their values: test_graft_metrics
 LEDGER = REPOSITORY / "params/published.csv"
 REFERENCE = REPOSITORY.parent / "shared/reference/claims.csv"
 N = 12
@@ -43,7 +44,7 @@ def made(experiment, family="gemma", seed=0):
     """Return a made-up dataset with every variable that an experiment promises, numbers between 0 and 1."""
     rng = np.random.default_rng([seed, len(family), *experiment.encode()])
     coords = COORDS | {"rule": RULES.get(experiment, [])}
-    schema = dict(store.SCHEMAS[experiment])
+    schema = dict(contents.REQUIRED[experiment])
     if experiment == "exp09":
         shape = ("template", "variant", "layer")
         schema |= dict.fromkeys(metrics.SPECTRA, shape)
@@ -71,7 +72,7 @@ def results():
 # The figures
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", EXPERIMENTS + GRAFTS)
 def test_the_published_figures_are_well_formed(experiment):
     table = claims.published(experiment)
     assert set(table["verdict"]) <= set(claims.VERDICTS)
@@ -90,10 +91,10 @@ def test_ids_are_unique_and_every_experiment_is_known():
     with LEDGER.open() as file:
         rows = list(csv.DictReader(file))
     assert len({row["id"] for row in rows}) == len(rows)
-    assert {row["id"].split(".")[0] for row in rows} == set(EXPERIMENTS)
+    assert {row["id"].split(".")[0] for row in rows} == set(EXPERIMENTS + GRAFTS)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", EXPERIMENTS + GRAFTS)
 def test_one_row_of_the_table_is_one_figure_of_a_family(experiment):
     # The table to read has a row for each claim: two figures of one family would hide one of them.
     assert not claims.published(experiment).duplicated(["claim", "unit", "family"]).any()
@@ -320,7 +321,7 @@ def test_an_experiment_without_published_figures_has_an_empty_table():
 
 
 def test_one_experiment_names_no_other():
-    assert set(metrics.QUANTITIES) == set(EXPERIMENTS)
+    assert set(metrics.QUANTITIES) == set(EXPERIMENTS + GRAFTS)
 
 
 def check(experiment, expected, seed=0):
@@ -692,6 +693,16 @@ def test_a_profile_without_some_families_still_has_a_ledger(results):
         ("weight_peak_layer.mlp", 16, 11, np.nan, np.nan, ""),
         ("n_positive.late_dimension_shift.two_nn.native", 2, 5, np.nan, np.nan, ""),
         ("definition.kl_direction", np.nan, np.nan, np.nan, np.nan, ""),
+        ("kl_shift.necessity.late", -0.8, 0.1, 0.05, 0.15, "other sign"),
+        ("kl_level.d_late", 0.6, 0.3, 0.2, 0.4, ""),
+        ("cross_kl_level.d_late", 0.4, 0.3, 0.2, 0.4, ""),
+        ("commitment_layer.c", 31.0, 9.0, 8.0, 10.0, ""),
+        ("late_win.c", 0.2, 0.3, 0.2, 0.4, ""),
+        ("late_win_shift.b_late", 0.01, 0.02, 0.01, 0.03, "same sign"),
+        ("supported_share.content", 0.5, 0.4, 0.3, 0.5, ""),
+        ("share_change.content", 0.1, -0.1, -0.2, -0.05, "other sign"),
+        ("rank_win.late.format", 0.2, 0.6, 0.5, 0.7, ""),
+        ("projection.anti_top1.c", -0.1, 0.2, 0.1, 0.3, "other sign"),
     ],
 )  # fmt: skip
 def test_agreement_is_of_signs_and_knows_its_doubt(metric, published, run, low, high, expected):

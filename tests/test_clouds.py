@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from nbhelpers import clouds, models, observation, params, prompts, stats, store, transition
+from nbhelpers import clouds, models, params, prompts, stats, store, transition
 from nbhelpers.params import VARIANTS
 from tests import handmade
 from tests.test_observation import POCKET, case, states
@@ -210,7 +210,7 @@ def test_side_panels_and_exp04_are_whole_at_the_fewest_cloud_prompts_allowed():
 
 
 def test_clouds_join_the_steps_of_their_pair():
-    joined = observation.joined(case(KEY).observed, seen()[0])
+    joined = store.joined(case(KEY).observed, seen()[0])
     assert {"kl_final_layer", "spectrum"} <= set(joined) and joined.sizes["layer"] == 12
     with pytest.raises(ValueError):
-        observation.joined(handmade.observed(n_layers=6), seen()[0].assign_coords(layer=np.arange(12)))
+        store.joined(handmade.observed(n_layers=6), seen()[0].assign_coords(layer=np.arange(12)))

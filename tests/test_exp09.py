@@ -224,9 +224,9 @@ def test_the_dataset_is_whole_with_its_side_panels(key):
         assert result(key)[name].equals(c.observed[name])
     many = prompts.load_prompts(POCKET, 16)
     seen = clouds.observe_clouds(c.pair, many, n_neighbours=32, batch_size=8)
-    panels = clouds.side_panels(observation.joined(c.observed, seen), seed=0)
+    panels = clouds.side_panels(store.joined(c.observed, seen), seed=0)
     weights = ("group", "layer"), np.zeros((6, result(key).sizes["layer"])), {"units": "1", "long_name": "w"}
-    whole = observation.joined(result(key), panels).assign(weight_rms=weights, weight_relative=weights)
+    whole = store.joined(result(key), panels).assign(weight_rms=weights, weight_relative=weights)
     assert store.validate(whole, "exp09") is whole
 
 

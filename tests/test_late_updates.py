@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbhelpers import late_updates, lens
+from nbhelpers import effects, late_updates, lens
 from nbhelpers.params import FAMILIES
 from tests.test_interventions import pair
 
@@ -13,7 +13,7 @@ families = pytest.mark.parametrize("family", FAMILIES)
 
 def autograd(h, u, final, of, row):
     """{name: [axis]} of one update at one state, by backward passes in float32."""
-    found = {name: [] for name in late_updates.PROJECTIONS}
+    found = {name: [] for name in effects.PROJECTIONS}
     leaf = h.clone().requires_grad_(True)
     z = of.norm(leaf[None])[0] @ of.weight.T
     p_final = (of.norm(final[None])[0] @ of.weight.T).softmax(-1).detach()
@@ -42,7 +42,7 @@ def test_closed_form_equals_autograd(family, cells):
             for name, values in expected.items():
                 axes = 2 if layer == 2 else 3  # the last layer has no distance from itself
                 torch.testing.assert_close(found[name][:axes, column, t], values[:axes], rtol=1e-3, atol=1e-4)
-    assert all((found[name][2, 1] == 0).all() for name in late_updates.PROJECTIONS)
+    assert all((found[name][2, 1] == 0).all() for name in effects.PROJECTIONS)
     assert (found["cosine"].abs() <= 1).all() and found["effect"].shape == (3, 2, tokens)
 
 
@@ -94,7 +94,7 @@ def test_where_the_teachers_token_leads_two_axes_mirror_each_other():
     state, update = torch.randn(5, 3, generator=g), torch.randn(5, 3, generator=g)
     rows = flat().norm(state).argmax(-1)
     found = late_updates.projections([state, state], [update] * 2, flat(), rows, layers=[0, 1])
-    for name in late_updates.PROJECTIONS:
+    for name in effects.PROJECTIONS:
         torch.testing.assert_close(found[name][0], -found[name][1])
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 from nbhelpers import decoding, effects, forcing, hybrids, matched_prefix, models
 from nbhelpers import interventions as iv
-from nbhelpers.late_updates import AXES, PROJECTIONS
+from nbhelpers.effects import AXES, PROJECTIONS
 from nbhelpers.lens import LensError
 from nbhelpers.matched_lens import INTEGERS, READINGS
 from nbhelpers.models import Pair

@@ -364,4 +364,4 @@ def test_jaccard_is_that_of_sets(k, data):
 def test_datasets_of_different_pairs_are_not_joined():
     observed = case(KEYS[0]).observed[["residual_norm"]]
     with pytest.raises(ValueError, match="layer"):
-        observation.joined(observed, observed.rename(residual_norm="other").isel(layer=slice(3)))
+        store.joined(observed, observed.rename(residual_norm="other").isel(layer=slice(3)))
