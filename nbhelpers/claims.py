@@ -42,7 +42,9 @@ STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
 # Where this run's definition is not the published one.
 _BY_PROMPT = "published: means over steps; here: by prompt"
 _LAST = "; published: the last layer through its translator"
+_MEANS = "published: pooled over tokens; here: mean of the five families"
 NOTES = {
+    **dict.fromkeys(("dense_five.rank_gain", "dense_five.displaced_share", "dense_five.supported_share"), _MEANS),
     "kl_excess": "published: pooled over tokens; here: means by prompt, paired",
     "layers_above": "published: pooled over tokens; here: means by prompt, shares of its layers",
     "commitment_delay.": "published: pooled over tokens; here: means by prompt; in layers of this model",
@@ -154,6 +156,7 @@ def _intervals(values: np.ndarray, **options) -> np.ndarray:
 
 def centre(metric: str) -> float | None:
     """Return the value that parts a metric's two signs, None for a level, which has none to compare."""
+    metric = metric.removeprefix("dense_five.")
     level = metric.endswith((".pt", ".it", ".it_plain")) and not metric.startswith(SIGNED)
     if level or metric.startswith(LEVELS):
         return None
@@ -182,11 +185,12 @@ def _note(metric: str, run: float) -> str:
     return "; ".join(note for start, note in NOTES.items() if metric.startswith(start))
 
 
-def _pooled(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return what the six families say together: means, and how many are above or below the centre, by metric."""
+def _pooled(runs: dict[str, pd.DataFrame], dense) -> pd.DataFrame:
+    """Return what the six families say together: means, of all and of the dense five, and counts of signs, by metric."""
     values = pd.concat(runs.values())["value"]
     by_metric, at = values.groupby(level=0), values.index.map(lambda metric: centre(metric) or 0.0)
-    found = [by_metric.mean()]
+    of_dense = pd.concat([runs[title] for title in dense])["value"].groupby(level=0)
+    found = [by_metric.mean(), of_dense.mean().rename(lambda metric: f"dense_five.{metric}")]
     for name, holds in {"n_positive": values > at, "n_negative": values < at}.items():
         found.append(holds.groupby(level=0).sum().rename(lambda metric, name=name: f"{name}.{metric}"))
     delays = values[values.index.isin(_cells())]
@@ -208,7 +212,8 @@ def ledger(experiment: str, results, **options) -> pd.DataFrame:
     runs = {title: measured(result, **options) for title, result in results.items()}
     family = {title: params.model_params(result.attrs["model"]).family for title, result in results.items()}
     whole = set(family.values()) == set(params.FAMILIES)
-    pooled = _pooled(runs) if whole else pd.DataFrame(columns=list(ENDS), dtype=float)
+    dense = [title for title in runs if family[title] != "deepseek"]
+    pooled = _pooled(runs, dense) if whole else pd.DataFrame(columns=list(ENDS), dtype=float)
     rows = []
     for figure in published(experiment).to_dict("records"):
         of = figure["family"]
@@ -255,7 +260,8 @@ def _cell(row) -> str:
     """Return one cell, "published → run" and the mark of their signs."""
     both = (row.value, row.run)
     whole = all(float(value).is_integer() for value in both)
-    numbers = " → ".join(_number(value, row.unit, 0 if whole else 2) for value in both)
+    digits = 0 if whole else 3 if max(map(abs, both)) < 0.1 else 2  # a shift of a cosine is small
+    numbers = " → ".join(_number(value, row.unit, digits) for value in both)
     return f"{numbers} {AGREEMENT.get(row.agreement, '')}".strip()
 
 

@@ -14,10 +14,12 @@ from nbhelpers import charts
 from nbhelpers.charts import banded, bands, hint, layers_axis, onset_rule, panels, root_scale, tidy
 from nbhelpers.effects import by_window, shifts
 from nbhelpers.figures import interval_row
+from nbhelpers.synthesis import POOL, is_dense, pooled
 
 WINDOWS = {"early": "#4c8fd0", "mid": "#e08a1e", "late": "#d6453d"}
 PT_HOST, IT_HOST = "#8a8a8a", "#2a9d5c"
 SIDES = {"sufficiency": "IT's MLPs in PT", "necessity": "PT's MLPs in IT"}
+BASES = {"host": "each host", "pt": "PT"}
 HOSTS = {"PT": ("A'", "B_"), "IT": ("C", "D_")}
 READINGS = {
     "kl_layer_final": ("KL(layer ‖ own final)", "nats"),
@@ -126,24 +128,25 @@ def final_fifth(values: xr.DataArray) -> xr.DataArray:
     return values.sel(region="final_fifth", drop=True) if "region" in values.dims else values
 
 
-def windows_of(dataset: xr.Dataset, control="graft") -> xr.Dataset:
-    """Return the shifts of exp11 by side and window, IT's replies, each host's own lens, the study's windows."""
-    chosen = by_window(shifts(of_it(dataset)), control).sel(basis="host", drop=True)
+def windows_of(dataset: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
+    """Return the shifts of exp11 by side and window, IT's replies, one basis, the study's windows."""
+    chosen = by_window(shifts(of_it(dataset)), control).sel(basis=basis, drop=True)
     return chosen.sel(window=[name for name in WINDOWS if name in chosen.window.values])
 
 
 def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
-    """Return what each window's graft changes in the final fifth; the reader chooses the lens."""
+    """Return what each window's graft changes in the final fifth; the reader chooses the lens and whose it is."""
     title, unit = READINGS[reading]
-    rows = window_rows(results, lambda d: final_fifth(windows_of(d)[reading]))
-    toggles = {"lens": "lens"} if "lens" in rows else None
+
+    def values(dataset):
+        parts = {name: final_fifth(windows_of(dataset, basis=key)[reading]) for key, name in BASES.items()}
+        return xr.concat(parts.values(), xr.IndexVariable("basis", list(parts)))
+
+    rows = window_rows(results, values)
+    toggles = {"lens": "lens", "basis": "read through the lens of"} if "lens" in rows else None
+    rows = rows if toggles else rows[rows["basis"] == BASES["host"]]
     return grouped_dots(
-        rows,
-        "side",
-        x=unit,
-        title=f"{title}, change in the final fifth",
-        colour=window_colour(),
-        toggles=toggles,
+        rows, "side", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(), toggles=toggles
     )
 
 
@@ -247,31 +250,32 @@ def teachers(results, reading="kl_layer_final") -> alt.Chart:
 # exp14: datasets of `causality.summarise`.
 
 
-def causality_rows(
-    results, *, lens=None, region="final_fifth", basis="host", readout="kl_layer_final"
-) -> pd.DataFrame:
-    """Return exp14's means and intervals of one read-out as rows by panel, side, window and lens."""
-    found = []
-    for panel, dataset in results.items():
-        chosen = dataset[["mean", "low", "high"]].sel(region=region, basis=basis, readout=readout, drop=True)
-        chosen = chosen.sel(lens=[lens]) if lens else chosen
-        frame = chosen.to_dataframe().reset_index()
-        found.append(frame.assign(family=panel, prompts=dataset.sizes["prompt"]))
-    rows = pd.concat(found, ignore_index=True).round(charts.DIGITS)
-    return rows.assign(side=rows["side"].map(SIDES))
+def causality_rows(results, readout: str) -> pd.DataFrame:
+    """Return exp14's means and intervals of one read-out in the final fifth, a row for each panel (side), family and choice.
+
+    With two dense families or more, their pool, prompt by prompt, is a family too.
+    """
+
+    def values(dataset):
+        return dataset["shift"].sel(region="final_fifth", readout=readout, drop=True).astype(float)
+
+    families = dict(results)
+    if sum(map(is_dense, results.values())) > 1:
+        pool = pooled(results, values)
+        families[POOL] = xr.Dataset({"shift": pool.expand_dims(region=["final_fifth"], readout=[readout])})
+    rows = window_rows(families, values).rename(columns={"panel": "family", "side": "panel"})
+    return rows.assign(basis=rows["basis"].map(BASES))
 
 
 def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
     """Return Figure 2 of the study with intervals: each window's shift, put into PT and taken out of IT, by family.
 
-    The reader chooses the lens; the region is the final fifth of the layers.
+    The reader chooses the lens and whose it is; the region is the final fifth of the layers.
     """
-    rows = causality_rows(results, readout=readout)
-    rows = rows.rename(columns={"side": "panel"})
-    title, unit = READINGS[readout]
+    rows, (title, unit) = causality_rows(results, readout), READINGS[readout]
     return grouped_dots(
         rows, "family", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(),
-        toggles={"lens": "lens"},
+        toggles={"lens": "lens", "basis": "read through the lens of"},
     )  # fmt: skip
 
 

@@ -15,16 +15,17 @@ from tests import synthetic
 from tests.specs import controls, filters, rows
 
 LENS, SIDE = {"lens": ["raw", "tuned"]}, {"side": ["IT's MLPs in PT", "PT's MLPs in IT"]}
+BASIS = {"basis": ["each host", "PT"]}
 FIGURES = {
     "trajectories": ("exp11", graft_figures.trajectories, {"host": ["PT", "IT"]} | LENS),
     "trajectories_js": ("exp11", lambda r: graft_figures.trajectories(r, "js_teacher"), {"host": ["PT", "IT"]} | LENS),
-    "window_shifts": ("exp11", graft_figures.window_shifts, LENS),
+    "window_shifts": ("exp11", graft_figures.window_shifts, LENS | BASIS),
     "nll": ("exp11", lambda r: graft_figures.window_shifts(r, "nll"), {}),
     "controls": ("exp11", graft_figures.controls, LENS),
     "sliding": ("exp11", graft_figures.sliding, LENS),
     "widths": ("exp11", graft_figures.widths, SIDE | LENS),
     "teachers": ("exp11", graft_figures.teachers, SIDE | LENS),
-    "sufficiency_necessity": ("exp14", graft_figures.sufficiency_necessity, LENS),
+    "sufficiency_necessity": ("exp14", graft_figures.sufficiency_necessity, LENS | BASIS),
     "strongest": ("exp14", graft_figures.strongest, SIDE | LENS),
     "displaced": ("exp13", graft_figures.displaced, LENS),
     "gains": ("exp13", graft_figures.gains, LENS),
@@ -125,7 +126,7 @@ def it_replies(d, reading, condition, lens="tuned"):
 def test_shifts_are_differences_of_the_datasets_means():
     d = made("exp11")["OLMo"]
     data = rows(graft_figures.window_shifts({"OLMo": d}))
-    data = data.set_index(["side", "window", "lens"])["mean"]
+    data = data[data["basis"] == "each host"].set_index(["side", "window", "lens"])["mean"]
     for side, letter, base in (("IT's MLPs in PT", "B", "A'"), ("PT's MLPs in IT", "D", "C")):
         for window in ("early", "mid", "late"):
             wanted = it_replies(d, "kl_layer_final", f"{letter}_{window}") - it_replies(
@@ -204,6 +205,22 @@ def test_a_table_is_whole_text_of_every_family(name):
     assert not table.isna().any(axis=None) and not any(
         "nan" in cell or re.search(r"-\d|e-", cell) for cell in cells
     )
+
+
+def test_the_figure_of_both_sides_has_the_dense_pool():
+    results = made("exp14")
+    data = rows(graft_figures.sufficiency_necessity(results))
+    assert list(dict.fromkeys(data["family"])) == [*synthetic.TITLES, "dense pool"]
+    data = data.set_index(["family", "panel", "window", "lens", "basis"])["mean"]
+    for name, basis in (("each host", "host"), ("PT", "pt")):
+        of = {
+            title: float(d["shift"].sel(readout="kl_layer_final", region="final_fifth", side="necessity", window="mid",
+                                        lens="raw", basis=basis).mean())
+            for title, d in results.items()
+        }  # fmt: skip
+        shown = data.xs(("PT's MLPs in IT", "mid", "raw", name), level=("panel", "window", "lens", "basis"))
+        assert shown["Qwen"] == pytest.approx(of["Qwen"], abs=1e-4)
+        assert shown["dense pool"] == pytest.approx(np.mean([of[t] for t in of if t != "DeepSeek"]), abs=1e-4)
 
 
 def test_the_dense_pool_leaves_deepseek_out():

@@ -389,3 +389,25 @@ def test_a_reader_is_told_where_definitions_differ(results, experiment, metric, 
     table = claims.ledger(experiment, {"One": results[experiment]["gemma"]}, n_resamples=50)
     note = table[(table["metric"] == metric) & (table["title"] == "One")]["note"]
     assert len(note) == 1 and part in note.iloc[0]
+
+
+def test_the_ledger_pools_the_dense_five():
+    results = synthetic.results("exp14", n_prompts=12)
+    table = claims.ledger("exp14", results, n_resamples=200)
+    metric = "kl_shift.sufficiency.late"
+    (row,) = table[table["metric"] == f"dense_five.{metric}"].itertuples()
+    runs = [claims.measured(d, n_resamples=200).loc[metric, "value"] for t, d in results.items() if t != "DeepSeek"]
+    assert row.run == pytest.approx(np.mean(runs)) and row.agreement == "same sign"
+    few = {title: results[title] for title in ("Llama", "Gemma")}
+    assert claims.ledger("exp14", few, n_resamples=200).set_index("metric").loc[f"dense_five.{metric}", "run"] != row.run
+
+
+def test_a_small_shift_keeps_three_decimals():
+    metric = "kl_shift.sufficiency.early"
+    results = synthetic.results("exp14", n_prompts=12)
+    values = results["Gemma"]["shift"]
+    values = values - values.mean("prompt") + 0.013
+    small = {"Gemma": results["Gemma"].assign(shift=values)}
+    table = claims.beside("exp14", small, n_resamples=200)
+    claim = claims.published("exp14").set_index("metric").loc[metric, "claim"].iloc[0]
+    assert table.loc[claim, "Gemma"].startswith("−0.027 → 0.013")
