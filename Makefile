@@ -30,9 +30,9 @@ book: $(STAMP)  ## run what is missing of the experiments, then build the HTML b
 test: $(STAMP)  ## run every test, the notebooks included
 	@status=0; export OMP_NUM_THREADS=1; \
 	$(BIN)/python -m nbhelpers batch --target measured --cores $(CORES) || status=1; \
-	$(BIN)/python -m pytest tests || status=1; \
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg --nbval-current-env \
-	  -p no:cacheprovider notebooks || status=1; \
+	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup tests || status=1; \
+	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup -p no:cacheprovider \
+	  --nbval --nbval-sanitize-with tests/nbval.cfg --nbval-current-env notebooks || status=1; \
 	exit $$status
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
