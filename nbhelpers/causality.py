@@ -34,11 +34,8 @@ UNITS = {
     "low": ("nats, layers or 1", "lower end of its BCa interval"),
     "high": ("nats, layers or 1", "upper end of its BCa interval"),
     "p": ("1", "two-sided p of the sign-flip test over prompts"),
-    "p_holm": ("1", "the same, Holm over the windows and sides of a read-out"),
-    "strongest": (
-        "1",
-        "bootstrap probability that the window has the largest change towards IT, or away from it",
-    ),
+    "p_holm": ("1", "the same, Holm over windows and sides, within each read-out, region, lens and basis"),
+    "strongest": ("1", "bootstrap probability that the window has the largest change in the study's direction"),
 }
 
 
@@ -46,12 +43,15 @@ def readouts(changed: xr.Dataset) -> xr.DataArray:
     """Return the shifts of every read-out, (readout, region, side, window, lens, basis, prompt).
 
     changed: of `effects.by_window`. A read-out without layers, such as the commitment layer, is the same in both
-    regions; one without a lens, such as the δ-cosine, the same for all.
+    regions; one without a lens, such as the δ-cosine, the same for all. The distance to the teacher's final is NaN on
+    IT's side, where the teacher is the baseline.
     """
     found = {name: changed[name] for name in TOWARDS_IT if name in changed}
     found["commitment"] = changed.commitment.sel(rule=RULE, drop=True)
     for component in ("block", "mlp"):
         found[f"delta_cosine_{component}"] = changed.delta_cosine.sel(component=component, drop=True)
+    # On IT's side the teacher is the baseline itself: the same distance as the read-out before, in another name.
+    found["kl_layer_teacher_final"] = found["kl_layer_teacher_final"].where(changed.side == "sufficiency")
     whole = xr.broadcast(*(found[name] for name in TOWARDS_IT))
     dims = ("readout", "region", "side", "window", "lens", "basis", "prompt")
     names = xr.IndexVariable("readout", list(TOWARDS_IT))
@@ -77,10 +77,7 @@ def summarise(grafted: xr.Dataset, options: ExperimentParams) -> xr.Dataset:
     of_it = grafted.sel(teacher="it", drop=True)
     shift = readouts(by_window(shifts(of_it)).sel(window=list(WINDOWS))).astype(float)
     draws = {"n_resamples": options.n_resamples, "seed": options.seed}
-    parts = [
-        tested(shift.sel(readout=name).transpose("prompt", ...), **draws) for name in shift.readout.values
-    ]
-    found = xr.concat(parts, "readout").assign_coords(readout=shift.readout)
+    found = tested(shift, within=("readout", "region", "lens", "basis"), **draws)
     found["strongest"] = strongest_of(towards(shift), **draws)
     found["shift"] = shift.astype(np.float32)
     return described(found, UNITS).assign_attrs(n_layers=grafted.attrs["n_layers"])

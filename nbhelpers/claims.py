@@ -44,7 +44,9 @@ _BY_PROMPT = "published: means over steps; here: by prompt"
 _LAST = "; published: the last layer through its translator"
 _MEANS = "published: pooled over tokens; here: mean of the five families"
 NOTES = {
-    **dict.fromkeys(("dense_five.rank_gain", "dense_five.displaced_share", "dense_five.supported_share"), _MEANS),
+    **dict.fromkeys(
+        ("dense_five.rank_gain", "dense_five.displaced_share", "dense_five.supported_share"), _MEANS
+    ),
     "kl_excess": "published: pooled over tokens; here: means by prompt, paired",
     "layers_above": "published: pooled over tokens; here: means by prompt, shares of its layers",
     "commitment_delay.": "published: pooled over tokens; here: means by prompt; in layers of this model",
@@ -182,7 +184,8 @@ def _note(metric: str, run: float) -> str:
         return ""
     if np.isnan(run):
         return UNMEASURED
-    return "; ".join(note for start, note in NOTES.items() if metric.startswith(start))
+    names = (metric, metric.removeprefix("dense_five."))
+    return "; ".join(note for start, note in NOTES.items() if any(name.startswith(start) for name in names))
 
 
 def _pooled(runs: dict[str, pd.DataFrame], dense) -> pd.DataFrame:
@@ -260,8 +263,10 @@ def _cell(row) -> str:
     """Return one cell, "published → run" and the mark of their signs."""
     both = (row.value, row.run)
     whole = all(float(value).is_integer() for value in both)
-    digits = 0 if whole else 3 if max(map(abs, both)) < 0.1 else 2  # a shift of a cosine is small
-    numbers = " → ".join(_number(value, row.unit, digits) for value in both)
+    # A shift of a cosine is small, and its sign is what is compared.
+    numbers = " → ".join(
+        _number(value, row.unit, 0 if whole else 3 if abs(value) < 0.1 else 2) for value in both
+    )
     return f"{numbers} {AGREEMENT.get(row.agreement, '')}".strip()
 
 

@@ -147,7 +147,7 @@ REQUIRED = {
                         ("part", "token_class", "condition", "lens", "prompt")),
         **dict.fromkeys(["late_win", "never"], ("part", "token_class", "reader", "lens", "prompt")),
         **dict.fromkeys(["effect", "projection", "cosine"], ("axis", "measured", "layer", "prompt")),
-        **dict.fromkeys(["r", "r_low", "r_high"], ("kind", "given", "feature", "measured", "lens")),
+        **dict.fromkeys(["r", "r_low", "r_high"], ("scale", "kind", "given", "feature", "measured", "lens")),
         "cells_per_step": (),
     },
     "exp14": {

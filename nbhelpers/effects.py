@@ -160,13 +160,15 @@ def shifts(dataset: xr.Dataset) -> xr.Dataset:
     """Return every condition minus its baseline, per prompt: what a graft changes.
 
     Over the layers of `region`: "final_fifth", the layers from ⌊0.8 L⌋, and "window", the condition's own replaced
-    layers, over which its baseline is averaged too; NaN where those layers were not read. Variables without layers are
-    subtracted as they are. B_late at "final_fifth" is the study's sufficiency, D_late's necessity.
+    layers, over which its baseline is averaged too; NaN where those layers were not read. Variables without layers have
+    no region. B_late at "final_fifth" is the study's sufficiency, D_late's necessity.
     """
     measured = [name for name in dataset.data_vars if "condition" in dataset[name].dims]
     layered = [name for name in measured if "layer" in dataset[name].dims]
     after, before = against_baseline(dataset[measured], dataset)
     difference, found = after - before, []
+    if not layered:
+        return described(with_conditions(difference, dataset), UNITS).assign_attrs(dataset.attrs)
     regions = regions_of(with_conditions(after, dataset), dataset.attrs["n_layers"])
     for start, end in regions.values():
         inside = (dataset.layer >= start) & (dataset.layer <= end)
@@ -205,9 +207,10 @@ def by_window(shifted: xr.Dataset, control: str = "graft") -> xr.Dataset:
 
 
 def strongest_window(values: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) -> xr.DataArray:
-    """Return the bootstrap probability that each window has the largest mean over prompts, (…, window).
+    """Return the bootstrap probability that each window has the largest mean over prompts and that above zero, (…, window).
 
-    values: (prompt, window, …). Turn the sign of a necessity first, whose strongest window is the most negative. All
+    values: (prompt, window, …). Turn the sign of a necessity first, whose strongest window is the most negative. Where no
+    window's mean is above zero none is the strongest, so that probabilities may add up to less than 1. All
     windows of a resample have the same prompts; windows that tie share it. A prompt that lacks a value is left out. For a
     pool, average families of the same prompts first. StatisticsError with fewer than two prompts.
     """
@@ -215,17 +218,28 @@ def strongest_window(values: xr.DataArray, *, n_resamples: int = 10_000, seed: i
     if values.sizes["prompt"] < 2:
         raise stats.StatisticsError(f"Resampling needs two measured prompts: {values.sizes['prompt']} are.")
     means = resampling.resampled(values.values, n_resamples, seed)
-    best = means >= means.max(-1, keepdims=True)
-    share = (best / best.sum(-1, keepdims=True)).mean(0)
+    best = (means >= means.max(-1, keepdims=True)) & (means > 0)
+    share = (best / best.sum(-1, keepdims=True).clip(1)).mean(0)
     about = {"units": "1", "long_name": "bootstrap probability of being the strongest window"}
     return values.isel(prompt=0, drop=True).copy(data=share).assign_attrs(about)
 
 
-def tested(values: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) -> xr.Dataset:
+def holm_of_known(p: np.ndarray) -> np.ndarray:
+    """Return Holm's p-values of those entries that are no NaN."""
+    found, known = np.full(p.shape, np.nan), ~np.isnan(p)
+    if known.any():
+        found[known] = stats.holm(p[known])
+    return found
+
+
+def tested(
+    values: xr.DataArray, *, within: Sequence[str] = (), n_resamples: int = 10_000, seed: int = 0
+) -> xr.Dataset:
     """Return `mean`, BCa ends `low` and `high`, `p` and `p_holm` of paired differences, over prompts, (…).
 
     values: (prompt, …), shifts or differences of shifts between windows. p: two-sided, by flipping signs of the mean.
-    p_holm: Holm's, over all entries given: families × windows of one side, say. Entries without two prompts are NaN.
+    p_holm: Holm's, over all entries given, or over those that share their place in the dims `within`. Entries without two
+    prompts are NaN.
     """
     values = values.transpose("prompt", ...)
     rest = values.isel(prompt=0, drop=True)
@@ -237,7 +251,12 @@ def tested(values: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) ->
         for name, ends in zip(found, stats.bca_mean(columns[:, enough], **options)):
             found[name][enough] = ends
         p = stats.sign_flip(columns[:, enough], **options)
-        found["p"][enough], found["p_holm"][enough] = p, stats.holm(p)
+        found["p"][enough] = p
+    p = rest.copy(data=found["p"].reshape(rest.shape))
+    apart = p.transpose(*within, ...).values.reshape(int(np.prod([p.sizes[dim] for dim in within])), -1)
+    corrected = np.stack([holm_of_known(row) for row in apart])
+    back = p.transpose(*within, ...)
+    found["p_holm"] = back.copy(data=corrected.reshape(back.shape)).transpose(*rest.dims).values.ravel()
     unit = values.attrs.get("units", "1")
     units = {name: (unit if name in ("mean", "low", "high") else "1", text) for name, text in TESTED.items()}
     arrays = {name: rest.copy(data=entry.reshape(rest.shape)) for name, entry in found.items()}

@@ -20,7 +20,10 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROMPT_TOKENS = 128  # of a prompt, about; the study's mean about 60, with a template 90
 HISTORIES = 2  # whose tokens
 GRAFTED, EIGHT, CELLS = 18, 8, 1 << 23  # conditions of exp11, those of exp14; logits read at once
-PER_LENS, PER_STEP = 12, 8  # numbers that exp00 keeps of a layer at a step and model: of each lens; of geometry
+PER_LENS, PER_STEP = (
+    12,
+    8,
+)  # numbers that exp00 keeps of a layer at a step and model: of each lens; of geometry
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,11 @@ def graft_cost(run: Run, size: Size) -> Cost:
     tokens = e.n_prompts * (reply + PROMPT_TOKENS)
     stream = L * size.width * BYTES[run.model.dtype] * e.batch_size * reply
     readings = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, readings
-    kept = 2 * EIGHT * L * 20.0 * e.n_prompts * reply
-    held = weights(run, size, 2) + max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept
+    kept = (
+        EIGHT * L * (2 * 20.0 + 48.0) * e.n_prompts * reply
+    )  # of each lens, and of geometry and projections
+    translators = 2.0 * L * size.width**2 * 4
+    held = weights(run, size, 2) + translators + 2 * max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept
     passes = forwards * batches(e.n_prompts, e.batch_size)
     return Cost(e.n_prompts, 0, forwards * tokens, passes, held, readings + kept)
 

@@ -39,7 +39,7 @@ CONTROLS = {
     "block": "graft with its norms",
     "self": "own MLPs (identity)",
     "permuted": "layers shuffled",
-    "scrambled": "same norm, scrambled",
+    "scrambled": "same size, scrambled",
 }
 FEATURES = {
     "support_teacher": "towards the teacher's token",
@@ -130,7 +130,8 @@ def final_fifth(values: xr.DataArray) -> xr.DataArray:
 
 def windows_of(dataset: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
     """Return the shifts of exp11 by side and window, IT's replies, one basis, the study's windows."""
-    chosen = by_window(shifts(of_it(dataset)), control).sel(basis=basis, drop=True)
+    chosen = by_window(shifts(of_it(dataset)), control)
+    chosen = chosen.sel(basis=basis, drop=True) if "basis" in chosen.dims else chosen
     return chosen.sel(window=[name for name in WINDOWS if name in chosen.window.values])
 
 
@@ -139,14 +140,22 @@ def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
     title, unit = READINGS[reading]
 
     def values(dataset):
-        parts = {name: final_fifth(windows_of(dataset, basis=key)[reading]) for key, name in BASES.items()}
+        parts = {
+            name: final_fifth(windows_of(dataset[[reading]], basis=key)[reading])
+            for key, name in BASES.items()
+        }
         return xr.concat(parts.values(), xr.IndexVariable("basis", list(parts)))
 
     rows = window_rows(results, values)
     toggles = {"lens": "lens", "basis": "read through the lens of"} if "lens" in rows else None
     rows = rows if toggles else rows[rows["basis"] == BASES["host"]]
     return grouped_dots(
-        rows, "side", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(), toggles=toggles
+        rows,
+        "side",
+        x=unit,
+        title=f"{title}, change in the final fifth",
+        colour=window_colour(),
+        toggles=toggles,
     )
 
 
@@ -155,7 +164,7 @@ def controls(results, reading="kl_layer_final") -> alt.Chart:
 
     def values(dataset):
         parts = [
-            final_fifth(windows_of(dataset, control)[reading]).sel(window="late", drop=True)
+            final_fifth(windows_of(dataset[[reading]], control)[reading]).sel(window="late", drop=True)
             for control in CONTROLS
         ]
         return xr.concat(parts, xr.IndexVariable("control", list(CONTROLS.values())))
@@ -235,7 +244,7 @@ def teachers(results, reading="kl_layer_final") -> alt.Chart:
     def values(dataset):
         parts = []
         for teacher in ("it", "pt"):
-            one = by_window(shifts(dataset.sel(teacher=teacher, drop=True)))
+            one = by_window(shifts(dataset[[reading]].sel(teacher=teacher, drop=True)))
             one = final_fifth(one.sel(basis="host", window=list(WINDOWS), drop=True)[reading])
             parts.append(one)
         return xr.concat(parts, xr.IndexVariable("teacher", ["IT's replies", "PT's replies"]))
@@ -282,20 +291,19 @@ def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
 def strongest(results) -> alt.Chart:
     """Return by read-out how probable it is that each window has the strongest change, a stacked bar a read-out.
 
-    Strongest means: most towards what the study says of the window. The reader chooses side and lens.
+    Strongest means: most in the study's direction; *none*, that no window goes there. The reader chooses side and lens.
     """
 
     def measure(dataset):
         chosen = dataset.strongest.sel(region="final_fifth", basis="host", drop=True)
-        return chosen.rename("share").to_dataset()
+        none = (1 - chosen.sum("window", skipna=False)).clip(0).expand_dims(window=["none"])
+        return xr.concat([chosen, none], "window").rename("share").to_dataset()
 
     frames = [measure(d).to_dataframe().reset_index().assign(panel=panel) for panel, d in results.items()]
     rows = pd.concat(frames, ignore_index=True).dropna(subset=["share"]).round(charts.DIGITS)
-    rows["side"], rows["readout"] = (
-        rows["side"].map(SIDES),
-        rows["readout"].map(lambda name: READINGS[name][0]),
-    )
-    rows["rank"] = rows["window"].map({name: i for i, name in enumerate(WINDOWS)})
+    rows["side"] = rows["side"].map(SIDES)
+    rows["readout"] = rows["readout"].map({name: title for name, (title, _) in READINGS.items()})
+    rows["rank"] = rows["window"].map({name: i for i, name in enumerate([*WINDOWS, "none"])})
     order = [title for title, _ in READINGS.values()]
     y = alt.Y("readout:N", sort=order, title=None, axis=alt.Axis(labelLimit=250, ticks=False, domain=False))
     x = alt.X("share:Q", title="probability of being the strongest", axis=alt.Axis(format="%"), stack="zero")
@@ -308,7 +316,13 @@ def strongest(results) -> alt.Chart:
     bar = (
         alt.Chart()
         .mark_bar()
-        .encode(x=x, y=y, color=window_colour(symbol="square"), order=alt.Order("rank:O"), tooltip=tips)
+        .encode(
+            x=x,
+            y=y,
+            color=window_colour({**WINDOWS, "none": "#b8b8b8"}, symbol="square"),
+            order=alt.Order("rank:O"),
+            tooltip=tips,
+        )
     )
     return panels(rows, "Which window is the strongest?", bar, toggles={"side": "graft", "lens": "lens"})
 
@@ -403,7 +417,7 @@ def related(results) -> alt.Chart:
     found = []
     for panel, dataset in results.items():
         one = dataset[["r", "r_low", "r_high"]].rename(r="mean", r_low="low", r_high="high")
-        one = one.sel(measured=list(READERS)).reset_coords(drop=True)
+        one = one.sel(scale="cosine", measured=list(READERS)).reset_coords(drop=True)
         frame = one.to_dataframe().reset_index().assign(panel=panel, prompts=dataset.sizes["prompt"])
         found.append(frame)
     rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)

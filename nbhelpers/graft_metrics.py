@@ -1,8 +1,9 @@
 """The ledger's quantities of experiments 11, 13 and 14, from one result of one pair; no model is loaded.
 
 Replies are IT's. Distances are KL(layer ‖ own final) through the tuned lens over the final fifth, unless a name says
-otherwise: `window` is the replaced layers. Shifts are against the same host with nothing replaced. exp11's shifts are read
-through PT's lens, exp14's and all levels through each host's own. Conditions go by the names of `CONDITIONS`.
+otherwise: `window` is the replaced layers. Shifts are against the same host with nothing replaced. exp11's shifts and
+commitment layers are read through PT's lens, exp14's and all other levels through each host's own. Conditions go by the
+names of `CONDITIONS`.
 """
 
 import xarray as xr
@@ -30,11 +31,12 @@ READINGS = {
 
 
 def lead(changed: dict[str, xr.DataArray]) -> xr.DataArray:
-    """Return the late window's value minus the larger of the other windows' means, by prompt; {window: [prompt]}."""
-    other = max(
-        (changed[name] for name in WINDOWS if name != "late"), key=lambda values: float(values.mean())
-    )
-    return changed["late"] - other
+    """Return the late window's value minus the larger of the other windows' means, or of zero, by prompt; {window: [prompt]}.
+
+    A window leads only in the direction that the study claims: a late change of the other sign is no lead.
+    """
+    others = [changed[name] for name in WINDOWS if name != "late"] + [0 * changed["late"]]
+    return changed["late"] - max(others, key=lambda values: float(values.mean()))
 
 
 # exp11
@@ -168,10 +170,12 @@ def updates(result: xr.Dataset) -> dict:
 def correlations(result: xr.Dataset) -> dict:
     """Return r of late updates with the late distance over the steps of all conditions together, as the study pooled."""
     one, found = result.sel(kind="level", given="nothing", measured="pooled", lens="tuned"), {}
-    for feature in one["feature"].values:
-        ends = (float(one[name].sel(feature=feature)) for name in ("r", "r_low", "r_high"))
-        found[f"late_kl_r.{feature}"] = stats.Interval(*ends)
-        if feature in result["axis"]:
-            # The same by another name: the study gave it of projections and of cosines.
-            found[f"late_kl_r_cosine.{feature}"] = found[f"late_kl_r.{feature}"]
+    # The study gave it of projections and of cosines; the δ-cosine has one scale.
+    for scale, name in (("projection", "late_kl_r"), ("cosine", "late_kl_r_cosine")):
+        for feature in one["feature"].values:
+            if scale == "projection" or feature in result["axis"]:
+                ends = (
+                    float(one[part].sel(feature=feature, scale=scale)) for part in ("r", "r_low", "r_high")
+                )
+                found[f"{name}.{feature}"] = stats.Interval(*ends)
     return found

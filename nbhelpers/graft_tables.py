@@ -28,7 +28,7 @@ def late_shift(
     dataset: xr.Dataset, reading: str, side: str, lens="tuned", window="late", control="graft"
 ) -> xr.DataArray:
     """Return what one window's graft changes in the final fifth by prompt, [prompt], from exp11's dataset."""
-    one = windows_of(dataset, control).sel(side=side, window=window)[reading]
+    one = windows_of(dataset[[reading]], control).sel(side=side, window=window)[reading]
     wanted = {"region": "final_fifth", "lens": lens, "rule": "kl_layer_final_0.1", "component": "mlp"}
     return (
         one.sel({dim: value for dim, value in wanted.items() if dim in one.dims})
@@ -43,12 +43,23 @@ def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
     for reading, heading in LATE.items():
         table = interval_table(results, lambda d, r=reading: late_shift(d, r, side, lens))
         columns[heading] = pd.Series(written(table, 3), index=table["family"])
-    return pd.DataFrame(columns).rename_axis(None)
+    table = pd.DataFrame(columns).rename_axis(None)
+    tokens = {title: number(by_token(dataset, side, lens), 3) for title, dataset in results.items()}
+    table.insert(1, "the same by token", pd.Series(tokens).reindex(table.index).fillna(""))
+    return table
+
+
+def by_token(dataset: xr.Dataset, side="sufficiency", lens="tuned") -> float:
+    """Return the late graft's shift of KL(layer ‖ own final) with every token counting once, as the study pooled, nats."""
+    shift, n = late_shift(dataset, "kl_layer_final", side, lens), dataset.n_tokens.sel(teacher="it")
+    return float(stats.token_weighted_mean(shift.values, n.sel(prompt=shift.prompt).values))
 
 
 def template_shift(dataset: xr.Dataset, reading: str, lens="tuned") -> xr.DataArray:
     """Return B2 − A'_tmpl in the final fifth, [prompt]: IT's late MLPs in PT, which reads the chat turn."""
-    one = shifts(of_it(dataset))[reading].sel(condition="B2", basis="host", region="final_fifth", lens=lens)
+    one = shifts(of_it(dataset[[reading]]))[reading].sel(
+        condition="B2", basis="host", region="final_fifth", lens=lens
+    )
     return one.reset_coords(drop=True).dropna("prompt")
 
 
@@ -145,10 +156,13 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
             found = strongest_late(results, readout, lens, region)
             shown = {}
             for side, heading in SIDES.items():
-                values = np.array(list(found[side].values()))
+                values = np.array([value for value in found[side].values() if not np.isnan(value)])
                 sure, other = int((values >= 0.95).sum()), int((values <= 0.05).sum())
-                shown[f"{heading}: late strongest"] = f"{sure} of {len(values)}"
-                shown[f"{heading}: surely not"] = f"{other} of {len(values)}"
+                counts = {"late strongest": sure, "surely not": other}
+                shown |= {
+                    f"{heading}: {name}": f"{count} of {len(values)}" if len(values) else "–"
+                    for name, count in counts.items()
+                }
             rows[title, where] = shown
     table = pd.DataFrame(rows).T
     return table.rename_axis([None, None])
@@ -161,7 +175,7 @@ def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> p
     """Return Pearson's r of late updates with late KL as text, a row a family and condition, a column a feature."""
     rows = {}
     for title, dataset in results.items():
-        one = dataset.sel(kind=kind, given=given, lens=lens)
+        one = dataset.sel(scale="cosine", kind=kind, given=given, lens=lens)
         for condition in one.measured.values:
             cell = one.sel(measured=condition)
             if bool(cell.r.isnull().all()):

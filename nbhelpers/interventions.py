@@ -21,8 +21,9 @@ from nbhelpers.models import Decoder, block_layout, stream_tensor
 
 SCOPES = ("mlp", "block")
 # Where an edit can act, in the order of the forward pass: instead of the block, instead of its MLP, on what the MLP
-# returns, on the residual stream after the block.
-PLACES = ("block", "mlp", "mlp_output", "residual")
+# returns, instead of the norm behind it, on the residual stream after the block.
+PLACES = ("block", "mlp", "mlp_output", "mlp_norm", "residual")
+STEERED = ("mlp_output", "residual")
 
 
 class InterventionError(ValueError):
@@ -82,8 +83,14 @@ def graft(
         raise InterventionError(
             f"{len(layers)} layers cannot take {len(sources)} donor layers: give as many."
         )
-    change = _graft_mlp if scope == "mlp" else _graft_block
-    return [Edit(at, "mlp", change(donor, source)) for at, source in zip(layers, sources)]
+    if scope == "mlp":
+        return [Edit(at, "mlp", _graft_mlp(donor, source)) for at, source in zip(layers, sources)]
+    changes = {"mlp": _graft_block, "mlp_norm": _graft_norm}
+    return [
+        Edit(at, place, change(donor, source))
+        for at, source in zip(layers, sources)
+        for place, change in changes.items()
+    ]
 
 
 def _graft_mlp(donor, source):
@@ -95,13 +102,19 @@ def _graft_mlp(donor, source):
 
 def _graft_block(donor, source):
     def change(block):
-        theirs, (_, own_after) = donor.layers[source], mlp_norms(block)
-        before, after = mlp_norms(theirs)
+        theirs = donor.layers[source]
+        before, _ = mlp_norms(theirs)
         middle = stream_tensor(block, "residual_mid")
-        output = theirs.mlp(middle if before is None else before(middle))
-        block.mlp.skip(output)
+        block.mlp.skip(theirs.mlp(middle if before is None else before(middle)))
+
+    return change
+
+
+def _graft_norm(donor, source):
+    def change(block):
+        (_, own_after), (_, after) = mlp_norms(block), mlp_norms(donor.layers[source])
         if own_after is not None:
-            own_after.skip(after(output))
+            own_after.skip(after(block.mlp.output))  # steered, if it was
 
     return change
 
@@ -110,8 +123,9 @@ def scramble(donor: Decoder, layers: Sequence[int], *, seed: int = 0) -> list[Ed
     """Return the edits that change the host's MLP outputs at `layers` as much as the donor would, in no direction of use.
 
     A control for `graft`: the donor's change D(x) − H(x) of every MLP output is added after one random permutation of its
-    coordinates with random signs, drawn once a layer. This map is orthogonal, so at every position the change has
-    exactly the donor's norm, and the same input gets the same change. Both MLPs are computed. seed: of the draws.
+    coordinates with random signs, drawn once a layer. This map is orthogonal, so at every position the change of the
+    output has exactly the donor's norm (which a norm behind the MLP may change), and the same input gets the same
+    change. Both MLPs are computed. seed: of the draws.
     """
     return [Edit(layer, "mlp", _scrambled(donor, layer, seed)) for layer in layers]
 
@@ -147,8 +161,8 @@ def steer(
     place "residual": the stream after the block; "mlp_output": what its MLP returns, grafted or its own. `along` makes
     the usual change. InterventionError for another place.
     """
-    if place not in PLACES[2:]:
-        raise InterventionError(f"Steering acts on {' or '.join(PLACES[2:])}, not on {place!r}.")
+    if place not in STEERED:
+        raise InterventionError(f"Steering acts on {' or '.join(STEERED)}, not on {place!r}.")
 
     def steered(block):
         target = block.mlp if place == "mlp_output" else block
@@ -199,7 +213,7 @@ def visit(block, edits: Sequence[Edit] = ()) -> tuple[Tensor, Tensor, Tensor]:
         edits[0].change(block)
         return before, torch.zeros_like(before), before
     middle = stream_tensor(block, "residual_mid")
-    for place in PLACES[1:3]:
+    for place in PLACES[1:4]:
         _make(block, edits, place)
     update = stream_tensor(block, "mlp_update")
     _make(block, edits, "residual")

@@ -31,20 +31,22 @@ def compare(
     teacher: int,
     baseline: Sequence[int],
     layers: Sequence[int] | None = None,
-    cells: int = CELLS,
+    cells: int | None = None,
 ) -> dict[str, Tensor]:
     """Return {reading: [condition, layer, token]} of `READINGS`: every condition's layers through one lens.
 
     residuals: [condition][layer][token, d] after each block, before the final norm; a tensor that conditions share is
     read once. targets: [token], the id that follows. teacher: index of the teacher's condition; baseline: of each
-    condition's. layers: those to read, None for all. cells: logits held, a few times over; they change no result.
+    condition's. layers: those to read, None for all. cells: logits held, a few times over (None: `cells_for`);
+    they change no result.
     float32, nats (`effects.UNITS` says of what), but int64 `top1` ids and `target_rank`, 1 + the tokens above. ValueError for
     targets outside the real vocabulary.
     """
     layers = list(range(len(residuals[0])) if layers is None else layers)
     rows, weight = target_rows(targets, unembedding), unembedding.weight
     weight, states = weight if weight.is_cuda else weight.float(), max(_STATES, len(residuals))
-    size = tile_rows(len(weight), states, len(rows), cells)
+    cells = cells_for(rows.device) if cells is None else cells
+    size = tile_rows(len(weight), states, len(rows), cells, cached=not rows.is_cuda)
     out = _empty(len(residuals), len(layers), len(rows), rows.device)
     counts = len(residuals), len(residuals), states, *[1] * 5
     tiles = [rows.new_empty(n * size * len(weight), dtype=torch.float32) for n in counts]
@@ -57,10 +59,18 @@ def compare(
     return _settled(out, unembedding, layers, len(residuals[0]) - 1)
 
 
-def tile_rows(vocabulary: int, states: int, tokens: int, cells: int) -> int:
-    """Return how many tokens are read together: as many as fit a core's cache, or fill a product, within `cells`."""
-    wanted = max(_CACHED // vocabulary, 512 // states)
+def tile_rows(vocabulary: int, states: int, tokens: int, cells: int, *, cached: bool = True) -> int:
+    """Return how many tokens are read together within `cells`: on a CPU (`cached`) as fit its cache, or fill a product."""
+    wanted = max(_CACHED // vocabulary, 512 // states) if cached else tokens
     return max(1, min(tokens, cells // (states * vocabulary), wanted))
+
+
+def cells_for(device: torch.device) -> int:
+    """Return how many logits of one kind to hold: `CELLS` on a CPU, on a GPU as many as half its free memory takes."""
+    if device.type != "cuda":
+        return CELLS
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(CELLS, free // (8 * 4 * 4))
 
 
 def _empty(conditions, layers, tokens, device):

@@ -18,7 +18,7 @@ from nbhelpers.effects import GRID, UNITS, by_prompt
 from nbhelpers.forcing import check_same_ids, matched_batches, shape_of, streams
 from nbhelpers.hybrids import OTHER, TEACHER, Condition
 from nbhelpers.interventions import InterventionError
-from nbhelpers.matched_lens import CELLS, compare, target_rows
+from nbhelpers.matched_lens import cells_for, compare, target_rows
 from nbhelpers.models import Pair, load_tokenizer
 from nbhelpers.observation import narrow
 from nbhelpers.params import NATIVE
@@ -31,11 +31,18 @@ READ_DIMS = ("lens", "basis", "condition", "layer", "step")
 DESCRIBED = ("host", "prompt_format", "baseline", "window", "control")
 
 
-def translated(stacks: Sequence[Sequence[Tensor]], tuned: tuned_lens.TunedLens) -> list[list[Tensor]]:
-    """Return stacks of residuals [stack][layer][token, d] translated; a residual that stacks share stays one tensor."""
+def translated(
+    stacks: Sequence[Sequence[Tensor]], tuned: tuned_lens.TunedLens, layers: Sequence[int]
+) -> list[list[Tensor]]:
+    """Return stacks of residuals [stack][layer][token, d] with those of `layers` translated, the others as they are.
+
+    A residual that stacks share stays one tensor.
+    """
     seen = {}
 
     def moved(layer, h):
+        if layer not in layers:
+            return h
         if (layer, id(h)) not in seen:
             seen[layer, id(h)] = tuned_lens.translate_layer(tuned, layer, h)
         return seen[layer, id(h)]
@@ -66,7 +73,7 @@ def read_bases(
         place = {i: at for at, i in enumerate(members)}
         based = [place[names.index(conditions[i].baseline)] for i in members]
         stacks = [[residuals[names[i]] for i in members]]
-        stacks += [translated(stacks[0], lenses[reader])] if lenses else []
+        stacks += [translated(stacks[0], lenses[reader], options["layers"])] if lenses else []
         for k, stack in enumerate(stacks):
             found = compare(stack, getattr(pair, reader).unembedding, targets, teacher=place[teacher],
                             baseline=based, **options)  # fmt: skip
@@ -91,7 +98,7 @@ def measure(
     layers: Sequence[int] | None = None,
     projected: Sequence[str] = (),
     batch_size: int = 8,
-    cells: int = CELLS,
+    cells: int | None = None,
     seed: int = 0,
 ) -> Iterator[xr.Dataset]:
     """Yield every reading at every step, batch by batch of whole replies; `by_prompt` and `support` reduce them.
@@ -100,7 +107,8 @@ def measure(
     read. conditions: see `study_conditions`; the teacher's own, C or A', and every baseline must be among them. lenses:
     tuned lens by variant; None leaves only the raw lens. teacher: "it" or "pt". shared: variants whose lens reads all
     conditions, beside each host's own. layers: those to read; the last always is. projected: conditions whose MLP
-    updates `late_updates.projections` reads in the final fifth. cells: logits held at once. seed: of random controls.
+    updates `late_updates.projections` reads in the final fifth.
+    cells: logits held at once (None: `cells_for`). seed: of random controls.
 
     Dims: `READINGS` (lens, basis, condition, layer, step); `delta_cosine`, `update_norm` (component, condition, layer,
     step); `residual_cosine_teacher`, `residual_distance_teacher` (condition, layer, step); `nll`, `free_top1`
@@ -108,6 +116,7 @@ def measure(
     (step). InterventionError for a condition that is missing, TokenizerError for an id of two meanings.
     """
     layers = sorted({*(range(pair.n_layers) if layers is None else layers), pair.n_layers - 1})
+    cells = cells or cells_for(pair.pt.unembedding.weight.device)
     options, bases = {"teacher": TEACHER[teacher], "layers": layers, "cells": cells}, ("host", *shared)
     _check(pair, prompts, continuations, conditions, [options["teacher"], *projected])
     batches = list(matched_batches(prompts, continuations, batch_size, pair.it.tokenizer.pad_token_id))

@@ -28,7 +28,7 @@ GROUPS = {
 }
 UNITS = {
     "n_steps": ("tokens", "steps whose teacher token is of the class"),
-    "rank_gain": ("1", "baseline's rank of the teacher's token minus the condition's"),
+    "rank_gain": ("ranks", "baseline's rank of the teacher's token minus the condition's"),
     "log_rank_gain": ("1", "the same of natural logarithms of ranks"),
     "log_probability_gain": (
         "nats",

@@ -42,15 +42,17 @@ def summarise(steps: xr.Dataset, tokenizer, options: ExperimentParams) -> xr.Dat
 
     steps: of `matched_prefix.with_steps`, with all layers. Class counts and shares of grafts, (condition, lens, …); gains by
     class of the teacher's token (part, token_class, condition, lens, prompt); projections (axis, condition, layer,
-    prompt) in the final fifth; correlations (kind, given, feature, condition, lens).
+    prompt) in the final fifth; correlations (scale, kind, given, feature, condition, lens), of cosines and projections.
     """
     draws = {"n_resamples": options.n_resamples, "seed": options.seed}
     counts = support.replaced(steps, tokenizer)
     shares = support.shares(counts, **draws).rename(value="share", low="share_low", high="share_high")
     gains = support.rank_gains(steps)
     wins = support.late_wins(steps).rename(condition="reader").drop_vars("n_steps")
-    related = correlates.correlations(steps, **draws).rename(value="r", low="r_low", high="r_high")
-    related = related.rename(condition="measured")
+    scales = ("cosine", "projection")
+    related = [correlates.correlations(steps, scale=scale, **draws) for scale in scales]
+    related = xr.concat(related, xr.IndexVariable("scale", list(scales)))
+    related = related.rename(value="r", low="r_low", high="r_high", condition="measured")
     pushes = update_means(steps).rename(condition="measured")
     parts = [
         each.reset_coords(drop=True) for each in (counts.to_dataset(), shares, gains, wins, related, pushes)

@@ -18,6 +18,7 @@ from tests.stubs import (
     write_second_experiment,
 )
 
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """Return the root of a project with three stub models, which this process and its children work in."""

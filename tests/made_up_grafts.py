@@ -39,6 +39,7 @@ COORDS = {
         "reader": EIGHT,
         "axis": list(effects.AXES),
         "measured": [*grafting.PROJECTED, correlates.POOLED],
+        "scale": ["cosine", "projection"],
         "kind": list(correlates.KINDS),
         "given": list(correlates.GIVEN),
         "feature": list(correlates.FEATURES),

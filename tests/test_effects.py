@@ -167,6 +167,12 @@ def test_strongest_window_by_hand():
         effects.strongest_window(windowed([[1.0, 2.0, 3.0], [np.nan, 1.0, 1.0]]))
 
 
+def test_no_window_is_the_strongest_where_none_is_above_zero():
+    assert effects.strongest_window(windowed([[-1.0, -2.0, -3.0], [-1.0, -2.0, -9.0]])).values.tolist() == [0, 0, 0]
+    half = effects.strongest_window(windowed([[-1.0, -2.0, -3.0], [0.9, -2.0, -9.0]]), n_resamples=40_000)
+    np.testing.assert_allclose(half, [0.25, 0, 0], atol=0.01)
+
+
 def test_strongest_window_keeps_other_dims_and_agrees_with_a_loop():
     rng = np.random.default_rng(0)
     values = xr.DataArray(rng.normal(size=(2, 12, 3)), {"window": ["early", "mid", "late"], "family": ["a", "b"]},
@@ -176,7 +182,8 @@ def test_strongest_window_keeps_other_dims_and_agrees_with_a_loop():
     for family in ("a", "b"):
         x, wins = values.sel(family=family).values, np.zeros(3)
         for _ in range(4000):
-            wins[x[rng.integers(0, 12, 12)].mean(0).argmax()] += 1
+            means = x[rng.integers(0, 12, 12)].mean(0)
+            wins[means.argmax()] += means.max() > 0
         np.testing.assert_allclose(found.sel(family=family), wins / 4000, atol=0.03)
 
 
@@ -204,6 +211,24 @@ def test_tested_differences_against_scipy():
     np.testing.assert_allclose(found.p_holm.values.ravel()[order], adjusted)
     assert len(order) == 5 and found["mean"].dims == ("family", "window")
     assert all({"units", "long_name"} <= set(each.attrs) for each in found.values())
+
+
+def test_holms_correction_can_stay_within_a_dimension():
+    rng = np.random.default_rng(2)
+    values = xr.DataArray(rng.normal(0.5, 1, (15, 2, 3)), dims=("prompt", "lens", "window"))
+    values[:, 1, 0] = np.nan
+    found = effects.tested(values, within=("lens",), n_resamples=500)
+    for lens in range(2):
+        alone = effects.tested(values.isel(lens=lens), n_resamples=500)
+        for name in ("p", "p_holm"):
+            np.testing.assert_allclose(found[name].isel(lens=lens), alone[name])
+
+
+def test_shifts_of_what_has_no_layers():
+    steps = effects.by_prompt(made_up(LENGTHS))
+    alone = effects.shifts(steps[["nll"]])
+    np.testing.assert_allclose(alone.nll, effects.shifts(steps).nll)
+    assert "region" not in alone.dims and "window" in alone.coords
 
 
 def test_baselines_under_the_names_of_what_they_are_compared_with():

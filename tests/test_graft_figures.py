@@ -263,10 +263,11 @@ def test_readings_say_what_the_results_hold():
     assert (
         f"positive {IN_ALL}" in both
         and f"negative {IN_ALL}" in both
-        and f"0.95 {IN_ALL} on PT's side" in both
+        and f"up on PT's side, {IN_ALL}, and, down on IT's side, {IN_ALL} (" in both
     )
     tokens = graft_readings.exp13(made("exp13"))
-    assert f"takes {IN_ALL}" in tokens and f"less frequent {IN_ALL}" in tokens
+    assert f"content tokens are more frequent {IN_ALL}; function words are more frequent in none" in tokens
+    assert f"less frequent {IN_ALL} (95 %" in tokens and "The other counts rest on" in tokens
 
 
 def test_readings_say_the_opposite_where_results_are_reversed():
@@ -277,7 +278,10 @@ def test_readings_say_the_opposite_where_results_are_reversed():
 
     said = graft_readings.exp14({title: mirrored(d) for title, d in made("exp14").items()})
     assert f"amount that is positive in none of the six families, negative {IN_ALL}" in said
-    assert "0.95 in none of the six families on PT's side and in none of the six families on IT's" in said
+    assert (
+        "up on PT's side, in none of the six families, and, down on IT's side, in none of the six families"
+        in said
+    )
 
     def turned(d):
         change = d.sel(role="change")
@@ -287,7 +291,8 @@ def test_readings_say_the_opposite_where_results_are_reversed():
         ).assign(log_rank_gain=-d.log_rank_gain)
 
     tokens = graft_readings.exp13({title: turned(d) for title, d in made("exp13").items()})
-    assert f"negative {IN_ALL}" in tokens and "takes in none of the six families" in tokens
+    assert f"negative {IN_ALL}" in tokens
+    assert f"content tokens are more frequent in none of the six families, less frequent {IN_ALL}" in tokens
 
     swapped = {"B_late": "A'", "A'": "B_late"}
     results = {
@@ -317,3 +322,19 @@ def test_colours_of_pt_and_it_are_not_those_of_windows():
     }
     assert list(graft_figures.WINDOWS) == ["early", "mid", "late"]
     assert set(effects.UNITS) >= {"kl_layer_final", "nll", "commitment"}
+
+
+def test_late_shifts_by_token_weigh_long_replies_more():
+    d = made("exp11")["Llama"]
+    shift = graft_tables.late_shift(d, "kl_layer_final", "sufficiency")
+    n = d.n_tokens.sel(teacher="it").values
+    assert graft_tables.by_token(d) == pytest.approx(float((shift.values * n).sum() / n.sum()))
+
+
+def test_a_class_that_no_reply_has_is_said_to_be_missing():
+    d = made("exp13")["Llama"].copy(deep=True)
+    for name in ("log_rank_gain", "rank_gain"):
+        d[name].loc[{"token_class": "function"}] = np.nan
+    d["r"] = d.r * np.nan
+    said = graft_readings.exp13({"Pocket Llama": d})
+    assert "too few" in said and "at most – in size" in said

@@ -364,16 +364,28 @@ def test_updates_and_correlations_are_read_off_the_dataset(results):
             )
     ends = claims.measured(result, n_resamples=50)
     for feature in result["feature"].values.tolist():
-        at = {"kind": "level", "given": "nothing", "measured": "pooled", "lens": "tuned", "feature": feature}
+        at = {
+            "kind": "level",
+            "given": "nothing",
+            "measured": "pooled",
+            "lens": "tuned",
+            "feature": feature,
+            "scale": "projection",
+        }
         wanted = [float(result[name].sel(at)) for name in ("r", "r_low", "r_high")]
         assert ends.loc[f"late_kl_r.{feature}"].tolist() == wanted
-    assert ends.loc["late_kl_r_cosine.anti_top1"].tolist() == ends.loc["late_kl_r.anti_top1"].tolist()
+    at = {"kind": "level", "given": "nothing", "measured": "pooled", "lens": "tuned", "scale": "cosine"}
+    assert ends.loc["late_kl_r_cosine.anti_top1", "value"] == float(result.r.sel(at | {"feature": "anti_top1"}))
+    assert "late_kl_r_cosine.delta_cosine" not in ends.index
 
 
 def test_the_lead_is_over_the_stronger_of_the_others():
     early, mid, late = (xr.DataArray(v, dims="prompt") for v in ([0.0, 1.0], [2.0, 3.0], [3.0, 3.0]))
     found = graft_metrics.lead({"early": early, "mid": mid, "late": late})
     assert found.values.tolist() == [1.0, 0.0]
+    # A late change of the other sign leads nobody, however little it is.
+    away = graft_metrics.lead({"early": early - 9, "mid": mid - 9, "late": late - 5})
+    assert away.values.tolist() == [-2.0, -2.0]
 
 
 @pytest.mark.parametrize(
@@ -396,10 +408,17 @@ def test_the_ledger_pools_the_dense_five():
     table = claims.ledger("exp14", results, n_resamples=200)
     metric = "kl_shift.sufficiency.late"
     (row,) = table[table["metric"] == f"dense_five.{metric}"].itertuples()
-    runs = [claims.measured(d, n_resamples=200).loc[metric, "value"] for t, d in results.items() if t != "DeepSeek"]
+    runs = [
+        claims.measured(d, n_resamples=200).loc[metric, "value"]
+        for t, d in results.items()
+        if t != "DeepSeek"
+    ]
     assert row.run == pytest.approx(np.mean(runs)) and row.agreement == "same sign"
     few = {title: results[title] for title in ("Llama", "Gemma")}
-    assert claims.ledger("exp14", few, n_resamples=200).set_index("metric").loc[f"dense_five.{metric}", "run"] != row.run
+    assert (
+        claims.ledger("exp14", few, n_resamples=200).set_index("metric").loc[f"dense_five.{metric}", "run"]
+        != row.run
+    )
 
 
 def test_a_small_shift_keeps_three_decimals():

@@ -246,6 +246,23 @@ def test_composition_equals_hooks(family):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@families
+def test_steering_the_output_of_a_graft_with_its_norms(family):
+    """What the grafted MLP returns is steered before the norm that comes with it."""
+    host, donor = pair(family)
+    direction = torch.randn(host.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    d = direction / direction.norm()
+    edits = iv.steer([7], iv.along(direction, 4.0), place="mlp_output") + iv.graft(donor, [7], scope="block")
+    module = swapped(host, donor, [7], scope="block")
+    block = module.get_submodule(host.stack_path).layers[7]
+    with hooks((block.mlp, lambda x, out: out + 3 * (out @ d)[..., None] * d)):
+        expected = logits(module, batch())
+    plain = logits(module, batch())
+    got = iv.forward(host, batch(), edits).last_logits
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert (expected - plain).abs().max() > 1e-2
+
+
 def test_along_rescales_one_direction():
     h, direction = torch.randn(3, 5, 8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
     d = direction / direction.norm()

@@ -173,3 +173,10 @@ def test_tokens_read_together_stay_within_the_cells():
     assert (
         matched_lens.tile_rows(1 << 20, 8, 5, 1 << 40) == 5 and matched_lens.tile_rows(1 << 20, 8, 5, 1) == 1
     )
+
+
+def test_tiles_fit_a_cache_on_a_cpu_and_the_memory_on_a_gpu():
+    assert matched_lens.tile_rows(262_144, 18, 4096, 1 << 23) == 1
+    assert matched_lens.tile_rows(262_144, 18, 4096, 1 << 29, cached=False) == (1 << 29) // (18 * 262_144)
+    assert matched_lens.tile_rows(1000, 8, 300, 1 << 29, cached=False) == 300
+    assert matched_lens.cells_for(torch.device("cpu")) == matched_lens.CELLS
