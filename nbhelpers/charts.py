@@ -124,19 +124,19 @@ def packed(rows: pd.DataFrame, fields) -> pd.DataFrame:
     return rows.groupby(others, sort=False, dropna=False)[list(fields)].agg(list).reset_index()
 
 
-def panels(rows, title, *layers, y="shared", toggles=None, lists=()) -> alt.Chart:
+def panels(rows, title, *layers, y="shared", toggles=None, lists=(), size=PANEL) -> alt.Chart:
     """Return layered marks as small multiples, a panel for each value of `rows.panel`, in the rows' order.
 
     The panels' y scales are shared or independent. `toggles` are fields whose values the reader chooses from, field →
     what the choice is called; a field with one value gives no choice. `lists` are fields that hold lists, of which each
-    entry is a row to draw (see `packed`).
+    entry is a row to draw (see `packed`). `size` is that of one of several panels.
     """
     order = list(dict.fromkeys(rows["panel"]))
     if len(order) == 1:
         chart = alt.layer(*layers, data=rows).properties(**SINGLE, title=title)
     else:
         facet = alt.Facet("panel:N", sort=order, title=None)
-        chart = alt.layer(*layers).properties(**PANEL).facet(facet=facet, data=rows, columns=3)
+        chart = alt.layer(*layers).properties(**size).facet(facet=facet, data=rows, columns=3)
         chart = chart.resolve_scale(x="independent", y=y).properties(title=title)
     for field, name in (toggles or {}).items():
         if rows[field].nunique() > 1:

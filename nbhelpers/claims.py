@@ -12,6 +12,8 @@ import xarray as xr
 
 from nbhelpers import metrics, params, stats
 
+pd.set_option("display.max_rows", None)  # a ledger is read whole
+
 VERDICTS = ("supported", "contradicted", "no artifact")
 COLUMNS = (
     "id", "claim", "metric", "family", "value", "ci_low", "ci_high", "unit", "source_section", "verdict",

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers import charts
-from nbhelpers.charts import banded, bands, hint, layers_axis, onset_rule, panels, root_scale, tidy
+from nbhelpers.charts import PANEL, banded, bands, hint, layers_axis, onset_rule, panels, root_scale, tidy
 from nbhelpers.effects import by_window, shifts
 from nbhelpers.figures import interval_row
 from nbhelpers.synthesis import POOL, is_dense, pooled
@@ -104,9 +104,12 @@ def window_rows(results, values: Callable) -> pd.DataFrame:
     return rows.round(charts.DIGITS)
 
 
-def grouped_dots(rows, label, *, x, title, colour, by="window", toggles=None, sort=None) -> alt.Chart:
+def grouped_dots(
+    rows, label, *, x, title, colour, by="window", toggles=None, sort=None, width=PANEL["width"]
+) -> alt.Chart:
     """Return dots with intervals, a row for each value of `label`, in it one dot for each value of `by`."""
     order = sort or list(dict.fromkeys(rows[label]))
+    height = max(PANEL["height"], 9 * rows[label].nunique() * rows[by].nunique())
     axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=170)
     y = alt.Y(f"{label}:N", sort=order, title=None, axis=axis)
     offset = alt.YOffset(f"{by}:N", sort=list(dict.fromkeys(rows[by])))
@@ -115,7 +118,8 @@ def grouped_dots(rows, label, *, x, title, colour, by="window", toggles=None, so
     dot = alt.Chart().mark_point(size=45, filled=True, opacity=1)
     tips = [*hint(label, by), "prompts:Q"]
     dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, yOffset=offset, color=colour, tooltip=tips)
-    return panels(rows, title, zero_line_x(), bar, dot, toggles=toggles)
+    size = {"width": width, "height": height}
+    return panels(rows, title, zero_line_x(), bar, dot, toggles=toggles, size=size)
 
 
 def zero_line_x() -> alt.Chart:
@@ -285,6 +289,7 @@ def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
     return grouped_dots(
         rows, "family", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(),
         toggles={"lens": "lens", "basis": "read through the lens of"},
+        width=290,
     )  # fmt: skip
 
 
@@ -375,13 +380,14 @@ def gains(results, gain="log_rank_gain", letter="B") -> alt.Chart:
     rows = window_rows(results, values)
     rows = rows[rows["prompts"] >= 5]
     rows["token_class"] = rows["token_class"].map(CLASSES)
+    grafted = SIDES["sufficiency" if letter == "B" else "necessity"]
     names = {
         "log_rank_gain": "ln rank gained",
         "log_probability_gain": "nats gained",
         "rank_gain": "ranks gained",
     }
     return grouped_dots(
-        rows, "token_class", x=names[gain], title="Gain of the teacher's token by its class", colour=window_colour(),
+        rows, "token_class", x=names[gain], title=f"Gain of the teacher's token, {grafted}", colour=window_colour(),
         toggles={"lens": "lens"}, sort=list(CLASSES.values()),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ import xarray as xr
 
 from nbhelpers import stats, support
 from nbhelpers.effects import shifts
-from nbhelpers.graft_figures import CLASSES, READINGS, SIDES, WINDOWS, of_it, windows_of
+from nbhelpers.graft_figures import CLASSES, FEATURES, READINGS, SIDES, WINDOWS, of_it, windows_of
 from nbhelpers.synthesis import POOL, interval_table, is_dense, number, percent, written
 
 LATE = {
@@ -181,10 +181,9 @@ def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> p
             if bool(cell.r.isnull().all()):
                 continue
             rows[title, str(condition)] = {
-                str(
-                    f
-                ): f"{number(float(cell.r.sel(feature=f)))} [{number(float(cell.r_low.sel(feature=f)))}, "
-                f"{number(float(cell.r_high.sel(feature=f)))}]"
+                FEATURES[str(f)]: "{} [{}, {}]".format(
+                    *(number(float(cell[name].sel(feature=f))) for name in ("r", "r_low", "r_high"))
+                )
                 for f in one.feature.values
             }
     return pd.DataFrame(rows).T.rename_axis([None, None])
