@@ -34,6 +34,20 @@ READINGS = {
     "delta_cosine_mlp": ("δ-cosine of the MLP", "cosine"),
     "nll": ("NLL of the teacher's tokens", "nats"),
 }
+# The same where a phone must hold them.
+SHORT = {
+    "kl_layer_final": "KL to own final",
+    "kl_final_layer": "KL from own final",
+    "kl_layer_baseline_final": "KL to host's final",
+    "kl_layer_teacher_final": "KL to teacher's final",
+    "kl_layer_teacher": "KL to teacher's layer",
+    "js_teacher": "JS to teacher's layer",
+    "entropy": "entropy",
+    "commitment": "commitment",
+    "delta_cosine_block": "δ-cosine, block",
+    "delta_cosine_mlp": "δ-cosine, MLP",
+    "nll": "NLL",
+}
 CONTROLS = {
     "graft": "graft",
     "block": "graft with its norms",
@@ -307,11 +321,10 @@ def strongest(results) -> alt.Chart:
     frames = [measure(d).to_dataframe().reset_index().assign(panel=panel) for panel, d in results.items()]
     rows = pd.concat(frames, ignore_index=True).dropna(subset=["share"]).round(charts.DIGITS)
     rows["side"] = rows["side"].map(SIDES)
-    rows["readout"] = rows["readout"].map({name: title for name, (title, _) in READINGS.items()})
+    rows["readout"] = rows["readout"].map(SHORT)
     rows["rank"] = rows["window"].map({name: i for i, name in enumerate([*WINDOWS, "none"])})
-    order = [title for title, _ in READINGS.values()]
-    y = alt.Y("readout:N", sort=order, title=None, axis=alt.Axis(labelLimit=250, ticks=False, domain=False))
-    x = alt.X("share:Q", title="probability of being the strongest", axis=alt.Axis(format="%"), stack="zero")
+    y = alt.Y("readout:N", sort=list(SHORT.values()), title=None, axis=alt.Axis(ticks=False, domain=False))
+    x = alt.X("share:Q", title="probability", axis=alt.Axis(format="%"), stack="zero")
     tips = [
         alt.Tooltip("panel:N", title="model"),
         "readout:N",

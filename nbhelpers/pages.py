@@ -14,6 +14,7 @@ import pandas as pd
 from nbhelpers import graft_readings, params, readings, store, synthesis
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
+READINGS = readings.READINGS | graft_readings.READINGS
 MAIN = "main_figure"  # the name of the cell that other pages quote
 
 
@@ -47,7 +48,7 @@ def literal(text: str) -> str:
 
 def verdict(profile: str, experiment: str) -> str:
     """Return this run's answer to an experiment's question."""
-    read = (readings.READINGS | graft_readings.READINGS).get(experiment, synthesis.verdict)
+    read = READINGS.get(experiment, synthesis.verdict)
     return read(synthesis.open_results(profile, experiment))
 
 

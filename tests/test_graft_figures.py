@@ -181,7 +181,7 @@ def test_the_strongest_window_is_the_likelier():
     data = rows(graft_figures.strongest(made("exp14"))).set_index(
         ["panel", "side", "readout", "lens", "window"]
     )["share"]
-    own, cross = (graft_figures.READINGS[name][0] for name in ("kl_layer_final", "kl_layer_teacher"))
+    own, cross = (graft_figures.SHORT[name] for name in ("kl_layer_final", "kl_layer_teacher"))
     assert data["Llama", "IT's MLPs in PT", own, "tuned", "late"] > 0.99
     # The made-up graft carries PT away from the teacher: late is then the weakest of the three.
     assert data["Llama", "IT's MLPs in PT", cross, "tuned", "late"] < 0.01

@@ -215,12 +215,12 @@ def test_onsets_far_apart_do_not_agree():
 
 
 def test_every_experiment_has_its_reading():
-    assert {*readings.READINGS, "exp09"} == set(params.ordered())
+    assert {*pages.READINGS, "exp09"} == set(params.ordered())
 
 
 @pytest.mark.parametrize("key", params.ordered())
 def test_a_page_quotes_the_reading_of_its_experiment(key, monkeypatch):
     results = made(key)
     monkeypatch.setattr(synthesis, "open_results", lambda profile, experiment: results)
-    wanted = readings.READINGS.get(key, synthesis.verdict)
+    wanted = pages.READINGS.get(key, synthesis.verdict)
     assert pages.verdict("pocket", key) == wanted(results)
