@@ -34,6 +34,7 @@ READINGS = {
     "delta_cosine_mlp": ("δ-cosine of the MLP", "cosine"),
     "nll": ("NLL of the teacher's tokens", "nats"),
 }
+LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
 # The same where a phone must hold them.
 SHORT = {
     "kl_layer_final": "KL to own final",
@@ -297,12 +298,14 @@ def causality_rows(results, readout: str) -> pd.DataFrame:
 def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
     """Return Figure 2 of the study with intervals: each window's shift, put into PT and taken out of IT, by family.
 
-    The reader chooses the lens and whose it is; the region is the final fifth of the layers.
+    The reader chooses the lens and whose it is, where there is one; the region is the final fifth of the layers.
     """
     rows, (title, unit) = causality_rows(results, readout), READINGS[readout]
+    toggles = {"lens": "lens", "basis": "read through the lens of"}
+    if readout in LENSLESS:
+        rows, toggles = rows[(rows["lens"] == "raw") & (rows["basis"] == BASES["host"])], None
     return grouped_dots(
-        rows, "family", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(),
-        toggles={"lens": "lens", "basis": "read through the lens of"},
+        rows, "family", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(), toggles=toggles,
         width=290,
     )  # fmt: skip
 
