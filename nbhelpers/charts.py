@@ -1,12 +1,13 @@
-"""The study's figures as Vega-Lite charts: a panel a family, PT blue and dashed, IT orange and solid.
+"""What the book's figures are drawn with: a panel a family, PT blue and dashed, IT orange and solid.
 
-Every function takes results, a mapping from panel title to dataset in the order of the panels (or one
-dataset), and returns an `alt.Chart`. Bands are 95 % BCa intervals of the mean over prompts. Importing
-this module registers the theme and a renderer that shows a chart as its specification alone, the same
-bytes on every run. The module knows nothing of where results are stored or which families there are.
+Figures take results, a mapping from panel title to dataset in the order of the panels (or one dataset), and
+return an `alt.Chart`. Bands are 95 % BCa intervals of the mean over prompts. Importing this module registers
+the theme and a renderer that shows a chart as its specification alone, the same bytes on every run. The module
+knows nothing of where results are stored or which families there are.
 """
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -16,7 +17,6 @@ VEGALITE = "application/vnd.vegalite.v5+json"  # what JupyterLab 4 draws, Altair
 PT, IT, INK, GRID = "#2b7bba", "#d95f02", "#7a7a7a", "#8888883f"
 NAMES = {"pt": "PT", "it": "IT"}
 KL = {"final_layer": "KL(final ‖ layer)", "layer_final": "KL(layer ‖ final)"}
-COMPONENTS = {"block": "whole block", "attention": "attention", "mlp": "MLP"}
 PANEL, SINGLE = {"width": 190, "height": 140}, {"width": 420, "height": 240}
 RULES = {
     "top1_first": "first top-1 match",
@@ -29,7 +29,6 @@ RULES = {
 }
 DIGITS = 4
 ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
-KL_TICKS = [0.05, 0.1, 0.2, 0.5, 1.0]
 
 
 def spec_renderer(spec, **metadata):
@@ -210,199 +209,10 @@ def shift_profile(results, values, *, y, title, unit="", toggles=None) -> alt.Ch
     return panels(tidy(results, measure), title, onset_rule(), zero, *curve, toggles=toggles)
 
 
-def of_lens(values: xr.DataArray, lens: str | None) -> xr.DataArray:
-    """Return the values of one lens, or of all, to choose from, where none is named."""
-    return values.sel(lens=lens, drop=True) if lens else values
-
-
-def kl_curves(results, direction="final_layer", lens=None) -> alt.Chart:
-    """Return each layer's KL divergence from the model's own final distribution, its entropy written beside.
-
-    `direction` is final_layer for KL(final ‖ layer) or layer_final for KL(layer ‖ final); nats, on a
-    square-root scale. Where no lens is named the reader chooses one.
-    """
-
-    def measure(dataset):
-        curve = banded(of_lens(dataset[f"kl_{direction}"], lens))
-        entropy = of_lens(dataset["entropy"], lens).isel(layer=-1, drop=True).mean("prompt")
-        return curve.assign(entropy=entropy)
-
-    rows = tidy(results, measure)
-    rows["entropy"] = [f"entropy {value:.2f}" for value in rows["entropy"]]
-    notes = [entropy_note("PT", 4), entropy_note("IT", 17)]
-    curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root_scale())
-    name = f", {lens} lens" if lens else ""
-    title = f"{KL[direction]} by layer{name} (√ scale)"
-    return panels(rows, title, onset_rule(), *curve, *notes, toggles=None if lens else {"lens": "lens"})
-
-
 def root_scale() -> dict:
     """Return the options of a square-root y axis: on a linear one the first layers would flatten the late ones."""
     axis = alt.Axis(values=ROOT_TICKS, tickCount=len(ROOT_TICKS), labelOverlap=False, format="~g")
     return {"scale": alt.Scale(type="sqrt"), "axis": axis}
-
-
-def entropy_note(variant, height) -> alt.Chart:
-    """Return one variant's final entropy, at the top right of each panel, where the curves have come down."""
-    only = alt.Chart().transform_filter(f"datum.variant === '{variant}' && datum.layer === 0")
-    text = only.mark_text(align="right", baseline="top", fontSize=10, color=PT if variant == "PT" else IT)
-    return text.encode(x=alt.value("width"), y=alt.value(height), text="entropy:N")
-
-
-def entropy_profile(results) -> alt.Chart:
-    """Return the entropy of each layer's lens distribution, nats; the reader chooses the lens."""
-    return layer_profile(
-        results, lambda dataset: dataset["entropy"], y="entropy, nats", unit="nats",
-        title="Entropy of each layer's prediction", toggles={"lens": "lens"},
-    )  # fmt: skip
-
-
-def confidence_profile(results) -> alt.Chart:
-    """Return the probability of each layer's own first token; the reader chooses the lens."""
-    return layer_profile(
-        results, lambda dataset: dataset["top1_probability"], y="probability",
-        title="Probability of each layer's first token", toggles={"lens": "lens"},
-    )  # fmt: skip
-
-
-def adjacent_profile(results) -> alt.Chart:
-    """Return KL(previous layer ‖ layer), nats, on a square-root scale; the reader chooses the lens."""
-    return layer_profile(
-        results, lambda dataset: dataset["kl_adjacent"], y="nats", unit="nats",
-        title="KL(previous layer ‖ layer) (√ scale)", toggles={"lens": "lens"}, **root_scale(),
-    )  # fmt: skip
-
-
-def cosine_to_final(results) -> alt.Chart:
-    """Return the cosine of the residual stream with that after the last layer."""
-    return layer_profile(
-        results, lambda dataset: dataset["cosine_to_final"], y="cosine", title="Cosine to the final residual"
-    )
-
-
-def delta_cosine(results, component="block") -> alt.Chart:
-    """Return the cosine between each layer's update and the residual stream before it."""
-    return layer_profile(
-        results, lambda dataset: dataset["delta_cosine"].sel(component=component, drop=True),
-        y="cosine(update, residual)", title=f"δ-cosine of the {COMPONENTS[component]} update",
-    )  # fmt: skip
-
-
-def delta_cosine_shift(results, component="block") -> alt.Chart:
-    """Return the difference IT − PT of the δ-cosine by layer; below zero IT opposes the residual more."""
-    return shift_profile(
-        results, lambda dataset: dataset["delta_cosine"].sel(component=component, drop=True),
-        y="IT − PT", title=f"δ-cosine of the {COMPONENTS[component]} update, IT − PT",
-    )  # fmt: skip
-
-
-def norms(results, variable="residual_norm", component="block") -> alt.Chart:
-    """Return the norm by layer of the residual stream (`residual_norm`) or an update (`update_norm`)."""
-
-    def values(dataset):
-        norm = dataset[variable]
-        return norm.sel(component=component, drop=True) if "component" in norm.dims else norm
-
-    what = "residual stream" if variable == "residual_norm" else f"{COMPONENTS[component]} update"
-    # Families differ in norm by orders of magnitude: only the shapes compare.
-    return layer_profile(
-        results, values, y="Euclidean norm", title=f"Norm of the {what}", resolve="independent"
-    )
-
-
-def shares(results, rule=None) -> pd.DataFrame:
-    """Return the shares of steps that commit at and up to each layer, and their mean layer, by lens and rule."""
-
-    def measure(dataset):
-        count = dataset["commitment_count"]
-        count = count.sel(rule=[rule]) if rule else count
-        share = count / count.sum("layer")
-        return xr.Dataset(
-            {"share": share, "sum": share.cumsum("layer"), "centre": (share * count["layer"]).sum("layer")}
-        )
-
-    rows = tidy(results, measure)
-    return rows.assign(rule=rows["rule"].map(rule_title))
-
-
-def step_tips(share: str) -> list:
-    """Return the tooltips of a share of steps at a layer."""
-    return [
-        alt.Tooltip("panel:N", title="model"),
-        "variant:N",
-        "layer:Q",
-        alt.Tooltip(f"{share}:Q", format=".1%"),
-    ]
-
-
-def commitment_histograms(results, rule=None) -> alt.Chart:
-    """Return the layers at which steps commit, as histograms with means; pooled over steps.
-
-    The reader chooses the lens, and the rule where none is named.
-    """
-    colours, rows, lists = by_variant(), shares(results, rule), ("layer", "share")
-    y = alt.Y("share:Q", stack=None, title="share of steps", axis=alt.Axis(format="%"))
-    bars = alt.Chart().transform_calculate(left="datum.layer - 0.45", right="datum.layer + 0.45")
-    tips = step_tips("share")
-    bars = bars.mark_rect(opacity=0.45).encode(
-        layers_axis("left"), y, x2="right:Q", y2=alt.datum(0), color=colours["color"], tooltip=tips
-    )
-    means = alt.Chart().mark_rule(strokeWidth=2).encode(x=alt.X("mean(centre):Q", title="layer"), **colours)
-    title = f"Commitment: {rule_title(rule)}" if rule else "Layer of commitment"
-    rows, toggles = packed(rows.drop(columns=["sum", "depth"]), lists), {"rule": "rule", "lens": "lens"}
-    return panels(rows, title, bars, onset_rule(), means, toggles=toggles, lists=lists)
-
-
-def commitment_cdf(results, rule=None) -> alt.Chart:
-    """Return the share of steps that have committed by each depth, (layer + 1) / L; pooled over steps."""
-    y = alt.Y("sum:Q", title="share committed", axis=alt.Axis(format="%"))
-    x = alt.X("depth:Q", title="depth, (layer + 1) / L", scale=alt.Scale(domain=[0, 1], nice=False))
-    marks = alt.Chart().mark_line(interpolate="step-after", strokeWidth=2).encode(x=x, y=y, **by_variant())
-    dots = alt.Chart().mark_point(size=16, filled=True, opacity=1)
-    dots = dots.encode(x=x, y=y, color=by_variant()["color"], tooltip=step_tips("sum"))
-    title = f"Committed by each depth: {rule_title(rule)}" if rule else "Committed by each depth"
-    rows, lists = shares(results, rule).drop(columns=["share", "centre", "onset"]), ("layer", "depth", "sum")
-    toggles = {"rule": "rule", "lens": "lens"}
-    return panels(packed(rows, lists), title, marks, dots, toggles=toggles, lists=lists)
-
-
-def threshold_sensitivity(results, family="kl_stays") -> alt.Chart:
-    """Return the mean commitment depth, layer / L, against the KL threshold τ of the rules `family`_τ, by lens."""
-
-    def measure(dataset):
-        rules = [rule for rule in dataset["rule"].values.tolist() if rule.startswith(f"{family}_")]
-        depth = dataset["commitment"].sel(rule=rules) / dataset.sizes["layer"]
-        thresholds = [float(rule.rsplit("_", 1)[1]) for rule in rules]
-        return banded(depth.rename(rule="threshold").assign_coords(threshold=thresholds))
-
-    x = alt.X(
-        "threshold:Q",
-        title="threshold τ, nats",
-        scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(values=KL_TICKS),
-    )
-    curve = bands(x, "commitment layer / L", fields=("variant", "threshold"))
-    title = "Commitment depth against the KL threshold"
-    return panels(tidy(results, measure), title, *curve, toggles={"lens": "lens"})
-
-
-def intervals(table, *, x, title, label="family") -> alt.Chart:
-    """Return dots with intervals for a table with the columns `label`, mean, low and high, in its order."""
-    rows = table.round(DIGITS)
-    y = alt.Y(
-        f"{label}:N", sort=list(rows[label]), title=None, axis=alt.Axis(grid=True, domain=False, ticks=False)
-    )
-    tips = [
-        alt.Tooltip(f"{label}:N"),
-        *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("mean", "low", "high")),
-    ]
-    zero = alt.Chart(rows.head(1)).mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
-    bar = (
-        alt.Chart(rows).mark_rule(strokeWidth=2, color=IT).encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y)
-    )
-    dot = alt.Chart(rows).mark_point(size=60, filled=True, opacity=1, color=IT)
-    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, tooltip=tips)
-    return alt.layer(zero, bar, dot).properties(width=460, height=alt.Step(24), title=title)
 
 
 def training_loss(cards) -> alt.Chart:
@@ -430,3 +240,35 @@ def training_loss(cards) -> alt.Chart:
     dots = alt.Chart().mark_point(size=16, filled=True, opacity=1)
     dots = dots.encode(x=x, y=y, color=by_variant()["color"], tooltip=tips)
     return panels(pd.DataFrame(rows), "Held-out loss in training", line, dots)
+
+
+def difference(values: xr.DataArray) -> xr.DataArray:
+    """Return IT − PT, prompt by prompt."""
+    return values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
+
+
+def zero_line() -> alt.Chart:
+    """Return a horizontal line at zero, drawn once a panel."""
+    return alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(0))
+
+
+def interval_row(values: xr.DataArray, **labels) -> dict:
+    """Return labels with the mean over prompts of [prompt] values and its interval."""
+    kept = values.dropna("prompt")
+    if kept.sizes["prompt"] < 2:
+        return labels | dict(mean=np.nan, low=np.nan, high=np.nan, prompts=kept.sizes["prompt"])
+    bound = stats.bca_mean(kept.values)
+    return labels | dict(zip(("mean", "low", "high"), map(float, bound))) | {"prompts": kept.sizes["prompt"]}
+
+
+def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) -> alt.Chart:
+    """Return dots with intervals, a row for each value of `label` and a panel a model, in the rows' order."""
+    rows = rows.dropna(subset=["mean"]).round(DIGITS)
+    axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=140)
+    y = alt.Y(f"{label}:N", sort=list(dict.fromkeys(rows[label])), title=None, axis=axis)
+    zero = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
+    bar = alt.Chart().mark_rule(strokeWidth=2, color=IT).encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y)
+    dot = alt.Chart().mark_point(size=50, filled=True, opacity=1, color=IT)
+    tips = [*hint(label), "prompts:Q"]
+    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, tooltip=tips)
+    return panels(rows, title, zero, bar, dot, toggles=toggles)

@@ -1,7 +1,6 @@
-"""The figures of the observation chapter beyond the plain curves of `charts`: strata, classes, histories, clouds, heat
-maps.
+"""The figures of the observation chapter beside the convergence gap: lenses, texts, revision, clouds, kinds, breadth.
 
-Each takes results, panel title → dataset of one experiment, and returns a chart in the theme of `charts`.
+Each takes results, panel title → dataset of one experiment, and returns a chart made with `charts`.
 """
 
 import altair as alt
@@ -18,17 +17,18 @@ from nbhelpers.charts import (
     banded,
     bands,
     by_variant,
+    difference,
+    dots,
     hint,
+    interval_row,
     layers_axis,
     onset_rule,
-    packed,
     panels,
     tidy,
 )
 from nbhelpers.synthesis import free
 from nbhelpers.token_classes import CLASSES
 
-DIVERGING = ["#b2182b", "#f7f7f7", "#2166ac"]
 FIVE = [
     "#2a9d5c",
     "#9467bd",
@@ -42,16 +42,6 @@ MINDS = {
     "kl_adjacent_at_change": ("Divergence at the change of mind", "nats"),
 }
 TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
-
-
-def difference(values: xr.DataArray) -> xr.DataArray:
-    """Return IT − PT, prompt by prompt."""
-    return values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
-
-
-def zero_line() -> alt.Chart:
-    """Return a horizontal line at zero, drawn once a panel."""
-    return alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(0))
 
 
 def by_category(field, values, title=None, palette=FIVE) -> dict:
@@ -151,120 +141,6 @@ def neuron_gini(results) -> alt.Chart:
         .encode(x=layers_axis(), y=y, tooltip=tips, **by_variant())
     )
     return panels(rows, "Concentration of neuron use by layer", onset_rule(), line)
-
-
-def matched_curves(results, history="it", direction="final_layer") -> alt.Chart:
-    """Return both models' KL curves on the tokens that one of them wrote; the reader chooses the lens and whose it is."""
-
-    def measure(dataset):
-        return banded(dataset[f"kl_{direction}_matched"].sel(history=history, drop=True))
-
-    rows = tidy(results, measure)
-    rows["basis"] = rows["basis"].map({"own": "own", "other": "the other model's"})
-    curve = bands(layers_axis(), f"{charts.KL[direction]}, nats", "nats", **charts.root_scale())
-    title = f"{charts.KL[direction]} of both models on {NAMES[history]}'s tokens (√ scale)"
-    return panels(
-        rows, title, onset_rule(), *curve, toggles={"lens": "lens", "basis": "read through the lens of"}
-    )
-
-
-def history_gap(results, lens="raw", direction="final_layer") -> alt.Chart:
-    """Return the late-half gap IT − PT under each history, with intervals: free running, IT's tokens, PT's tokens."""
-    found = []
-    for title, d in results.items():
-        half = slice(d.sizes["layer"] // 2, None)
-        free = difference(d[f"kl_{direction}"].sel(lens=lens).isel(layer=half).mean("layer"))
-        same = d[f"kl_{direction}_matched"].sel(lens=lens, basis="own").isel(layer=half).mean("layer")
-        gaps = {"free running": free, "IT's tokens": difference(same.sel(history="it"))}
-        gaps["PT's tokens"] = difference(same.sel(history="pt"))
-        found += [interval_row(values, panel=title, history=name) for name, values in gaps.items()]
-    return dots(
-        pd.DataFrame(found), "history", x="IT − PT, nats", title=f"Convergence gap by history, {lens} lens"
-    )
-
-
-def gap_intervals(results, direction="final_layer") -> alt.Chart:
-    """Return the convergence gap of every model with its interval, raw and tuned lens."""
-    found = []
-    for title, d in results.items():
-        half = d[f"kl_{direction}"].isel(layer=slice(d.sizes["layer"] // 2, None)).mean("layer")
-        found += [
-            interval_row(difference(half.sel(lens=n)), panel=title, lens=str(n)) for n in half.lens.values
-        ]
-    return dots(
-        pd.DataFrame(found), "lens", x="IT − PT, nats", title=f"Convergence gap, {charts.KL[direction]}"
-    )
-
-
-def interval_row(values: xr.DataArray, **labels) -> dict:
-    """Return labels with the mean over prompts of [prompt] values and its interval."""
-    kept = values.dropna("prompt")
-    if kept.sizes["prompt"] < 2:
-        return labels | dict(mean=np.nan, low=np.nan, high=np.nan, prompts=kept.sizes["prompt"])
-    bound = charts.stats.bca_mean(kept.values)
-    return labels | dict(zip(("mean", "low", "high"), map(float, bound))) | {"prompts": kept.sizes["prompt"]}
-
-
-def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) -> alt.Chart:
-    """Return dots with intervals, a row for each value of `label` and a panel a model, in the rows' order."""
-    rows = rows.dropna(subset=["mean"]).round(charts.DIGITS)
-    axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=140)
-    y = alt.Y(f"{label}:N", sort=list(dict.fromkeys(rows[label])), title=None, axis=axis)
-    zero = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
-    bar = alt.Chart().mark_rule(strokeWidth=2, color=IT).encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y)
-    dot = alt.Chart().mark_point(size=50, filled=True, opacity=1, color=IT)
-    tips = [*hint(label), "prompts:Q"]
-    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, tooltip=tips)
-    return panels(rows, title, zero, bar, dot, toggles=toggles)
-
-
-def confidence_gap(results, lens="raw", matched=False) -> alt.Chart:
-    """Return the late-half gap IT − PT by confidence of the final prediction, with intervals over prompts."""
-    found = []
-    for title, d in results.items():
-        name = "kl_by_confidence_matched" if matched else "kl_by_confidence"
-        values = d[name].sel(lens=lens).isel(layer=slice(d.sizes["layer"] // 2, None)).mean("layer")
-        values = difference(values.sel(history="it") if matched else values)
-        found += [interval_row(values.sel(stratum=s), panel=title, stratum=s) for s in values.stratum.values]
-    where = "on IT's tokens" if matched else "free running"
-    return dots(
-        pd.DataFrame(found), "stratum", x="IT − PT, nats", title=f"Gap by confidence, {where}, {lens} lens"
-    )
-
-
-def category_gap(results, lens="raw", direction="final_layer") -> alt.Chart:
-    """Return the late-half gap IT − PT by category of prompt, with intervals over prompts."""
-    found = []
-    for title, d in results.items():
-        gap = difference(
-            d[f"kl_{direction}"].sel(lens=lens).isel(layer=slice(d.sizes["layer"] // 2, None)).mean("layer")
-        )
-        for category in dict.fromkeys(d.category.values.tolist()):
-            inside = gap.isel(prompt=np.flatnonzero(d.category.values == category))
-            found.append(interval_row(inside, panel=title, category=category))
-    return dots(
-        pd.DataFrame(found), "category", x="IT − PT, nats", title=f"Convergence gap by category, {lens} lens"
-    )
-
-
-def cosine_heat(results) -> alt.Chart:
-    """Return the δ-cosine of the block by generation step and layer; the reader chooses PT or IT."""
-    rows = tidy(results, lambda dataset: dataset.delta_cosine_by_step.rename("cosine").to_dataset())
-    rows = rows[rows["token"] > 0].dropna(subset=["cosine"]).drop(columns=["depth", "onset"])
-    rows = rows.sort_values("variant", ascending=True, kind="stable")
-    x = alt.X("token:O", title="generated token", axis=alt.Axis(values=list(range(0, 512, 8))))
-    y = alt.Y("layer:O", title="layer", sort="descending", axis=alt.Axis(labelOverlap=True))
-    scale = alt.Scale(domain=[-1, 0, 1], range=DIVERGING, clamp=True)
-    fill = alt.Color("cosine:Q", scale=scale, legend=alt.Legend(title="δ-cosine", gradientLength=120))
-    tips = [
-        alt.Tooltip("panel:N", title="model"),
-        "token:O",
-        "layer:O",
-        alt.Tooltip("cosine:Q", format=".3f"),
-    ]
-    cells, lists = alt.Chart().mark_rect().encode(x=x, y=y, color=fill, tooltip=tips), ("token", "cosine")
-    title, toggles = "δ-cosine by layer and step", {"variant": "model"}
-    return panels(packed(rows, lists), title, cells, toggles=toggles, lists=lists)
 
 
 def weight_change(results, measure="relative") -> alt.Chart:

@@ -9,7 +9,8 @@ import xarray as xr
 
 from nbhelpers import stats, support
 from nbhelpers.effects import shifts
-from nbhelpers.graft_figures import CLASSES, FEATURES, READINGS, SIDES, WINDOWS, of_it, windows_of
+from nbhelpers.graft_figures import READINGS, SIDES, WINDOWS, of_it, windows_of
+from nbhelpers.support_figures import CLASSES, FEATURES
 from nbhelpers.synthesis import POOL, interval_table, is_dense, number, percent, written
 
 LATE = {

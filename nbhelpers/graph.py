@@ -24,8 +24,8 @@ from nbhelpers import batch, params, store
 
 # The modules above the science: a change in them redraws pages and measures nothing again.
 PAGES = {
-    *("charts", "claims", "figures", "metrics", "readings", "synthesis", "tables"),
-    *("graft_figures", "graft_metrics", "graft_readings", "graft_tables"),
+    *("charts", "claims", "figures", "gap_figures", "metrics", "readings", "synthesis", "tables"),
+    *("graft_figures", "graft_metrics", "graft_readings", "graft_tables", "support_figures"),
 }
 RUNNERS = {
     "__init__",

@@ -37,10 +37,9 @@ def compare(
 
     residuals: [condition][layer][token, d] after each block, before the final norm; a tensor that conditions share is
     read once. targets: [token], the id that follows. teacher: index of the teacher's condition; baseline: of each
-    condition's. layers: those to read, None for all. cells: logits held, a few times over (None: `cells_for`);
-    they change no result.
-    float32, nats (`effects.UNITS` says of what), but int64 `top1` ids and `target_rank`, 1 + the tokens above. ValueError for
-    targets outside the real vocabulary.
+    condition's. layers: those to read, None for all. cells: logits held, a few times over (None: `cells_for`); they
+    change no result. float32, nats (`effects.UNITS` says of what), but int64 `top1` ids and `target_rank`, 1 + the tokens
+    above. ValueError for targets outside the real vocabulary.
     """
     layers = list(range(len(residuals[0])) if layers is None else layers)
     rows, weight = target_rows(targets, unembedding), unembedding.weight

@@ -121,10 +121,12 @@ def seconds(options, methods, given, once=()):
         for name, method in methods.items():
             if name in once and 1 < repeat:
                 continue
+            print(f"\r{name:60}", end="", file=sys.stderr, flush=True)
             gc.collect()
             start = options.clock()
             method(*given)
             best.setdefault(name, []).append(options.clock() - start)
+    print(f"\r{'':60}\r", end="", file=sys.stderr)
     return {name: min(times[1:]) for name, times in best.items()}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from nbformat import v4
 
-from nbhelpers import charts, figures, graft_figures, params, store, synthesis
+from nbhelpers import charts, figures, gap_figures, graft_figures, params, store, support_figures, synthesis
 from tests import made_up, made_up_gap, made_up_grafts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -115,13 +115,9 @@ def main_figure(key):
     cells = source(params.experiment(key).notebook).cells
     found = [cell.source for cell in cells if cell.metadata.get("name") == "main_figure"]
     made = {"One pair": dataset("gemma", key, n_prompts=12)}
-    return (
-        eval(
-            found[0], {"charts": charts, "figures": figures, "graft_figures": graft_figures, "results": made}
-        )
-        if found
-        else None
-    )
+    drawn_with = (figures, gap_figures, graft_figures, support_figures)
+    known = {module.__name__.rpartition(".")[2]: module for module in drawn_with}
+    return eval(found[0], known | {"results": made}) if found else None
 
 
 def shown(source, chart, **metadata):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import vl_convert
 
-from nbhelpers import charts, figures, stats, synthesis
+from nbhelpers import charts, figures, gap_figures, stats, synthesis
 from tests import synthetic
 from tests.specs import controls, encodings, filters, rows
 
@@ -20,27 +20,25 @@ ESTIMATORS = {"estimator": ["TwoNN", "maximum likelihood"]}
 RULES = {"rule": ["first top-1 match", "KL stays below 0.1 nats"]}  # two of the eleven
 # name → (experiment, function of results, what the reader chooses from)
 FIGURES = {
-    "kl_curves": ("exp09", charts.kl_curves, LENS),
-    "kl_layer_final": ("exp09", lambda r: charts.kl_curves(r, "layer_final"), LENS),
-    "kl_tuned": ("exp09", lambda r: charts.kl_curves(r, lens="tuned"), {}),
-    "entropy_profile": ("exp09", charts.entropy_profile, LENS),
-    "confidence_profile": ("exp09", charts.confidence_profile, LENS),
-    "adjacent_profile": ("exp09", charts.adjacent_profile, LENS),
-    "cosine_to_final": ("exp09", charts.cosine_to_final, {}),
-    "delta_cosine": ("exp09", charts.delta_cosine, {}),
-    "delta_cosine_shift": ("exp09", lambda r: charts.delta_cosine_shift(r, "mlp"), {}),
-    "norms": ("exp09", charts.norms, {}),
-    "update_norms": ("exp09", lambda r: charts.norms(r, "update_norm", "attention"), {}),
-    "commitment_histograms": ("exp09", charts.commitment_histograms, LENS | RULES),
-    "commitment_cdf": ("exp09", charts.commitment_cdf, LENS | RULES),
-    "threshold_sensitivity": ("exp09", charts.threshold_sensitivity, LENS),
-    "matched_curves": ("exp09", figures.matched_curves, LENS | {"basis": ["own", "the other model's"]}),
-    "history_gap": ("exp09", figures.history_gap, {}),
-    "gap_intervals": ("exp09", figures.gap_intervals, {}),
-    "confidence_gap": ("exp09", figures.confidence_gap, {}),
-    "confidence_gap_matched": ("exp09", lambda r: figures.confidence_gap(r, matched=True), {}),
-    "category_gap": ("exp09", figures.category_gap, {}),
-    "cosine_heat": ("exp09", figures.cosine_heat, {"variant": ["IT", "PT"]}),
+    "kl_curves": ("exp09", gap_figures.kl_curves, LENS),
+    "kl_layer_final": ("exp09", lambda r: gap_figures.kl_curves(r, "layer_final"), LENS),
+    "kl_tuned": ("exp09", lambda r: gap_figures.kl_curves(r, lens="tuned"), {}),
+    "entropy_profile": ("exp09", gap_figures.entropy_profile, LENS),
+    "confidence_profile": ("exp09", gap_figures.confidence_profile, LENS),
+    "adjacent_profile": ("exp09", gap_figures.adjacent_profile, LENS),
+    "cosine_to_final": ("exp09", gap_figures.cosine_to_final, {}),
+    "delta_cosine": ("exp09", gap_figures.delta_cosine, {}),
+    "delta_cosine_shift": ("exp09", lambda r: gap_figures.delta_cosine_shift(r, "mlp"), {}),
+    "commitment_histograms": ("exp09", gap_figures.commitment_histograms, LENS | RULES),
+    "commitment_cdf": ("exp09", gap_figures.commitment_cdf, LENS | RULES),
+    "threshold_sensitivity": ("exp09", gap_figures.threshold_sensitivity, LENS),
+    "matched_curves": ("exp09", gap_figures.matched_curves, LENS | {"basis": ["own", "the other model's"]}),
+    "history_gap": ("exp09", gap_figures.history_gap, {}),
+    "gap_intervals": ("exp09", gap_figures.gap_intervals, {}),
+    "confidence_gap": ("exp09", gap_figures.confidence_gap, {}),
+    "confidence_gap_matched": ("exp09", lambda r: gap_figures.confidence_gap(r, matched=True), {}),
+    "category_gap": ("exp09", gap_figures.category_gap, {}),
+    "cosine_heat": ("exp09", gap_figures.cosine_heat, {"variant": ["IT", "PT"]}),
     "weight_change": ("exp09", figures.weight_change, {}),
     "weight_rms": ("exp09", lambda r: figures.weight_change(r, "rms"), {}),
     "lengths": ("exp00", figures.lengths, {}),
@@ -81,7 +79,7 @@ FIGURES = {
 }
 # What takes no results, or is a part of a chart.
 PARTS = {
-    "entropy_note", "onset_rule", "zero_line", "panels", "layer_profile", "shift_profile", "intervals", "training_loss",
+    "entropy_note", "onset_rule", "zero_line", "panels", "layer_profile", "shift_profile", "training_loss",
     "dots",
 }  # fmt: skip
 
@@ -109,7 +107,7 @@ def drawn(request):
 def test_no_chart_is_left_out():
     public = {
         name
-        for module in (charts, figures)
+        for module in (charts, figures, gap_figures)
         for name, member in vars(module).items()
         if inspect.isfunction(member) and member.__module__ == module.__name__ and not name.startswith("_")
         and inspect.signature(member).return_annotation is alt.Chart
@@ -271,7 +269,7 @@ def test_the_share_of_texts_that_are_so_long():
 
 def test_the_heat_map_holds_every_generated_token_and_layer():
     d = made("exp09")["Llama"]
-    data = rows(figures.cosine_heat({"Llama": d})).set_index(["variant", "token", "layer"])["cosine"]
+    data = rows(gap_figures.cosine_heat({"Llama": d})).set_index(["variant", "token", "layer"])["cosine"]
     assert len(data) == 2 * 47 * 12 and data.index.get_level_values("token").min() == 1
     assert data["IT", 5, 7] == pytest.approx(
         float(at(d, "it", "delta_cosine_by_step", token=5, layer=7)), abs=1e-4
@@ -281,7 +279,7 @@ def test_the_heat_map_holds_every_generated_token_and_layer():
 def test_a_heat_map_leaves_out_steps_that_no_text_has():
     d = made("exp09")["Llama"].copy(deep=True)
     d["delta_cosine_by_step"].loc[{"variant": "it", "token": slice(30, None)}] = np.nan
-    data = rows(figures.cosine_heat({"Llama": d}))
+    data = rows(gap_figures.cosine_heat({"Llama": d}))
     assert data[data["variant"] == "IT"]["token"].max() == 29 and data["token"].max() == 47
 
 

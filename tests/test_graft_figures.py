@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import vl_convert
 
-from nbhelpers import charts, effects, graft_figures, graft_readings, graft_tables, stats
+from nbhelpers import charts, effects, graft_figures, graft_readings, graft_tables, stats, support_figures
 from tests import synthetic
 from tests.specs import controls, filters, rows
 
@@ -28,14 +28,14 @@ FIGURES = {
     "sufficiency_necessity": ("exp14", graft_figures.sufficiency_necessity, LENS | BASIS),
     "cosine": ("exp14", lambda r: graft_figures.sufficiency_necessity(r, "delta_cosine_mlp"), {}),
     "strongest": ("exp14", graft_figures.strongest, SIDE | LENS),
-    "displaced": ("exp13", graft_figures.displaced, LENS),
-    "gains": ("exp13", graft_figures.gains, LENS),
-    "pushes": ("exp13", graft_figures.pushes, {}),
+    "displaced": ("exp13", support_figures.displaced, LENS),
+    "gains": ("exp13", support_figures.gains, LENS),
+    "pushes": ("exp13", support_figures.pushes, {}),
     "related": (
-        "exp13", graft_figures.related,
-        {"kind": list(graft_figures.KINDS.values()), "given": list(graft_figures.GIVEN.values())} | LENS,
+        "exp13", support_figures.related,
+        {"kind": list(support_figures.KINDS.values()), "given": list(support_figures.GIVEN.values())} | LENS,
     ),
-    "late_wins": ("exp13", graft_figures.late_wins, LENS),
+    "late_wins": ("exp13", support_figures.late_wins, LENS),
 }  # fmt: skip
 TABLES = {
     "late_table": ("exp11", graft_tables.late_table), "branch_table": ("exp11", graft_tables.branch_table),
@@ -68,8 +68,8 @@ def drawn(request):
 
 def test_no_chart_is_left_out():
     public = {
-        name for name, member in vars(graft_figures).items()
-        if inspect.isfunction(member) and member.__module__ == graft_figures.__name__
+        name for module in (graft_figures, support_figures) for name, member in vars(module).items()
+        if inspect.isfunction(member) and member.__module__ == module.__name__
         and inspect.signature(member).return_annotation is alt.Chart
     }  # fmt: skip
     assert public - {"grouped_dots", "zero_line_x"} <= FIGURES.keys()
@@ -191,7 +191,7 @@ def test_the_strongest_window_is_the_likelier():
 
 def test_displaced_and_supported_classes():
     d = made("exp13")["DeepSeek"]
-    data = rows(graft_figures.displaced({"DeepSeek": d})).set_index(["lens", "role", "token_class"])["mean"]
+    data = rows(support_figures.displaced({"DeepSeek": d})).set_index(["lens", "role", "token_class"])["mean"]
     wanted = float(d.share.sel(condition="B_late", lens="tuned", role="supported", token_class="content"))
     assert data["tuned", "supported", "content"] == pytest.approx(wanted, abs=1e-4)
 
