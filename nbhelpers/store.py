@@ -132,7 +132,7 @@ def save(dataset: xr.Dataset, path: Path, *, provenance: dict) -> Path:
               if variable.ndim and variable.dtype.kind in "fiub"}  # fmt: skip
     dataset = _without_nul(dataset).assign_attrs(provenance)
     data = bytes(dataset.to_netcdf(engine="h5netcdf", encoding=packed))
-    _write(Path(path), data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n")
+    write_whole(Path(path), data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n")
     return path
 
 
@@ -146,7 +146,7 @@ def _without_nul(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign({name: text.assign_attrs(dataset[name].attrs) for name, text in texts.items()})
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Put `data` at `path` by way of a synced file beside it."""
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -1,5 +1,8 @@
 """What tests ask of a chart's specification: its data, its encodings, its controls."""
 
+import inspect
+
+import altair as alt
 import pandas as pd
 
 
@@ -41,3 +44,14 @@ def controls(chart):
 def filters(chart):
     """Return the filters that the controls set, as text."""
     return [step["filter"] for step in spec_of(chart).get("transform", []) if "filter" in step]
+
+
+def chart_makers(*modules):
+    """Return the names of the public functions of modules that return a chart."""
+    return {
+        name
+        for module in modules
+        for name, member in vars(module).items()
+        if inspect.isfunction(member) and member.__module__ == module.__name__ and not name.startswith("_")
+        and inspect.signature(member).return_annotation is alt.Chart
+    }  # fmt: skip

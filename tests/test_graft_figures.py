@@ -1,18 +1,16 @@
 """The charts, tables and sentences of the internal-causality chapter, on results built so that the answer is known."""
 
-import inspect
 import json
 import re
 from functools import cache, partial
 
-import altair as alt
 import numpy as np
 import pytest
 import vl_convert
 
 from nbhelpers import charts, effects, graft_figures, graft_readings, graft_tables, stats, support_figures
 from tests import synthetic
-from tests.specs import controls, filters, rows
+from tests.specs import chart_makers, controls, filters, rows
 
 LENS, SIDE = {"lens": ["raw", "tuned"]}, {"side": ["IT's MLPs in PT", "PT's MLPs in IT"]}
 BASIS = {"basis": ["each host", "PT"]}
@@ -67,12 +65,7 @@ def drawn(request):
 
 
 def test_no_chart_is_left_out():
-    public = {
-        name for module in (graft_figures, support_figures) for name, member in vars(module).items()
-        if inspect.isfunction(member) and member.__module__ == module.__name__
-        and inspect.signature(member).return_annotation is alt.Chart
-    }  # fmt: skip
-    assert public - {"grouped_dots", "zero_line_x"} <= FIGURES.keys()
+    assert chart_makers(graft_figures, support_figures) - {"grouped_dots", "zero_line_x"} <= FIGURES.keys()
 
 
 def test_a_figure_draws_every_family_in_order(drawn):

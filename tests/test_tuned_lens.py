@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from nbhelpers import convergence, lens, models, tuned_lens
+from nbhelpers import convergence, lens, lens_files, models, store, tuned_lens
 from nbhelpers.params import FAMILIES, ROOT
 from nbhelpers.tuned_lens import TunedLensError
 from tests.test_lens import Largest, case
@@ -298,8 +298,8 @@ def test_a_soft_capped_model_can_still_be_read():
 def test_a_saved_lens_comes_back_whole(form, tmp_path):
     _, unembedding = case(d=16)
     tuned = replace(perturbed(3, unembedding, form), metadata={"model": "llama_pocket", "steps": 40})
-    path = tuned_lens.save(tuned, tmp_path / "deep" / "lens.safetensors")
-    back = tuned_lens.load(path, unembedding)
+    path = lens_files.save(tuned, tmp_path / "deep" / "lens.safetensors")
+    back = lens_files.load(path, unembedding)
     assert torch.equal(back.weight, tuned.weight) and torch.equal(back.bias, tuned.bias)
     assert (back.form, back.digest, back.metadata) == (form, tuned.digest, tuned.metadata)
     assert [file.name for file in path.parent.iterdir()] == ["lens.safetensors"]
@@ -320,9 +320,9 @@ def test_the_digest_knows_the_model_but_not_its_precision():
 def test_a_lens_of_another_model_is_refused(tmp_path):
     _, ours = case(d=16, seed=0)
     _, theirs = case(d=16, seed=1)
-    path = tuned_lens.save(perturbed(3, theirs), tmp_path / "lens.safetensors")
+    path = lens_files.save(perturbed(3, theirs), tmp_path / "lens.safetensors")
     with pytest.raises(TunedLensError) as error:
-        tuned_lens.load(path, ours)
+        lens_files.load(path, ours)
     digests = [tuned_lens.unembedding_digest(unembedding) for unembedding in (ours, theirs)]
     assert all(part in str(error.value) for part in (str(path), *digests, "train a lens for this model"))
 
@@ -331,34 +331,34 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path):
     _, unembedding = case(d=16)
     path = tmp_path / "lens.safetensors"
     with pytest.raises(TunedLensError, match="There is no tuned lens .*lens.safetensors: train it"):
-        tuned_lens.load(path, unembedding)
-    whole = tuned_lens.save(perturbed(3, unembedding), path).read_bytes()
+        lens_files.load(path, unembedding)
+    whole = lens_files.save(perturbed(3, unembedding), path).read_bytes()
     for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(TunedLensError, match="lens.safetensors is damaged"):
-            tuned_lens.load(path, unembedding)
+            lens_files.load(path, unembedding)
     path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
     with pytest.raises(TunedLensError, match="damaged .its values changed"):
-        tuned_lens.load(path, unembedding)
+        lens_files.load(path, unembedding)
     path.write_text("not a lens at all, only a text of some length")
     with pytest.raises(TunedLensError, match="lens.safetensors is damaged"):
-        tuned_lens.load(path, unembedding)
+        lens_files.load(path, unembedding)
     safetensors.torch.save_file({"weight": torch.zeros(3, 16, 16)}, path)
     with pytest.raises(TunedLensError, match="no tuned lens of this project"):
-        tuned_lens.load(path, unembedding)
+        lens_files.load(path, unembedding)
 
 
 def test_a_full_disk_leaves_the_earlier_lens(tmp_path, monkeypatch):
     _, unembedding = case(d=16)
-    path = tuned_lens.save(perturbed(3, unembedding), tmp_path / "lens.safetensors")
+    path = lens_files.save(perturbed(3, unembedding), tmp_path / "lens.safetensors")
     before = path.read_bytes()
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TunedLensError, match="could not be written .No space left on device.*untouched"):
-        tuned_lens.save(perturbed(3, unembedding, seed=1), path)
+    with pytest.raises(store.ResultError, match="could not be written .No space left on device.*untouched"):
+        lens_files.save(perturbed(3, unembedding, seed=1), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -380,7 +380,7 @@ def library_folder(folder, head, n_layers, *, bias=True, **changes):
         if bias:
             state[f"{i}.bias"] = torch.randn(width, generator=g)
     config = {"base_model_name_or_path": "some/model", "d_model": width, "num_hidden_layers": n_layers, "bias": bias,
-              "base_model_revision": "main", "unembed_hash": tuned_lens.library_hash(head),
+              "base_model_revision": "main", "unembed_hash": lens_files.library_hash(head),
               "lens_type": "linear_tuned_lens"}  # fmt: skip
     folder.mkdir(exist_ok=True)
     torch.save(state, folder / "params.pt")
@@ -393,7 +393,7 @@ def test_a_library_lens_reads_the_hidden_states_that_it_was_trained_on(bias, tmp
     """Its translator i reads hidden state i, and block l puts out hidden state l + 1."""
     residuals, unembedding = case(4, 9, 16, 300)
     state = library_folder(tmp_path / "lens", unembedding.weight, 4, bias=bias)
-    tuned = tuned_lens.read_library(tmp_path / "lens", unembedding)
+    tuned = lens_files.read_library(tmp_path / "lens", unembedding)
     assert tuned.form == "residual" and tuned.metadata["library"]["base_model_name_or_path"] == "some/model"
     hidden_states = [torch.randn(9, 16), *residuals]
     got = tuned_lens.translate(tuned, residuals)
@@ -407,7 +407,7 @@ def test_a_library_lens_reads_the_hidden_states_that_it_was_trained_on(bias, tmp
 def test_a_lens_survives_the_library_format(form, tmp_path):
     residuals, unembedding = case(4, 9, 16, 300)
     tuned = perturbed(4, unembedding, form)
-    folder = tuned_lens.write_library(
+    folder = lens_files.write_library(
         tuned, tmp_path / "out", base_model="some/model", revision="abc", head_weight=unembedding.weight
     )
     state = torch.load(folder / "params.pt", weights_only=True)
@@ -416,8 +416,8 @@ def test_a_lens_survives_the_library_format(form, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     assert config == {"base_model_name_or_path": "some/model", "d_model": 16, "num_hidden_layers": 4, "bias": True,
                       "base_model_revision": "abc", "lens_type": "linear_tuned_lens",
-                      "unembed_hash": tuned_lens.library_hash(unembedding.weight)}  # fmt: skip
-    back = tuned_lens.read_library(folder, unembedding)
+                      "unembed_hash": lens_files.library_hash(unembedding.weight)}  # fmt: skip
+    back = lens_files.read_library(folder, unembedding)
     for one, other in zip(tuned_lens.translate(back, residuals), tuned_lens.translate(tuned, residuals)):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
@@ -427,14 +427,14 @@ def test_the_librarys_hash():
     large = torch.linspace(-3, 3, 70 * 64).reshape(70, 64)
     small = torch.linspace(-1e-3, 5e5, 8 * 4).reshape(8, 4)
     assert (
-        tuned_lens.library_hash(large) == "fdfa5ce017f98c5f649454ab0773d6aae117529af50eb7a09867d74bfd7c9e3d"
+        lens_files.library_hash(large) == "fdfa5ce017f98c5f649454ab0773d6aae117529af50eb7a09867d74bfd7c9e3d"
     )
     assert (
-        tuned_lens.library_hash(small) == "d9825b8e5a3103fc2bada5b666e77e7e8ebe1b3d28301f465d97255e2c7cb839"
+        lens_files.library_hash(small) == "d9825b8e5a3103fc2bada5b666e77e7e8ebe1b3d28301f465d97255e2c7cb839"
     )
     with np.printoptions(precision=3, edgeitems=1, threshold=5, suppress=True):
         assert (
-            tuned_lens.library_hash(small)
+            lens_files.library_hash(small)
             == "d9825b8e5a3103fc2bada5b666e77e7e8ebe1b3d28301f465d97255e2c7cb839"
         )
 
@@ -444,12 +444,12 @@ def test_a_library_lens_of_another_model_is_refused(tmp_path):
     whole = torch.cat([unembedding.weight, torch.zeros(5, 16)])
     library_folder(tmp_path / "lens", whole, 3)
     with pytest.raises(TunedLensError) as error:
-        tuned_lens.read_library(tmp_path / "lens", unembedding)
-    parts = (str(tmp_path / "lens"), tuned_lens.library_hash(whole), "some/model", "head_weight")
+        lens_files.read_library(tmp_path / "lens", unembedding)
+    parts = (str(tmp_path / "lens"), lens_files.library_hash(whole), "some/model", "head_weight")
     assert all(part in str(error.value) for part in parts)
-    assert tuned_lens.read_library(tmp_path / "lens", unembedding, head_weight=whole).digest
+    assert lens_files.read_library(tmp_path / "lens", unembedding, head_weight=whole).digest
     library_folder(tmp_path / "lens", whole, 3, unembed_hash=None)
-    assert tuned_lens.read_library(tmp_path / "lens", unembedding).digest
+    assert lens_files.read_library(tmp_path / "lens", unembedding).digest
 
 
 def test_a_damaged_or_foreign_library_folder_is_named(tmp_path):
@@ -458,7 +458,7 @@ def test_a_damaged_or_foreign_library_folder_is_named(tmp_path):
 
     def refused(match):
         with pytest.raises(TunedLensError, match=match):
-            tuned_lens.read_library(folder, unembedding)
+            lens_files.read_library(folder, unembedding)
 
     refused("config.json is no configuration of a tuned lens")
     library_folder(folder, unembedding.weight, 3, lens_type="other")
@@ -490,5 +490,5 @@ def test_a_library_file_cannot_run_code(tmp_path, monkeypatch):
     library_folder(tmp_path / "lens", unembedding.weight, 3)
     torch.save({"0.weight": Trap()}, tmp_path / "lens/params.pt", pickle_module=pickle)
     with pytest.raises(TunedLensError, match="missing or damaged"):
-        tuned_lens.read_library(tmp_path / "lens", unembedding)
+        lens_files.read_library(tmp_path / "lens", unembedding)
     assert not (tmp_path / "trap-was-sprung").exists()
