@@ -35,7 +35,10 @@ UNITS = {
     "high": ("nats, layers or 1", "upper end of its BCa interval"),
     "p": ("1", "two-sided p of the sign-flip test over prompts"),
     "p_holm": ("1", "the same, Holm over windows and sides, within each read-out, region, lens and basis"),
-    "strongest": ("1", "bootstrap probability that the window has the largest change in the study's direction"),
+    "strongest": (
+        "1",
+        "bootstrap probability that the window has the largest change in the study's direction",
+    ),
 }
 
 

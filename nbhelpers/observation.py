@@ -173,7 +173,9 @@ def observe_pair(
     for history in VARIANTS:
         both = [found[v, history].drop_vars("neuron_mass", errors="ignore") for v in VARIANTS]
         measured = [name for name in both[0].data_vars if name != "token_id"]
-        steps = xr.concat(both, "variant", data_vars=measured, coords="minimal", compat="equals", join="exact")
+        steps = xr.concat(
+            both, "variant", data_vars=measured, coords="minimal", compat="equals", join="exact"
+        )
         histories.append(steps.assign_coords(history=("step", [history] * steps.sizes["step"])))
     steps = xr.concat(histories, "step", data_vars="minimal").assign_coords(variant=list(VARIANTS))
     return steps.assign(neuron_mass=xr.concat(masses, "variant"))

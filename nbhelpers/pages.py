@@ -65,7 +65,9 @@ def model_tabs(profile: str, experiment: str) -> str:
     for key, title in synthesis.family_titles(profile).items():
         name = params.model_params(key).title
         quoted = f"```{{chart}} {key}/{notebook} {MAIN}\n```\n\n" if shown else ""
-        items[title] = f"{quoted}{{doc}}`{name}, the whole notebook <{key}/{notebook.removesuffix('.ipynb')}>`"
+        items[title] = (
+            f"{quoted}{{doc}}`{name}, the whole notebook <{key}/{notebook.removesuffix('.ipynb')}>`"
+        )
     return f"## Model by model\n\n{tabs(items, 'model')}"
 
 

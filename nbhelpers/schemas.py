@@ -178,7 +178,9 @@ class GraftParams(ForwardParams):
     )
     sliding_width: int = Field(default=3, ge=1, description="layers of the window that slides over the depth")
     sliding_step: int = Field(default=1, ge=1, description="layers between two such windows")
-    widths: tuple[int, ...] = Field(default=(1, 2, 4), strict=False, description="of early, mid and late windows")
+    widths: tuple[int, ...] = Field(
+        default=(1, 2, 4), strict=False, description="of early, mid and late windows"
+    )
 
 
 SCHEMAS = {

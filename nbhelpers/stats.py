@@ -57,11 +57,14 @@ def _bca(x, n_resamples, confidence, seed):
     mean = x.mean(0)
     centred = np.where(np.ptp(x, axis=0) == 0, 0.0, x - mean)
     boot = _resampled_means(centred, n_resamples, seed)
-    ties = 1e-12 * np.abs(centred).max(0)
+    largest = np.abs(centred).max(0)
+    ties = 1e-12 * largest
     below = ((boot < -ties).mean(0) + (boot <= ties).mean(0)) / 2
     bias = special.ndtri(below.clip(0.5 / n_resamples, 1 - 0.5 / n_resamples))
-    square = np.square(centred).sum(0)
-    acceleration = np.divide((centred**3).sum(0), 6 * square**1.5, out=np.zeros_like(mean), where=square > 0)
+    # Cubes of values near 1e-125 are zero: skewness is taken of values of the order of one.
+    unit = np.divide(centred, largest, out=np.zeros_like(centred), where=largest > 0)
+    square = np.square(unit).sum(0)
+    acceleration = np.divide((unit**3).sum(0), 6 * square**1.5, out=np.zeros_like(mean), where=square > 0)
     ends = [mean]
     for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
         z = bias + special.ndtri(tail)

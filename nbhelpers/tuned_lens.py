@@ -62,7 +62,9 @@ def unembedding_digest(unembedding: lens.Unembedding) -> str:
     """
     state = getattr(unembedding.norm, "state_dict", dict)()
     cap = torch.tensor([unembedding.softcap or 0.0])
-    return fingerprint([unembedding.weight, unembedding.token_ids, cap, *(state[name] for name in sorted(state))])
+    return fingerprint(
+        [unembedding.weight, unembedding.token_ids, cap, *(state[name] for name in sorted(state))]
+    )
 
 
 def untrained(

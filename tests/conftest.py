@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from hypothesis import settings
 
 from nbhelpers import params
 from tests.stubs import (
@@ -17,6 +18,11 @@ from tests.stubs import (
     write_params,
     write_second_experiment,
 )
+
+# The same examples on every run; `pytest --hypothesis-profile=search` looks for others.
+settings.register_profile("search", deadline=None)
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture

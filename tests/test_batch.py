@@ -212,7 +212,17 @@ def test_a_version_counts_the_modules_that_its_notebook_imports():
     notebook = params.ROOT / "notebooks" / params.experiment("exp00").notebook
     science = {path.stem for path in graph.modules(notebook)}
     assert {"params", "lens", "capture", "observation", "tuned_lens"} <= science
-    assert not science & {"charts", "claims", "book", "cli", "synthesis", "figures", "readings", "onset", "store"}
+    assert not science & {
+        "charts",
+        "claims",
+        "book",
+        "cli",
+        "synthesis",
+        "figures",
+        "readings",
+        "onset",
+        "store",
+    }
     across = params.ROOT / "notebooks" / params.experiment("exp09").across
     assert {"charts", "claims", "figures"} <= {path.stem for path in graph.modules(across, pages=True)}
 

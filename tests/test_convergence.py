@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -86,7 +86,6 @@ def test_a_token_that_never_commits_gets_the_last_layer():
         assert rule(nan).tolist() == [4, 4]
 
 
-@settings(deadline=None)
 @given(curves())
 def test_order_of_the_kl_rules(kl):
     for tau in THRESHOLDS:
@@ -103,7 +102,6 @@ def test_order_of_the_kl_rules(kl):
         assert (cv.majority(kl, tau, share=1.0) == stays).all()
 
 
-@settings(deadline=None)
 @given(curves())
 def test_a_larger_threshold_is_never_later(kl):
     rules = (
@@ -120,14 +118,12 @@ def test_a_larger_threshold_is_never_later(kl):
         assert (np.diff(layers, axis=0) <= 1e-9).all(), rule.__name__
 
 
-@settings(deadline=None)
 @given(curves())
 def test_majority_equals_stays_below_with_fewer_than_ten_layers(kl):
     kl = kl[:, -9:]
     assert (cv.majority(kl, 0.1) == cv.kl_stays(kl, 0.1)).all()
 
 
-@settings(deadline=None)
 @given(TOKENS)
 def test_order_of_the_top1_rules(top1):
     strict = cv.top1_strict(top1)
@@ -136,7 +132,6 @@ def test_order_of_the_top1_rules(top1):
     assert (cv.top1_stable(top1, top1.shape[-1]) == strict).all()
 
 
-@settings(deadline=None)
 @given(TOKENS, st.randoms(use_true_random=False))
 def test_qualified_top1_is_strict_top1(top1, random):
     """Whatever the ranks of the final token elsewhere, it has rank 1 where it is on top."""
@@ -161,7 +156,6 @@ SLOW = {
 }
 
 
-@settings(deadline=None)
 @given(curves(), st.sampled_from(list(SLOW)))
 def test_rules_equal_slow_loops(kl, rule):
     layers = range(kl.shape[1])

@@ -168,7 +168,11 @@ def test_strongest_window_by_hand():
 
 
 def test_no_window_is_the_strongest_where_none_is_above_zero():
-    assert effects.strongest_window(windowed([[-1.0, -2.0, -3.0], [-1.0, -2.0, -9.0]])).values.tolist() == [0, 0, 0]
+    assert effects.strongest_window(windowed([[-1.0, -2.0, -3.0], [-1.0, -2.0, -9.0]])).values.tolist() == [
+        0,
+        0,
+        0,
+    ]
     half = effects.strongest_window(windowed([[-1.0, -2.0, -3.0], [0.9, -2.0, -9.0]]), n_resamples=40_000)
     np.testing.assert_allclose(half, [0.25, 0, 0], atol=0.01)
 

@@ -375,7 +375,9 @@ def test_updates_and_correlations_are_read_off_the_dataset(results):
         wanted = [float(result[name].sel(at)) for name in ("r", "r_low", "r_high")]
         assert ends.loc[f"late_kl_r.{feature}"].tolist() == wanted
     at = {"kind": "level", "given": "nothing", "measured": "pooled", "lens": "tuned", "scale": "cosine"}
-    assert ends.loc["late_kl_r_cosine.anti_top1", "value"] == float(result.r.sel(at | {"feature": "anti_top1"}))
+    assert ends.loc["late_kl_r_cosine.anti_top1", "value"] == float(
+        result.r.sel(at | {"feature": "anti_top1"})
+    )
     assert "late_kl_r_cosine.delta_cosine" not in ends.index
 
 

@@ -71,7 +71,7 @@ def test_equals_float64_whatever_the_tile(rows, columns):
     assert_same(got, slow(slow_logits(residuals, unembedding), unembedding.token_ids))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 4), st.integers(1, 6), st.integers(1, 500), st.integers(1, 8), st.integers(1, 600),
     st.floats(0.01, 60), st.integers(0, 99),
@@ -215,7 +215,7 @@ def test_single_tokens_equal_a_full_softmax_whatever_the_tile(rows, columns, sof
     assert_same({name: got[name] for name in lens.METRICS}, slow(z, unembedding.token_ids))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 3),
     st.integers(1, 5),
@@ -297,7 +297,7 @@ def assert_curves_answer(residuals, unembedding, thresholds=(0.1,), **tiles):
     return kl
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 8), st.integers(1, 40), st.integers(3, 70), st.integers(2, 400), st.integers(1, 50),
     st.integers(1, 450), st.floats(0.1, 8), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 39)), max_size=4),

@@ -27,7 +27,7 @@ def curves(differences):
     return {"pt": values * 0 + 0.4, "it": values + 0.4}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(6, 40), st.data())
 def test_a_step_is_found_where_it_is_under_every_rule(n_layers, data):
     at = data.draw(st.integers(n_layers // 2, n_layers - 1))  # the last layer alone among them
@@ -67,7 +67,7 @@ def test_rules_by_hand():
     assert [found[rule] for rule in ("drop 0.02", "drop 0.05", "drop 0.1", "drop 0.15")] == [9, 10, 11, 11]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 4))
 def test_the_first_run_equals_a_slow_loop(flags, length):
     runs = [i for i in range(len(flags)) if all((flags + flags[-1:] * length)[i : i + length])]

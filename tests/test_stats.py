@@ -68,7 +68,17 @@ def test_bca_covers():
     assert 0.90 < share < 0.98
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("scale", [1e-300, 1e-125, 1e100])
+def test_bca_of_tiny_and_huge_values_is_that_of_ordinary_ones_scaled(scale):
+    values = np.array([0.0, 0.3, 1.0, 5.0, 2.0])
+    np.testing.assert_allclose(
+        np.divide(stats.bca_mean(values * scale, n_resamples=300), scale),
+        stats.bca_mean(values, n_resamples=300),
+        rtol=1e-9,
+    )
+
+
+@settings(max_examples=30)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.floats(-5, 5), st.floats(0.1, 10))
 def test_bca_is_ordered_and_follows_shift_and_scale(values, shift, scale):
     values = np.asarray(values)
@@ -87,7 +97,7 @@ def test_prompt_means_by_hand():
     np.testing.assert_array_equal(means, [[2.0, 0.0], [np.nan, np.nan], [10.0, 5.0]])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-9, 9) | st.just(np.nan)), max_size=12))
 def test_prompt_means_equal_a_slow_loop_even_without_tokens(tokens):
     prompt, values = [p for p, _ in tokens], np.array([v for _, v in tokens])
@@ -135,7 +145,7 @@ def test_effect_sizes_by_hand():
         stats.cliffs_delta([np.nan], [1.0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(*[st.lists(st.integers(-3, 3), min_size=1, max_size=8)] * 2)
 def test_cliffs_delta_equals_a_slow_loop(a, b):
     slow = np.mean([np.sign(x - y) for x in a for y in b])
@@ -155,12 +165,16 @@ def test_sign_flips_agree_with_scipy_and_with_every_flip():
     for column in range(2):
         slow = [abs((x[:, column] * signs).sum()) for signs in itertools.product((1, -1), repeat=9)]
         assert exact[column] == np.mean(np.array(slow) >= abs(x[:, column].sum()) - 1e-12)
-        assert exact[column] == pytest.approx(stats.paired_test(x[:, column], np.zeros(9)).sign_flip, abs=1e-9)
+        assert exact[column] == pytest.approx(
+            stats.paired_test(x[:, column], np.zeros(9)).sign_flip, abs=1e-9
+        )
     assert exact[2] == 1
     many = rng.normal(0.2, 1, (40, 2))
     drawn = stats.sign_flip(many, n_resamples=20_000)
     for column in range(2):
-        assert drawn[column] == pytest.approx(stats.paired_test(many[:, column], np.zeros(40)).sign_flip, abs=0.015)
+        assert drawn[column] == pytest.approx(
+            stats.paired_test(many[:, column], np.zeros(40)).sign_flip, abs=0.015
+        )
 
 
 def test_sign_flips_leave_missing_prompts_out():

@@ -112,7 +112,7 @@ TEXT = st.text(
 
 
 @every_family
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=TEXT)
 def test_pieces_make_up_the_decoded_text(family, text):
     ids = ids_of(family, text)
@@ -127,7 +127,7 @@ def test_pieces_make_up_the_decoded_text(family, text):
     assert kinds.shape == (len(ids),) and ((kinds >= 0) & (kinds < len(CLASSES))).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 999), max_size=20))
 def test_any_ids_have_classes(ids):
     """A model may write bytes that make no character."""
