@@ -6,12 +6,13 @@
 What a step depends on is its `version`, a digest of contents, so its files are `ancient`: their times do not count.
 """
 
-from nbhelpers import graph, params
+from nbhelpers import graph, params, warm
 
 PROFILE = config.get("profile", "pocket")
 CHOSEN = params.profile_params(PROFILE)
 EXPERIMENTS = {key: params.experiment(key) for key in params.ordered()}
 ACROSS = {key: experiment for key, experiment in EXPERIMENTS.items() if experiment.across}
+PYTHON_M = warm.python_m()  # a batch has a server that forks them; without one it is `python -m`
 RESULTS, RUNS = f"_build/results/{PROFILE}", f"_build/runs/{PROFILE}"
 THREADS = CHOSEN.threads or max(1, (workflow.cores or 1) // min(workflow.cores or 1, len(CHOSEN.models)))
 
@@ -57,7 +58,7 @@ for key, experiment in EXPERIMENTS.items():
         resources:
             gpu=CHOSEN.gpus,
         shell:
-            f"python -m nbhelpers run {{params.key}} --model {{wildcards.model}} --profile {PROFILE}"
+            f"{PYTHON_M} nbhelpers run {{params.key}} --model {{wildcards.model}} --profile {PROFILE}"
 
 
 for key, experiment in ACROSS.items():
@@ -74,7 +75,7 @@ for key, experiment in ACROSS.items():
             key=key,
             version=lambda wildcards, key=key: graph.compare_version(key),
         shell:
-            f"python -m nbhelpers run {{params.key}}_across --profile {PROFILE}"
+            f"{PYTHON_M} nbhelpers run {{params.key}}_across --profile {PROFILE}"
 
 
 rule html:
@@ -87,4 +88,4 @@ rule html:
     params:
         version=graph.book_version(),
     shell:
-        f"python -m nbhelpers book --profile {PROFILE}"
+        f"{PYTHON_M} nbhelpers book --profile {PROFILE}"

@@ -10,10 +10,13 @@ import warnings
 
 __version__ = "0.1.0"
 
-for _name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
-    os.environ.setdefault(_name, "1")
+ENVIRONMENT = dict.fromkeys(
+    ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"), "1"
+)
 # Two tokenizer thread pools in forked workers dead-lock; one is as fast at these sizes.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+ENVIRONMENT["TOKENIZERS_PARALLELISM"] = "false"
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
 warnings.filterwarnings("ignore", message="IProgress not found")
 # For it jsonschema compiles a grammar of IRIs, over a second in every process; nothing here checks an IRI.
 sys.modules.setdefault("rfc3987_syntax", None)

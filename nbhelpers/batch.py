@@ -22,6 +22,7 @@ from nbhelpers import params, store
 
 # An interrupt at shutdown is how every kernel ends, not an error to show.
 QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MARK = "nbh:"  # begins the lines that the graph's progress display picks out of a job's output
 
 
@@ -105,17 +106,20 @@ def _locked(held: contextlib.ExitStack, path: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def kernel_environment(profile: params.ProfileParams, local: bool) -> Iterator[None]:
-    """Give the kernels started inside their threads, GPUs and silence; `local` models never ask the hub."""
+def settings(profile: params.ProfileParams, local: bool) -> dict[str, str]:
+    """Return the variables of a run of a profile: its threads, no bars; `local` models never ask the hub."""
     wanted = {"NBHELPERS_BATCH": "1", "NBHELPERS_ROOT": str(params.ROOT)}
     if profile.threads:
-        wanted |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(profile.threads))
-    if local:
-        wanted["HF_HUB_OFFLINE"] = "1"
+        wanted |= dict.fromkeys(THREADS, str(profile.threads))
+    return wanted | ({"HF_HUB_OFFLINE": "1"} if local else {})
+
+
+@contextlib.contextmanager
+def kernel_environment(profile: params.ProfileParams, local: bool) -> Iterator[None]:
+    """Give the kernels started inside the settings of their profile and GPUs of their own."""
     before = dict(os.environ)
     with gpu_slots(profile.gpus) as slots:
-        os.environ.update(wanted | slots)
+        os.environ.update(settings(profile, local) | slots)
         try:
             yield
         finally:
@@ -235,7 +239,7 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path
         output = executed_path(run.profile.name, source.name, run.model.key)
         execute(source, output, given, label=label, version=version, bar=bar)
     path = store.result_path(run.profile.name, run.model.key, run.key)
-    if store.load(path, experiment=run.key).attrs["parameter_hash"] != run.hash:
+    if store.attributes(path, experiment=run.key)["parameter_hash"] != run.hash:
         raise BatchError(
             f"{label}: {store.shown(path)} is not of this run; the notebook must end in store.save."
         )
@@ -249,8 +253,8 @@ def upstream(run: params.Run, key: str):
     """
     path = store.result_path(run.profile.name, run.model.key, key)
     whole = all(path.with_name(name).exists() for name in params.experiment(key).artifacts)
-    current = whole and store.is_current(path, run.upstream[key])
-    if not current and os.environ.get("NBHELPERS_BATCH") != "1":
+    ordered = os.environ.get("NBHELPERS_BATCH") == "1"
+    if not ordered and not (whole and store.is_current(path, run.upstream[key])):
         print(f"{key} of {run.model.key} comes first; measuring it once.")
         command = [sys.executable, "-m", "nbhelpers", "run", key, "--model", run.model.key]
         done = subprocess.run([*command, "--profile", run.profile.name], capture_output=True, text=True)
@@ -271,7 +275,8 @@ def compare(key: str, profile: str, *, version: str, bar: bool = False) -> Path:
     experiment, chosen = params.experiment(key), params.profile_params(profile)
     if not experiment.across:
         raise params.ParameterError(f"{key} has no across-model notebook (params/experiments/{key}.yml).")
-    store.load_profile(profile, key)
+    for model in chosen.models:
+        store.attributes(store.result_path(profile, model, key), experiment=key)
     source, output = notebook_path(experiment.across), executed_path(profile, experiment.across)
     with kernel_environment(chosen.model_copy(update={"gpus": 0}), local=True):
         label = f"{key} · all models"

@@ -73,7 +73,7 @@ def run(
         known = ", ".join(params.ordered())
         raise params.ParameterError(f"name the experiment; allowed: {known}.")
 
-    start, bar = time.time(), sys.stderr.isatty()
+    start, bar, in_batch = time.time(), sys.stderr.isatty(), os.environ.get("NBHELPERS_BATCH") == "1"
     key, across = experiment.removesuffix("_across"), experiment.endswith("_across")
     params.experiment(key)
     if across and (model or parameter):
@@ -88,11 +88,12 @@ def run(
     else:
         own = _parameters(parameter)
         resolved = params.resolve(key, model=model, profile=profile or None, **own)
-        graph.bring_up(resolved)
+        if not in_batch:
+            graph.bring_up(resolved)
         written = batch.measure(resolved, version=graph.measure_version(resolved), own=own, bar=bar)
         label = f"{key} · {model}"
     _say(f"{label} {time.time() - start:.0f} s")
-    if os.environ.get("NBHELPERS_BATCH") != "1":
+    if not in_batch:
         typer.echo(f"wrote {store.shown(written)}")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from nbhelpers import batch, params, store
+from nbhelpers import batch, params, store, warm
 
 # The modules above the science: a change in them redraws pages and measures nothing again.
 PAGES = {
@@ -38,6 +38,7 @@ RUNNERS = {
     "doctor",
     "cli",
     "estimate",
+    "warm",
 }
 # What parameters and results there are, and how results are kept: values are hashed, results checked.
 TYPES = {"schemas", "contents", "store"}
@@ -181,7 +182,7 @@ def _fault(path: Path, run: params.Run) -> str:
         if not path.with_name(name).exists():
             return f"its {name} is missing; measuring anew."
     try:
-        found = store.load(path, experiment=run.key).attrs["parameter_hash"]
+        found = store.attributes(path, experiment=run.key)["parameter_hash"]
     except store.ResultError as error:
         return f"{error} Measuring anew."
     return "" if found == run.hash else "made with other parameters or weights; measuring anew."
@@ -250,10 +251,12 @@ def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
     return [*call, "--", target]
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of the graph's jobs, in which `python` is this interpreter."""
+def _environment(profile: str) -> dict[str, str]:
+    """Return the environment of the graph's jobs: that of their runs, and `python` is this interpreter."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    settings = {"NBHELPERS_BATCH": "1", "NBHELPERS_ROOT": str(params.ROOT)}
+    chosen = params.profile_params(profile)
+    pairs = [params.model_params(model) for model in chosen.models]
+    settings = batch.settings(chosen, local=not any(pair.pt.hub or pair.it.hub for pair in pairs))
     return os.environ | settings | {"PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
@@ -269,9 +272,12 @@ def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool
     with sole_batch() as lock:
         for sentence in discard_stale(profile):
             print(sentence, flush=True)
+        call = command(profile, cores, gpus, target)
         job = subprocess.Popen(
-            command(profile, cores, gpus, target), cwd=params.ROOT, env=_environment(), encoding="utf-8",
-            errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            # A process that has asked for a GPU must not be forked; and such runs take longer than imports.
+            call if gpus else warm.with_server(call), cwd=params.ROOT, env=_environment(profile),
+            encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
         lock.write_text(str(job.pid))
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)

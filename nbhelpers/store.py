@@ -184,8 +184,19 @@ def load(path: Path, *, experiment: str | None = None) -> xr.Dataset:
     Raises ResultError with the file and the remedy where it is missing, truncated, foreign, of another
     experiment, or without a variable that its experiment's schema promises.
     """
-    path = Path(path)
-    dataset = xr.load_dataset(_checked_bytes(path), engine="h5netcdf")
+    with _opened(Path(path), experiment) as dataset:
+        return dataset.load()
+
+
+def attributes(path: Path, *, experiment: str | None = None) -> dict:
+    """Return the attributes of one result, as whole as `load` wants it, without reading its values."""
+    with _opened(Path(path), experiment) as dataset:
+        return dataset.attrs
+
+
+def _opened(path: Path, experiment: str | None) -> xr.Dataset:
+    """Return a result whose values are read when they are asked for, checked in all but these."""
+    dataset = xr.open_dataset(_checked_bytes(path), engine="h5netcdf")
     found = dataset.attrs.get("experiment")
     if experiment and found != experiment:
         raise ResultError(f"{shown(path)} holds {found}, not {experiment}; make it anew with {_again(path)}.")
@@ -201,6 +212,6 @@ def load_profile(profile: str, experiment: str) -> dict[str, xr.Dataset]:
 def is_current(path: Path, parameter_hash: str) -> bool:
     """Return whether `path` holds a whole result that was made with these parameters."""
     try:
-        return load(path).attrs.get("parameter_hash") == parameter_hash
+        return attributes(path).get("parameter_hash") == parameter_hash
     except ResultError:
         return False

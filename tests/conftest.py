@@ -41,6 +41,8 @@ def project(tmp_path, monkeypatch):
     shutil.copy(REPOSITORY / "Snakefile", root)
     monkeypatch.setattr(params, "ROOT", root)
     monkeypatch.setenv("NBHELPERS_ROOT", str(root))
+    # Stubs import none of the libraries that a warm start has imported.
+    monkeypatch.setenv("NBHELPERS_WARM", "0")
     return root
 
 

@@ -163,8 +163,11 @@ def test_only_what_changed_runs_again(project, capsys):
     assert again() == ["ann", "bob"]
 
 
+@pytest.mark.parametrize("warm", ["warm", "cold"])
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_batch_is_taken_up_where_it_was(project, kill):
+def test_a_killed_batch_is_taken_up_where_it_was(project, kill, warm, monkeypatch):
+    if warm == "warm":
+        monkeypatch.delenv("NBHELPERS_WARM")
     (project / "hold-cid").touch()
     first = start_batch(project)
     done = [store.result_path("pocket", model, "exp90") for model in ("ann", "bob")]
