@@ -27,6 +27,7 @@ COMMITMENT_RULES = ("kl_stays", "top1_strict")
 _LOWEST = -115.0
 _LOG2_E = math.log2(math.e)
 _GROUP = 64
+_PART = 256
 _SUMS = ("max", "mass", "self", "final", "above", "from_final")
 _INTEGERS = ("top1", "top5", "target_rank")
 _IDS = ("top1", "top5")
@@ -72,7 +73,7 @@ def lens_metrics(
     *,
     metrics: Sequence[str] = METRICS,
     targets: Tensor | None = None,
-    rows: int = 512,
+    rows: int = 1024,
     columns: int | None = None,
     compile: bool = False,
 ) -> dict[str, Tensor]:
@@ -115,7 +116,7 @@ def commitment_from_top(
     *,
     rule: str,
     threshold: float = 0.1,
-    rows: int = 512,
+    rows: int = 1024,
     columns: int | None = None,
 ) -> Tensor:
     """Return the commitment layer of every token, int64 [token], without the layers that cannot matter.
@@ -241,7 +242,7 @@ def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
     starts = range(0, len(unembedding.weight), columns)
     sums = {name: torch.zeros(len(starts), layers, tokens, device=chunk[0].device) for name in _SUMS}
     sums["top1"] = sums["max"].long()
-    tile_sums, (read, noted) = _compiled_tile() if compile else _tile, more
+    tile_sums, (read, noted) = _compiled_tile() if compile else _tile_by_parts, more
     for block, start in enumerate(starts):
         weight = _floats(unembedding.weight[start : start + columns])
         final, *others, p_final, p, product = (b[: tokens * len(weight)].view(tokens, -1) for b in buffers)
@@ -315,6 +316,23 @@ def _tile(z, final, p_final, above, scratch, wanted):
     if "kl_final_layer" in wanted:
         sums["from_final"] = torch.mul(p_final, z, out=scratch[1]).sum(-1)
     return sums
+
+
+def _tile_by_parts(z, final, p_final, above, scratch, wanted):
+    """`_tile`, on a CPU of some rows at a time, so that what is written last is still in cache when it is read."""
+    if z.device.type != "cpu":
+        return _tile(z, final, p_final, above, scratch, wanted)
+    parts = []
+    for start in range(0, len(z), _PART):
+        z_part, *given = (
+            tile if tile is None else tile[start : start + _PART] for tile in (z, final, p_final, above)
+        )
+        # The final layer's exponential is kept, every other one is overwritten by the next part's.
+        kept = start if p_final is None else 0
+        here = scratch[0][kept : kept + len(z_part)], scratch[1][: len(z_part)]
+        parts.append(_tile(z_part, *given, here, wanted))
+    sums = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "p"}
+    return sums | ({"p": scratch[0]} if p_final is None else {})
 
 
 @cache
