@@ -6,13 +6,18 @@
 What a step depends on is its `version`, a digest of contents, so its files are `ancient`: their times do not count.
 """
 
+import os
+
 from nbhelpers import graph, params, warm
 
 PROFILE = config.get("profile", "pocket")
 CHOSEN = params.profile_params(PROFILE)
 EXPERIMENTS = {key: params.experiment(key) for key in params.ordered()}
 ACROSS = {key: experiment for key, experiment in EXPERIMENTS.items() if experiment.across}
-PYTHON_M = warm.python_m()  # a batch has a server that forks them; without one it is `python -m`
+# Steps start warm where a batch has a server for it, else this is `python -m`. The same words wherever the
+# repository lies: they are part of what a step is.
+PYTHON_M = 'python -I -S "$NBHELPERS_CLIENT"'
+os.environ["NBHELPERS_CLIENT"] = warm.__file__
 RESULTS, RUNS = f"_build/results/{PROFILE}", f"_build/runs/{PROFILE}"
 THREADS = CHOSEN.threads or max(1, (workflow.cores or 1) // min(workflow.cores or 1, len(CHOSEN.models)))
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -209,26 +209,29 @@ def sole_batch() -> Iterator[Path]:
         path.write_text("")
 
 
-def _members(group: int) -> list[psutil.Process]:
-    """Return the processes of a process group that work in this repository."""
+def _members(kind: Callable[[int], int], leader: int) -> list[psutil.Process]:
+    """Return the processes of a process group (kind os.getpgid) or session (os.getsid) that work in this repository."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if os.getpgid(process.pid) == group and process.cwd() == str(params.ROOT):
+            if kind(process.pid) == leader and process.cwd() == str(params.ROOT):
                 found.append(process)
     return found
 
 
 def end_group(group: int, patience: float = 10) -> None:
-    """End the processes of a group that work in this repository: first asked, then killed."""
+    """End a batch's processes that work in this repository: its group is asked, what is left of its session killed.
+
+    Processes that were started warm have groups of their own and are asked by those that stand for them.
+    """
     if group <= 0:
         return
-    asked = _members(group)
+    asked = _members(os.getpgid, group)
     for process in asked:
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGINT)
-    _, alive = psutil.wait_procs(asked, timeout=patience)
-    for process in alive:
+    psutil.wait_procs(asked, timeout=patience)
+    for process in _members(os.getsid, group):
         with contextlib.suppress(psutil.Error):
             process.kill()
 

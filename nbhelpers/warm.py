@@ -26,11 +26,12 @@ ADDRESS = "NBHELPERS_WARM"  # holds the server's socket
 LIBRARIES = (
     "torch", "transformers.modeling_utils", "transformers.generation", "transformers.models.auto.modeling_auto",
     "tokenizers", "nnsight.modeling.language", "scipy.stats", "pandas", "xarray", "h5netcdf.legacyapi", "altair",
-    "typer", "papermill", "IPython", "ipykernel.kernelapp",
+    "typer", "papermill", "IPython", "ipykernel.ipkernel",
 )  # fmt: skip
 # What libraries read while they are imported; a fork cannot be given another value.
 AT_IMPORT = ("OMP_", "MKL_", "OPENBLAS_", "HF_", "TRANSFORMERS_", "TORCH_", "PYTHON", "LD_")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+BLOCKED = (*FORWARDED, signal.SIGCHLD)
 STARTED = b"s"
 
 
@@ -44,18 +45,19 @@ def with_server(command: list[str]) -> list[str]:
     return [sys.executable, "-m", "nbhelpers.warm", *command]
 
 
-def python_m() -> str:
-    """Return the shell words that stand for `python -m` and start warm where they can."""
-    return f"python -I -S {os.path.abspath(__file__)}" if available() else "python -m"
-
-
 # ── the client: no imports beyond those above ───────────────────────────────────────────────────────────────
 
 
 def client(arguments: list[str]) -> int:
     """Stand for a process that is forked as `python -m arguments`; return its exit status."""
     parent = os.getppid()
+    # A signal that comes meanwhile is for the process, forked or not.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     stream = _asked(arguments)
+    if stream is not None:
+        for number in FORWARDED:
+            signal.signal(number, lambda number, frame: stream.send(bytes([number])))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     if stream is None:
         os.execv(sys.executable, [sys.executable, "-m", *arguments])
     stream.settimeout(1.0)
@@ -66,6 +68,8 @@ def client(arguments: list[str]) -> int:
         except TimeoutError:
             if os.getppid() != parent:  # Nobody waits for us any more; our end is the process's too.
                 return 1
+        except OSError:
+            return 1
 
 
 def _asked(arguments: list[str]) -> socket.socket | None:
@@ -74,8 +78,6 @@ def _asked(arguments: list[str]) -> socket.socket | None:
     body, stream = json.dumps(wish).encode(), socket.socket(socket.AF_UNIX)
     try:
         stream.connect(os.environ.get(ADDRESS, ""))
-        for number in FORWARDED:
-            signal.signal(number, lambda number, frame: stream.send(bytes([number])))
         socket.send_fds(stream, [b"%08d" % len(body)], [0, 1, 2])
         stream.sendall(body)
         return stream if stream.recv(1) == STARTED else None
@@ -83,7 +85,7 @@ def _asked(arguments: list[str]) -> socket.socket | None:
         return None
 
 
-# ── the server: one thread, so that its forks are whole ─────────────────────────────────────────────────────
+# ── the server: no threads of its own, so that its forks are whole ──────────────────────────────────────────
 
 
 def serve(command: list[str]) -> int:
@@ -92,26 +94,35 @@ def serve(command: list[str]) -> int:
     import subprocess
     import tempfile
 
-    if not available():
-        return subprocess.run(command).returncode
-    # A socket's path holds about 100 characters.
-    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
-    folder = tempfile.mkdtemp(prefix="nbh-warm-", dir=short)
-    _write_kernel(folder)
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(f"{folder}/socket")
+    # A socket's path holds about 100 bytes.
+    short = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < 60 else "/tmp"
+    try:
+        if not available():
+            raise OSError("there are no warm starts here")
+        folder, listening = tempfile.mkdtemp(prefix="nbh-warm-", dir=short), socket.socket(socket.AF_UNIX)
+        _write_kernel(folder)
+        listening.bind(f"{folder}/socket")
+    except OSError:
+        os.execvp(command[0], command)
     listening.listen(128)
-    woken = _wake_at_signals()
+    woken, server, main = _wake_at_signals(), os.getpid(), None
+
+    def stop(number, frame):
+        if main:  # Not by Popen's own way, which might take the status that is waited for below.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(main.pid, number)
+
+    # Ctrl-C reaches the command too; a SIGTERM may be meant for this process alone.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.signal(signal.SIGTERM, stop)
     found = os.environ.get("JUPYTER_PATH")
     settings = {ADDRESS: f"{folder}/socket", "JUPYTER_PATH": f"{folder}:{found}" if found else folder}
-    main = subprocess.Popen(command, env=os.environ | settings)
-    # Ctrl-C reaches the command too; a SIGTERM may be meant for this process alone. (Popen's own way to pass it
-    # on might take the command's status, which is waited for below.)
-    signal.signal(signal.SIGINT, lambda number, frame: None)
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(main.pid, number))
-    status = _attend(listening, woken, main.pid)
-    shutil.rmtree(folder, ignore_errors=True)
-    return status
+    try:
+        main = subprocess.Popen(command, env=os.environ | settings)
+        return _attend(listening, woken, main.pid)
+    finally:
+        if os.getpid() == server:  # A fork comes by here when it ends.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_kernel(folder: str) -> None:
@@ -150,11 +161,20 @@ def _attend(listening: socket.socket, woken: int, main: int) -> int:
                 for left in streams:
                     _kill(left)
                 return status
-            _report(streams.pop(pid), status, selector)
+            if stream := streams.pop(pid, None):
+                _report(stream, status, selector)
         for key, _ in selector.select():
             if key.fileobj is listening:
                 stream, _ = listening.accept()
-                if pid := _start(stream, [listening, *streams.values()]):
+                wish, lent = _wish(stream)
+                pid = _forked(stream) if wish else None
+                if pid == 0:
+                    for left in (listening, stream, *streams.values()):
+                        left.close()
+                    _become(wish, lent)
+                for descriptor in lent:
+                    os.close(descriptor)
+                if pid:
                     streams[pid] = stream
                     selector.register(stream, selectors.EVENT_READ, data=pid)
                 else:
@@ -209,31 +229,39 @@ def _kill(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def _start(stream: socket.socket, inherited: list[socket.socket]) -> int:
-    """Return the number of the process forked for a client, 0 where it must start cold."""
+def _wish(stream: socket.socket) -> tuple[dict | None, list[int]]:
+    """Return what a client asks for, None where a fork could not give it that, and the descriptors it lends."""
+    body, lent = b"", []
     try:
         stream.settimeout(10)
         length, lent, _, _ = socket.recv_fds(stream, 8, 3)
-        body = b""
         while len(body) < int(length):
-            body += stream.recv(int(length) - len(body)) or int("the client hung up")
+            if not (more := stream.recv(int(length) - len(body))):
+                return None, lent
+            body += more
         stream.settimeout(None)
-    except (OSError, ValueError):
-        return 0
-    wish = json.loads(body)
-    if _at_import(os.environ) == _at_import(_defaults() | wish["environment"]):
+        wish = json.loads(body)
+        same = _at_import(os.environ) == _at_import(_defaults() | wish["environment"])
+    except (OSError, ValueError, KeyError):
+        return None, lent
+    return (wish if same else None), lent
+
+
+def _forked(stream: socket.socket) -> int | None:
+    """Return 0 in a process forked for a client, its number here, None where none could be made."""
+    try:
         _import_libraries()
+        # The fork must not answer signals as the server does: `_become` lets them in again.
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
         pid = os.fork()
-        if pid == 0:
-            for left in [stream, *inherited]:
-                left.close()
-            _become(wish, lent)
+    except Exception as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+        print(f"No warm start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return None
+    if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
         with contextlib.suppress(OSError):  # A client that is gone is noticed when its stream is read.
             stream.sendall(STARTED)
-    else:
-        pid = 0
-    for descriptor in lent:
-        os.close(descriptor)
     return pid
 
 
@@ -265,21 +293,29 @@ def _become(wish: dict, lent: list[int]) -> None:
     """Run the wished module in this process, new from the fork, with the streams lent; never return."""
     import ctypes
     import runpy
+    import tempfile
+    import time
 
-    signal.set_wakeup_fd(-1)
-    for number in (*FORWARDED, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.setsid()
+    server = os.getppid()
+    os.setpgid(0, 0)
     set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2): without a server nobody could end this process
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if os.getppid() != server:
+        os._exit(1)
+    signal.set_wakeup_fd(-1)
+    for number in BLOCKED:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     for own, descriptor in enumerate(lent):
         os.dup2(descriptor, own)
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(_defaults() | wish["environment"])
     if "JPY_PARENT_PID" in os.environ:  # a kernel ends itself when its parent is another than this
-        os.environ["JPY_PARENT_PID"] = str(os.getppid())
+        os.environ["JPY_PARENT_PID"] = str(server)
+    tempfile.tempdir = None
+    time.tzset()
     os.chdir(wish["folder"])
     module, *arguments = wish["arguments"]
     sys.argv, sys.path[0] = [module, *arguments], wish["folder"]

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -79,11 +81,16 @@ def said(process):
 
 
 def gone(pid, seconds=30):
-    """Return whether a process ends in time."""
+    """Return whether a process ends in time; one that nobody waits for may stay as a zombie."""
     end = time.time() + seconds
-    while psutil.pid_exists(pid) and time.time() < end:
+    while time.time() < end:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
         time.sleep(0.05)
-    return not psutil.pid_exists(pid)
+    return False
 
 
 def test_a_fork_is_the_process_that_was_asked_for(probe, tmp_path):
@@ -151,10 +158,10 @@ def test_without_a_server_the_client_becomes_the_process(probe, address):
     assert not said(process)["warm"] and process.wait(120) == 7
 
 
-def test_kernels_start_warm_and_can_be_interrupted(served, monkeypatch):
+def test_kernels_start_warm_and_can_be_interrupted(served, short_folder, monkeypatch):
     for name in ("JUPYTER_PATH", warm.ADDRESS, "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, served[name])
-    manager = KernelManager(kernel_name="python3")
+    manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(short_folder / "k"))
     manager.start_kernel(env=served)
     client = manager.blocking_client()
     client.start_channels()
@@ -172,6 +179,24 @@ def test_kernels_start_warm_and_can_be_interrupted(served, monkeypatch):
         client.stop_channels()
         manager.shutdown_kernel()
     assert not manager.is_alive()
+
+
+def test_a_signal_that_comes_early_is_the_processs(served, tmp_path):
+    """While the server imports its libraries the client waits; a signal then ends the process and nothing else."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    script = f"{shlex.join(CLIENT)} probe wait & sleep 1; kill -TERM $!; wait $!; echo $?"
+    server = serve(tmp_path, script)
+    out, _ = server.communicate(timeout=120)
+    assert server.returncode == 0 and out.split()[-1] == "143"
+
+
+def test_what_is_no_wish_does_the_server_no_harm(served, probe):
+    for message in (b"", b"notanumb", b"00000005", b"00000002{}", b"00000003{a}"):
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.connect(served[warm.ADDRESS])
+            stream.sendall(message)
+    found = said(probe("exit", "0"))
+    assert found["warm"]
 
 
 def serve(tmp_path, script, **options):
@@ -192,7 +217,7 @@ def test_the_server_ends_as_its_command_does_and_leaves_nothing(short_folder):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_its_server(short_folder, number):
     (short_folder / "probe.py").write_text(PROBE)
-    call = " ".join(CLIENT)
+    call = shlex.join(CLIENT)
     server = serve(short_folder, f"{call} probe wait & wait", start_new_session=True)
     pid = said(server)["pid"]
     os.killpg(server.pid, number)
