@@ -32,7 +32,7 @@ test: $(STAMP)  ## run every test, the notebooks included
 	$(BIN)/python -m nbhelpers batch --target measured --cores $(CORES) || status=1; \
 	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup tests || status=1; \
 	$(BIN)/python -m nbhelpers.warm $(BIN)/python -m pytest -n $(CORES) --dist loadfile -p no:cacheprovider \
-	  --nbval --nbval-sanitize-with tests/nbval.cfg --nbval-current-env notebooks || status=1; \
+	  --nbval --nbval-sanitize-with tests/nbval.cfg --nbval-kernel-name python3 notebooks || status=1; \
 	exit $$status
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
