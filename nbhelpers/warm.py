@@ -9,7 +9,7 @@ is killed. Where no server would give the same process (none runs, or a variable
 client becomes `python -m MODULE …`.
 
 Under the server JUPYTER_PATH leads to a kernel `python3` that starts through the client, so that whatever starts
-kernels (papermill, nbval) starts them warm. Linux only; NBHELPERS_WARM=0 switches it off.
+kernels (papermill, nbval) starts them warm. On Linux, with OMP_NUM_THREADS=1; NBHELPERS_WARM=0 switches it off.
 
 This file also runs as a script outside its package, so it imports little, and only from Python's own library.
 """
@@ -36,8 +36,12 @@ STARTED = b"s"
 
 
 def available() -> bool:
-    """Return whether processes can be started warm here: on Linux, where it is not switched off."""
-    return sys.platform == "linux" and os.environ.get(ADDRESS) != "0"
+    """Return whether processes can be started warm here: on Linux, of one thread each, where it is not switched off.
+
+    Two forks of two threads each on two cores take five times as long as two processes started cold.
+    """
+    one = os.environ.get("OMP_NUM_THREADS") == "1"
+    return sys.platform == "linux" and one and os.environ.get(ADDRESS) != "0"
 
 
 def with_server(command: list[str]) -> list[str]:

@@ -47,13 +47,18 @@ match sys.argv[1]:
 """
 
 
+def ordinary(**changes):
+    """Return this environment as a batch's would be: one thread, warm starts not switched off."""
+    kept = {name: value for name, value in os.environ.items() if name != warm.ADDRESS}
+    return kept | {"OMP_NUM_THREADS": "1"} | changes
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """Yield the environment of a running server's command."""
     say = "import json, os, sys; print(json.dumps(dict(os.environ)), flush=True); sys.stdin.read()"
-    environment = {k: v for k, v in os.environ.items() if k != warm.ADDRESS} | {"OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [sys.executable, "-m", "nbhelpers.warm", sys.executable, "-c", say], env=environment,
+        [sys.executable, "-m", "nbhelpers.warm", sys.executable, "-c", say], env=ordinary(),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     yield json.loads(server.stdout.readline())
@@ -199,12 +204,12 @@ def test_what_is_no_wish_does_the_server_no_harm(served, probe):
     assert found["warm"]
 
 
-def serve(tmp_path, script, **options):
+def serve(tmp_path, script, new_session=False, **environment):
     """Return a running server whose command is a shell script, and which keeps its files in tmp_path."""
-    environment = {k: v for k, v in os.environ.items() if k != warm.ADDRESS} | {"TMPDIR": str(tmp_path)}
     return subprocess.Popen(
         [sys.executable, "-m", "nbhelpers.warm", "sh", "-c", script],
-        env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path, **options,
+        env=ordinary(TMPDIR=str(tmp_path)) | environment,
+        stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=new_session,
     )  # fmt: skip
 
 
@@ -214,11 +219,18 @@ def test_the_server_ends_as_its_command_does_and_leaves_nothing(short_folder):
     assert server.returncode == 5 and out.startswith("nbh-warm-") and not list(short_folder.iterdir())
 
 
+@pytest.mark.parametrize("setting", [{"OMP_NUM_THREADS": "2"}, {warm.ADDRESS: "0"}])
+def test_without_warm_starts_the_command_runs_alone(short_folder, setting):
+    server = serve(short_folder, f"ls; echo ${warm.ADDRESS}; exit 5", **setting)
+    out, _ = server.communicate(timeout=60)
+    assert server.returncode == 5 and out.strip() == setting.get(warm.ADDRESS, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_its_server(short_folder, number):
     (short_folder / "probe.py").write_text(PROBE)
     call = shlex.join(CLIENT)
-    server = serve(short_folder, f"{call} probe wait & wait", start_new_session=True)
+    server = serve(short_folder, f"{call} probe wait & wait", new_session=True)
     pid = said(server)["pid"]
     os.killpg(server.pid, number)
     assert gone(pid) and server.wait(30) != 0
