@@ -4,35 +4,27 @@ The full logits, [layer, token, vocabulary], never exist. Tokens are taken `rows
 vocabulary `columns` at a time; within such a tile the final layer comes first and the others follow
 downwards, and each leaves a few sums over its softmax. The sums of all tiles are merged at the end of the
 vocabulary, so the working memory is a handful of tiles, whatever the number of layers and tokens and
-however large the vocabulary. Where only commitment layers are wanted, `commitment_from_top` goes from the
-last layer down and leaves out what can no longer change them.
+however large the vocabulary. `tiles` is the work on one tile; where only commitment layers are wanted, `early_exit`
+takes less.
 
 This module knows nothing about models or generation: it takes residuals and an `Unembedding`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
 
 import torch
 from torch import Tensor
 
+from nbhelpers import tiles
+
 METRICS = ("kl_final_layer", "kl_layer_final", "kl_adjacent", "entropy", "top1")
 TARGET_METRICS = ("target_log_probability", "target_rank")
 MORE_METRICS = ("top1_probability", "top5", *TARGET_METRICS)
-COMMITMENT_RULES = ("kl_stays", "top1_strict")
 
-# 2^-115 is nothing beside the largest term of a softmax, 2^0, and still a normal float: denormals are slow.
-_LOWEST = -115.0
-_LOG2_E = math.log2(math.e)
-_GROUP = 64
-_PART = 256
 _SUMS = ("max", "mass", "self", "final", "above", "from_final")
 _INTEGERS = ("top1", "top5", "target_rank")
 _IDS = ("top1", "top5")
-# Products of differently many rows may round differently, by less than this part of the norms' product.
-_ROUNDING = 5e-7
 
 
 class LensError(RuntimeError):
@@ -61,7 +53,7 @@ def lens_logits(residual: Tensor, unembedding: Unembedding) -> Tensor:
 
     For a few tokens: this is the matrix that `lens_metrics` takes care never to hold.
     """
-    return _logits(
+    return tiles.logits(
         unembedding.norm(residual.to(unembedding.weight.device)), unembedding.weight, unembedding.softcap
     )
 
@@ -93,7 +85,7 @@ def lens_metrics(
 
     nostalgebraist (2020), "interpreting GPT: the logit lens".
     """
-    _check(residuals, unembedding, metrics)
+    check(residuals, unembedding, metrics)
     wanted, device, tokens = frozenset(metrics), unembedding.weight.device, len(residuals[0])
     targets = _target_rows(targets, tokens, unembedding) if wanted.intersection(TARGET_METRICS) else None
     columns, rows = tile_columns(unembedding, columns), max(1, min(rows, tokens))
@@ -106,45 +98,6 @@ def lens_metrics(
         sums = _sums(chunk, unembedding, columns, wanted, buffers, compile, more)
         for name, values in _finish(sums, wanted).items():
             out[name][:, here] = unembedding.token_ids[values] if name in _IDS else values
-    return out
-
-
-@torch.no_grad()
-def commitment_from_top(
-    residuals: Tensor | Sequence[Tensor],
-    unembedding: Unembedding,
-    *,
-    rule: str,
-    threshold: float = 0.1,
-    rows: int = 1024,
-    columns: int | None = None,
-) -> Tensor:
-    """Return the commitment layer of every token, int64 [token], without the layers that cannot matter.
-
-    rule: "kl_stays", KL(final ‖ layer) below `threshold` nats from that layer on, or "top1_strict", the
-    final top-1 token from there on: exactly `convergence`'s rules of these names on the curves of
-    `lens_metrics` with the same rows and columns. It descends from the top, and a token that has failed at a
-    layer is not unembedded below it. Where rounding could tip a token, its product is made once more in the
-    shape that the curve gives it. Memory: rows × vocabulary for the final distribution ("kl_stays"), and a
-    few tiles. ValueError names an unknown rule or mismatched residuals.
-    """
-    if rule not in COMMITMENT_RULES:
-        raise ValueError(f"Commitment rule {rule!r}: choose from {', '.join(COMMITMENT_RULES)}.")
-    _check(residuals, unembedding, METRICS)
-    device, columns = unembedding.weight.device, tile_columns(unembedding, columns)
-    largest = cache(lambda: _norms(unembedding.weight).amax())
-    out = torch.empty(len(residuals[0]), dtype=torch.int64, device=device)
-    rows = max(1, min(rows, len(out)))
-    sizes = [columns] * 3 + [len(unembedding.weight)] if rule == "kl_stays" else [columns]
-    buffers = [torch.empty(rows * size, device=device) for size in sizes]
-    for start in range(0, len(out), rows):
-        chunk = [residual[start : start + rows].to(device) for residual in residuals]
-        final = unembedding.norm(chunk[-1])
-        if rule == "kl_stays":
-            holds = _kl_below(final, unembedding, columns, buffers, threshold)
-        else:
-            holds = _top1_agrees(final, unembedding, columns, buffers)
-        out[start : start + rows] = _descend(chunk, holds, unembedding.norm, largest)
     return out
 
 
@@ -178,7 +131,7 @@ def tile_columns(unembedding: Unembedding, columns: int | None = None) -> int:
     return min(columns or usual, len(unembedding.weight))
 
 
-def _check(residuals, unembedding, metrics):
+def check(residuals, unembedding, metrics):
     known = (*METRICS, *MORE_METRICS)
     unknown = sorted(set(metrics) - set(known))
     if unknown or not metrics:
@@ -191,24 +144,6 @@ def _check(residuals, unembedding, metrics):
         raise ValueError(
             f"The unembedding has {len(unembedding.weight)} rows but {len(unembedding.token_ids)} token ids."
         )
-
-
-def _logits(normed, weight, softcap, out=None):
-    """Never rounded to bfloat16: that alone puts a floor of some 5e-4 nats under the KL of late layers."""
-    if weight.is_cuda and normed.dtype == weight.dtype != torch.float32:
-        z = torch.mm(normed, weight.T, out_dtype=torch.float32)
-    else:
-        z = torch.mm(normed.float(), weight.float().T, out=out)
-    return _cap(z, softcap)
-
-
-def _cap(z, softcap):
-    return z.div_(softcap).tanh_().mul_(softcap) if softcap else z
-
-
-def _floats(weight):
-    """Upcast once for all layers; CUDA multiplies half precision into float32 by itself."""
-    return weight if weight.is_cuda else weight.float()
 
 
 def _empty(metrics, layers, tokens, unembedding):
@@ -234,7 +169,7 @@ def _target_rows(targets, tokens, unembedding):
 
 
 def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
-    """{name: [block, layer, token]}: what `_tile` leaves for each layer and block of the vocabulary.
+    """{name: [block, layer, token]}: what `tiles.sums_of` leaves for each layer and block of the vocabulary.
 
     more: what `_more` returns; what it has noted joins the sums.
     """
@@ -242,19 +177,19 @@ def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
     starts = range(0, len(unembedding.weight), columns)
     sums = {name: torch.zeros(len(starts), layers, tokens, device=chunk[0].device) for name in _SUMS}
     sums["top1"] = sums["max"].long()
-    tile_sums, (read, noted) = _compiled_tile() if compile else _tile_by_parts, more
+    tile_sums, (read, noted) = tiles.compiled_sums() if compile else tiles.sums_by_parts, more
     for block, start in enumerate(starts):
-        weight = _floats(unembedding.weight[start : start + columns])
+        weight = tiles.floats(unembedding.weight[start : start + columns])
         final, *others, p_final, p, product = (b[: tokens * len(weight)].view(tokens, -1) for b in buffers)
         if compile:
             p_final = p = product = None
-        z = _logits(norm(chunk[-1]), weight, softcap, out=final)
+        z = tiles.logits(norm(chunk[-1]), weight, softcap, out=final)
         read(z, layers - 1, start, product)
         found = [tile_sums(z, None, None, None, (p_final, product), wanted)]
         final, p_final = z, found[0].pop("p")
         for layer in range(layers - 2, -1, -1):
             above = z
-            z = _logits(norm(chunk[layer]), weight, softcap, out=others[layer % 2])
+            z = tiles.logits(norm(chunk[layer]), weight, softcap, out=others[layer % 2])
             read(z, layer, start, product)
             found.append(tile_sums(z, final, p_final, above, (p, product), wanted))
         for layer, tile in enumerate(reversed(found)):
@@ -273,7 +208,7 @@ def _more(chunk, unembedding, targets, wanted):
     if targets is not None:
         weight = unembedding.weight[targets].float()
         target = torch.stack([torch.linalg.vecdot(unembedding.norm(h).float(), weight) for h in chunk])
-        noted["target"] = _cap(target, unembedding.softcap)
+        noted["target"] = tiles.cap(target, unembedding.softcap)
         noted["better"] = torch.zeros_like(target, dtype=torch.int64)
 
     def read(z, layer, start, scratch):
@@ -284,7 +219,7 @@ def _more(chunk, unembedding, targets, wanted):
             z.scatter_(1, at, torch.where(targets[:, None] == at + start, target, z.gather(1, at)))
             noted["better"][layer] += torch.gt(z, target, out=scratch).sum(-1).long()
         if "top5" in wanted:
-            values, rows = _best(z, 5)
+            values, rows = tiles.best(z, 5)
             earlier = noted["top5"].get(layer, (values[:, :0], rows[:, :0]))
             values, rows = torch.cat([earlier[0], values], 1), torch.cat([earlier[1], rows + start], 1)
             order = values.argsort(dim=1, descending=True, stable=True)[:, :5]
@@ -293,129 +228,28 @@ def _more(chunk, unembedding, targets, wanted):
     return read, noted
 
 
-def _tile(z, final, p_final, above, scratch, wanted):
-    """{name: [token]}: sums over one tile of one layer; shifts its logits z in place to a maximum of 0.
-
-    final, p_final: shifted logits of the last layer and their exponential; None at the last layer itself,
-    which returns that exponential as "p" [token, column]. above: shifted logits of the next layer. scratch:
-    two tiles to write into, or None where the compiler does without.
-    """
-    sums = _top(z) if "top1" in wanted else {"max": z.amax(-1)}
-    z.sub_(sums["max"][:, None])
-    # exp2 is three times as fast as exp on a CPU.
-    p = torch.mul(z, _LOG2_E, out=scratch[0]).clamp_(min=_LOWEST).exp2_()
-    sums["mass"] = p.sum(-1)
-    if p_final is None or wanted & {"kl_layer_final", "kl_adjacent", "entropy"}:
-        sums["self"] = torch.mul(p, z, out=scratch[1]).sum(-1)
-    if p_final is None:
-        return sums | {"p": p}
-    if "kl_layer_final" in wanted:
-        sums["final"] = torch.mul(p, final, out=scratch[1]).sum(-1)
-    if "kl_adjacent" in wanted:
-        sums["above"] = torch.mul(p, above, out=scratch[1]).sum(-1)
-    if "kl_final_layer" in wanted:
-        sums["from_final"] = torch.mul(p_final, z, out=scratch[1]).sum(-1)
-    return sums
-
-
-def _tile_by_parts(z, final, p_final, above, scratch, wanted):
-    """`_tile`, on a CPU of some rows at a time, so that what is written last is still in cache when it is read."""
-    if z.device.type != "cpu":
-        return _tile(z, final, p_final, above, scratch, wanted)
-    parts = []
-    for start in range(0, len(z), _PART):
-        z_part, *given = (
-            tile if tile is None else tile[start : start + _PART] for tile in (z, final, p_final, above)
-        )
-        # The final layer's exponential is kept, every other one is overwritten by the next part's.
-        kept = start if p_final is None else 0
-        here = scratch[0][kept : kept + len(z_part)], scratch[1][: len(z_part)]
-        parts.append(_tile(z_part, *given, here, wanted))
-    sums = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "p"}
-    return sums | ({"p": scratch[0]} if p_final is None else {})
-
-
-@cache
-def _compiled_tile():
-    return torch.compile(_tile, dynamic=True, recompile_limit=64)
-
-
-def _group_maxima(z):
-    """The maximum of every group of columns [token, group], the last of them perhaps narrower."""
-    whole = z.shape[1] // _GROUP * _GROUP
-    maxima = z[:, :whole].unflatten(1, (-1, _GROUP)).amax(-1)
-    return maxima if whole == z.shape[1] else torch.cat([maxima, z[:, whole:].amax(-1, keepdim=True)], 1)
-
-
-def _first_of_group(z, group):
-    """The columns of each token's group, their logits, and the column of the first maximum, [token, …]."""
-    columns = group[:, None] * _GROUP + torch.arange(_GROUP, device=z.device)
-    columns.clamp_(max=z.shape[1] - 1)
-    values = z.gather(1, columns)
-    return columns, values, columns.gather(1, values.argmax(-1, keepdim=True))
-
-
-def _top(z):
-    """Each row's maximum and its index, by way of the maxima of groups: five times as fast as max on a CPU."""
-    maximum, group = _group_maxima(z).max(-1)
-    return {"max": maximum, "top1": _first_of_group(z, group)[2][:, 0]}
-
-
-def _best(z, count):
-    """The largest values [token, count] of a tile and their columns, the first of equals first."""
-    maxima, found = _group_maxima(z), []
-    for _ in range(min(count, z.shape[1])):
-        value, group = maxima.max(-1, keepdim=True)
-        columns, values, column = _first_of_group(z, group[:, 0])
-        found.append((value, column))
-        maxima.scatter_(1, group, values.masked_fill_(columns == column, -torch.inf).amax(-1, keepdim=True))
-        z.scatter_(1, column, -torch.inf)
-    values, columns = (torch.cat(each, 1) for each in zip(*found))
-    z.scatter_(1, columns, values)
-    return values, columns
-
-
-def _merge(values):
-    """The sum over blocks [block, …], in an order that does not depend on the other dimensions, as .sum(0)'s does."""
-    return reduce(torch.add, values.unbind(0))
-
-
-def _total(sums):
-    """Each softmax's largest logit and sum over all tiles, with each tile's maximum relative to the former."""
-    top = sums["max"].amax(0)
-    shift = sums["max"] - top
-    scale = shift.exp()
-    total = _merge(scale * sums["mass"])
-    return {"top": top, "shift": shift, "scale": scale, "total": total, "log_total": total.log()}
-
-
-def _mean(tiles, under, shift):
-    """Mean of logits under the softmax `under`, from its tiles' sums of them, each relative to `shift`."""
-    return _merge(under["scale"] * (tiles + under["mass"] * shift)) / under["total"]
-
-
 def _finish(sums, wanted):
     """{metric: [layer, token]} from the sums of all tiles, each relative to the maxima of its own tile."""
-    sums = sums | _total(sums)
+    sums = sums | tiles.total(sums)
     shift, log_total = sums["shift"], sums["log_total"]
     every, last, lower, upper = slice(None), slice(-1, None), slice(-1), slice(1, None)
 
     def under(layers):
         return {name: sums[name][..., layers, :] for name in ("scale", "mass", "total")}
 
-    own, out = _mean(sums["self"], under(every), shift), {}
+    own, out = tiles.mean(sums["self"], under(every), shift), {}
     if "entropy" in wanted:
         out["entropy"] = log_total - own
     if "kl_layer_final" in wanted:
-        cross = _mean(sums["final"], under(every), shift[:, last])
+        cross = tiles.mean(sums["final"], under(every), shift[:, last])
         out["kl_layer_final"] = own - cross - log_total + log_total[-1]
     if "kl_final_layer" in wanted:
-        cross = _mean(sums["from_final"], under(last), shift)
+        cross = tiles.mean(sums["from_final"], under(last), shift)
         out["kl_final_layer"] = own[-1] - cross - log_total[-1] + log_total
     for kl in out.keys() - {"entropy"}:
         out[kl][-1] = 0
     if "kl_adjacent" in wanted:
-        cross = _mean(sums["above"][:, lower], under(lower), shift[:, upper])
+        cross = tiles.mean(sums["above"][:, lower], under(lower), shift[:, upper])
         adjacent = own[lower] - cross - log_total[lower] + log_total[upper]
         out["kl_adjacent"] = torch.cat([torch.full_like(own[:1], torch.nan), adjacent])
     return {name: values.clamp_(min=0) for name, values in out.items()} | _finish_tops(sums, wanted)
@@ -435,104 +269,3 @@ def _finish_tops(sums, wanted):
     if "target_rank" in wanted:
         out["target_rank"] = 1 + sums["better"]
     return out
-
-
-def _norms(rows):
-    return torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
-
-
-def _descend(chunk, holds, norm, largest):
-    """The first layer [token] from which a rule holds to the end, of the tokens of one chunk.
-
-    holds(normed, index): how far within the rule the tokens `index` [k] are, whose final-normed residuals are
-    [k, d]: above 0 if it holds, in logits or nats. largest(): the largest norm of an unembedding row.
-    """
-    last, tokens = len(chunk) - 1, len(chunk[-1])
-    everyone = alive = torch.arange(tokens, device=chunk[-1].device)
-    out = torch.full_like(alive, last)
-    for layer in range(last - 1, -1, -1):
-        normed = norm(chunk[layer] if len(alive) == tokens else chunk[layer][alive])
-        margin = holds(normed, alive)
-        if len(alive) < tokens and not (margin.abs() > _ROUNDING * largest() * _norms(normed)).all():
-            # A product's rounding depends on its shape: give it the curve's, with zeros for the others.
-            whole = normed.new_zeros(tokens, normed.shape[1]).index_copy_(0, alive, normed)
-            margin = holds(whole, everyone)[alive]
-        alive = alive[margin > 0]
-        out[alive] = layer
-        if not len(alive):
-            break
-    return out
-
-
-def _tiles(normed, unembedding, columns, buffer):
-    """Yield the first row and the logits [token, column] of every block of the vocabulary."""
-    for start in range(0, len(unembedding.weight), columns):
-        weight = _floats(unembedding.weight[start : start + columns])
-        z = buffer[: len(normed) * len(weight)].view(len(normed), -1)
-        yield start, _logits(normed, weight, unembedding.softcap, out=z)
-
-
-def _stack(tiles):
-    """{name: [block, token]} of a list of {name: [token]}, without the softmax tile itself."""
-    tiles = list(tiles)
-    return {name: torch.stack([tile[name] for tile in tiles]) for name in tiles[0] if name != "p"}
-
-
-def _kl_below(normed_last, unembedding, columns, buffers, threshold):
-    """`holds` of `_descend` for KL(final ‖ layer) < threshold; keeps the final softmax, unnormalised."""
-    tokens, wanted = len(normed_last), {"kl_final_layer"}
-    logits, first, second, kept = buffers
-    kept = [
-        part.view(tokens, -1) for part in kept[: tokens * len(unembedding.weight)].split(tokens * columns)
-    ]
-
-    def tiles(normed, index=None):
-        for (_, z), p_final in zip(_tiles(normed, unembedding, columns, logits), kept):
-            p, product = (buffer[: z.numel()].view_as(z) for buffer in (first, second))
-            if index is None:
-                yield _tile(z, None, None, None, (p_final, product), wanted)
-            else:
-                if len(index) < tokens:
-                    p_final = torch.index_select(p_final, 0, index, out=product)
-                yield _tile(z, None, p_final, None, (p, p), wanted)
-
-    finals = _stack(tiles(normed_last))
-    finals |= _total(finals)
-    finals["own"] = _mean(finals["self"], finals, finals["shift"])
-
-    def holds(normed, index):
-        final = finals
-        if len(index) < tokens:
-            final = {name: values[..., index] for name, values in finals.items()}
-        layer = _stack(tiles(normed, index))
-        layer |= _total(layer)
-        cross = _mean(layer["from_final"], final, layer["shift"])
-        kl = (final["own"] - cross - final["log_total"] + layer["log_total"]).clamp_(min=0)
-        return threshold - kl
-
-    return holds
-
-
-def _top1_agrees(normed_last, unembedding, columns, buffers):
-    """`holds` of `_descend` for the layer's top-1 token being the final one, the first of equals."""
-    (buffer,) = buffers
-
-    def best(tops):
-        tops = _stack(tops)
-        values, block = tops["max"].max(0)
-        return values, tops["top1"].gather(0, block[None])[0] + block * columns
-
-    _, top1 = best([_top(z) for _, z in _tiles(normed_last, unembedding, columns, buffer)])
-
-    def holds(normed, index):
-        own, others, aim = torch.zeros(len(index), 1, device=normed.device), [], top1[index][:, None]
-        for start, z in _tiles(normed, unembedding, columns, buffer):
-            at = (aim - start).clamp_(0, z.shape[1] - 1)
-            value, here = z.gather(1, at), at + start == aim
-            own = torch.where(here, value, own)
-            z.scatter_(1, at, value.masked_fill(here, -torch.inf))
-            others.append(_top(z))
-        own, aim, (other, row) = own[:, 0], aim[:, 0], best(others)
-        return torch.where((own == other) & (aim < row), torch.finfo(own.dtype).tiny, own - other)
-
-    return holds

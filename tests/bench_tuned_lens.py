@@ -13,7 +13,7 @@ from functools import partial
 import bench_lens
 import torch
 
-from nbhelpers import lens, tuned_lens
+from nbhelpers import early_exit, lens, tuned_lens
 
 STEP_TARGET, COMMITMENT_TARGET = 1.25, 1.0
 
@@ -113,7 +113,7 @@ def commitment_methods():
             lambda residuals, unembedding, name=name: lens.lens_metrics(
                 residuals, unembedding, metrics=(name,)
             ),
-            lambda residuals, unembedding, rule=rule: lens.commitment_from_top(
+            lambda residuals, unembedding, rule=rule: early_exit.commitment_from_top(
                 residuals, unembedding, rule=rule
             ),
         )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nbhelpers import convergence, lens
+from nbhelpers import convergence, early_exit, lens
 
 KL = ("kl_final_layer", "kl_layer_final", "kl_adjacent")
 
@@ -286,13 +286,15 @@ def assert_curves_answer(residuals, unembedding, thresholds=(0.1,), **tiles):
     """commitment_from_top equals the rules on the curve; thresholds may be (layer, token) of the curve itself."""
     curve = lens.lens_metrics(residuals, unembedding, metrics=("kl_final_layer", "top1"), **tiles)
     kl, top1 = curve["kl_final_layer"].T.numpy(), curve["top1"].T.numpy()
-    got = lens.commitment_from_top(residuals, unembedding, rule="top1_strict", **tiles)
+    got = early_exit.commitment_from_top(residuals, unembedding, rule="top1_strict", **tiles)
     assert got.dtype == torch.int64
     np.testing.assert_array_equal(got, convergence.top1_strict(top1))
     for threshold in thresholds:
         if isinstance(threshold, tuple):
             threshold = float(kl[threshold[1] % len(kl), threshold[0] % kl.shape[1]])
-        got = lens.commitment_from_top(residuals, unembedding, rule="kl_stays", threshold=threshold, **tiles)
+        got = early_exit.commitment_from_top(
+            residuals, unembedding, rule="kl_stays", threshold=threshold, **tiles
+        )
         np.testing.assert_array_equal(got, convergence.kl_stays(kl, threshold))
     return kl
 
@@ -337,8 +339,8 @@ def test_commitment_of_tokens_that_settle_at_once_late_or_never():
     residuals[3, 1] = residuals[-1, 1]
     residuals[:3, 2] = residuals[-1, 2]
     residuals[3, 2] = -residuals[-1, 2]
-    for rule in lens.COMMITMENT_RULES:
-        assert lens.commitment_from_top(residuals, unembedding, rule=rule).tolist() == [0, 3, 4]
+    for rule in early_exit.COMMITMENT_RULES:
+        assert early_exit.commitment_from_top(residuals, unembedding, rule=rule).tolist() == [0, 3, 4]
 
 
 class Counted(torch.nn.Module):
@@ -353,12 +355,12 @@ class Counted(torch.nn.Module):
         return self.norm(h)
 
 
-@pytest.mark.parametrize("rule", lens.COMMITMENT_RULES)
+@pytest.mark.parametrize("rule", early_exit.COMMITMENT_RULES)
 @pytest.mark.parametrize("rows", [512, 16])
 def test_layers_below_the_first_failure_are_never_unembedded(rule, rows):
     residuals, unembedding = settling(8, 64, 16, 300, 4.0, 2)
     counted = replace(unembedding, norm=Counted(unembedding.norm))
-    layer = lens.commitment_from_top(residuals, counted, rule=rule, rows=rows)
+    layer = early_exit.commitment_from_top(residuals, counted, rule=rule, rows=rows)
     lens.lens_metrics(residuals, curve := replace(unembedding, norm=Counted(unembedding.norm)))
     assert 0 < layer.double().mean() < 7
     # The last layer, those where the rule holds, and the one below where it does not, if there is one.
@@ -368,16 +370,16 @@ def test_layers_below_the_first_failure_are_never_unembedded(rule, rows):
 def test_commitment_holds_one_final_distribution_a_tile_of_tokens():
     residuals, unembedding = settling(6, 200, 8, 1000, 4.0, 3)
     with Largest() as largest:
-        lens.commitment_from_top(residuals, unembedding, rule="kl_stays", rows=32, columns=256)
+        early_exit.commitment_from_top(residuals, unembedding, rule="kl_stays", rows=32, columns=256)
     assert largest.numel <= 32 * 1000
 
 
 def test_an_unknown_commitment_rule_is_refused():
     residuals, unembedding = case()
     with pytest.raises(ValueError, match="'kl_first': choose from kl_stays, top1_strict"):
-        lens.commitment_from_top(residuals, unembedding, rule="kl_first")
+        early_exit.commitment_from_top(residuals, unembedding, rule="kl_first")
     with pytest.raises(ValueError, match=r"must be \[layer, token, 16\]"):
-        lens.commitment_from_top(residuals[..., :8], unembedding, rule="kl_stays")
+        early_exit.commitment_from_top(residuals[..., :8], unembedding, rule="kl_stays")
 
 
 class Largest(TorchDispatchMode):

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from nbhelpers import convergence, lens, lens_files, models, store, tuned_lens
+from nbhelpers import convergence, early_exit, lens, lens_files, models, store, tuned_lens
 from nbhelpers.params import FAMILIES, ROOT
 from nbhelpers.tuned_lens import TunedLensError
 from tests.test_lens import Largest, case
@@ -158,7 +158,7 @@ def test_every_layer_is_translated_and_the_reference_is_raw(form):
     raw = lens.lens_metrics(residuals, unembedding)
     for name in ("entropy", "top1", "kl_final_layer"):
         assert torch.equal(got[name][-1], raw[name][-1])
-    tokens = lens.commitment_from_top(
+    tokens = early_exit.commitment_from_top(
         tuned_lens.translate(tuned, residuals), unembedding, rule="kl_stays", threshold=2
     )
     np.testing.assert_array_equal(tokens, convergence.kl_stays(got["kl_final_layer"].T, 2))
