@@ -20,11 +20,12 @@ from torch import Tensor
 
 from nbhelpers.capture import replay
 from nbhelpers.decoding import Continuation
+from nbhelpers.depths import depth
 from nbhelpers.geometry import COMPONENTS
 from nbhelpers.lens import check_identity, lens_metrics
 from nbhelpers.models import Decoder
 from nbhelpers.neurons import decoder_blocks, frozen_norm, neuron_layers, vocabulary_breadth, write_matrix
-from nbhelpers.params import ParameterError, depth
+from nbhelpers.params import ParameterError
 from nbhelpers.prompts import Prompt, chat_ids, read_pairs, text_ids, title
 from nbhelpers.schemas import PromptSet
 

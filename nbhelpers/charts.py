@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nbhelpers import params, stats
+from nbhelpers import depths, stats
 
 VEGALITE = "application/vnd.vegalite.v5+json"  # what JupyterLab 4 draws, Altair 6's specifications too
 PT, IT, INK, GRID = "#2b7bba", "#d95f02", "#7a7a7a", "#8888883f"
+# None of PT's or IT's, readable on light and dark.
+FIVE = ["#2a9d5c", "#9467bd", "#b07d2b", "#d6568c", "#7a7a7a"]
 NAMES = {"pt": "PT", "it": "IT"}
 KL = {"final_layer": "KL(final ‖ layer)", "layer_final": "KL(layer ‖ final)"}
 PANEL, SINGLE = {"width": 190, "height": 140}, {"width": 420, "height": 240}
@@ -87,7 +89,7 @@ def tidy(results, measure) -> pd.DataFrame:
     frames = []
     for panel, dataset in panels_of(results).items():
         frame = measure(dataset).to_dataframe().reset_index()
-        frames.append(frame.assign(panel=panel, onset=params.onset(dataset.sizes["layer"])))
+        frames.append(frame.assign(panel=panel, onset=depths.onset(dataset.sizes["layer"])))
     rows = pd.concat(frames, ignore_index=True)
     if "variant" in rows:
         rows["variant"] = rows["variant"].map(NAMES)
@@ -115,6 +117,13 @@ def by_variant() -> dict:
             "variant:N", scale=alt.Scale(domain=names, range=[[5, 3], [1, 0]]), legend=legend
         ),
     }
+
+
+def by_category(field, values, title=None, palette=FIVE) -> dict:
+    """Return the encodings that tell the values of a field apart by colour."""
+    scale = alt.Scale(domain=list(values), range=palette[: len(values)])
+    legend = alt.Legend(title=title, symbolType="stroke", symbolOpacity=1)
+    return {"color": alt.Color(f"{field}:N", scale=scale, legend=legend)}
 
 
 def packed(rows: pd.DataFrame, fields) -> pd.DataFrame:

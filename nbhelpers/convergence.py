@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nbhelpers import params, stats
+from nbhelpers import depths, stats
 
 
 def _first(holds: np.ndarray) -> np.ndarray:
@@ -245,7 +245,7 @@ def layer_gap(kl_it: ArrayLike, kl_pt: ArrayLike, layers: Sequence[int] | None =
         raise ValueError(
             f"IT and PT must be paired by prompt and layer: shapes {kl_it.shape} and {kl_pt.shape}."
         )
-    layers = list(params.late_half(kl_it.shape[-1]) if layers is None else layers)
+    layers = list(depths.late_half(kl_it.shape[-1]) if layers is None else layers)
     return (kl_it - kl_pt)[..., layers].mean(-1)
 
 
@@ -261,13 +261,13 @@ def convergence_gap(kl_it: ArrayLike, kl_pt: ArrayLike) -> np.ndarray:
 
 def gap_by_third(kl_it: ArrayLike, kl_pt: ArrayLike) -> dict[str, np.ndarray]:
     """Return {early, middle, late: mean IT − PT [prompt]} over the thirds of the layers, cut with floor."""
-    thirds = params.thirds(np.shape(kl_it)[-1])
+    thirds = depths.thirds(np.shape(kl_it)[-1])
     return {name: layer_gap(kl_it, kl_pt, layers) for name, layers in thirds.items()}
 
 
 def final_fifth_gap(kl_it: ArrayLike, kl_pt: ArrayLike) -> np.ndarray:
     """Return the mean IT − PT of each prompt over layers ≥ ⌊0.8 L⌋ [prompt]."""
-    return layer_gap(kl_it, kl_pt, params.final_fifth(np.shape(kl_it)[-1]))
+    return layer_gap(kl_it, kl_pt, depths.final_fifth(np.shape(kl_it)[-1]))
 
 
 def token_weighted_gap(
@@ -289,5 +289,5 @@ def layers_above(kl_it: ArrayLike, kl_pt: ArrayLike, layers: Sequence[int] | Non
     kl_it, kl_pt: [prompt, layer]. The last layer is 0 in both, so a full house is one less than all.
     """
     it, pt = np.nanmean(kl_it, axis=0), np.nanmean(kl_pt, axis=0)
-    layers = list(params.late_half(len(it)) if layers is None else layers)
+    layers = list(depths.late_half(len(it)) if layers is None else layers)
     return int((it > pt)[layers].sum()), len(layers)

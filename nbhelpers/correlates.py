@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import resampling, stats
+from nbhelpers.depths import final_fifth
 from nbhelpers.effects import AXES, PROJECTIONS, baselines
-from nbhelpers.params import final_fifth
 from nbhelpers.store import described
 
 FEATURES = (*AXES, "delta_cosine")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from nbhelpers import convergence, params, resampling, stats
+from nbhelpers import convergence, depths, resampling, stats
 from nbhelpers.params import NATIVE
 from nbhelpers.store import described
 
@@ -183,7 +183,7 @@ def shifts(dataset: xr.Dataset) -> xr.Dataset:
 
 def regions_of(about: xr.Dataset, n_layers: int) -> dict[str, tuple[xr.DataArray, xr.DataArray]]:
     """Return the first and last layer of each region of `shifts`, (condition)."""
-    first, last, fifth = about.first_layer, about.last_layer, params.final_fifth(n_layers)
+    first, last, fifth = about.first_layer, about.last_layer, depths.final_fifth(n_layers)
     return {
         "final_fifth": (xr.full_like(first, fifth.start), xr.full_like(last, fifth.stop - 1)),
         "window": (first, last),

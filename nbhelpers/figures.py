@@ -1,4 +1,4 @@
-"""The figures of the observation chapter beside the convergence gap: lenses, texts, revision, clouds, kinds, breadth.
+"""The figures of the observation chapter that are of no module of their own: lenses, texts, revision, kinds, onset.
 
 Each takes results, panel title → dataset of one experiment, and returns a chart made with `charts`.
 """
@@ -16,6 +16,7 @@ from nbhelpers.charts import (
     PT,
     banded,
     bands,
+    by_category,
     by_variant,
     difference,
     dots,
@@ -29,26 +30,11 @@ from nbhelpers.charts import (
 from nbhelpers.synthesis import free
 from nbhelpers.token_classes import CLASSES
 
-FIVE = [
-    "#2a9d5c",
-    "#9467bd",
-    "#b07d2b",
-    "#d6568c",
-    "#7a7a7a",
-]  # none of PT's or IT's, readable on light and dark
 MINDS = {
     "late_mind_change": ("First correct at the onset or later", "share of tokens"),
     "late_flips": ("Changes of the first token in late layers", "changes a step"),
     "kl_adjacent_at_change": ("Divergence at the change of mind", "nats"),
 }
-TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
-
-
-def by_category(field, values, title=None, palette=FIVE) -> dict:
-    """Return the encodings that tell the values of a field apart by colour."""
-    scale = alt.Scale(domain=list(values), range=palette[: len(values)])
-    legend = alt.Legend(title=title, symbolType="stroke", symbolOpacity=1)
-    return {"color": alt.Color(f"{field}:N", scale=scale, legend=legend)}
 
 
 def tuned_against_raw(results) -> alt.Chart:
@@ -123,111 +109,6 @@ def lengths(results) -> alt.Chart:
         .encode(x=x, y=y, tooltip=tips, **by_variant())
     )
     return panels(rows, "Length of the texts", line)
-
-
-def neuron_gini(results) -> alt.Chart:
-    """Return the Gini coefficient of neuron use by layer: 0 if all neurons are used alike, towards 1 if one does all."""
-    rows = tidy(results, lambda dataset: dataset.gini.rename("mean").to_dataset())
-    tips = [
-        alt.Tooltip("panel:N", title="model"),
-        "variant:N",
-        "layer:Q",
-        alt.Tooltip("mean:Q", format=".3f"),
-    ]
-    y = alt.Y("mean:Q", title="Gini coefficient", scale=alt.Scale(zero=False))
-    line = (
-        alt.Chart()
-        .mark_line(point=True, strokeWidth=2)
-        .encode(x=layers_axis(), y=y, tooltip=tips, **by_variant())
-    )
-    return panels(rows, "Concentration of neuron use by layer", onset_rule(), line)
-
-
-def weight_change(results, measure="relative") -> alt.Chart:
-    """Return how far tuning moved each layer's parameters, by group: relative Frobenius norm, or RMS."""
-    rows = tidy(results, lambda dataset: dataset[f"weight_{measure}"].rename("mean").to_dataset()).dropna(
-        subset=["mean"]
-    )
-    groups = ["attention", "mlp", "norm", "router"]
-    rows = rows[rows["group"].isin(groups)]
-    name = "‖ΔW‖ / ‖W‖" if measure == "relative" else "RMS of ΔW"
-    tips = [alt.Tooltip("panel:N", title="model"), "group:N", "layer:Q", alt.Tooltip("mean:Q", format=".3g")]
-    line = alt.Chart().mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=2)
-    line = line.encode(
-        x=layers_axis(), y=alt.Y("mean:Q", title=name), tooltip=tips, **by_category("group", groups)
-    )
-    return panels(rows, f"Weight change by layer, {name}", onset_rule(), line, y="independent")
-
-
-def dimension_profile(results) -> alt.Chart:
-    """Return the intrinsic dimension of the cloud of last-prompt states, by layer; estimator and template to choose.
-
-    Bands are the middle 90 % over subsamples of four fifths of the prompts without replacement.
-    """
-
-    def measure(dataset):
-        names = {"dimension": "mean", "dimension_low": "low", "dimension_high": "high"}
-        return dataset[list(names)].rename(names)
-
-    rows = tidy(results, measure)
-    rows["template"] = rows["template"].map(TEMPLATES)
-    rows["estimator"] = rows["estimator"].map({"two_nn": "TwoNN", "mle": "maximum likelihood"})
-    curve = bands(layers_axis(), "intrinsic dimension")
-    toggles = {"estimator": "estimator", "template": "prompts read as"}
-    return panels(rows, "Intrinsic dimension of the states at the prompt's end", *curve, toggles=toggles)
-
-
-def spectrum_profile(results, measure="participation_ratio") -> alt.Chart:
-    """Return the participation ratio, effective rank or first axis' share of each layer's cloud; template to choose."""
-    rows = tidy(results, lambda dataset: dataset[measure].rename("mean").to_dataset())
-    rows["template"] = rows["template"].map(TEMPLATES)
-    title = {"participation_ratio": "Participation ratio", "effective_rank": "Effective rank"}.get(
-        measure, "Variance along the first axis"
-    )
-    tips = [
-        alt.Tooltip("panel:N", title="model"),
-        "variant:N",
-        "layer:Q",
-        alt.Tooltip("mean:Q", format=".2f"),
-    ]
-    line = alt.Chart().mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=2)
-    line = line.encode(x=layers_axis(), y=alt.Y("mean:Q", title=title.lower()), tooltip=tips, **by_variant())
-    return panels(rows, f"{title} of each layer's cloud", line, toggles={"template": "prompts read as"})
-
-
-def attention_shift(results, measure="attention_normalised") -> alt.Chart:
-    """Return IT − PT of the attention entropy at the prompt's end, mean over heads; the reader chooses the template.
-
-    With `attention_normalised` the entropy is divided by its ceiling, the logarithm of the visible keys.
-    """
-
-    def values(dataset):
-        entropy = dataset[measure].rename(cloud_prompt="prompt")
-        both = entropy.assign_coords(template=[TEMPLATES[t] for t in entropy.template.values])
-        native = xr.concat(
-            [entropy.sel(variant=v, template=t, drop=True) for v, t in (("pt", "raw"), ("it", "chat"))],
-            "variant",
-        ).assign_coords(variant=["pt", "it"], template="native")
-        return xr.concat([native.expand_dims("template"), both], "template")
-
-    name = "H / log T" if measure == "attention_normalised" else "nats"
-    return charts.shift_profile(
-        results, values, y=f"IT − PT, {name}", title="Attention entropy at the prompt's end, IT − PT",
-        toggles={"template": "prompts read as"},
-    )  # fmt: skip
-
-
-def change_between_layers(results) -> alt.Chart:
-    """Return 1 − cosine of each prompt's state with that of the layer before; the reader chooses the template."""
-
-    def values(dataset):
-        change = dataset.adjacent_change.rename(cloud_prompt="prompt")
-        return change.assign_coords(template=[TEMPLATES[t] for t in change.template.values])
-
-    return charts.layer_profile(
-        results, values, y="1 − cosine", title="Change of the state from layer to layer",
-        toggles={"template": "prompts read as"},
-    )  # fmt: skip
 
 
 def phases_of_revision(results) -> alt.Chart:
@@ -363,78 +244,3 @@ def onset_matrix(results, component="block") -> alt.Chart:
     mark = alt.Chart().transform_filter("datum.is_onset === 1")
     mark = mark.mark_point(shape="diamond", filled=True, size=45, color="white", opacity=1).encode(x=x, y=y)
     return panels(rows, "Layers at which IT − PT of the δ-cosine meets a rule (◆ onset)", cells, mark)
-
-
-def log_axis() -> dict:
-    """Return the options of a logarithmic y axis."""
-    return {"scale": alt.Scale(type="log", nice=False), "axis": alt.Axis(format="~s", tickCount=4)}
-
-
-def support_profile(results) -> alt.Chart:
-    """Return the effective support, exp of the entropy, of each layer's lens distribution at the answer's position."""
-    return charts.layer_profile(
-        results, lambda dataset: dataset.support, y="tokens", unit="tokens",
-        title="Effective support of each layer's prediction (log scale)", **log_axis(),
-    )  # fmt: skip
-
-
-def update_breadth(results) -> alt.Chart:
-    """Return N90 of each layer's whole update at the answer's position; the reader chooses the component."""
-    return charts.layer_profile(
-        results, lambda dataset: dataset.update_n90.isel(component=[2, 1, 0]).astype(float), y="N90, tokens",
-        unit="tokens", title="Breadth of each layer's update", toggles={"component": "update"},
-        resolve="independent",
-    )  # fmt: skip
-
-
-def neuron_breadth(results) -> alt.Chart:
-    """Return the mean ln N90 of the chosen neurons of each layer; the reader chooses the selection."""
-    return charts.layer_profile(
-        results, lambda dataset: enough(dataset.neuron_n90), y="mean ln N90",
-        title="Breadth of the chosen neurons", toggles={"selection": "chosen by"}, resolve="independent",
-    )  # fmt: skip
-
-
-def enough(values: xr.DataArray, fewest: int = 2) -> xr.DataArray:
-    """Return values with every entry that fewer than two prompts measure set to NaN throughout."""
-    return values.where(values.notnull().sum("prompt") >= fewest)
-
-
-def breadth_scatter(results) -> alt.Chart:
-    """Return attribution against N90 for a sample of the neurons chosen by attribution, on logarithmic axes."""
-    rows = tidy(results, lambda dataset: dataset[["sample_n90", "sample_attribution", "sample_layer"]])
-    rows = rows[(rows["sample_n90"] > 0) & (rows["sample_attribution"] > 0)]
-    x = alt.X("sample_n90:Q", title="N90, tokens", scale=alt.Scale(type="log", nice=False))
-    y = alt.Y("sample_attribution:Q", title="attribution, logits", scale=alt.Scale(type="log", nice=False))
-    tips = ["variant:N", "sample_layer:Q", "sample_n90:Q", alt.Tooltip("sample_attribution:Q", format=".3f")]
-    dots = alt.Chart().mark_point(filled=True, size=18, opacity=0.5)
-    legend = alt.Legend(title=None, symbolType="circle", symbolOpacity=1, symbolSize=60)
-    colour = alt.Color("variant:N", scale=alt.Scale(domain=["PT", "IT"], range=[PT, IT]), legend=legend)
-    dots = dots.encode(x=x, y=y, color=colour, tooltip=tips)
-    return panels(rows, "Attribution against breadth, neurons chosen by attribution", dots)
-
-
-def breadth_fits(results, statistic="pearson") -> alt.Chart:
-    """Return the correlation of log attribution with log N90, with intervals over prompts, by selection, PT and IT."""
-
-    def measure(dataset):
-        one = dataset[["fit", "fit_low", "fit_high"]].sel(
-            statistic=statistic, quantity="attribution", drop=True
-        )
-        return one.rename(fit="mean", fit_low="low", fit_high="high")
-
-    rows = tidy(results, measure)
-    y = alt.Y(
-        "selection:N",
-        title=None,
-        sort=["attribution", "random", "impact"],
-        axis=alt.Axis(grid=True, ticks=False),
-    )
-    offset, colour = alt.YOffset("variant:N", sort=["PT", "IT"]), by_variant()["color"]
-    zero = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
-    bar = alt.Chart().mark_rule(strokeWidth=2)
-    bar = bar.encode(x=alt.X("low:Q", title="r"), x2="high:Q", y=y, yOffset=offset, color=colour)
-    dot = alt.Chart().mark_point(size=40, filled=True, opacity=1)
-    tips = hint("selection", "variant")
-    dot = dot.encode(x=alt.X("mean:Q", title="r"), y=y, yOffset=offset, color=colour, tooltip=tips)
-    return panels(rows, "Correlation of log attribution with log breadth", zero, bar, dot)

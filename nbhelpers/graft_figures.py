@@ -207,7 +207,7 @@ def sweep_rows(results, reading: str, chosen: Callable) -> pd.DataFrame:
         for name in d.sweep.values.tolist()
     }
     first, width = zip(*(spans[key] for key in zip(rows["panel"], rows["sweep"])))
-    onset = {panel: charts.params.onset(d.attrs["n_layers"]) for panel, d in results.items()}
+    onset = {panel: charts.depths.onset(d.attrs["n_layers"]) for panel, d in results.items()}
     return rows.assign(first=first, width=width, onset=rows["panel"].map(onset))
 
 

@@ -10,8 +10,8 @@ import xarray as xr
 
 from nbhelpers import stats, support
 from nbhelpers.causality import RULE, WINDOWS
+from nbhelpers.depths import final_fifth
 from nbhelpers.effects import shifts
-from nbhelpers.params import final_fifth
 
 CONDITIONS = {
     "a": "A'", "b_early": "B_early", "b_mid": "B_mid", "b_late": "B_late", "a_template": "A'_tmpl",

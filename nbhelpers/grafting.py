@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from nbhelpers import hybrids, params, tuned_lens
+from nbhelpers import depths, hybrids, tuned_lens
 from nbhelpers.decoding import Continuation
 from nbhelpers.effects import UNITS, by_window, shifts
 from nbhelpers.hybrids import Condition
@@ -114,7 +114,7 @@ def sweep(pair: Pair, prompts, written, options: GraftParams, **shared) -> xr.Da
     each window and how many it has. side as in `effects.by_window`.
     """
     windows = swept_windows(pair.n_layers, options)
-    late = list(params.final_fifth(pair.n_layers))
+    late = list(depths.final_fifth(pair.n_layers))
     conditions = [*hybrids.BASELINES, *hybrids.swaps(windows)]
     found = matched_prefix(pair, prompts, written, conditions, shared=(), layers=late, **shared)
     changed = by_window(shifts(found)).sel(region="final_fifth", basis="host", drop=True)

@@ -25,7 +25,15 @@ from nbhelpers import batch, params, store, warm
 # The modules above the science: a change in them redraws pages and measures nothing again.
 PAGES = {
     *("charts", "claims", "figures", "gap_figures", "metrics", "readings", "synthesis", "tables"),
-    *("graft_figures", "graft_metrics", "graft_readings", "graft_tables", "support_figures"),
+    *(
+        "graft_figures",
+        "graft_metrics",
+        "graft_readings",
+        "graft_tables",
+        "support_figures",
+        "breadth_figures",
+        "geometry_figures",
+    ),
 }
 RUNNERS = {
     "__init__",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbhelpers import params
+from nbhelpers import depths
 from nbhelpers.interventions import Edit, InterventionError, graft, scramble
 from nbhelpers.models import Pair
 
@@ -57,7 +57,7 @@ def swaps(windows: Mapping[str, Sequence[int]], control: str = "graft") -> list[
 
 def symmetric_conditions(n_layers: int) -> list[Condition]:
     """Return the eight conditions of experiment 14: C, A', and B and D with the early, mid and late windows."""
-    return [*BASELINES, *swaps(params.windows(n_layers))]
+    return [*BASELINES, *swaps(depths.windows(n_layers))]
 
 
 def study_conditions(n_layers: int) -> list[Condition]:
@@ -65,13 +65,13 @@ def study_conditions(n_layers: int) -> list[Condition]:
 
     In B2 and A'_tmpl, PT reads the chat prompt, so that they match the teacher in every token.
     """
-    late = tuple(params.windows(n_layers)["late"])
+    late = tuple(depths.windows(n_layers)["late"])
     return [*symmetric_conditions(n_layers), TEMPLATE, Condition("B2", "pt", "chat", "A'_tmpl", "late", late)]
 
 
 def control_conditions(n_layers: int, windows: Sequence[str] = ("late",)) -> list[Condition]:
     """Return C, A' and, for the named windows, the graft and each of its controls in both hosts."""
-    chosen = {name: params.windows(n_layers)[name] for name in windows}
+    chosen = {name: depths.windows(n_layers)[name] for name in windows}
     return [*BASELINES, *(condition for control in CONTROLS for condition in swaps(chosen, control))]
 
 
@@ -87,7 +87,7 @@ def sliding_windows(n_layers: int, width: int, step: int = 1) -> dict[str, range
 
 
 def window_widths(n_layers: int, widths: Sequence[int]) -> dict[str, range]:
-    """Return early, mid and late windows of every width, {"late_3": range(L − 3, L)}; see `params.windows`."""
+    """Return early, mid and late windows of every width, {"late_3": range(L − 3, L)}; see `depths.windows`."""
     found = {}
     for width in widths:
         middle = (n_layers - width) // 2

@@ -13,9 +13,10 @@ import xarray as xr
 from torch import Tensor
 
 from nbhelpers import capture, corpora, lens, stats, tuned_lens
+from nbhelpers.depths import depth
 from nbhelpers.models import Decoder, Pair
 from nbhelpers.observation import LENSES
-from nbhelpers.params import VARIANTS, ParameterError, Run, depth
+from nbhelpers.params import VARIANTS, ParameterError, Run
 from nbhelpers.prompts import chat_ids, text_ids
 from nbhelpers.store import described
 

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from nbhelpers import effects, geometry, late_updates, params, progress, tuned_lens
+from nbhelpers import depths, effects, geometry, late_updates, progress, tuned_lens
 from nbhelpers.decoding import Continuation
 from nbhelpers.effects import GRID, UNITS, by_prompt
 from nbhelpers.forcing import check_same_ids, matched_batches, shape_of, streams
@@ -168,7 +168,7 @@ def _made(pair, batch, conditions, projected, seed, options):
 def _late_projections(stream, unembedding, rows, n_layers, options):
     """{name: [axis, layer, token]} of `late_updates.projections`, NaN outside the final fifth."""
     layers = options["layers"]
-    late = [layer for layer in params.final_fifth(n_layers) if layer in layers]
+    late = [layer for layer in depths.final_fifth(n_layers) if layer in layers]
     found = late_updates.projections(stream.residual, stream.mlp_update, unembedding, rows,
                                 layers=late, cells=options["cells"])  # fmt: skip
     out = {}
@@ -209,7 +209,7 @@ def _labelled(found, pair, batch, continuations, conditions, bases, layers):
     if "axis" in found.sizes:
         dims["axis"] = list(effects.AXES)
     steps = {"prompt_index": ("step", batch.row_of_step), "token": ("step", batch.step_of_step)}
-    depth = {"depth": ("layer", params.depth(pair.n_layers)[layers])}
+    depth = {"depth": ("layer", depths.depth(pair.n_layers)[layers])}
     found = found.assign_coords(dims | of | steps | depth).assign_attrs(n_layers=pair.n_layers)
     return described(found, UNITS)
 

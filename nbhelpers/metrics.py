@@ -8,7 +8,7 @@ or `.chat` for both models, `.native` for each model's own.
 import numpy as np
 import xarray as xr
 
-from nbhelpers import graft_metrics, params, stats
+from nbhelpers import depths, graft_metrics, params, stats
 
 VARIANTS = params.VARIANTS
 SLICES = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9, 10)}
@@ -50,12 +50,12 @@ def ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
 def gaps(result: xr.Dataset, lens: str) -> dict:
     """Return distances to the own final distribution through one lens, nats, KL(final ‖ layer)."""
     kl, n = result["kl_final_layer"].sel(lens=lens, drop=True), result.sizes["layer"]
-    parts = {f"{name}_third": layers for name, layers in params.thirds(n).items()}
-    parts |= {"late_half": params.late_half(n), "final_fifth": params.final_fifth(n)}
+    parts = {f"{name}_third": layers for name, layers in depths.thirds(n).items()}
+    parts |= {"late_half": depths.late_half(n), "final_fifth": depths.final_fifth(n)}
     found = {f"kl_excess_{name}.{lens}": shift(over(kl, layers)) for name, layers in parts.items()}
     mean = shift(kl.mean("prompt"))
     above = mean.values > 0
-    found[f"layers_above.{lens}"] = above[list(params.late_half(n))].mean()
+    found[f"layers_above.{lens}"] = above[list(depths.late_half(n))].mean()
     found[f"crossover.{lens}"] = np.argmax(above[::-1]) if above.any() else n
     return found | by_variant(f"kl_first_layer.{lens}", kl.isel(layer=0).mean("prompt"))
 
@@ -80,7 +80,7 @@ def commitments(result: xr.Dataset, lens: str) -> dict:
 def matched(result: xr.Dataset, lens: str) -> dict:
     """Return KL(layer ‖ final) over the final fifth when both models read IT's text, each through its own lens, nats."""
     curve = result["kl_layer_final_matched"].sel(history="it", basis="own", lens=lens, drop=True)
-    late = over(curve, params.final_fifth(result.sizes["layer"]))
+    late = over(curve, depths.final_fifth(result.sizes["layer"]))
     found = by_variant(f"matched_kl_final_fifth.{lens}", late)
     return found | {f"matched_gap_final_fifth.{lens}": shift(late)}
 
@@ -89,16 +89,16 @@ def updates(result: xr.Dataset) -> dict:
     """Return shifts of the block's δ-cosine and of the cosine to the final state."""
     cosine, n = result["delta_cosine"].sel(component="block", drop=True), result.sizes["layer"]
     parts = {name: range(a * n // 10, b * n // 10) for name, (a, b) in SLICES.items()}
-    parts |= {f"{name}_third": layers for name, layers in params.thirds(n).items()}
+    parts |= {f"{name}_third": layers for name, layers in depths.thirds(n).items()}
     # The published curve has no first layer, whose predecessor would be the embedding.
     parts["early_third"] = range(1, n // 3)
-    parts |= {"final_fifth": params.final_fifth(n), "last_layer": [n - 1]}
+    parts |= {"final_fifth": depths.final_fifth(n), "last_layer": [n - 1]}
     found = {f"delta_cosine_shift.{name}": shift(over(cosine, at)) for name, at in parts.items() if len(at)}
-    below = shift(cosine.mean("prompt")).values[list(params.final_fifth(n))] < 0
+    below = shift(cosine.mean("prompt")).values[list(depths.final_fifth(n))] < 0
     found["delta_cosine_layers_below.final_fifth"] = below.mean()
     found |= by_variant("delta_cosine_last_layer", cosine.isel(layer=-1, drop=True))
     to_final = result["cosine_to_final"]
-    mean, onset = shift(to_final.mean("prompt")).values, to_final.isel(layer=params.onset(n), drop=True)
+    mean, onset = shift(to_final.mean("prompt")).values, to_final.isel(layer=depths.onset(n), drop=True)
     found["cosine_to_final_shift.mean"] = shift(to_final.mean("layer"))
     found["cosine_to_final_shift.extreme"] = mean[np.argmax(abs(mean))]
     found["cosine_to_final_shift.onset"] = shift(onset)
@@ -123,7 +123,7 @@ def weights(result: xr.Dataset) -> dict:
         found[f"weight_mean.{group}"] = rms.mean()
         found[f"weight_variation.{group}"] = rms.std() / rms.mean()
         found[f"weight_peak_layer.{group}"] = np.argmax(rms)
-        for name, start in {"late": params.onset(n), "last_third": 2 * n // 3}.items():
+        for name, start in {"late": depths.onset(n), "last_third": 2 * n // 3}.items():
             found[f"weight_{name}_ratio.{group}"] = rms[start:].mean() / rms[:start].mean()
     return found
 
@@ -139,7 +139,7 @@ def read_as(values: xr.DataArray, reading: str) -> xr.DataArray:
 def clouds(result: xr.Dataset) -> dict:
     """Return dimension and spectrum of the states at the prompt's end, and attention entropy there, where measured."""
     found, n = {}, result.sizes["layer"]
-    late = params.final_fifth(n)
+    late = depths.final_fifth(n)
     for reading in ("raw", "chat", "native"):
         for estimator in result["estimator"].values if "dimension" in result else ():
             one = shift(read_as(result["dimension"].sel(estimator=estimator, drop=True), reading))
@@ -183,7 +183,7 @@ def exp02(result: xr.Dataset) -> dict:
     block, found = result["delta_cosine"].sel(component="block", drop=True), weights(result)
     for kind in KINDS:
         of = {"prompt": np.flatnonzero((result["category"] == kind).values)}
-        for place, at in {"onset": params.onset(result.sizes["layer"]), "last_layer": -1}.items():
+        for place, at in {"onset": depths.onset(result.sizes["layer"]), "last_layer": -1}.items():
             one = block.isel(layer=at, drop=True).isel(of)
             for name, condition in CONDITIONS.items():
                 found[f"delta_cosine_{place}.{kind}.{name}"] = one.sel(condition=condition, drop=True)
@@ -203,7 +203,7 @@ def exp03(result: xr.Dataset) -> dict:
     parts = [result.sel(variant=v, history=v, drop=True) for v in VARIANTS]
     own = xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
     raw = own.sel(lens="raw", drop=True)
-    found, ranges = {}, params.phases(result.sizes["layer"])
+    found, ranges = {}, depths.phases(result.sizes["layer"])
     for phase, layers in ranges.items():
         for lens in result["lens"].values:
             kl = own["phase_kl_adjacent"].sel(phase=phase, lens=lens, drop=True)

@@ -17,8 +17,9 @@ from torch import Tensor
 from nbhelpers import geometry, lens, neurons, tuned_lens
 from nbhelpers.capture import Batch, Stream, replay
 from nbhelpers.decoding import Continuation
+from nbhelpers.depths import depth
 from nbhelpers.models import Decoder, Pair
-from nbhelpers.params import VARIANTS, depth
+from nbhelpers.params import VARIANTS
 from nbhelpers.prompts import Prompt
 from nbhelpers.store import described
 from nbhelpers.token_classes import CLASSES, token_classes

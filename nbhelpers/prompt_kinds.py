@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import capture, clouds, decoding, geometry, lens, stats
+from nbhelpers.depths import depth
 from nbhelpers.models import Decoder, Pair
 from nbhelpers.observation import narrow
-from nbhelpers.params import depth
 from nbhelpers.prompts import Prompt
 from nbhelpers.schemas import PromptKindParams
 from nbhelpers.store import described, joined

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
-from nbhelpers import params, stats
+from nbhelpers import depths, params, stats
 from nbhelpers.synthesis import WORDS, compared, counted, free, percent, signs
 from nbhelpers.tables import at_depth, final_entropy, late_cosine, phase, shift, template_effect, usable
 
@@ -141,7 +141,7 @@ READ_AS = {"native": "native prompts", "raw": "plain text for both", "chat": "ch
 
 def late_dimension(dataset: xr.Dataset, template: str, estimator: str = "two_nn") -> float:
     """Return IT − PT of the mean intrinsic dimension over the final fifth, under one template or the native ones."""
-    layers = list(params.final_fifth(dataset.sizes["layer"]))
+    layers = list(depths.final_fifth(dataset.sizes["layer"]))
     curve = dataset.dimension.sel(estimator=estimator).isel(layer=layers).mean("layer")
     chosen = params.NATIVE if template == "native" else dict.fromkeys(params.VARIANTS, template)
     pt, it = (float(curve.sel(variant=v, template=chosen[v])) for v in params.VARIANTS)

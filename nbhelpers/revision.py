@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import convergence, profiles
+from nbhelpers.depths import onset, phases
 from nbhelpers.observation import history_steps
-from nbhelpers.params import VARIANTS, onset, phases
+from nbhelpers.params import VARIANTS
 from nbhelpers.schemas import CommitmentParams
 from nbhelpers.store import described, joined
 from nbhelpers.token_classes import CLASSES

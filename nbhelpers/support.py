@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import resampling, stats
+from nbhelpers.depths import final_fifth
 from nbhelpers.effects import against_baseline, with_conditions
-from nbhelpers.params import final_fifth
 from nbhelpers.store import described
 from nbhelpers.token_classes import CLASSES, token_classes
 

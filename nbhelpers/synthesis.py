@@ -10,7 +10,7 @@ from collections import Counter
 import pandas as pd
 import xarray as xr
 
-from nbhelpers import params, stats, store
+from nbhelpers import depths, params, stats, store
 from nbhelpers.charts import rule_title
 
 TITLES = {
@@ -70,7 +70,7 @@ def free(result: xr.Dataset) -> xr.Dataset:
 
 def gap_by_prompt(dataset: xr.Dataset, direction="final_layer", lens="raw") -> xr.DataArray:
     """Return the convergence gap of each prompt, nats [prompt]: mean over the late half of IT − PT."""
-    layers = list(params.late_half(dataset.sizes["layer"]))
+    layers = list(depths.late_half(dataset.sizes["layer"]))
     return paired(dataset[f"kl_{direction}"].sel(lens=lens, drop=True).isel(layer=layers).mean("layer"))
 
 
@@ -101,7 +101,7 @@ def delay_by_prompt(dataset: xr.Dataset, rule, lens="raw") -> xr.DataArray:
 
 def cosine_by_prompt(dataset: xr.Dataset, component="block", layers=None) -> xr.DataArray:
     """Return IT − PT of the mean δ-cosine over `layers`, [prompt]; the final fifth unless given."""
-    layers = list(params.final_fifth(dataset.sizes["layer"]) if layers is None else layers)
+    layers = list(depths.final_fifth(dataset.sizes["layer"]) if layers is None else layers)
     return paired(
         dataset["delta_cosine"].sel(component=component, drop=True).isel(layer=layers).mean("layer")
     )
@@ -125,7 +125,7 @@ def percent(share) -> str:
 
 def late_layers_above(dataset: xr.Dataset, direction="final_layer", lens="raw") -> str:
     """Return in how many late-half layers, the last one excepted, IT's mean lies above PT's: "5 of 5"."""
-    layers = list(params.late_half(dataset.sizes["layer"]))[:-1]
+    layers = list(depths.late_half(dataset.sizes["layer"]))[:-1]
     curve = dataset[f"kl_{direction}"].sel(lens=lens).isel(layer=layers).mean("prompt")
     return f"{int((curve.sel(variant='it') > curve.sel(variant='pt')).sum())} of {len(layers)}"
 
@@ -160,8 +160,8 @@ def third_summary(results, direction="final_layer") -> pd.DataFrame:
         for name in parts:
 
             def measure(dataset, name=name, lens=lens):
-                layers = params.thirds(dataset.sizes["layer"]) | {
-                    "final fifth": params.final_fifth(dataset.sizes["layer"])
+                layers = depths.thirds(dataset.sizes["layer"]) | {
+                    "final fifth": depths.final_fifth(dataset.sizes["layer"])
                 }
                 curve = dataset[f"kl_{direction}"].sel(lens=lens, drop=True).isel(layer=list(layers[name]))
                 return paired(curve.mean("layer"))
@@ -231,7 +231,7 @@ def compared(found, total, above, below, noun="families") -> str:
 def matched_gap(dataset: xr.Dataset, history="it", lens="raw", basis="own") -> xr.DataArray:
     """Return the convergence gap of each prompt on one history that both models read, nats [prompt]."""
     curve = dataset["kl_final_layer_matched"].sel(history=history, lens=lens, basis=basis, drop=True)
-    return paired(curve.isel(layer=list(params.late_half(dataset.sizes["layer"]))).mean("layer"))
+    return paired(curve.isel(layer=list(depths.late_half(dataset.sizes["layer"]))).mean("layer"))
 
 
 def verdict(results, rule="kl_stays_0.1") -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nbhelpers import params
+from nbhelpers import depths, params
 from nbhelpers.synthesis import free, interval_table, number, percent, written
 
 FEWEST = 5  # prompts that an interval needs
@@ -137,7 +137,7 @@ def phase_table(results) -> pd.DataFrame:
 def agreement_gap(dataset: xr.Dataset, which: str, history: str = "it") -> xr.DataArray:
     """Return the late-half KL gap IT − PT on one history, [prompt], where both end on the same token, or not."""
     curve = dataset.kl_by_agreement.sel(history=history, agreement_of=which, lens="raw", drop=True)
-    return shift(curve.isel(layer=list(params.late_half(dataset.sizes["layer"]))).mean("layer"))
+    return shift(curve.isel(layer=list(depths.late_half(dataset.sizes["layer"]))).mean("layer"))
 
 
 def agreement_table(results) -> pd.DataFrame:
@@ -152,7 +152,7 @@ def gini_table(results) -> pd.DataFrame:
     """Return the mean Gini coefficient of neuron use in late layers and the overlap of the most used neurons."""
     rows = {}
     for title, d in results.items():
-        late = d.gini.isel(layer=slice(params.onset(d.sizes["layer"]), None)).mean("layer")
+        late = d.gini.isel(layer=slice(depths.onset(d.sizes["layer"]), None)).mean("layer")
         overlap = d.neuron_overlap.mean("layer")
         rows[title] = {f"Gini, {v.upper()}": f"{float(late.sel(variant=v)):.3f}" for v in params.VARIANTS}
         rows[title] |= {f"top {int(k)} shared": f"{float(overlap.sel(k=k)):.2f}" for k in overlap.k.values}
@@ -211,7 +211,7 @@ def template_effect(dataset: xr.Dataset, which: str) -> xr.DataArray:
 def late_cosine(dataset: xr.Dataset, condition: str) -> xr.DataArray:
     """Return the δ-cosine of IT under a condition less PT's in the final fifth of the layers, [prompt]."""
     block = dataset.delta_cosine.sel(component="block", drop=True)
-    block = block.isel(layer=list(params.final_fifth(dataset.sizes["layer"]))).mean("layer")
+    block = block.isel(layer=list(depths.final_fifth(dataset.sizes["layer"]))).mean("layer")
     return (block.sel(condition=condition, drop=True) - block.sel(condition="PT", drop=True)).dropna("prompt")
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers import correlates, support
+from nbhelpers.depths import final_fifth
 from nbhelpers.effects import PROJECTIONS
-from nbhelpers.params import final_fifth
 from nbhelpers.schemas import ExperimentParams
 from nbhelpers.stats import prompt_means
 from nbhelpers.store import described

@@ -19,7 +19,8 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 from nbhelpers import progress
-from nbhelpers.params import Checkpoint, ParameterError, depth, require
+from nbhelpers.depths import depth
+from nbhelpers.params import Checkpoint, ParameterError, require
 
 GROUPS = ("attention", "mlp", "routed", "shared", "router", "norm")
 OUTSIDE = ("embedding", "final_norm", "unembedding")

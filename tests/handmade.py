@@ -3,7 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from nbhelpers.params import VARIANTS, depth
+from nbhelpers.depths import depth
+from nbhelpers.params import VARIANTS
 
 LENSES, COMPONENTS = ("raw", "tuned"), ("block", "attention", "mlp")
 

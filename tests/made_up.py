@@ -6,7 +6,7 @@ values is meant to be realistic. exp09, which tests look at more closely, has a 
 
 import numpy as np
 
-from nbhelpers import contents, params
+from nbhelpers import contents, depths
 from nbhelpers.token_classes import CLASSES
 from tests import made_up_grafts
 
@@ -94,13 +94,13 @@ def coordinates(key, n_prompts, n_layers):
     if "rule" in dims and key in RULES_OF:
         named["rule"] = RULES_OF[key]
     if "phase" in dims:
-        named["phase"] = list(params.phases(n_layers))
+        named["phase"] = list(depths.phases(n_layers))
     if "prompt" in dims:
         named["prompt"] = [f"held-{i:03d}" for i in range(n_prompts)]
     if "cloud_prompt" in dims:
         named["cloud_prompt"] = [f"held-{i:03d}" for i in range(SIZES["cloud_prompt"])]
     if "layer" in dims:
-        named |= {"layer": np.arange(n_layers), "depth": ("layer", params.depth(n_layers))}
+        named |= {"layer": np.arange(n_layers), "depth": ("layer", depths.depth(n_layers))}
     return named
 
 
@@ -213,7 +213,7 @@ def exp07_0g(rng, lift, coords):
 def exp07_0j(rng, lift, coords):
     """Return rules that all see an onset near 0.6 of the depth and meet it from there on."""
     found, n_layers = filled("exp07_0j", rng, lift, coords), len(coords["layer"])
-    onset = params.onset(n_layers) + rng.integers(0, 2, (3, len(ONSET_RULES)))
+    onset = depths.onset(n_layers) + rng.integers(0, 2, (3, len(ONSET_RULES)))
     found["onset"] = (("component", "rule"), onset)
     found |= around(found, "onset", 1.0)
     found["found_exchanged"] = (("component", "rule"), rng.uniform(0.1, 0.3, onset.shape))

@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from nbhelpers import clouds, models, params, prompts, stats, store, transition
+from nbhelpers import clouds, depths, models, params, prompts, stats, store, transition
 from nbhelpers.params import VARIANTS
 from tests import handmade
 from tests.test_observation import POCKET, case, states
@@ -190,7 +190,7 @@ def test_side_panels_and_exp04_are_whole_at_the_fewest_cloud_prompts_allowed():
     fewest = params.experiment_params("exp00", n_cloud_prompts=16).n_cloud_prompts
     c = case(KEY)
     few = clouds.observe_clouds(c.pair, prompts.load_prompts(POCKET, fewest), n_neighbours=32, batch_size=16)
-    few = few.assign_coords(layer=np.arange(12), depth=("layer", params.depth(12)))
+    few = few.assign_coords(layer=np.arange(12), depth=("layer", depths.depth(12)))
     panels = clouds.side_panels(few, seed=0)
     assert {"dimension", "participation_ratio", "attention_entropy", "attention_normalised"} <= set(panels)
     expected = clouds.dimensions(few, draws=100, k=10, seed=0).dimension

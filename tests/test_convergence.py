@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nbhelpers import convergence as cv
-from nbhelpers import params
+from nbhelpers import depths
 
 # One token, six layers: a match that flips back, and a KL that dips below 0.1 and returns.
 TOP1 = np.array([7, 4, 7, 2, 7, 7])
@@ -213,6 +213,6 @@ def test_gaps_need_pairs():
 def test_thirds_partition_the_layers_and_the_gap_is_their_mean(n_layers):
     rng = np.random.default_rng(n_layers)
     it, pt = rng.normal(size=(2, 4, n_layers))
-    thirds = params.thirds(n_layers)
+    thirds = depths.thirds(n_layers)
     weighted = sum(cv.gap_by_third(it, pt)[name] * len(layers) for name, layers in thirds.items())
     np.testing.assert_allclose(weighted, (it - pt).sum(1), atol=1e-9)

@@ -6,7 +6,7 @@ import xarray as xr
 from scipy import stats as scipy_stats
 
 from nbhelpers import effects, hybrids
-from nbhelpers.params import final_fifth
+from nbhelpers.depths import final_fifth
 from nbhelpers.stats import StatisticsError
 from tests.grafted import made_up
 

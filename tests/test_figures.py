@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import vl_convert
 
-from nbhelpers import charts, figures, gap_figures, stats, synthesis
+from nbhelpers import breadth_figures, charts, figures, gap_figures, geometry_figures, stats, synthesis
 from tests import synthetic
 from tests.specs import chart_makers, controls, encodings, filters, rows
 
@@ -37,14 +37,18 @@ FIGURES = {
     "confidence_gap_matched": ("exp09", lambda r: gap_figures.confidence_gap(r, matched=True), {}),
     "category_gap": ("exp09", gap_figures.category_gap, {}),
     "cosine_heat": ("exp09", gap_figures.cosine_heat, {"variant": ["IT", "PT"]}),
-    "weight_change": ("exp09", figures.weight_change, {}),
-    "weight_rms": ("exp09", lambda r: figures.weight_change(r, "rms"), {}),
+    "weight_change": ("exp09", geometry_figures.weight_change, {}),
+    "weight_rms": ("exp09", lambda r: geometry_figures.weight_change(r, "rms"), {}),
     "lengths": ("exp00", figures.lengths, {}),
-    "support_profile": ("exp01", figures.support_profile, {}),
-    "update_breadth": ("exp01", figures.update_breadth, {"component": ["mlp", "attention", "block"]}),
-    "neuron_breadth": ("exp01", figures.neuron_breadth, {"selection": ["attribution", "random", "impact"]}),
-    "breadth_scatter": ("exp01", figures.breadth_scatter, {}),
-    "breadth_fits": ("exp01", figures.breadth_fits, {}),
+    "support_profile": ("exp01", breadth_figures.support_profile, {}),
+    "update_breadth": ("exp01", breadth_figures.update_breadth, {"component": ["mlp", "attention", "block"]}),
+    "neuron_breadth": (
+        "exp01",
+        breadth_figures.neuron_breadth,
+        {"selection": ["attribution", "random", "impact"]},
+    ),
+    "breadth_scatter": ("exp01", breadth_figures.breadth_scatter, {}),
+    "breadth_fits": ("exp01", breadth_figures.breadth_fits, {}),
     "kinds_profile": ("exp02", figures.kinds_profile, {"condition": ["PT", "IT", "IT without template"]}),
     "kinds_entropy": (
         "exp02",
@@ -59,16 +63,16 @@ FIGURES = {
     "minds_matched": ("exp03", lambda r: figures.minds_by_class(r, "late_flips", history="it"), {}),
     "commitment_by_confidence": ("exp03", figures.commitment_by_confidence, {}),
     "commitment_matched": ("exp03", lambda r: figures.commitment_by_confidence(r, history="it"), {}),
-    "neuron_gini": ("exp03", figures.neuron_gini, {}),
-    "dimension_profile": ("exp04", figures.dimension_profile, ESTIMATORS | TEMPLATES),
-    "spectrum_profile": ("exp04", figures.spectrum_profile, TEMPLATES),
-    "effective_rank": ("exp04", lambda r: figures.spectrum_profile(r, "effective_rank"), TEMPLATES),
+    "neuron_gini": ("exp03", breadth_figures.neuron_gini, {}),
+    "dimension_profile": ("exp04", geometry_figures.dimension_profile, ESTIMATORS | TEMPLATES),
+    "spectrum_profile": ("exp04", geometry_figures.spectrum_profile, TEMPLATES),
+    "effective_rank": ("exp04", lambda r: geometry_figures.spectrum_profile(r, "effective_rank"), TEMPLATES),
     "attention_shift": (
         "exp04",
-        figures.attention_shift,
+        geometry_figures.attention_shift,
         {"template": ["native", "plain text", "chat turn"]},
     ),
-    "change_between_layers": ("exp04", figures.change_between_layers, TEMPLATES),
+    "change_between_layers": ("exp04", geometry_figures.change_between_layers, TEMPLATES),
     "tuned_against_raw": ("exp07_0g", figures.tuned_against_raw, {}),
     "agreement_of_lenses": ("exp07_0g", figures.agreement_of_lenses, {}),
     "learning": ("exp07_0g", figures.learning, {}),
@@ -103,7 +107,7 @@ def drawn(request):
 
 
 def test_no_chart_is_left_out():
-    assert chart_makers(charts, figures, gap_figures) - PARTS <= FIGURES.keys()
+    assert chart_makers(charts, figures, breadth_figures, gap_figures, geometry_figures) - PARTS <= FIGURES.keys()
 
 
 def test_a_figure_draws_in_panels_of_the_families_order(drawn):
@@ -294,14 +298,14 @@ def test_classes_that_few_prompts_have_are_left_out():
 def test_neurons_that_one_prompt_measures_have_no_point():
     d = made("exp01")["Llama"].copy(deep=True)
     d["neuron_n90"].loc[{"selection": "random", "layer": 3, "prompt": d.prompt[1:]}] = np.nan
-    data = rows(figures.neuron_breadth({"Llama": d}))
+    data = rows(breadth_figures.neuron_breadth({"Llama": d}))
     assert data[(data["selection"] == "random") & (data["layer"] == 3)]["mean"].isna().all()
 
 
 def test_a_scatter_on_logarithms_has_positive_values_alone():
     d = made("exp01")["Llama"].copy(deep=True)
     d["sample_attribution"][0, :7] = 0
-    assert len(rows(figures.breadth_scatter({"Llama": d}))) == d.sample_n90.size - 7
+    assert len(rows(breadth_figures.breadth_scatter({"Llama": d}))) == d.sample_n90.size - 7
 
 
 @pytest.mark.parametrize("draw", [figures.minds_by_class, figures.commitment_by_confidence])

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbhelpers import hybrids, params
+from nbhelpers import depths, hybrids
 from nbhelpers import interventions as iv
 from tests.test_interventions import batch, equal, families, logits, pair, swapped
 
@@ -59,9 +59,9 @@ def test_sliding_windows_have_one_width_and_cover_all_depths(n_layers, width, st
 
 @given(st.integers(2, 60))
 def test_window_widths_hold_the_studys_windows(n_layers):
-    width = n_layers - params.onset(n_layers)
+    width = n_layers - depths.onset(n_layers)
     found = hybrids.window_widths(n_layers, [width, n_layers])
-    for name, layers in params.windows(n_layers).items():
+    for name, layers in depths.windows(n_layers).items():
         assert list(found[f"{name}_{width}"]) == list(layers)
         assert list(found[f"{name}_{n_layers}"]) == list(range(n_layers))
 

@@ -12,11 +12,12 @@ import xarray as xr
 
 from nbhelpers import decoding, effects, forcing, hybrids, matched_prefix, models
 from nbhelpers import interventions as iv
+from nbhelpers.depths import final_fifth
 from nbhelpers.effects import AXES, PROJECTIONS
 from nbhelpers.lens import LensError
 from nbhelpers.matched_lens import INTEGERS, READINGS
 from nbhelpers.models import Pair
-from nbhelpers.params import FAMILIES, final_fifth
+from nbhelpers.params import FAMILIES
 from nbhelpers.tokens import TokenizerError
 from tests import grafted
 from tests.grafted import BASES, LENGTHS, LENSES, PROJECTED, case, measured, slow
@@ -165,7 +166,7 @@ def axes_by_autograd(decoder, h, final, target):
 @families
 def test_self_graft_shifts_nothing(family):
     given = case(family)
-    chosen = {"late": hybrids.params.windows(given.pair.n_layers)["late"], "all": range(given.pair.n_layers)}
+    chosen = {"late": hybrids.depths.windows(given.pair.n_layers)["late"], "all": range(given.pair.n_layers)}
     found = measured(
         given, conditions=[*hybrids.BASELINES, *hybrids.swaps(chosen, "self")], projected=["B_all_self", "A'"]
     )

@@ -4,26 +4,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbhelpers import params
+from nbhelpers import depths, params
 
 DEPTHS = st.integers(min_value=2, max_value=200)
 
 
 @given(DEPTHS)
 def test_windows_are_as_wide_as_the_late_one(n_layers):
-    windows = params.windows(n_layers)
+    windows = depths.windows(n_layers)
     assert windows["late"] == range(round(0.6 * n_layers), n_layers)
-    assert {len(window) for window in windows.values()} == {n_layers - params.onset(n_layers)}
+    assert {len(window) for window in windows.values()} == {n_layers - depths.onset(n_layers)}
     assert windows["early"].start == 0
     assert windows["mid"].start == (n_layers - len(windows["late"])) // 2
 
 
 @given(DEPTHS)
 def test_parts_of_the_stack_end_where_it_ends(n_layers):
-    thirds = params.thirds(n_layers)
+    thirds = depths.thirds(n_layers)
     assert [*thirds["early"], *thirds["middle"], *thirds["late"]] == list(range(n_layers))
-    assert params.final_fifth(n_layers).stop == params.late_half(n_layers).stop == n_layers
-    assert params.depth(n_layers)[-1] == 1 and params.depth(n_layers)[0] == pytest.approx(1 / n_layers)
+    assert depths.final_fifth(n_layers).stop == depths.late_half(n_layers).stop == n_layers
+    assert depths.depth(n_layers)[-1] == 1 and depths.depth(n_layers)[0] == pytest.approx(1 / n_layers)
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_parts_of_the_stack_end_where_it_ends(n_layers):
     [(34, 20, 17, 7), (32, 19, 16, 7), (36, 22, 18, 8), (27, 16, 14, 6), (12, 7, 6, 3)],
 )
 def test_windows_of_the_studied_models(n_layers, onset, late_half, fifth):
-    assert params.onset(n_layers) == onset
-    assert len(params.late_half(n_layers)) == late_half
-    assert len(params.final_fifth(n_layers)) == fifth
+    assert depths.onset(n_layers) == onset
+    assert len(depths.late_half(n_layers)) == late_half
+    assert len(depths.final_fifth(n_layers)) == fifth
 
 
 def test_every_file_in_the_repository_is_valid():
@@ -158,14 +158,14 @@ def test_prompts_of_its_own_win_over_the_profiles():
 
 @given(DEPTHS)
 def test_phases_follow_each_other(n_layers):
-    phases = params.phases(n_layers)
+    phases = depths.phases(n_layers)
     if n_layers >= 4:
         assert [*phases["content"], *phases["format"], *phases["corrective"]] == list(range(n_layers))
-    assert phases["corrective"] == params.windows(n_layers)["late"]
+    assert phases["corrective"] == depths.windows(n_layers)["late"]
 
 
 def test_phases_are_the_studys():
-    assert params.phases(34) == {"content": range(12), "format": range(12, 20), "corrective": range(20, 34)}
+    assert depths.phases(34) == {"content": range(12), "format": range(12, 20), "corrective": range(20, 34)}
 
 
 WRONG = {

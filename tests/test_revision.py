@@ -6,7 +6,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers import observation, params, revision, store
+from nbhelpers import depths, observation, params, revision, store
 from nbhelpers.params import VARIANTS
 from nbhelpers.token_classes import CLASSES
 from tests import handmade
@@ -39,7 +39,7 @@ def steps(prompt_index=(0, 0, 0, 1, 1), classes=(CONTENT, CONTENT, FUNCTION, FUN
 
 
 def test_phases_of_ten_layers_are_as_assumed():
-    assert {name: (at.start, at.stop) for name, at in params.phases(10).items()} == {
+    assert {name: (at.start, at.stop) for name, at in depths.phases(10).items()} == {
         "content": (0, 4), "format": (4, 6), "corrective": (6, 10),
     }  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_the_first_correct_layer_by_hand():
 
 def test_minds_are_made_up_in_the_phase_of_the_first_correct_layer():
     found = revision.phase_of_mind(steps(), 2).isel(lens=0)
-    by_phase = dict(zip(params.phases(10), found.transpose("phase", "prompt").values.tolist()))
+    by_phase = dict(zip(depths.phases(10), found.transpose("phase", "prompt").values.tolist()))
     assert by_phase["content"] == [pytest.approx(1 / 3), 0]
     assert by_phase["format"] == [pytest.approx(1 / 3), 0]
     assert by_phase["corrective"] == [pytest.approx(1 / 3), 0.5]  # what never comes is in no phase
@@ -140,7 +140,7 @@ def test_strata_are_the_writers_for_both_readers():
 @given(st.integers(0, 10**6), st.integers(4, 14), st.lists(st.integers(2, 6), min_size=2, max_size=3))
 def test_what_holds_for_any_steps(seed, n_layers, lengths):
     made = handmade.observed(lengths, n_layers=n_layers, seed=seed)
-    n, late = len(lengths), params.onset(n_layers)
+    n, late = len(lengths), depths.onset(n_layers)
     found = revision.summarise(made, OPTIONS)
     for variant in VARIANTS:
         for history in VARIANTS:

@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 from nbhelpers import effects, hybrids, support
-from nbhelpers.params import FAMILIES, final_fifth
+from nbhelpers.depths import final_fifth
+from nbhelpers.params import FAMILIES
 from nbhelpers.token_classes import CLASSES, token_classes
 from tests.grafted import made_up
 from tests.test_interventions import pair
