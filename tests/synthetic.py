@@ -7,6 +7,7 @@ notebook's main figure; Llama's is the committed notebook itself, so that the pa
 import json
 import shutil
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,7 @@ import numpy as np
 import xarray as xr
 from nbformat import v4
 
-from nbhelpers import charts, figures, gap_figures, graft_figures, params, store, support_figures, synthesis
+from nbhelpers import charts, params, store, synthesis
 from tests import made_up, made_up_gap, made_up_grafts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -115,8 +116,8 @@ def main_figure(key):
     cells = source(params.experiment(key).notebook).cells
     found = [cell.source for cell in cells if cell.metadata.get("name") == "main_figure"]
     made = {"One pair": dataset("gemma", key, n_prompts=12)}
-    drawn_with = (figures, gap_figures, graft_figures, support_figures)
-    known = {module.__name__.rpartition(".")[2]: module for module in drawn_with}
+    drawn_with = (path.stem for path in (REPOSITORY / "nbhelpers").glob("*figures.py"))
+    known = {name: import_module(f"nbhelpers.{name}") for name in drawn_with}
     return eval(found[0], known | {"results": made}) if found else None
 
 

@@ -227,7 +227,7 @@ def test_a_version_counts_the_modules_that_its_notebook_imports():
         "store",
     }
     across = params.ROOT / "notebooks" / params.experiment("exp09").across
-    assert {"charts", "claims", "figures"} <= {path.stem for path in graph.modules(across, pages=True)}
+    assert {"charts", "claims", "gap_figures"} <= {path.stem for path in graph.modules(across, pages=True)}
 
 
 PACKAGE = {
