@@ -107,7 +107,10 @@ def drawn(request):
 
 
 def test_no_chart_is_left_out():
-    assert chart_makers(charts, figures, breadth_figures, gap_figures, geometry_figures) - PARTS <= FIGURES.keys()
+    assert (
+        chart_makers(charts, figures, breadth_figures, gap_figures, geometry_figures) - PARTS
+        <= FIGURES.keys()
+    )
 
 
 def test_a_figure_draws_in_panels_of_the_families_order(drawn):
