@@ -103,8 +103,11 @@ def lens_training_cost(run: Run, size: Size) -> Cost:
     tokens = 2 * (e.steps * e.tokens_per_step + e.n_validation_tokens + e.n_test_tokens)
     passes = math.ceil(tokens / (e.batch_size * e.max_text_tokens))
     translators = 4.0 * size.layers * size.width**2 * 4  # parameters, gradients, momentum, the best so far
-    # In training a batch and the validation texts; then the test texts, plain and translated.
-    held_tokens = max(e.batch_size * e.max_text_tokens + e.n_validation_tokens, 2 * e.n_test_tokens)
+    # In training a batch, or passes pooled and mixed, and the validation texts; then the test texts, plain and translated.
+    batch = e.batch_size * e.max_text_tokens
+    if e.pool > 1 and e.pool * batch > e.tokens_per_step:
+        batch *= 2 * e.pool
+    held_tokens = max(batch + e.n_validation_tokens, 2 * e.n_test_tokens)
     residuals = size.layers * size.width * BYTES[run.model.dtype] * held_tokens
     held = weights(run, size, 2) + translators + residuals + lens_buffers(size, e.lens_rows, tiles=3)
     return Cost(0, 0, tokens, passes, held, 2.0 * size.layers * size.width**2 * 4)

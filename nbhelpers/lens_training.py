@@ -76,16 +76,32 @@ def split_rows(decoder: Decoder, run: Run, parts: Sequence[str] = PARTS) -> dict
 
 
 def epochs(
-    decoder: Decoder, rows: Sequence[Sequence[int]], batch_size: int, seed: int
+    decoder: Decoder,
+    rows: Sequence[Sequence[int]],
+    batch_size: int,
+    seed: int,
+    *,
+    pool: int = 1,
+    tokens_per_step: int = 1,
 ) -> Iterator[list[Tensor]]:
-    """Yield residuals [layer][token, d] of batches of rows without end, in a new random order each time round."""
-    rng = random.Random(seed)
+    """Yield residuals [layer][token, d] of rows without end, in a new random order each time round.
+
+    Rows of `pool` passes are drawn together and those of like length share a pass, so that little is padding. Where
+    they make more than one gradient step, their tokens come as one batch in random order: no step is of long texts
+    only. A larger step takes whole passes, whose order does not matter to its sum.
+    """
+    rng, mixing = random.Random(seed), np.random.default_rng(seed)
     while True:
         order = rng.sample(range(len(rows)), len(rows))
-        for start in range(0, len(order), batch_size):
-            yield from capture.residuals(
-                decoder, [rows[i] for i in order[start : start + batch_size]], batch_size=batch_size
-            )
+        for start in range(0, len(order), pool * batch_size):
+            drawn = [rows[i] for i in order[start : start + pool * batch_size]]
+            passes = capture.residuals(decoder, drawn, batch_size=batch_size)
+            n_tokens = sum(len(row) - 1 for row in drawn)
+            if pool == 1 or n_tokens <= tokens_per_step:
+                yield from passes
+            else:
+                mixed = torch.as_tensor(mixing.permutation(n_tokens))
+                yield [torch.cat(layer)[mixed.to(layer[0].device)] for layer in zip(*passes)]
 
 
 def joined_residuals(decoder: Decoder, rows: Sequence[Sequence[int]], batch_size: int) -> list[Tensor]:
@@ -98,7 +114,9 @@ def train(decoder: Decoder, run: Run) -> tuple[tuned_lens.TunedLens, xr.Dataset]
     """Return one variant's tuned lens, trained as the run's parameters say, and its log."""
     e, rows = run.experiment, split_rows(decoder, run)
     return tuned_lens.train(
-        epochs(decoder, rows["training"], e.batch_size, e.seed),
+        epochs(
+            decoder, rows["training"], e.batch_size, e.seed, pool=e.pool, tokens_per_step=e.tokens_per_step
+        ),
         decoder.unembedding,
         validation=joined_residuals(decoder, rows["validation"], e.batch_size),
         learning_rate=rate(run),

@@ -116,6 +116,9 @@ class TunedLensParams(ForwardParams):
     max_text_tokens: int = Field(default=2048, ge=16, description="tokens of a text that are read")
     n_validation_tokens: int = Field(default=4096, ge=64)
     n_test_tokens: int = Field(default=4096, ge=64, description="held-out tokens that the lens is judged on")
+    pool: int = Field(
+        default=4, ge=1, description="passes that share texts of like length; smaller steps mix their tokens"
+    )
 
 
 class CommitmentParams(ExperimentParams):

@@ -200,6 +200,16 @@ def _clip(gradients, limit):
         gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
 
 
+def _cut(batches, tokens_per_step):
+    """Yield batches, each cut where a step is full: what is left begins the next."""
+    missing = tokens_per_step
+    for batch in batches:
+        while len(batch[0]):
+            part, batch = [h[:missing] for h in batch], [h[missing:] for h in batch]
+            missing = missing - len(part[0]) or tokens_per_step
+            yield part
+
+
 def _step(tuned, optimiser, batches, unembedding, tokens_per_step, clip, tiles):
     """Take one step on the next batches; return the mean loss [layer] before it, and its tokens."""
     tokens, sums = 0, None
@@ -238,19 +248,19 @@ def train(
 ) -> tuple[TunedLens, xr.Dataset]:
     """Return the lens of best validation loss, layer by layer, and the log of its training.
 
-    batches: micro-batches of residuals, [layer][token, d] each, taken until a step has `tokens_per_step` tokens;
-    its loss is their mean. validation: cached residuals [layer][token, d], measured after step 1, every
-    `validate_every` steps and the last. SGD with Nesterov momentum, the rate falling linearly to 0 without warm-up,
-    each layer's gradient clipped to norm `clip` (inf: not at all). The study's learning_rate: 0.1·s, s = 0.25 for
-    Gemma, 0.5 for Qwen and DeepSeek, else 1. Log: train_loss (step, layer) and validation_loss (check, layer) in
-    nats, chosen_step (layer), tokens (step); step and check count from 1. Memory and refusals: see `kl_gradients`;
-    TunedLensError also where batches end too soon or a loss is not finite.
+    batches: micro-batches of residuals, [layer][token, d] each, taken until a step has exactly `tokens_per_step`
+    tokens; what a batch has more begins the next step. The loss is their mean. validation: cached residuals
+    [layer][token, d], measured after step 1, every `validate_every` steps and the last. SGD with Nesterov momentum,
+    the rate falling linearly to 0 without warm-up, each layer's gradient clipped to norm `clip` (inf: not at all). The
+    study's learning_rate: 0.1·s, s = 0.25 for Gemma, 0.5 for Qwen and DeepSeek, else 1. Log: train_loss (step, layer)
+    and validation_loss (check, layer) in nats, chosen_step (layer), tokens (step); step and check count from 1. Memory
+    and refusals: see `kl_gradients`; TunedLensError also where batches end too soon or a loss is not finite.
     """
     tuned = untrained(len(validation), unembedding, form=form, metadata=metadata)
     parameters, tiles = [tuned.weight, tuned.bias], {"rows": rows, "columns": columns}
     optimiser = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
     best = replace(tuned, weight=tuned.weight.clone(), bias=tuned.bias.clone())
-    batches, losses, checks = iter(batches), [], {}
+    batches, losses, checks = _cut(batches, tokens_per_step), [], {}
     for step in progress(range(1, steps + 1), "tuned lens"):
         optimiser.param_groups[0]["lr"] = learning_rate * (1 - (step - 1) / steps)
         losses.append(_step(tuned, optimiser, batches, unembedding, tokens_per_step, clip, tiles))

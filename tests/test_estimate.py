@@ -60,6 +60,12 @@ def test_the_tuned_lens_by_hand():
     assert (found.prompts, found.generated, found.forced) == (0, 0, tokens)
     assert found.forwards == -(-tokens // (4 * 32))
     assert found.result == 2 * 12 * 96 * 96 * 4
+    # Four passes pooled, and the same mixed, unless a step takes them all.
+    small = own | {"n_test_tokens": 64}
+    mixed, alone = cost("exp07_0g", **small), cost("exp07_0g", **small, pool=1)
+    whole_step = cost("exp07_0g", **small | {"tokens_per_step": 512})
+    assert mixed.memory - alone.memory == 12 * 96 * 4 * (8 - 1) * 4 * 32
+    assert whole_step.memory == alone.memory
 
 
 @pytest.mark.parametrize("key, conditions, prompts", [("exp02", 3, 144)])

@@ -117,6 +117,34 @@ def test_each_epoch_has_an_order_of_its_own_that_the_seed_fixes():
     assert firsts[0][0] != firsts[0][1] and sorted(firsts[0][0]) == pytest.approx(sorted(firsts[0][1]))
 
 
+def test_a_pool_of_passes_gives_each_token_once_mixed_where_a_step_is_smaller():
+    rows = lens_training.split_rows(pair().pt, run())["training"]
+    assert len(rows) > 3
+    widest, n_layers, n = 4 * len(rows), len(pair().pt.layers), counted(rows)
+
+    def batches(pool, tokens, seed=0, n_batches=1):
+        made = lens_training.epochs(pair().pt, rows, 2, seed, pool=pool, tokens_per_step=tokens)
+        return [next(made) for _ in range(n_batches)]
+
+    whole = list(batches(1, 1, n_batches=-(-len(rows) // 2)))
+    plain = [torch.cat(layer) for layer in zip(*whole)]
+    (mixed,) = batches(widest, n - 1)
+    assert [len(layer) for layer in mixed] == [n] * n_layers
+    sums, plain_sums = (layers[-1].sum(-1) for layers in (mixed, plain))
+    torch.testing.assert_close(sums.sort().values, plain_sums.sort().values, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(sums, plain_sums, atol=1.0)
+    # Which token of the plain order each mixed one is, by its last layer: all layers moved together.
+    origin = torch.cdist(mixed[-1], plain[-1]).argmin(1)
+    for layer, other in zip(mixed, plain):
+        torch.testing.assert_close(layer, other[origin], atol=1e-3, rtol=1e-3)
+    assert torch.equal(mixed[-1], batches(widest, n - 1)[0][-1])
+    assert not torch.equal(mixed[-1], batches(widest, n - 1, seed=1)[0][-1])
+    # A step that takes the whole pool takes pass by pass, longest rows first.
+    passes = batches(widest, n, n_batches=-(-len(rows) // 2))
+    lengths = sorted((len(row) - 1 for row in rows), reverse=True)
+    assert [len(batch[0]) for batch in passes] == [sum(lengths[i : i + 2]) for i in range(0, len(rows), 2)]
+
+
 def test_validation_residuals_are_those_of_every_token_but_the_first():
     rows = lens_training.split_rows(pair().pt, run())["validation"]
     found = lens_training.joined_residuals(pair().pt, rows, 2)

@@ -1,6 +1,7 @@
 """The tuned lens: gradients against autograd, training against torch.optim, files against hand-written ones."""
 
 import errno
+import itertools
 import json
 import os
 import pickle
@@ -268,6 +269,26 @@ def test_the_same_batches_give_the_same_lens():
     assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias)
     torch.testing.assert_close(halves.weight, one.weight, atol=1e-6, rtol=1e-5)
     assert (log.tokens == 20).all()
+
+
+@pytest.mark.parametrize("size", [3, 7, 20, 35, 60])
+def test_a_step_has_exactly_its_tokens_whatever_the_batches(size):
+    """Batches are cut where a step is full, and what is left of them is not lost."""
+    residuals, unembedding = case(3, 60, 8, 100)
+
+    def run(batches):
+        return tuned_lens.train(
+            batches, unembedding, validation=list(residuals), steps=6, tokens_per_step=20, learning_rate=0.1
+        )
+
+    def endless(size):
+        return itertools.chain.from_iterable(
+            ([h[start : start + size] for h in residuals] for start in range(0, 60, size)) for _ in range(9)
+        )
+
+    (cut, log), (even, _) = run(endless(size)), run(endless(20))
+    assert (log.tokens == 20).all()
+    torch.testing.assert_close(cut.weight, even.weight, atol=1e-6, rtol=1e-5)
 
 
 def test_training_refuses_what_it_cannot_do():
