@@ -270,6 +270,19 @@ def interval_row(values: xr.DataArray, **labels) -> dict:
     return labels | dict(zip(("mean", "low", "high"), map(float, bound))) | {"prompts": kept.sizes["prompt"]}
 
 
+def interval_rows(values: xr.DataArray) -> pd.DataFrame:
+    """Return `interval_row` of every entry of values (prompt, …), labelled by its place in the other dims."""
+    values = values.transpose("prompt", ...)
+    columns = values.values.reshape(values.sizes["prompt"], -1)
+    counts = (~np.isnan(columns)).sum(0)
+    found = np.full((3, len(counts)), np.nan)
+    if (counts > 1).any():
+        found[:, counts > 1] = stats.bca_mean(columns[:, counts > 1])
+    labels = {name: values[name].values for name in values.dims[1:]}
+    rows = pd.MultiIndex.from_product(labels.values(), names=labels).to_frame(index=False)
+    return rows.assign(**dict(zip(("mean", "low", "high"), found)), prompts=counts)
+
+
 def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) -> alt.Chart:
     """Return dots with intervals, a row for each value of `label` and a panel a model, in the rows' order."""
     rows = rows.dropna(subset=["mean"]).round(DIGITS)

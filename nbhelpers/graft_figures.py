@@ -11,9 +11,19 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers import charts
-from nbhelpers.charts import PANEL, banded, bands, hint, layers_axis, onset_rule, panels, root_scale, tidy
+from nbhelpers.charts import (
+    PANEL,
+    banded,
+    bands,
+    hint,
+    interval_rows,
+    layers_axis,
+    onset_rule,
+    panels,
+    root_scale,
+    tidy,
+)
 from nbhelpers.effects import by_window, shifts
-from nbhelpers.figures import interval_row
 from nbhelpers.synthesis import POOL, is_dense, pooled
 
 WINDOWS = {"early": "#4c8fd0", "mid": "#e08a1e", "late": "#d6453d"}
@@ -97,15 +107,9 @@ def trajectories(results, reading="kl_layer_final") -> alt.Chart:
 
 def window_rows(results, values: Callable) -> pd.DataFrame:
     """Return mean and interval of `values(dataset)`, (side, window, …, prompt), a row for each entry and panel."""
-    found = []
-    for panel, dataset in results.items():
-        table = values(dataset)
-        rest = [dim for dim in table.dims if dim != "prompt"]
-        for entry in table.stack(case=rest).transpose("case", "prompt"):
-            labels = dict(zip(rest, entry.case.item()))
-            one = xr.DataArray(entry.values, dims="prompt")
-            found.append(interval_row(one, panel=panel, **labels))
-    rows = pd.DataFrame(found).dropna(subset=["mean"])
+    found = {panel: interval_rows(values(dataset)) for panel, dataset in results.items()}
+    rows = pd.concat(found, names=["panel"]).reset_index("panel").reset_index(drop=True)
+    rows = rows.dropna(subset=["mean"])
     if "side" in rows:
         rows["side"] = rows["side"].map(SIDES)
     return rows.round(charts.DIGITS)
@@ -141,7 +145,12 @@ def final_fifth(values: xr.DataArray) -> xr.DataArray:
 
 def windows_of(dataset: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
     """Return the shifts of exp11 by side and window, IT's replies, one basis, the study's windows."""
-    chosen = by_window(shifts(of_it(dataset)), control)
+    return study_windows(shifts(of_it(dataset)), control, basis)
+
+
+def study_windows(shifted: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
+    """Return `effects.shifts` by side and window, one basis, the study's windows."""
+    chosen = by_window(shifted, control)
     chosen = chosen.sel(basis=basis, drop=True) if "basis" in chosen.dims else chosen
     return chosen.sel(window=[name for name in WINDOWS if name in chosen.window.values])
 
@@ -151,10 +160,8 @@ def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
     title, unit = READINGS[reading]
 
     def values(dataset):
-        parts = {
-            name: final_fifth(windows_of(dataset[[reading]], basis=key)[reading])
-            for key, name in BASES.items()
-        }
+        shifted = shifts(of_it(dataset[[reading]]))
+        parts = {name: final_fifth(study_windows(shifted, basis=key)[reading]) for key, name in BASES.items()}
         return xr.concat(parts.values(), xr.IndexVariable("basis", list(parts)))
 
     rows = window_rows(results, values)
@@ -174,8 +181,9 @@ def controls(results, reading="kl_layer_final") -> alt.Chart:
     """Return the late graft's shift beside its controls; the reader chooses the lens."""
 
     def values(dataset):
+        shifted = shifts(of_it(dataset[[reading]]))
         parts = [
-            final_fifth(windows_of(dataset[[reading]], control)[reading]).sel(window="late", drop=True)
+            final_fifth(study_windows(shifted, control)[reading]).sel(window="late", drop=True)
             for control in CONTROLS
         ]
         return xr.concat(parts, xr.IndexVariable("control", list(CONTROLS.values())))

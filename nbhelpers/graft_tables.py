@@ -29,20 +29,22 @@ def late_shift(
     dataset: xr.Dataset, reading: str, side: str, lens="tuned", window="late", control="graft"
 ) -> xr.DataArray:
     """Return what one window's graft changes in the final fifth by prompt, [prompt], from exp11's dataset."""
-    one = windows_of(dataset[[reading]], control).sel(side=side, window=window)[reading]
+    return of_window(windows_of(dataset[[reading]], control)[reading], side, lens, window)
+
+
+def of_window(shifted: xr.DataArray, side: str, lens="tuned", window="late") -> xr.DataArray:
+    """Return one window's shifts in the final fifth by prompt, [prompt], from those of `windows_of`."""
     wanted = {"region": "final_fifth", "lens": lens, "rule": "kl_layer_final_0.1", "component": "mlp"}
-    return (
-        one.sel({dim: value for dim, value in wanted.items() if dim in one.dims})
-        .reset_coords(drop=True)
-        .dropna("prompt")
-    )
+    one = shifted.sel(side=side, window=window)
+    one = one.sel({dim: value for dim, value in wanted.items() if dim in one.dims})
+    return one.reset_coords(drop=True).dropna("prompt")
 
 
 def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
     """Return the late graft's shifts of several readings as text, a row a family and one for the dense pool."""
-    columns = {}
+    columns, shifted = {}, {title: windows_of(dataset[[*LATE]]) for title, dataset in results.items()}
     for reading, heading in LATE.items():
-        table = interval_table(results, lambda d, r=reading: late_shift(d, r, side, lens))
+        table = interval_table(shifted, lambda d, r=reading: of_window(d[r], side, lens))
         columns[heading] = pd.Series(written(table, 3), index=table["family"])
     table = pd.DataFrame(columns).rename_axis(None)
     tokens = {title: number(by_token(dataset, side, lens), 3) for title, dataset in results.items()}

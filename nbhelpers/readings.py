@@ -32,7 +32,7 @@ def sentence(results, measure: Callable, above: str, below: str) -> str:
     kept = usable(results, measure)
     if not kept:
         return TOO_FEW
-    found = signs(kept, measure)
+    found = signs(kept, lambda values: values)
     if len(kept) == len(results):
         return compared(found, len(kept), above, below)
     if len(kept) == 1:

@@ -4,6 +4,7 @@ Tokens of one generation resemble each other, so intervals and tests here resamp
 tokens. This module knows nothing of layers or models: any further axes are carried along.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -73,15 +74,29 @@ def _bca(x, n_resamples, confidence, seed):
     return ends
 
 
-def _resampled_means(x, n_resamples, seed, block=1000):
+def _resampled_means(x, n_resamples, seed):
     """Means [resample, entry] of prompts drawn with replacement, as a product: draws of each × values."""
-    rng, n, means = np.random.default_rng(seed), len(x), []
+    few = len(x) * n_resamples <= _KEPT_SIZE
+    times = (_kept_draws if few else _draws)(len(x), n_resamples, seed)
+    return np.concatenate([block @ x / len(x) for block in times])
+
+
+_KEPT_SIZE = 2_000_000
+
+
+def _draws(n, n_resamples, seed, block=1000):
+    """How often each prompt is drawn, [resample, prompt], a block of resamples at a time."""
+    rng = np.random.default_rng(seed)
     for start in range(0, n_resamples, block):
         drawn = rng.integers(0, n, (min(block, n_resamples - start), n))
         drawn += n * np.arange(len(drawn))[:, None]
-        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        means.append(times @ x / n)
-    return np.concatenate(means)
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(n, n_resamples, seed):
+    """`_draws`, once for the many intervals of a page: all over the same prompts."""
+    return list(_draws(n, n_resamples, seed))
 
 
 def prompt_means(values: ArrayLike, prompt: ArrayLike, n_prompts: int) -> np.ndarray:

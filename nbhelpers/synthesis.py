@@ -76,15 +76,20 @@ def gap_by_prompt(dataset: xr.Dataset, direction="final_layer", lens="raw") -> x
 
 def pooled(results, measure) -> xr.DataArray:
     """Return the mean over dense families of `measure(dataset)`, [prompt], on the prompts that all share."""
-    values = [measure(dataset) for dataset in results.values() if is_dense(dataset)]
+    return mean_of([measure(dataset) for dataset in results.values() if is_dense(dataset)])
+
+
+def mean_of(values: list[xr.DataArray]) -> xr.DataArray:
+    """Return the mean over families of values [prompt], on the prompts that all share."""
     return xr.concat(xr.align(*values, join="inner"), dim="model").mean("model")
 
 
 def interval_table(results, measure, *, pool=True, **options) -> pd.DataFrame:
     """Return mean and BCa interval of `measure(dataset)`, [prompt], by family and for the dense pool."""
     rows = {title: measure(dataset) for title, dataset in results.items()}
-    if pool and sum(map(is_dense, results.values())) > 1:
-        rows[POOL] = pooled(results, measure)
+    dense = [rows[title] for title, dataset in results.items() if pool and is_dense(dataset)]
+    if len(dense) > 1:
+        rows[POOL] = mean_of(dense)
     table = [[title, *map(float, stats.bca_mean(values.values, **options))] for title, values in rows.items()]
     return pd.DataFrame(table, columns=["family", *ENDS])
 

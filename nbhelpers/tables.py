@@ -22,16 +22,17 @@ def shift(values: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
     return both.rename({dim: "prompt"} if dim != "prompt" else {}).dropna("prompt")
 
 
-def usable(results, measure: Callable) -> dict:
-    """Return the results for which `measure`, [prompt], has enough prompts."""
-    return {title: d for title, d in results.items() if measure(d).sizes["prompt"] >= FEWEST}
+def usable(results, measure: Callable) -> dict[str, xr.DataArray]:
+    """Return `measure(dataset)`, [prompt], of the results that have enough prompts for it."""
+    measured = {title: measure(dataset) for title, dataset in results.items()}
+    return {title: values for title, values in measured.items() if values.sizes["prompt"] >= FEWEST}
 
 
 def cells(results, measures: dict[str, Callable]) -> pd.DataFrame:
     """Return means with intervals as text: a row a family, a column a named measure [prompt], a dash for too few."""
     columns = {}
     for heading, measure in measures.items():
-        table = interval_table(usable(results, measure), measure, pool=False)
+        table = interval_table(usable(results, measure), lambda values: values, pool=False)
         columns[heading] = pd.Series(written(table), index=table["family"], dtype=object)
     return pd.DataFrame(columns).reindex(list(results)).fillna("–").rename_axis(None)
 

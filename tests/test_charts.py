@@ -10,6 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 import vl_convert
+import xarray as xr
 from nbformat import v4
 
 from nbhelpers import charts, gap_figures
@@ -158,3 +159,18 @@ def test_training_loss_has_a_panel_for_each_card():
 )
 def test_rules_in_words(rule, words):
     assert charts.rule_title(rule) == words
+
+
+def test_rows_of_intervals_are_those_of_each_entry():
+    """Entry by entry, with unmeasured prompts, an entry of one prompt and one of none."""
+    values = np.random.default_rng(3).normal(size=(9, 2, 3))
+    values[0, 0, 1] = values[2:4, 1, 0] = values[1:, 1, 1] = values[:, 1, 2] = np.nan
+    values = xr.DataArray(values, {"side": ["a", "b"], "window": [3, 4, 5]}, ("prompt", "side", "window"))
+    found = charts.interval_rows(values.transpose("side", "prompt", "window"))
+    assert found[["side", "window"]].values.tolist() == [[s, w] for s in "ab" for w in (3, 4, 5)]
+    assert found.prompts.tolist() == [9, 8, 9, 7, 1, 0]
+    for _, row in found.iterrows():
+        one = charts.interval_row(values.sel(side=row.side, window=row.window, drop=True))
+        for name in ("mean", "low", "high"):
+            np.testing.assert_allclose(row[name], one[name], rtol=1e-12)
+    assert found["mean"].isna().tolist() == [False] * 4 + [True] * 2
