@@ -11,11 +11,12 @@ def pytest_collectstart(collector):
         collector.skip_compare += UNCOMPARED
 
 
-# Files that build the same book, which takes a minute; under pytest-xdist one worker has them both.
-BOOK = {"test_book", "test_browser"}
-
-
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests on one worker, where they share what is slow to make, and a notebook's cells in one kernel."""
+    """Keep a file's tests on one worker, where they share what is slow to make, and a notebook's cells in one kernel.
+
+    Browser tests are many, slow, and share the book, which all workers do.
+    """
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("book" if item.path.stem in BOOK else item.path.stem))
+        if item.path.stem != "test_browser":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

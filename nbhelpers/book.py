@@ -47,7 +47,7 @@ def across_page(notebook: Path, tail: str) -> str:
         if {"parameters", "injected-parameters"} & set(tags):
             cell["metadata"]["tags"] = [*tags, "remove-cell"]
     book["cells"].append({"cell_type": "markdown", "id": "model-tabs", "metadata": {}, "source": tail})
-    return json.dumps(book, ensure_ascii=False, indent=1)
+    return json.dumps(book, ensure_ascii=False)
 
 
 def model_page(notebook: Path, across: str, title: str) -> str:
@@ -57,7 +57,7 @@ def model_page(notebook: Path, across: str, title: str) -> str:
     if not lines or not lines[0].startswith("# "):
         raise BookError(f"{store.shown(notebook)} must open with a heading, a line `# …`.")
     book["cells"][0]["source"] = f"{lines[0].rstrip()}: {title}\n" + "".join(lines[1:])
-    return json.dumps(book, ensure_ascii=False, indent=1)
+    return json.dumps(book, ensure_ascii=False)
 
 
 def chapter(profile: str, key: str) -> dict:

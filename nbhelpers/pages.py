@@ -184,18 +184,16 @@ def provenance(profile: str, experiment: str) -> str:
 def revisions(profile: str, experiment: str) -> str:
     """Return which checkpoints were measured: a row a model."""
     rows = []
-    for key, dataset in store.load_profile(profile, experiment).items():
-        measured = json.loads(dataset.attrs["model_revisions"])
+    for key, attrs in store.profile_attributes(profile, experiment).items():
+        measured = json.loads(attrs["model_revisions"])
         rows.append([f"`{key}`", *(f"`{measured[name]}`" for name in params.VARIANTS)])
     return table(["model", "PT", "IT"], rows)
 
 
 def libraries(profile: str, experiment: str) -> str:
     """Return the versions of libraries behind the results; several where the models differ."""
-    found = [
-        json.loads(dataset.attrs["libraries"]) for dataset in store.load_profile(profile, experiment).values()
-    ]
-    frame = pd.DataFrame(found)
+    attrs = store.profile_attributes(profile, experiment).values()
+    frame = pd.DataFrame([json.loads(found["libraries"]) for found in attrs])
     return table(
         ["library", "version"], [[name, ", ".join(sorted(set(frame[name].dropna())))] for name in frame]
     )

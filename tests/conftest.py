@@ -1,11 +1,15 @@
 """Fixtures: a small project of stub notebooks, and the command line in this process."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
-from nbhelpers import params
+from nbhelpers import params, warm
 from tests.stubs import (
     ACROSS,
     BODY,
@@ -69,14 +73,19 @@ def run_cli():
 
 @pytest.fixture(scope="session")
 def book_root(tmp_path_factory):
-    """Return the root of a repository whose book is built from made-up results of all experiments (minutes)."""
-    from nbhelpers import batch, book
-    from tests import synthetic
+    """Return the root of a repository whose book is built from made-up results of all experiments (a minute or two).
 
-    root = synthetic.project(tmp_path_factory.mktemp("book"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(params, "ROOT", root)
-        for key in params.ordered():
-            batch.compare(key, "pocket", version="made up")
-        book.build("pocket")
+    Under pytest-xdist the first worker that asks builds it for all.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    root = shared / "book"
+    with FileLock(shared / "book.lock"):
+        if not (root / "_build/html/index.html").exists():
+            command = warm.with_server([sys.executable, "-m", "tests.synthetic", str(root)])
+            variables = {"NBHELPERS_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(
+                command, cwd=REPOSITORY, env=os.environ | variables, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
     return root

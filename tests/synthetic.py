@@ -1,11 +1,14 @@
 """A made-up run of the book: datasets of every experiment for six families, their notebooks, the models' cards.
 
+`NBHELPERS_ROOT=FOLDER python -m tests.synthetic FOLDER` makes the repository and builds its book.
+
 The datasets have the schema of real ones (`tests.made_up`). A pair's executed notebook is a short one with the real
 notebook's main figure; Llama's is the committed notebook itself, so that the pages hold what readers will see.
 """
 
 import json
 import shutil
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +18,7 @@ import numpy as np
 import xarray as xr
 from nbformat import v4
 
-from nbhelpers import charts, params, store, synthesis
+from nbhelpers import batch, book, charts, params, store, synthesis
 from tests import made_up, made_up_gap, made_up_grafts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -175,6 +178,7 @@ def write_cards(root: Path):
 
 def project(root: Path):
     """Return `root`, made a repository in which every experiment of the pocket profile has been run on made-up models."""
+    root.mkdir(parents=True, exist_ok=True)
     for name in ("params", "notebooks"):
         (root / name).symlink_to(REPOSITORY / name)
     shutil.copytree(REPOSITORY / "book", root / "book")
@@ -182,3 +186,10 @@ def project(root: Path):
         write(root, key, n_prompts=36)
     write_cards(root)
     return root
+
+
+if __name__ == "__main__":
+    project(Path(sys.argv[1]))
+    for experiment in params.ordered():
+        batch.compare(experiment, "pocket", version="made up")
+    book.build("pocket")

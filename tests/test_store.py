@@ -31,6 +31,30 @@ def test_a_result_comes_back_as_it_was(written):
     assert set(store.PROVENANCE) <= set(found.attrs)
 
 
+def test_attributes_are_those_of_the_whole_result(written):
+    path, _, provenance = written
+    found, whole = store.attributes(path, experiment="exp90"), store.load(path).attrs
+    assert found == whole == provenance
+    assert {name: type(value) for name, value in found.items()} == {n: type(v) for n, v in whole.items()}
+    with pytest.raises(store.ResultError, match="holds exp90, not exp91; make it anew with `nbh run exp90"):
+        store.attributes(path, experiment="exp91")
+
+
+@pytest.mark.parametrize("read", [store.load, store.attributes])
+@pytest.mark.parametrize(
+    "promised, says",
+    [
+        ({"value": ("prompt", "layer"), "other": ("prompt",)}, "not complete: no other."),
+        ({"value": ("prompt",)}, "not complete: value has dims ('prompt', 'layer'), not ('prompt',)."),
+    ],
+)
+def test_a_result_of_an_earlier_schema_is_refused(written, monkeypatch, read, promised, says):
+    monkeypatch.setitem(store.REQUIRED, "exp90", promised)
+    with pytest.raises(store.ResultError) as error:
+        read(written[0])
+    assert str(error.value) == f"the exp90 dataset is {says}"
+
+
 def test_a_nul_in_a_text_is_stored_as_its_symbol(written):
     path, dataset, provenance = written
     texts = ("prompt", ["plain", "a\0b", ""], {"units": "1", "long_name": "text"})
