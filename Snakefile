@@ -18,6 +18,11 @@ ACROSS = {key: experiment for key, experiment in EXPERIMENTS.items() if experime
 # repository lies: they are part of what a step is.
 PYTHON_M = 'python -I -S "$NBHELPERS_CLIENT"'
 os.environ["NBHELPERS_CLIENT"] = warm.__file__
+# What more experiments wait for goes first, or its long steps end alone.
+FOLLOWERS = {}
+for key in reversed(EXPERIMENTS):
+    direct = {other for other, experiment in EXPERIMENTS.items() if key in experiment.needs}
+    FOLLOWERS[key] = direct.union(*(FOLLOWERS[other] for other in direct))
 RESULTS, RUNS = f"_build/results/{PROFILE}", f"_build/runs/{PROFILE}"
 THREADS = CHOSEN.threads or max(1, (workflow.cores or 1) // min(workflow.cores or 1, len(CHOSEN.models)))
 
@@ -59,6 +64,7 @@ for key, experiment in EXPERIMENTS.items():
         params:
             key=key,
             version=lambda wildcards, key=key: graph.step_version(key, wildcards.model, PROFILE),
+        priority: len(FOLLOWERS[key])
         threads: THREADS
         resources:
             gpu=CHOSEN.gpus,

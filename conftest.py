@@ -1,6 +1,5 @@
-"""nbval compares what a reader reads: text and tables, never drawings or progress. A file stays on one worker."""
+"""nbval compares what a reader reads: text and tables, never drawings or progress. The slowest test files come first."""
 
-import pytest
 
 UNCOMPARED = ("stderr", "text/html", "application/vnd.vegalite.v5+json")
 
@@ -11,12 +10,11 @@ def pytest_collectstart(collector):
         collector.skip_compare += UNCOMPARED
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """Keep a file's tests on one worker, where they share what is slow to make, and a notebook's cells in one kernel.
+# Files of minutes: begun first, in this order, they do not end alone. The browser reads what test_book has built.
+SLOWEST = ["test_book", "test_batch", "test_browser"]
 
-    Browser tests are many, slow, and share the book, which all workers do.
-    """
-    for item in items:
-        if item.path.stem != "test_browser":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+def pytest_collection_modifyitems(items):
+    """Put the slowest files first; under pytest-xdist a free worker takes the next file."""
+    order = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
