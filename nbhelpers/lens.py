@@ -187,11 +187,12 @@ def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
         read(z, layers - 1, start, product)
         found = [tile_sums(z, None, None, None, (p_final, product), wanted)]
         final, p_final = z, found[0].pop("p")
+        above = (z, torch.zeros_like(found[0]["max"])) if compile else z
         for layer in range(layers - 2, -1, -1):
-            above = z
             z = tiles.logits(norm(chunk[layer]), weight, softcap, out=others[layer % 2])
             read(z, layer, start, product)
             found.append(tile_sums(z, final, p_final, above, (p, product), wanted))
+            above = (z, found[-1]["max"]) if compile else z
         for layer, tile in enumerate(reversed(found)):
             for name, values in tile.items():
                 sums[name][block, layer] = values

@@ -35,14 +35,16 @@ def floats(weight):
 
 
 def sums_of(z, final, p_final, above, scratch, wanted):
-    """{name: [token]}: sums over one tile of one layer; shifts its logits z in place to a maximum of 0.
+    """{name: [token]}: sums over one tile of one layer, whose logits z are shifted to a maximum of 0.
 
     final, p_final: shifted logits of the last layer and their exponential; None at the last layer itself,
-    which returns that exponential as "p" [token, column]. above: shifted logits of the next layer. scratch:
-    two tiles to write into, or None where the compiler does without.
+    which returns that exponential as "p" [token, column]. above: logits of the next layer, shifted, or as they are
+    with their maximum. scratch: two tiles to write into, z being the third; None where the compiler does without, and
+    leaves z as it is but at the last layer.
     """
     sums = top(z) if "top1" in wanted else {"max": z.amax(-1)}
-    z.sub_(sums["max"][:, None])
+    written = z if p_final is None or scratch[0] is not None else None
+    z = torch.sub(z, sums["max"][:, None], out=written)
     # exp2 is three times as fast as exp on a CPU.
     p = torch.mul(z, _LOG2_E, out=scratch[0]).clamp_(min=_LOWEST).exp2_()
     sums["mass"] = p.sum(-1)
@@ -53,6 +55,7 @@ def sums_of(z, final, p_final, above, scratch, wanted):
     if "kl_layer_final" in wanted:
         sums["final"] = torch.mul(p, final, out=scratch[1]).sum(-1)
     if "kl_adjacent" in wanted:
+        above = above if scratch[0] is not None else above[0] - above[1][:, None]
         sums["above"] = torch.mul(p, above, out=scratch[1]).sum(-1)
     if "kl_final_layer" in wanted:
         sums["from_final"] = torch.mul(p_final, z, out=scratch[1]).sum(-1)
