@@ -30,8 +30,8 @@ book: $(STAMP)  ## run what is missing of the experiments, then build the HTML b
 test: $(STAMP)  ## run every test, the notebooks included
 	@status=0; export OMP_NUM_THREADS=1; \
 	$(BIN)/python -m nbhelpers batch --target measured --cores $(CORES) || status=1; \
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder tests || status=1; \
-	$(BIN)/python -m nbhelpers.warm $(BIN)/python -m pytest -n $(CORES) --dist loadfile -p no:cacheprovider \
+	$(BIN)/python -m pytest -n $(CORES) --no-loadscope-reorder tests || status=1; \
+	$(BIN)/python -m nbhelpers.warm $(BIN)/python -m pytest -n $(CORES) -p no:cacheprovider \
 	  --nbval --nbval-sanitize-with tests/nbval.cfg --nbval-kernel-name python3 notebooks || status=1; \
 	exit $$status
 

@@ -88,7 +88,7 @@ def epochs(
 
     Rows of `pool` passes are drawn together and those of like length share a pass, so that little is padding. Where
     they make more than one gradient step, their tokens come as one batch in random order: no step is of long texts
-    only. A larger step takes whole passes, whose order does not matter to its sum.
+    only. A larger step takes pass by pass, longest texts first: it sums over most or all of a pool anyway.
     """
     rng, mixing = random.Random(seed), np.random.default_rng(seed)
     while True:

@@ -85,18 +85,18 @@ def provenance(run: params.Run, *, wall_time_s: float, device: str) -> dict[str,
     }
 
 
-def validate(dataset: xr.Dataset, experiment: str) -> xr.Dataset:
+def validate(dataset: xr.Dataset, experiment: str, path: Path | None = None) -> xr.Dataset:
     """Return the dataset if it holds what the experiment promises, all with units and a long name.
 
-    Raises ResultError that lists what is wrong. Experiments without a schema are only asked for units and
-    names.
+    Raises ResultError that lists what is wrong, and names the file if it is given. Experiments without a schema
+    are only asked for units and names.
     """
     problems = _lacking({name: variable.dims for name, variable in dataset.variables.items()}, experiment)
     for name, variable in dataset.data_vars.items():
         missing = [key for key in ("units", "long_name") if key not in variable.attrs]
         if missing:
             problems.append(f"{name} has no {' and no '.join(missing)}")
-    _complete(problems, experiment)
+    _complete(problems, experiment, path)
     return dataset
 
 
@@ -111,9 +111,11 @@ def _lacking(dims: Mapping[str, tuple[str, ...]], experiment: str) -> list[str]:
     return problems
 
 
-def _complete(problems: list[str], experiment: str) -> None:
+def _complete(problems: list[str], experiment: str, path: Path | None) -> None:
     if problems:
-        raise ResultError(f"the {experiment} dataset is not complete: {'; '.join(problems)}.")
+        which = shown(path) if path else f"the {experiment} dataset"
+        remedy = f"; make it anew with {_again(path)}" if path else ""
+        raise ResultError(f"{which} is not complete: {'; '.join(problems)}{remedy}.")
 
 
 def joined(*datasets: xr.Dataset) -> xr.Dataset:
@@ -198,7 +200,7 @@ def load(path: Path, *, experiment: str | None = None) -> xr.Dataset:
     """
     path = Path(path)
     with xr.open_dataset(_checked_bytes(path), engine="h5netcdf") as dataset:
-        return validate(dataset, _of(experiment, dataset.attrs, path)).load()
+        return validate(dataset, _of(experiment, dataset.attrs, path), path).load()
 
 
 def attributes(path: Path, *, experiment: str | None = None) -> dict:
@@ -208,7 +210,8 @@ def attributes(path: Path, *, experiment: str | None = None) -> dict:
         found = dict(file.attrs)
         name = _of(experiment, found, path)
         promised = file.variables.keys() & REQUIRED.get(name, {}).keys()
-        _complete(_lacking({each: file.variables[each].dimensions for each in promised}, name), name)
+        _complete(_lacking({each: file.variables[each].dimensions for each in promised}, name), name, path)
+    found.pop("coordinates", None)  # NetCDF's own, which `load` reads as such
     return found
 
 

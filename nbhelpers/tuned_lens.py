@@ -208,6 +208,7 @@ def _cut(batches, tokens_per_step):
             part, batch = [h[:missing] for h in batch], [h[missing:] for h in batch]
             missing = missing - len(part[0]) or tokens_per_step
             yield part
+        part = batch = None  # views that would keep it alive while the next one is made
 
 
 def _step(tuned, optimiser, batches, unembedding, tokens_per_step, clip, tiles):
@@ -221,6 +222,7 @@ def _step(tuned, optimiser, batches, unembedding, tokens_per_step, clip, tiles):
         new = kl_gradients(tuned, batch, unembedding, **tiles)
         sums = new if sums is None else [total.add_(part) for total, part in zip(sums, new)]
         tokens += len(batch[0])
+        batch = None  # as in `_cut`
     loss, *gradients = (total.div_(tokens) for total in sums)
     _finite(loss)
     _clip(gradients, clip)

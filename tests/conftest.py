@@ -82,6 +82,7 @@ def book_root(tmp_path_factory):
     root = shared / "book"
     with FileLock(shared / "book.lock"):
         if not (root / "_build/html/index.html").exists():
+            shutil.rmtree(root, ignore_errors=True)  # what a failed build left
             command = warm.with_server([sys.executable, "-m", "tests.synthetic", str(root)])
             variables = {"NBHELPERS_ROOT": str(root), "OMP_NUM_THREADS": "1"}
             done = subprocess.run(

@@ -44,15 +44,16 @@ def test_attributes_are_those_of_the_whole_result(written):
 @pytest.mark.parametrize(
     "promised, says",
     [
-        ({"value": ("prompt", "layer"), "other": ("prompt",)}, "not complete: no other."),
-        ({"value": ("prompt",)}, "not complete: value has dims ('prompt', 'layer'), not ('prompt',)."),
+        ({"value": ("prompt", "layer"), "other": ("prompt",)}, "not complete: no other"),
+        ({"value": ("prompt",)}, "not complete: value has dims ('prompt', 'layer'), not ('prompt',)"),
     ],
 )
 def test_a_result_of_an_earlier_schema_is_refused(written, monkeypatch, read, promised, says):
     monkeypatch.setitem(store.REQUIRED, "exp90", promised)
     with pytest.raises(store.ResultError) as error:
         read(written[0])
-    assert str(error.value) == f"the exp90 dataset is {says}"
+    shown, remedy = "_build/results/pocket/ann/exp90.nc", "make it anew with `nbh run exp90 --model ann`."
+    assert str(error.value) == f"{shown} is {says}; {remedy}"
 
 
 def test_a_nul_in_a_text_is_stored_as_its_symbol(written):
