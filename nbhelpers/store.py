@@ -96,7 +96,7 @@ def validate(dataset: xr.Dataset, experiment: str, path: Path | None = None) -> 
         missing = [key for key in ("units", "long_name") if key not in variable.attrs]
         if missing:
             problems.append(f"{name} has no {' and no '.join(missing)}")
-    _complete(problems, experiment, path)
+    _refuse_incomplete(problems, experiment, path)
     return dataset
 
 
@@ -111,7 +111,8 @@ def _lacking(dims: Mapping[str, tuple[str, ...]], experiment: str) -> list[str]:
     return problems
 
 
-def _complete(problems: list[str], experiment: str, path: Path | None) -> None:
+def _refuse_incomplete(problems: list[str], experiment: str, path: Path | None) -> None:
+    """Raise ResultError where there are problems."""
     if problems:
         which = shown(path) if path else f"the {experiment} dataset"
         remedy = f"; make it anew with {_again(path)}" if path else ""
@@ -210,7 +211,9 @@ def attributes(path: Path, *, experiment: str | None = None) -> dict:
         found = dict(file.attrs)
         name = _of(experiment, found, path)
         promised = file.variables.keys() & REQUIRED.get(name, {}).keys()
-        _complete(_lacking({each: file.variables[each].dimensions for each in promised}, name), name, path)
+        _refuse_incomplete(
+            _lacking({each: file.variables[each].dimensions for each in promised}, name), name, path
+        )
     found.pop("coordinates", None)  # NetCDF's own, which `load` reads as such
     return found
 

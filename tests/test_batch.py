@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import xarray as xr
+from papermill import engines
 
 from nbhelpers import batch, graph, params, store
 from tests.stubs import code, markdown, write_notebook
@@ -64,6 +65,25 @@ def test_a_run_leaves_a_dataset_and_a_whole_notebook(project):
     book = json.loads((folder / "exp90_stub.ipynb").read_text())
     injected = next(c for c in book["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
     assert "n_prompts = 6" in "".join(injected["source"])
+
+
+def test_saving_is_a_small_part_of_a_run_and_the_end_is_always_saved(project, monkeypatch):
+    """A save that takes a second is made at the start and at the end, not twice for each of seven cells."""
+    saved, write = [], engines.write_ipynb
+
+    def slow_write(notebook, path):
+        saved.append(sum(bool(cell.get("outputs")) for cell in notebook.cells))
+        time.sleep(1)
+        write(notebook, path)
+
+    monkeypatch.setattr(engines, "write_ipynb", slow_write)
+    cells = [code(f"print({number})") for number in range(6)]
+    source, output = project / "notebooks/many.ipynb", project / "_build/many.ipynb"
+    write_notebook(source, code("seed = 0", "parameters"), *cells)
+    batch.execute(source, output, {}, label="many", version="1")
+    assert len(saved) <= 4 and saved[-1] == 6
+    found = json.loads(output.read_text())["cells"]
+    assert ["".join(c["outputs"][0]["text"]).strip() for c in found[-6:]] == list("012345")
 
 
 def test_kernels_talk_over_their_own_sockets(project):
