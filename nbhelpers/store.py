@@ -136,8 +136,9 @@ def save(dataset: xr.Dataset, path: Path, *, provenance: dict) -> Path:
     """Return `path` once the checked dataset and its provenance are on disk, whole.
 
     Written beside the target, then renamed: an interrupted write or a full disk leaves the earlier file as it
-    was. A NUL in a text, which a byte-level model may write, is stored as its symbol ␀. Raises ResultError where
-    the schema of its experiment is not met or the file cannot be written.
+    was. A file that already holds the same values from the same code stays as it is, so that what was built on it
+    is not out of date. A NUL in a text, which a byte-level model may write, is stored as its symbol ␀. Raises
+    ResultError where the schema of its experiment is not met or the file cannot be written.
     """
     missing = [key for key in PROVENANCE if key not in provenance]
     if missing:
@@ -147,8 +148,31 @@ def save(dataset: xr.Dataset, path: Path, *, provenance: dict) -> Path:
               if variable.ndim and variable.dtype.kind in "fiub"}  # fmt: skip
     dataset = _without_nul(dataset).assign_attrs(provenance)
     data = bytes(dataset.to_netcdf(engine="h5netcdf", encoding=packed))
-    write_whole(Path(path), data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n")
+    if not _holds(Path(path), data):
+        write_whole(Path(path), data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n")
     return path
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Return whether a whole result differs from NetCDF bytes in nothing but when it was made and how long it took."""
+    try:
+        found = _read(_checked_bytes(path))
+    except (ResultError, OSError):
+        return False
+    return _timeless(found).identical(_timeless(_read(data)))
+
+
+def _read(data: bytes) -> xr.Dataset:
+    """Return the dataset that NetCDF bytes hold, wholly in memory."""
+    with xr.open_dataset(data, engine="h5netcdf") as dataset:
+        return dataset.load()
+
+
+def _timeless(dataset: xr.Dataset) -> xr.Dataset:
+    """Return the dataset without the attributes that no two runs share."""
+    return dataset.drop_attrs(deep=False).assign_attrs(
+        {name: value for name, value in dataset.attrs.items() if name not in ("created", "wall_time_s")}
+    )
 
 
 def _without_nul(dataset: xr.Dataset) -> xr.Dataset:
@@ -200,8 +224,8 @@ def load(path: Path, *, experiment: str | None = None) -> xr.Dataset:
     experiment, or without a variable that its experiment's schema promises.
     """
     path = Path(path)
-    with xr.open_dataset(_checked_bytes(path), engine="h5netcdf") as dataset:
-        return validate(dataset, _of(experiment, dataset.attrs, path), path).load()
+    dataset = _read(_checked_bytes(path))
+    return validate(dataset, _of(experiment, dataset.attrs, path), path)
 
 
 def attributes(path: Path, *, experiment: str | None = None) -> dict:

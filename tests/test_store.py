@@ -56,6 +56,34 @@ def test_a_result_of_an_earlier_schema_is_refused(written, monkeypatch, read, pr
     assert str(error.value) == f"{shown} is {says}; {remedy}"
 
 
+@pytest.mark.parametrize(
+    ("value", "changed", "rewritten"),
+    [
+        (None, {}, False),
+        (None, {"created": "2030-01-01T00:00:00+00:00", "wall_time_s": 9.0}, False),
+        (None, {"code_version": "other"}, True),
+        (None, {"parameter_hash": "other"}, True),
+        (np.nextafter(1.0, 2.0), {}, True),
+    ],
+)
+def test_the_same_result_of_the_same_code_stays_as_it_is(written, value, changed, rewritten):
+    path, dataset, provenance = written
+    ones = xr.full_like(dataset, 1.0)
+    store.save(ones, path, provenance=provenance)
+    os.utime(path, (1, 1))
+    again = ones if value is None else xr.full_like(dataset, value)
+    assert store.save(again, path, provenance=provenance | changed) == path
+    assert (path.stat().st_mtime > 1) == rewritten
+    assert store.load(path).attrs == provenance | (changed if rewritten else {})
+
+
+def test_a_damaged_result_is_written_anew(written):
+    path, dataset, provenance = written
+    path.write_bytes(path.read_bytes()[:-9])
+    store.save(dataset, path, provenance=provenance)
+    xr.testing.assert_identical(store.load(path).drop_attrs(deep=False), dataset)
+
+
 def test_a_nul_in_a_text_is_stored_as_its_symbol(written):
     path, dataset, provenance = written
     texts = ("prompt", ["plain", "a\0b", ""], {"units": "1", "long_name": "text"})
@@ -141,7 +169,7 @@ def test_a_killed_write_leaves_the_old_result(written, monkeypatch):
 
     monkeypatch.setattr(store.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        store.save(dataset, path, provenance=provenance)
+        store.save(dataset * 2, path, provenance=provenance)
     assert path.read_bytes() == before
 
 
