@@ -31,8 +31,8 @@ SIGNED = ("lens_improvement", "delta_cosine")
 LEVELS = (
     "onset", "weight_mean", "weight_variation", "weight_peak", "attention_entropy_peak_layer", "crossover",
     "neuron_overlap", "n_positive", "n_negative", "reversals", "kl_level", "cross_kl_level", "residual_cosine",
-    "commitment_layer", "first_miss", "displaced_share", "supported_share", "replaced_share", "late_win.",
-    "rank_win", *QUALITATIVE,
+    "commitment_layer", "first_miss", "displaced_share", "supported_share", "replaced_share", "late_win.", "rank_win",
+    "candidate_overlap", *QUALITATIVE,
 )  # fmt: skip
 # What a value is compared with where that is not zero.
 CENTRES = {
@@ -81,17 +81,22 @@ NOTES = {
     **dict.fromkeys(("kl_shift", "kl_window_shift", "kl_level", "late_lead", "cross_kl"), _BY_PROMPT + _LAST),
     **dict.fromkeys(("commitment_shift", "commitment_layer"), "in layers of this model" + _LAST),
     **dict.fromkeys(
-        ("mlp_cosine_shift", "projection"), "published: Gemma's and OLMo's MLPs before the norm that follows"
+        (
+            "mlp_cosine_shift",
+            "projection",
+            "late_kl_r_cosine",
+            *(f"late_kl_r.{feature}" for feature in ("support", "anti", "delta", "remainder")),
+        ),
+        "published: Gemma's and OLMo's MLPs before the norm that follows",
     ),
     **dict.fromkeys(
         ("displaced_share", "supported_share", "share_change"),
         "published: candidates classed by themselves; here: in their text, special tokens apart",
     ),
-    **dict.fromkeys(("rank_gain", "rank_win"), _BY_PROMPT),
+    **dict.fromkeys(("rank_gain", "rank_win", "candidate_overlap"), _BY_PROMPT),
     "late_win": "published: all through PT's lens; here: each through its host's",
     "reply_length": "shorter texts than in the study",
-    "late_kl_r.support_teacher": "published: of projections; here: of cosines",
-    "late_kl_r.anti": "published: of projections; here: of cosines",
+    "late_kl_r.rank_gain": "published: among all vocabulary rows; here among those of tokens",
 }
 
 

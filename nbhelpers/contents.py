@@ -148,6 +148,7 @@ REQUIRED = {
         **dict.fromkeys(["late_win", "never"], ("part", "token_class", "reader", "lens", "prompt")),
         **dict.fromkeys(["effect", "projection", "cosine"], ("axis", "measured", "layer", "prompt")),
         **dict.fromkeys(["r", "r_low", "r_high"], ("scale", "kind", "given", "feature", "measured", "lens")),
+        "candidate_overlap": ("measured", "lens", "prompt"),
         "cells_per_step": (),
     },
     "exp14": {

@@ -13,7 +13,7 @@ from nbhelpers.depths import final_fifth
 from nbhelpers.effects import AXES, PROJECTIONS, baselines
 from nbhelpers.store import described
 
-FEATURES = (*AXES, "delta_cosine")
+FEATURES = (*AXES, "delta_cosine", "remainder", "rank_gain")
 KINDS = ("level", "within_prompt", "shift")
 # What a correlation is partialled for: the entropy over the same layers, or of the condition's own output.
 GIVEN = ("nothing", "late_entropy", "final_entropy")
@@ -28,21 +28,30 @@ UNITS = {
 def features(steps: xr.Dataset, *, basis: str = "host", scale: str = "cosine") -> xr.Dataset:
     """Return one value a step of what may go with late KL, each the mean over the final fifth of the layers, float64.
 
-    `value` (feature, condition, step): the update along each of `AXES`, and the MLP's δ-cosine. `kl` (condition, lens,
-    step): KL(layer ‖ own final), nats; `late_entropy` and `final_entropy`, of the same layers and of the last, nats.
-    Conditions are those whose updates were projected. scale: one of `effects.PROJECTIONS`; "projection" is the
-    study's, whose units differ between families. ValueError for another.
+    `value` (feature, condition, step): the update along each of `AXES`; the MLP's δ-cosine; `remainder`, what is left of
+    the update without its part along `anti_kl`, its length, or its share of the update's on the scale "cosine"; and
+    `rank_gain` of the teacher's token over the baseline, raw lens, 0 for a baseline. `kl` (condition, lens, step):
+    KL(layer ‖ own final), nats; `late_entropy` and `final_entropy`, of the same layers and of the last, nats. Conditions
+    are those whose updates were projected. scale: one of `effects.PROJECTIONS`; "projection" is the study's, whose
+    units differ between families. ValueError for another.
     """
     if scale not in PROJECTIONS:
         raise ValueError(f"The scale is {scale!r}; choose from {', '.join(PROJECTIONS)}.")
     late = steps.sel(basis=basis, layer=list(final_fifth(steps.attrs["n_layers"])))
+    rank = late.target_rank.sel(lens="raw", drop=True).astype(float)
+    before = rank.sel(condition=late.baseline.values).assign_coords(condition=late.condition.values)
     late = late.sel(condition=~late[scale].isnull().all(["axis", "layer", "step"]))
-    columns = [
-        late[scale].rename(axis="feature"),
-        late.delta_cosine.sel(component="mlp", drop=True).expand_dims(feature=["delta_cosine"]),
-    ]
+    size = late.update_norm.sel(component="mlp", drop=True) if scale != "cosine" else 1.0
+    along = late["cosine" if scale == "cosine" else "projection"].sel(axis="anti_kl", drop=True)
+    beside = {
+        "delta_cosine": late.delta_cosine.sel(component="mlp", drop=True),
+        "remainder": np.sqrt((size**2 - along.astype(float) ** 2).clip(min=0)),
+        "rank_gain": (before - rank).sel(condition=late.condition.values),
+    }
+    columns = [late[scale].rename(axis="feature")]
+    columns += [values.expand_dims(feature=[name]) for name, values in beside.items()]
     found = {
-        "value": xr.concat([column.mean("layer") for column in columns], "feature"),
+        "value": xr.concat([column.mean("layer").reset_coords(drop=True) for column in columns], "feature"),
         "kl": late.kl_layer_final.mean("layer"),
         "late_entropy": late.entropy.mean("layer"),
         "final_entropy": late.entropy.isel(layer=-1, drop=True),
@@ -146,5 +155,6 @@ def _partial_correlations(sums):
         for at in range(n, n + len(GIVEN)):
             # The first of `GIVEN` is nothing, whose place among the variables is KL's.
             given, kl_given = (r[..., :n, at], r[..., n, at][..., None]) if at > n else (0.0, 0.0)
-            found.append((with_kl - given * kl_given) / np.sqrt((1 - given**2) * (1 - kl_given**2)))
+            left = (1 - given**2) * (1 - kl_given**2)  # nothing where the given says all of one of them
+            found.append((with_kl - given * kl_given) / np.sqrt(np.where(left > 1e-12, left, np.nan)))
         return np.stack(found, axis=-2)

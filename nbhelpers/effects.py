@@ -38,6 +38,7 @@ UNITS = {
     "top1": ("1", "token id that the layer's lens ranks first"),
     "target_log_probability": ("nats", "log-probability of the teacher's token"),
     "target_rank": ("1", "rank of the teacher's token, 1 is first"),
+    "candidate_overlap": ("1", "Jaccard index of the twenty best tokens with the baseline's"),
     "target_log_rank": ("1", "natural logarithm of the rank of the teacher's token"),
     "top1_final": ("1", "share of steps whose layer ranks the final first token first"),
     "commitment": ("layer", "mean commitment layer"),

@@ -145,7 +145,7 @@ def graft_cost(run: Run, size: Size) -> Cost:
     stream = L * size.width * BYTES[run.model.dtype] * e.batch_size * reply
     readings = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, readings
     kept = (
-        EIGHT * L * (2 * 20.0 + 48.0) * e.n_prompts * reply
+        EIGHT * L * (2 * 24.0 + 60.0) * e.n_prompts * reply
     )  # of each lens, and of geometry and projections
     translators = 2.0 * L * size.width**2 * 4
     held = weights(run, size, 2) + translators + 2 * max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept

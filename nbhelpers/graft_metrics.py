@@ -112,7 +112,10 @@ def exp13(result: xr.Dataset) -> dict:
 
 
 def replacements(result: xr.Dataset) -> dict:
-    """Return shares of token groups among the first tokens that the late graft displaces and supports, tuned lens."""
+    """Return shares of token groups among the first tokens that the late graft displaces and supports, tuned lens.
+
+    With the share of cells that it replaces, and the overlap of the twenty best tokens with and without it.
+    """
     counts = result["replaced"].sel(condition=["B_late"], lens=["tuned"])
     shares, found = support.shares(support.grouped(counts, "displaced", "supported")).squeeze(), {}
     for role, name in ROLES.items():
@@ -120,7 +123,9 @@ def replacements(result: xr.Dataset) -> dict:
             one = shares.sel(role=role, token_class=group)
             found[f"{name}.{group}"] = stats.Interval(*(float(one[end]) for end in ("value", "low", "high")))
     cells = result["n_steps"].sum(["part", "token_class"]) * result["cells_per_step"]
-    return found | {"replaced_share": counts.squeeze(drop=True).sum(["displaced", "supported"]) / cells}
+    found["replaced_share"] = counts.squeeze(drop=True).sum(["displaced", "supported"]) / cells
+    overlap = result["candidate_overlap"].sel(measured="B_late", lens="tuned", drop=True)
+    return found | {"candidate_overlap": overlap.reset_coords(drop=True)}
 
 
 def all_steps(means: xr.Dataset, dim: str = "part") -> xr.Dataset:
@@ -170,7 +175,7 @@ def updates(result: xr.Dataset) -> dict:
 def correlations(result: xr.Dataset) -> dict:
     """Return r of late updates with the late distance over the steps of all conditions together, as the study pooled."""
     one, found = result.sel(kind="level", given="nothing", measured="pooled", lens="tuned"), {}
-    # The study gave it of projections and of cosines; the δ-cosine has one scale.
+    # The study gave it of projections and of cosines; the others have one scale.
     for scale, name in (("projection", "late_kl_r"), ("cosine", "late_kl_r_cosine")):
         for feature in one["feature"].values:
             if scale == "projection" or feature in result["axis"]:

@@ -17,6 +17,7 @@ DIVERGENCES = ("kl_layer_final", "kl_final_layer", "kl_layer_baseline_final", "k
                "kl_layer_teacher", "kl_teacher_layer", "js_teacher")  # fmt: skip
 INTEGERS = ("top1", "target_rank")
 READINGS = (*DIVERGENCES, "entropy", "target_log_probability", *INTEGERS)
+OVERLAP, N_CANDIDATES = "candidate_overlap", 20
 CELLS = 1 << 23
 # One tile of logits should stay in a core's cache, and a product should have some hundred rows.
 _CACHED, _STATES, _GROUP = 1 << 19, 8, 64
@@ -32,6 +33,7 @@ def compare(
     baseline: Sequence[int],
     layers: Sequence[int] | None = None,
     cells: int | None = None,
+    candidates: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> dict[str, Tensor]:
     """Return {reading: [condition, layer, token]} of `READINGS`: every condition's layers through one lens.
 
@@ -39,7 +41,8 @@ def compare(
     read once. targets: [token], the id that follows. teacher: index of the teacher's condition; baseline: of each
     condition's. layers: those to read, None for all. cells: logits held, a few times over (None: `cells_for`); they
     change no result. float32, nats (`effects.UNITS` says of what), but int64 `top1` ids and `target_rank`, 1 + the tokens
-    above. ValueError for targets outside the real vocabulary.
+    above. candidates: (conditions, layers) for `candidate_overlap` beside, the Jaccard index of the `N_CANDIDATES` best
+    tokens with the baseline's at the same layer, NaN elsewhere. ValueError for targets outside the real vocabulary.
     """
     layers = list(range(len(residuals[0])) if layers is None else layers)
     rows, weight = target_rows(targets, unembedding), unembedding.weight
@@ -47,6 +50,8 @@ def compare(
     cells = cells_for(rows.device) if cells is None else cells
     size = tile_rows(len(weight), states, len(rows), cells, cached=not rows.is_cuda)
     out = _empty(len(residuals), len(layers), len(rows), rows.device)
+    if candidates is not None:
+        out[OVERLAP] = torch.full_like(out["entropy"], torch.nan)
     counts = len(residuals), len(residuals), states, *[1] * 5
     tiles = [rows.new_empty(n * size * len(weight), dtype=torch.float32) for n in counts]
     plan = distinct(residuals, layers, teacher)
@@ -54,7 +59,8 @@ def compare(
         here = slice(start, start + size)
         chunk = [[h[here].to(rows.device) for h in stack] for stack in residuals]
         part = {name: values[..., here] for name, values in out.items()}
-        _compare_rows(chunk, unembedding, weight, rows[here], plan, tiles, teacher, baseline, part)
+        note = _overlaps(*(candidates or ([], [])), layers, baseline, part)
+        _compare_rows(chunk, unembedding, weight, rows[here], plan, tiles, teacher, baseline, note, part)
     return _settled(out, unembedding, layers, len(residuals[0]) - 1)
 
 
@@ -111,8 +117,11 @@ def distinct(
     return found
 
 
-def _compare_rows(chunk, unembedding, weight, targets, plan, tiles, teacher, baseline, out):
-    """Fill out {reading: [condition, layer, token]} for the tokens of one chunk [condition][layer][token, d]."""
+def _compare_rows(chunk, unembedding, weight, targets, plan, tiles, teacher, baseline, note, out):
+    """Fill out {reading: [condition, layer, token]} for the tokens of one chunk [condition][layer][token, d].
+
+    note: a function of (index of a layer, conditions, logits) that sees every logits first (`_overlaps`).
+    """
     log_final, p_final, logits, p, work, mixed, *held = _shaped(tiles, len(targets), len(weight))
     _unembed([stack[-1] for stack in chunk], unembedding, weight, log_final)
     for final in zip(log_final, p_final):
@@ -121,12 +130,15 @@ def _compare_rows(chunk, unembedding, weight, targets, plan, tiles, teacher, bas
     last = len(chunk[0]) - 1
     for index, layer, sharing in plan:
         if layer == last:
-            read(index, sharing, logits[0].copy_(log_final[sharing[0]]), p)
+            z = logits[0].copy_(log_final[sharing[0]])
+            note(index, sharing, z)
+            read(index, sharing, z, p)
     lower = [state for state in plan if state[1] != last]
     for at in range(0, len(lower), len(logits)):
         block = lower[at : at + len(logits)]
         _unembed([chunk[sharing[0]][layer] for _, layer, sharing in block], unembedding, weight, logits)
         for (index, _, sharing), z in zip(block, logits):
+            note(index, sharing, z)
             read(index, sharing, z, p)
 
 
@@ -189,6 +201,30 @@ def _top(z):
     top, group = groups.amax(-1).max(-1)
     best = group * _GROUP + groups[torch.arange(len(z), device=z.device), group].argmax(-1)
     return best if rest is None else torch.where(rest.values > top, rest.indices + whole, best)
+
+
+def _overlaps(conditions, near, layers, baseline, out):
+    """note(index, conditions, z) keeps the best tokens of logits z [token, row]; fills out's overlaps once both are there."""
+    wanted, best = {*conditions, *(baseline[i] for i in conditions)}, {}
+
+    def note(index, sharing, z):
+        mine = wanted.intersection(sharing) if layers[index] in near else ()
+        if mine:
+            best.update(
+                dict.fromkeys(((index, i) for i in mine), z.topk(min(N_CANDIDATES, z.shape[1])).indices)
+            )
+        for i in conditions if mine else ():
+            pair = (index, i), (index, baseline[i])
+            if mine.intersection((i, baseline[i])) and all(key in best for key in pair):
+                out[OVERLAP][i, index] = _jaccard(*(best[key] for key in pair))
+
+    return note
+
+
+def _jaccard(a, b):
+    """The Jaccard index [token] of two sets of rows [token, k], each without repeats."""
+    common = (a[:, :, None] == b[:, None]).sum((1, 2))
+    return common / (a.shape[1] + b.shape[1] - common)
 
 
 def _reader(final, targets, teacher, baseline, held, scratch, out):

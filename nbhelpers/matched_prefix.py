@@ -63,20 +63,24 @@ def read_bases(
 
     residuals: of each condition. basis: "host" reads each condition through its own model's lens, "pt" or "it" all
     through that model's; what two bases share is read once. lenses: tuned lens by variant; None for the raw lens alone.
-    `teacher` is a condition's name here.
+    `teacher` is a condition's name here, and so are the conditions of `candidates`.
     """
     names, out = [condition.name for condition in conditions], None
-    teacher = names.index(options.pop("teacher"))
+    teacher, (closely, near) = (
+        names.index(options.pop("teacher")),
+        options.pop("candidates", None) or ((), ()),
+    )
     for reader in OTHER:
         through = {i for i, c in enumerate(conditions) if reader in bases or c.host == reader}
         members = sorted(through | {teacher})
         place = {i: at for at, i in enumerate(members)}
         based = [place[names.index(conditions[i].baseline)] for i in members]
+        candidates = ([place[i] for i in members if names[i] in closely], near) if closely else None
         stacks = [[residuals[names[i]] for i in members]]
         stacks += [translated(stacks[0], lenses[reader], options["layers"])] if lenses else []
         for k, stack in enumerate(stacks):
             found = compare(stack, getattr(pair, reader).unembedding, targets, teacher=place[teacher],
-                            baseline=based, **options)  # fmt: skip
+                            baseline=based, candidates=candidates, **options)  # fmt: skip
             shape = len(stacks), len(bases), len(conditions)
             out = out or {name: values.new_empty(*shape, *values.shape[1:]) for name, values in found.items()}
             for b, basis in enumerate(bases):
@@ -107,23 +111,26 @@ def measure(
     read. conditions: see `study_conditions`; the teacher's own, C or A', and every baseline must be among them. lenses:
     tuned lens by variant; None leaves only the raw lens. teacher: "it" or "pt". shared: variants whose lens reads all
     conditions, beside each host's own. layers: those to read; the last always is. projected: conditions whose MLP
-    updates `late_updates.projections` reads in the final fifth.
+    updates `late_updates.projections` reads in the final fifth, and whose best tokens are set beside the baseline's there.
     cells: logits held at once (None: `cells_for`). seed: of random controls.
 
-    Dims: `READINGS` (lens, basis, condition, layer, step); `delta_cosine`, `update_norm` (component, condition, layer,
-    step); `residual_cosine_teacher`, `residual_distance_teacher` (condition, layer, step); `nll`, `free_top1`
-    (condition, step); `effect`, `projection`, `cosine` (axis, condition, layer, step); `token_id`, `token_class`
-    (step). InterventionError for a condition that is missing, TokenizerError for an id of two meanings.
+    Dims: `READINGS` and `candidate_overlap` (lens, basis, condition, layer, step); `delta_cosine`, `update_norm`
+    (component, condition, layer, step); `residual_cosine_teacher`, `residual_distance_teacher` (condition, layer, step);
+    `nll`, `free_top1` (condition, step); `effect`, `projection`, `cosine` (axis, condition, layer, step); `token_id`,
+    `token_class` (step). InterventionError for a condition that is missing, TokenizerError for an id of two meanings.
     """
     layers = sorted({*(range(pair.n_layers) if layers is None else layers), pair.n_layers - 1})
     cells = cells or cells_for(pair.pt.unembedding.weight.device)
     options, bases = {"teacher": TEACHER[teacher], "layers": layers, "cells": cells}, ("host", *shared)
+    candidates = (projected, depths.final_fifth(pair.n_layers))
     _check(pair, prompts, continuations, conditions, [options["teacher"], *projected])
     batches = list(matched_batches(prompts, continuations, batch_size, pair.it.tokenizer.pad_token_id))
     for batch in progress(batches, "matched prefix"):
         made = _made(pair, batch, conditions, projected, seed, options)
         targets, residuals = batch["raw"].targets, made.pop("residual")
-        read = read_bases(pair, conditions, residuals, targets, lenses, bases, **options)
+        read = read_bases(
+            pair, conditions, residuals, targets, lenses, bases, candidates=candidates, **options
+        )
         found = xr.Dataset({name: (READ_DIMS, narrow(values)) for name, values in read.items()} | made)
         last = found.isel(layer=-1, lens=0, basis=0, drop=True)
         found["nll"], found["free_top1"] = -last.target_log_probability, last.top1
@@ -214,8 +221,8 @@ def _labelled(found, pair, batch, continuations, conditions, bases, layers):
     return described(found, UNITS)
 
 
-STEPWISE = ("top1", "target_rank", "target_log_probability", "kl_layer_final", "entropy", "delta_cosine",
-            *effects.PROJECTIONS, "token_id", "token_class")  # fmt: skip
+STEPWISE = ("top1", "target_rank", "target_log_probability", "kl_layer_final", "entropy", "candidate_overlap",
+            "delta_cosine", "update_norm", *effects.PROJECTIONS, "token_id", "token_class")  # fmt: skip
 
 
 def matched_prefix(
@@ -248,7 +255,7 @@ def with_steps(
     """Return what `matched_prefix` returns, and of the same pass the steps that experiment 13 reads.
 
     The steps: `STEPWISE` of the conditions named in `stepwise` and their baselines, through the host's own lens (basis
-    "host"), in the order of the prompts; `prompt_index` counts these. 20 bytes a lens, condition, layer and step, and 48
+    "host"), in the order of the prompts; `prompt_index` counts these. 24 bytes a lens, condition, layer and step, and 60
     for geometry. InterventionError for a name that is not among the conditions.
     """
     wanted = {*stepwise, *(c.baseline for c in conditions if c.name in stepwise)}

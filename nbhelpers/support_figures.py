@@ -23,6 +23,8 @@ FEATURES = {
     "anti_top1": "against the leading token",
     "anti_kl": "away from the own final",
     "delta_cosine": "δ-cosine of the MLP",
+    "remainder": "beside the own final's axis",
+    "rank_gain": "rank gain of the teacher's token",
 }
 GIVEN = {"nothing": "nothing", "late_entropy": "entropy of these layers", "final_entropy": "final entropy"}
 KINDS = {"level": "level", "within_prompt": "within prompts", "shift": "shift from the baseline"}
@@ -101,10 +103,10 @@ def pushes(results, scale="cosine") -> alt.Chart:
 
 def related(results) -> alt.Chart:
     """Return Pearson's r of late updates with late KL over steps; the reader chooses kind, what is held fixed and lens."""
-    found = []
+    found, of_updates = [], [name for name in FEATURES if name != "rank_gain"]
     for panel, dataset in results.items():
         one = dataset[["r", "r_low", "r_high"]].rename(r="mean", r_low="low", r_high="high")
-        one = one.sel(scale="cosine", measured=list(READERS)).reset_coords(drop=True)
+        one = one.sel(scale="cosine", measured=list(READERS), feature=of_updates).reset_coords(drop=True)
         frame = one.to_dataframe().reset_index().assign(panel=panel, prompts=dataset.sizes["prompt"])
         found.append(frame)
     rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)

@@ -30,6 +30,10 @@ UNITS = {
     "effect": ("logits or nats", "first-order change of an axis by the layer's MLP update"),
     "projection": ("1", "length of the layer's MLP update along an axis, in units of the residual"),
     "cosine": ("1", "cosine of the layer's MLP update with an axis"),
+    "candidate_overlap": (
+        "1",
+        "Jaccard index of the twenty best tokens with the baseline's, mean of late layers",
+    ),
     "r": ("1", "Pearson's r of a feature with late KL over steps"),
     "r_low": ("1", "lower end of its BCa interval over prompts"),
     "r_high": ("1", "upper end of its BCa interval over prompts"),
@@ -42,7 +46,8 @@ def summarise(steps: xr.Dataset, tokenizer, options: ExperimentParams) -> xr.Dat
 
     steps: of `matched_prefix.with_steps`, with all layers. Class counts and shares of grafts, (condition, lens, …); gains by
     class of the teacher's token (part, token_class, condition, lens, prompt); projections (axis, condition, layer,
-    prompt) in the final fifth; correlations (scale, kind, given, feature, condition, lens), of cosines and projections.
+    prompt) and overlaps of candidates (condition, lens, prompt) in the final fifth; correlations (scale, kind, given,
+    feature, condition, lens), of cosines and projections.
     """
     draws = {"n_resamples": options.n_resamples, "seed": options.seed}
     counts = support.replaced(steps, tokenizer)
@@ -54,8 +59,10 @@ def summarise(steps: xr.Dataset, tokenizer, options: ExperimentParams) -> xr.Dat
     related = xr.concat(related, xr.IndexVariable("scale", list(scales)))
     related = related.rename(value="r", low="r_low", high="r_high", condition="measured")
     pushes = update_means(steps).rename(condition="measured")
+    overlaps = overlap_means(steps).to_dataset().rename(condition="measured")
     parts = [
-        each.reset_coords(drop=True) for each in (counts.to_dataset(), shares, gains, wins, related, pushes)
+        each.reset_coords(drop=True)
+        for each in (counts.to_dataset(), shares, gains, wins, related, pushes, overlaps)
     ]
     found = xr.merge(parts, compat="override", join="outer", combine_attrs="drop")
     found["cells_per_step"] = (), counts.attrs["cells_per_step"]
@@ -75,3 +82,16 @@ def update_means(steps: xr.Dataset) -> xr.Dataset:
         means[name] = ("prompt", *dims), by_prompt
     kept = {name: late[name].values for name in dims}
     return xr.Dataset(means, kept | {"prompt": prompts})
+
+
+def overlap_means(steps: xr.Dataset) -> xr.DataArray:
+    """Return per-prompt means of `candidate_overlap` over the final fifth, (condition, lens, prompt), 1 for baselines."""
+    late = steps.candidate_overlap.sel(
+        basis="host", layer=list(final_fifth(steps.attrs["n_layers"])), drop=True
+    )
+    late = late.mean("layer").transpose("condition", "lens", "step").reset_coords(drop=True)
+    late = late.sel(condition=~late.isnull().all(["lens", "step"]))
+    prompts, prompt = np.unique(steps.prompt_index.values, return_inverse=True)
+    means = prompt_means(late.values, prompt, len(prompts))
+    coords = {"prompt": prompts, "condition": late.condition.values, "lens": late.lens.values}
+    return xr.DataArray(means, coords, ("prompt", "condition", "lens"), "candidate_overlap")

@@ -145,13 +145,16 @@ def made_up(lengths=(4, 2, 3), *, n_layers=10, conditions=None, seed=0, vocabula
     found |= {name: (shape, rng.integers(1, vocabulary, sizes)) for name in INTEGERS}
     for name in ("kl_layer_final", "kl_final_layer"):
         found[name][1][..., -1, :] = 0
-    component = ("component", *shape[2:])
+    component, length = ("component", *shape[2:]), rng.lognormal(size=(3, *sizes[2:]))
     found |= {
-        name: (component, rng.uniform(-1, 1, (3, *sizes[2:]))) for name in ("delta_cosine", "update_norm")
+        "delta_cosine": (component, rng.uniform(-1, 1, (3, *sizes[2:]))),
+        "update_norm": (component, length),
     }
     pushed = np.array([c.name in PROJECTED for c in conditions])[:, None, None] & late[:, None]
-    for name in PROJECTIONS:
-        found[name] = ("axis", *shape[2:]), np.where(pushed, rng.normal(size=(3, *sizes[2:])), np.nan)
+    cosine, change = rng.uniform(-1, 1, (3, *sizes[2:])), rng.normal(size=(3, *sizes[2:]))
+    for name, values in zip(PROJECTIONS, (change, cosine * length[2], cosine)):
+        found[name] = ("axis", *shape[2:]), np.where(pushed, values, np.nan)
+    found["candidate_overlap"] = shape, np.where(pushed, rng.uniform(size=sizes), np.nan)
     found["nll"] = ("condition", "step"), rng.lognormal(size=(len(conditions), n))
     found["free_top1"] = ("condition", "step"), rng.integers(1, vocabulary, (len(conditions), n))
     found["token_id"] = "step", rng.integers(1, vocabulary, n)

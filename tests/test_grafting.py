@@ -211,6 +211,18 @@ def test_token_support_of_real_steps():
     )
 
 
+def test_overlap_means_are_means_over_each_prompts_steps():
+    _, steps = whole()
+    made = token_support.overlap_means(steps)
+    assert list(made.condition.values) == ["C", "A'", "B_late", "D_late"]
+    assert (made.sel(condition=["C", "A'"]) == 1).all() and (made.sel(condition="B_late") < 1).any()
+    for prompt in range(3):
+        here = steps.candidate_overlap.isel(step=(steps.prompt_index == prompt).values)
+        cells = here.sel(condition="D_late", lens="tuned", basis="host", layer=[9, 10, 11]).values.ravel()
+        got = made.sel(condition="D_late", lens="tuned", prompt=prompt)
+        assert float(got) == pytest.approx(sum(cells.tolist()) / cells.size, rel=1e-5)
+
+
 def test_update_means_are_means_over_each_prompts_steps():
     _, steps = whole()
     made = token_support.update_means(steps)

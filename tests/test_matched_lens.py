@@ -1,5 +1,7 @@
 """`compare` against a slow float64 loop over conditions, layers and tokens with whole softmaxes."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -70,6 +72,42 @@ def test_every_reading_equals_the_slow_loop(vocabulary, softcap):
             assert torch.equal(values, expected[name]), name
         else:
             torch.testing.assert_close(values, expected[name].float(), rtol=2e-5, atol=2e-6)
+
+
+def slow_overlap(stacks, of, condition, layer, token, k):
+    """The Jaccard index of two Python sets of the k tokens with the largest logits."""
+    rows = (slow_log_probabilities(stacks[i][layer], of)[token] for i in (condition, BASELINE[condition]))
+    one, other = ({*row.argsort(descending=True)[:k].tolist()} for row in rows)
+    return len(one & other) / len(one | other)
+
+
+@pytest.mark.parametrize("vocabulary", [12, 150])
+@pytest.mark.parametrize("cells", [None, 1, 3 * 8 * 150])
+def test_overlaps_of_the_best_tokens_by_sets(vocabulary, cells):
+    of, stacks = unembedding(vocabulary), streams()
+    targets, k = draw_targets(of), min(20, vocabulary)
+    plain = compare(stacks, of, targets, cells=cells)
+    found = compare(stacks, of, targets, cells=cells, candidates=([1, 2, 3], [1, 2, 3]))
+    overlap = found.pop(matched_lens.OVERLAP)
+    for name, values in plain.items():
+        assert torch.equal(found[name], values), name
+    assert overlap[0].isnan().all() and overlap[:, 0].isnan().all()
+    for condition, layer, token in itertools.product([1, 2, 3], [1, 2, 3], range(TOKENS)):
+        wanted = slow_overlap(stacks, of, condition, layer, token, k)
+        assert float(overlap[condition, layer, token]) == pytest.approx(wanted)
+    assert (overlap[1, 1:] == 1).all() and (
+        overlap[2, 1] == 1
+    ).all()  # a baseline, and what is shared with it
+    assert vocabulary < 20 or (overlap[2, 2:] < 1).all()
+
+
+def test_overlaps_of_some_layers_and_no_condition():
+    of, stacks = unembedding(), streams()
+    targets = draw_targets(of)
+    whole = compare(stacks, of, targets, candidates=([2, 3], [2, 3]))[matched_lens.OVERLAP]
+    part = compare(stacks, of, targets, layers=[1, 3], candidates=([2, 3], [2, 3]))[matched_lens.OVERLAP]
+    assert torch.equal(part[2:, 1], whole[2:, 3]) and part[:, 0].isnan().all()
+    assert compare(stacks, of, targets, candidates=([], [2, 3]))[matched_lens.OVERLAP].isnan().all()
 
 
 def test_peaked_distributions_are_not_clipped():

@@ -83,6 +83,29 @@ def test_readings_equal_stepwise_decoding_of_swapped_modules(family):
 
 
 @families
+def test_overlaps_of_candidates_equal_stepwise_decoding(family):
+    """The twenty best tokens beside the baseline's, where neither has a twentieth and a next one that nearly tie."""
+    given, found, compared = case(family), steps(family), 0
+    for condition, lens, basis in itertools.product(given.conditions, LENSES, BASES):
+        reader = condition.host if basis == "host" else basis
+        ours = found.candidate_overlap.sel(condition=condition.name, lens=lens, basis=basis)
+        if condition.name not in PROJECTED:
+            assert ours.isnull().all()
+            continue
+        assert ours.isnull().any("step").values.tolist() == [layer < 9 for layer in range(12)]
+        both = (slow_logp(family, reader, lens, name) for name in (condition.name, condition.baseline))
+        for at, (own, base) in enumerate(zip(*both)):
+            for layer in range(9, 12):
+                best = [row[layer].topk(21) for row in (own, base)]
+                if min(float(each.values[19] - each.values[20]) for each in best) < 1e-3:
+                    continue
+                one, other = ({*each.indices[:20].tolist()} for each in best)
+                wanted, compared = len(one & other) / len(one | other), compared + (one != other)
+                assert float(ours.isel(step=at, layer=layer)) == pytest.approx(wanted)
+    assert compared > 50
+
+
+@families
 def test_geometry_and_residuals_equal_stepwise_decoding(family):
     found = steps(family)
     cosine = torch.nn.functional.cosine_similarity
