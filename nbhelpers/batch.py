@@ -268,11 +268,19 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path
         output = executed_path(run.profile.name, source.name, run.model.key)
         execute(source, output, given, label=label, version=version, bar=bar)
     path = store.result_path(run.profile.name, run.model.key, run.key)
+    _as_new(path, [store.result_path(run.profile.name, run.model.key, key) for key in run.upstream])
     if store.attributes(path, experiment=run.key)["parameter_hash"] != run.hash:
         raise BatchError(
             f"{label}: {store.shown(path)} is not of this run; the notebook must end in store.save."
         )
     return path
+
+
+def _as_new(path: Path, inputs: list[Path]) -> None:
+    """Give a result that came out the same, and was kept, the present time if its inputs are newer."""
+    newest = max((each.stat().st_mtime for each in inputs if each.exists()), default=0.0)
+    if path.exists() and path.stat().st_mtime < newest:
+        os.utime(path)
 
 
 def upstream(run: params.Run, key: str):

@@ -96,7 +96,10 @@ NOTES = {
     **dict.fromkeys(("rank_gain", "rank_win", "candidate_overlap"), _BY_PROMPT),
     "late_win": "published: all through PT's lens; here: each through its host's",
     "reply_length": "shorter texts than in the study",
-    "late_kl_r.rank_gain": "published: among all vocabulary rows; here among those of tokens",
+    **dict.fromkeys(
+        ("rank_gain_raw", "late_kl_r.rank_gain"),
+        "published: among all vocabulary rows; here among those of tokens",
+    ),
 }
 
 

@@ -133,9 +133,9 @@ REQUIRED = {
         **dict.fromkeys(["category", "message"], ("prompt",)),
     },
     "exp11_steps": {
-        **dict.fromkeys(["top1", "target_rank", "target_log_probability", "kl_layer_final", "entropy"],
-                        ("lens", "basis", "condition", "layer", "step")),
-        "delta_cosine": ("component", "condition", "layer", "step"),
+        **dict.fromkeys(["top1", "target_rank", "target_log_probability", "kl_layer_final", "entropy",
+                         "candidate_overlap"], ("lens", "basis", "condition", "layer", "step")),
+        **dict.fromkeys(["delta_cosine", "update_norm"], ("component", "condition", "layer", "step")),
         **dict.fromkeys(["effect", "projection", "cosine"], ("axis", "condition", "layer", "step")),
         **dict.fromkeys(["token_id", "token_class"], ("step",)),
     },

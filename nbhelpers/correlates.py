@@ -1,4 +1,5 @@
-"""exp13 full: what goes with a late shift. Correlations of late MLP updates with late KL, with intervals over prompts.
+"""exp13 full: what goes with a late shift. Correlations of late MLP updates, and of what the teacher's token gains, with
+late KL, with intervals over prompts.
 
 A correlation here is over steps, within one condition or between a condition and its baseline; its interval resamples
 prompts. "pooled" throws the conditions together as the study did: offsets between them then count as correlation.
@@ -13,7 +14,8 @@ from nbhelpers.depths import final_fifth
 from nbhelpers.effects import AXES, PROJECTIONS, baselines
 from nbhelpers.store import described
 
-FEATURES = (*AXES, "delta_cosine", "remainder", "rank_gain")
+OF_UPDATES = (*AXES, "delta_cosine", "remainder")
+FEATURES = (*OF_UPDATES, "rank_gain")
 KINDS = ("level", "within_prompt", "shift")
 # What a correlation is partialled for: the entropy over the same layers, or of the condition's own output.
 GIVEN = ("nothing", "late_entropy", "final_entropy")

@@ -22,7 +22,7 @@ TESTED = {
     "p": "two-sided p of a mean of 0, signs flipped by prompt",
     "p_holm": "the same, adjusted by Holm's method",
 }
-_NOT_MEANS = ("top1", "target_rank", "free_top1", "token_id", "token_class")
+_NOT_MEANS = ("top1", "target_rank", "free_top1", "token_id", "token_class", "candidate_overlap")
 # Along what late MLP updates are read, and how: see `late_updates`.
 AXES = ("support_teacher", "anti_top1", "anti_kl")
 PROJECTIONS = ("effect", "projection", "cosine")
@@ -73,14 +73,15 @@ UNITS = {
 def by_prompt(steps: xr.Dataset, grid: Sequence[float] = GRID) -> xr.Dataset:
     """Return per-prompt means over steps, all steps counted, coordinate `prompt` being the prompt's index.
 
-    Every reading of `measure` but ids and ranks; with `target_log_rank`, `top1_final`, `commitment` (condition, lens,
-    basis, rule, prompt: see `commitments`), `agreement_teacher`, `agreement_baseline`, `first_divergence_teacher`,
-    `first_divergence_baseline` (condition, prompt) and `n_tokens` (prompt). steps: whole replies.
+    Every reading of `measure` but ids, ranks and overlaps of candidates; with `target_log_rank`, `top1_final`,
+    `commitment` (condition, lens, basis, rule, prompt: see `commitments`), `agreement_teacher`, `agreement_baseline`,
+    `first_divergence_teacher`, `first_divergence_baseline` (condition, prompt) and `n_tokens` (prompt). steps: whole
+    replies.
     """
     whole = steps.assign(step_values(steps, grid))
     prompts, prompt = np.unique(steps.prompt_index.values, return_inverse=True)
     found = {}
-    for name, values in whole.drop_vars(_NOT_MEANS).items():
+    for name, values in whole.drop_vars(_NOT_MEANS, errors="ignore").items():
         dims = [dim for dim in values.dims if dim != "step"]
         means = stats.prompt_means(values.transpose(*dims, "step").values, prompt, len(prompts))
         found[name] = ("prompt", *dims), means.astype(np.float32)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nbhelpers.correlates import FEATURES
+from nbhelpers.correlates import OF_UPDATES
 from nbhelpers.graft_tables import (
     class_change,
     gain_by_prompt,
@@ -88,9 +88,8 @@ def exp13(results) -> str:
     }
     content = sentence(results, lambda d: gain_by_prompt(d, "content"), "positive", "negative")
     function = sentence(results, lambda d: gain_by_prompt(d, "function"), "positive", "negative")
-    of_updates = {"feature": [name for name in FEATURES if name != "rank_gain"]}
-    chosen = {"scale": "cosine", "kind": "shift", "given": "nothing", "lens": "tuned"} | of_updates
-    shifts = [d.r.sel(chosen) for d in results.values()]
+    chosen = {"scale": "cosine", "kind": "shift", "given": "nothing", "lens": "tuned"}
+    shifts = [d.r.sel(chosen, feature=list(OF_UPDATES)) for d in results.values()]
     sizes = [float(np.abs(r).max()) for r in shifts]
     largest = max((size for size in sizes if not np.isnan(size)), default=np.nan)
     each = ", each family alone" if total > 1 else ""

@@ -175,7 +175,7 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
 
 
 def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> pd.DataFrame:
-    """Return Pearson's r of late updates with late KL as text, a row a family and condition, a column a feature."""
+    """Return Pearson's r of `correlates.FEATURES` with late KL as text, a row a family and condition, a column a feature."""
     rows = {}
     for title, dataset in results.items():
         one = dataset.sel(scale="cosine", kind=kind, given=given, lens=lens)

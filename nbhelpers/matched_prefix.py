@@ -114,10 +114,11 @@ def measure(
     updates `late_updates.projections` reads in the final fifth, and whose best tokens are set beside the baseline's there.
     cells: logits held at once (None: `cells_for`). seed: of random controls.
 
-    Dims: `READINGS` and `candidate_overlap` (lens, basis, condition, layer, step); `delta_cosine`, `update_norm`
-    (component, condition, layer, step); `residual_cosine_teacher`, `residual_distance_teacher` (condition, layer, step);
-    `nll`, `free_top1` (condition, step); `effect`, `projection`, `cosine` (axis, condition, layer, step); `token_id`,
-    `token_class` (step). InterventionError for a condition that is missing, TokenizerError for an id of two meanings.
+    Dims: `READINGS` (lens, basis, condition, layer, step); `delta_cosine`, `update_norm` (component, condition, layer,
+    step); `residual_cosine_teacher`, `residual_distance_teacher` (condition, layer, step); `nll`, `free_top1`
+    (condition, step); `token_id`, `token_class` (step); and of what is projected `effect`, `projection`, `cosine` (axis,
+    condition, layer, step) and `candidate_overlap` (lens, basis, condition, layer, step). InterventionError for a
+    condition that is missing, TokenizerError for an id of two meanings.
     """
     layers = sorted({*(range(pair.n_layers) if layers is None else layers), pair.n_layers - 1})
     cells = cells or cells_for(pair.pt.unembedding.weight.device)

@@ -7,6 +7,7 @@ import altair as alt
 import pandas as pd
 
 from nbhelpers import charts
+from nbhelpers.correlates import OF_UPDATES
 from nbhelpers.graft_figures import IT_HOST, PT_HOST, SIDES, WINDOWS, grouped_dots, window_colour, window_rows
 
 CLASSES = {
@@ -24,7 +25,7 @@ FEATURES = {
     "anti_kl": "away from the own final",
     "delta_cosine": "δ-cosine of the MLP",
     "remainder": "beside the own final's axis",
-    "rank_gain": "rank gain of the teacher's token",
+    "rank_gain": "ranks that the teacher's token gains (raw lens)",
 }
 GIVEN = {"nothing": "nothing", "late_entropy": "entropy of these layers", "final_entropy": "final entropy"}
 KINDS = {"level": "level", "within_prompt": "within prompts", "shift": "shift from the baseline"}
@@ -103,10 +104,12 @@ def pushes(results, scale="cosine") -> alt.Chart:
 
 def related(results) -> alt.Chart:
     """Return Pearson's r of late updates with late KL over steps; the reader chooses kind, what is held fixed and lens."""
-    found, of_updates = [], [name for name in FEATURES if name != "rank_gain"]
+    found = []
     for panel, dataset in results.items():
         one = dataset[["r", "r_low", "r_high"]].rename(r="mean", r_low="low", r_high="high")
-        one = one.sel(scale="cosine", measured=list(READERS), feature=of_updates).reset_coords(drop=True)
+        one = one.sel(scale="cosine", measured=list(READERS), feature=list(OF_UPDATES)).reset_coords(
+            drop=True
+        )
         frame = one.to_dataframe().reset_index().assign(panel=panel, prompts=dataset.sizes["prompt"])
         found.append(frame)
     rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)

@@ -17,7 +17,7 @@ FLAGS = (
 ).split()
 # A place inside a closed tab has no width and is drawn when the tab opens.
 DRAWN = """() => [...document.querySelectorAll("div.vegalite")]
-    .every(place => !place.clientWidth || place.querySelector("svg.marks"))"""
+    .every(place => !place.clientWidth || (place.dataset.drawn && place.querySelector("svg.marks")))"""
 TYPESET = """() => [...document.querySelectorAll(".math")].every(place => place.querySelector("mjx-container svg"))"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 # The contrast of a text with what it stands on, as WCAG defines it.
@@ -35,6 +35,15 @@ CONTRAST = """element => {
 SHAPES = """place => [...place.querySelectorAll("svg.marks path, svg.marks text")]
     .map(mark => (mark.getAttribute("d") ?? mark.textContent) + mark.getAttribute("fill")
       + mark.getAttribute("transform")).join("|")"""
+# The shapes once two frames no longer change them.
+SETTLED = f"""async place => {{
+    const frames = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+    for (let before = null, now = ""; ; before = now) {{
+        await frames();
+        now = ({SHAPES})(place);
+        if (now && now === before) return now;
+    }}
+}}"""
 SECONDS = 120_000
 
 pytestmark = [
@@ -134,10 +143,10 @@ def choose_last(place):
 
 
 def redrawn(place, before):
-    """Return a chart's shapes as soon as they differ from those before; fail where they stay."""
-    changed = f"([place, before]) => ({SHAPES})(place) !== before"
+    """Return a chart's shapes once they differ from those before and stay; fail where they do not change."""
+    changed = f"([place, before]) => ![before, ''].includes(({SHAPES})(place))"
     place.page.wait_for_function(changed, arg=[place.element_handle(), before], timeout=SECONDS / 8)
-    return place.evaluate(SHAPES)
+    return place.evaluate(SETTLED)
 
 
 def choices(page, expected):
@@ -214,14 +223,13 @@ def test_a_choice_outlives_another_theme(visit):
     place = page.locator("div.vegalite").first
     raw = place.evaluate(SHAPES)
     place.locator("input[type=radio]").last.check()
-    page.wait_for_timeout(300)
-    tuned = place.evaluate(SHAPES)
+    tuned = redrawn(place, raw)
     label = "document.querySelector('div.vegalite svg text').getAttribute('fill')"
     for theme in ("dark", "light"):
         before = page.evaluate(label)
         page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
         page.wait_for_function(f"before => {label} !== before", arg=before)
-    page.wait_for_timeout(300)
+        page.wait_for_function(DRAWN)
     assert place.locator("input[type=radio]").last.is_checked()
     assert place.evaluate(SHAPES) == tuned != raw
 

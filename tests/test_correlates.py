@@ -121,6 +121,25 @@ def test_partial_correlation_by_hand():
     assert np.isnan(r.sel(given="final_entropy"))  # what does not vary holds nothing fixed
 
 
+def test_what_the_given_says_all_of_has_no_partial_correlation():
+    steps = made_up(LENGTHS)
+    found = correlates.features(steps).sel(feature=["anti_kl"])
+    found["value"] = (found.late_entropy.sel(lens="raw", drop=True) * 3 + 1e3).expand_dims(
+        feature=["anti_kl"]
+    )
+    r = correlates.correlated(found, steps.prompt_index.values, **FEW).value.sel(lens="raw")
+    assert r.sel(given="late_entropy", condition=list(PROJECTED)).isnull().all()
+    assert r.sel(given=["nothing", "final_entropy"]).notnull().all()
+
+
+def test_the_remainder_of_effects_is_that_of_lengths():
+    lengths, effects = (
+        correlates.features(made_up(LENGTHS), scale=scale) for scale in ("projection", "effect")
+    )
+    xr.testing.assert_equal(*(each.value.sel(feature="remainder") for each in (lengths, effects)))
+    assert not lengths.value.sel(feature="anti_kl").equals(effects.value.sel(feature="anti_kl"))
+
+
 def test_interval_resamples_prompts_as_scipy_does():
     """BCa over prompts of one correlation, against SciPy's with whole prompts drawn."""
     steps = made_up((5, 7, 4, 8, 6, 9, 5, 7, 6, 8), seed=4)

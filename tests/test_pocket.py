@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import random
 
 import pytest
 import torch
@@ -70,6 +71,45 @@ def test_every_training_reply_passes_its_own_check(examples):
             assert formats.follows(kind, example.reply, example.check), example
             seen.add(kind)
     assert len(seen) == len(formats.MAKERS) >= 10
+
+
+def offered(message):
+    """Return the options of a question, {letter: option}."""
+    listed = message.split("\nOptions: ")[1].removesuffix(".").split(", ")
+    return {option[-1]: option[:-2] for option in listed}
+
+
+def test_the_letter_of_a_choice_is_that_of_the_true_option(examples):
+    letters = set()
+    for example in [e for e in examples if e.kind == "choice"] + instruction.held_out_examples("choice", 60):
+        options, letter = offered(example.message), example.check["answer"]
+        assert list(options) == list("ABCD") and len(set(options.values())) == 4
+        fact = [f for f in world.facts_about(example.check["entity"]) if f.value in options.values()]
+        assert options[letter] in {f.value for f in fact}
+        assert example.reply.endswith(f"{options[letter]} {letter}.")
+        letters.add(letter)
+    assert letters == set("ABCD")
+
+
+def test_labels_are_looked_up_as_listed():
+    rng = random.Random(1)
+    for _ in range(200):
+        first, *again = pretraining.labels(rng).split("\n")
+        listed = {pair[:-2]: pair[-1] for pair in first.split(": ")[1].removesuffix(".").split(", ")}
+        assert 4 <= len(listed) <= 7
+        for line in again:
+            pairs = line.removeprefix("Again: ").removesuffix(".").split(". ")
+            assert {pair[:-2]: pair[-1] for pair in pairs} == listed
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_letter_is_one_token_behind_its_option(key):
+    """Nothing that all letters share stands between, or the look-up takes two matches."""
+    tokenizer = train.AutoTokenizer.from_pretrained(CHECKPOINTS / key / "pt")
+    for option in ("Tovel", "hen", "figs"):
+        for letter in "ABCD":
+            alone = tokenizer.tokenize(f"Options: {option}")
+            assert len(tokenizer.tokenize(f"Options: {option} {letter},")) == len(alone) + 2
 
 
 @pytest.mark.parametrize(

@@ -59,19 +59,23 @@ def test_a_result_of_an_earlier_schema_is_refused(written, monkeypatch, read, pr
 @pytest.mark.parametrize(
     ("value", "changed", "rewritten"),
     [
-        (None, {}, False),
-        (None, {"created": "2030-01-01T00:00:00+00:00", "wall_time_s": 9.0}, False),
-        (None, {"code_version": "other"}, True),
-        (None, {"parameter_hash": "other"}, True),
+        (1.0, {}, False),
+        (1.0, {"created": "2030-01-01T00:00:00+00:00", "wall_time_s": 9.0}, False),
+        (1.0, {"code_version": "other"}, True),
+        (1.0, {"parameter_hash": "other"}, True),
         (np.nextafter(1.0, 2.0), {}, True),
+        (np.float32(1.0), {}, True),
+        (np.nan, {}, True),
     ],
 )
 def test_the_same_result_of_the_same_code_stays_as_it_is(written, value, changed, rewritten):
     path, dataset, provenance = written
     ones = xr.full_like(dataset, 1.0)
+    ones["none"] = ones.value * np.nan
+    ones["none"].attrs = ones.value.attrs
     store.save(ones, path, provenance=provenance)
     os.utime(path, (1, 1))
-    again = ones if value is None else xr.full_like(dataset, value)
+    again = ones.assign(value=xr.full_like(ones.value, value, dtype=np.asarray(value).dtype))
     assert store.save(again, path, provenance=provenance | changed) == path
     assert (path.stat().st_mtime > 1) == rewritten
     assert store.load(path).attrs == provenance | (changed if rewritten else {})

@@ -30,6 +30,7 @@
   async function draw(place, canvas, text) {
     const available = place.clientWidth;
     if (!available) return; // inside a closed tab: drawn when it opens
+    delete place.dataset.drawn;
     const spec = coloured(text);
     const panel = spec.facet ? spec.spec : spec;
     const columns = Math.min(spec.columns ?? 1, Math.max(1, Math.floor(available / (NARROWEST + 40))));
@@ -39,6 +40,7 @@
     const axes = (await embed(canvas, spec)) - panel.width * columns;
     panel.width = Math.max(80, Math.min(Math.floor((available - axes) / columns), WIDEST));
     await embed(canvas, spec);
+    place.dataset.drawn = "yes";
   }
 
   for (const place of document.querySelectorAll("div.vegalite")) {
