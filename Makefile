@@ -40,6 +40,7 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 
 bench: $(STAMP)  ## time lenses, capture and grafts against their bounds and naive loops
 	@$(BIN)/python tests/bench_lens.py
+	@$(BIN)/python tests/bench_capture.py
 	@$(BIN)/python tests/bench_tuned_lens.py
 	@$(BIN)/python tests/bench_graft.py
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nbhelpers.decoding import Continuation, batches_by_length
-from nbhelpers.models import Decoder, stream_tensor
+from nbhelpers.models import STREAM, Decoder, block_layout, stream_tensor
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,18 @@ def capture(decoder: Decoder, batch: Batch) -> Stream:
         "input_ids": batch.input_ids.to(decoder.module.device),
         "attention_mask": batch.attention_mask.to(decoder.module.device),
     }
+    where = STREAM[block_layout(decoder.layers[0])]
+    normed = where["mlp_update"] != where["mlp_output"]  # else they are one tensor, kept once
     with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
         kept = nnsight.save(
             {name: [] for name in ("residual", "attention_update", "mlp_output", "mlp_update")}
         )
         embedding = nnsight.save(decoder.layers[0].input[row, column])
         for block in decoder.layers:
-            for name in ("attention_update", "mlp_output", "mlp_update"):
+            for name in ("attention_update", "mlp_output"):
                 kept[name].append(stream_tensor(block, name)[row, column])
+            update = stream_tensor(block, "mlp_update")[row, column] if normed else kept["mlp_output"][-1]
+            kept["mlp_update"].append(update)
             after = block.output
             kept["residual"].append(after[row, column])
         last_residual = nnsight.save(after[:, -1])

@@ -159,10 +159,10 @@ def peak(script, name, options, **changes):
     return int(run.stdout)
 
 
-def heading(options):
+def heading(options, tokens=None):
     """Print what was measured, and how."""
     clock = "CPU seconds" if options.clock is time.process_time else "seconds"
-    print(f"{options.layers} layers, {options.tokens} tokens, d = {options.width}, {options.vocabulary} vocabulary "
+    print(f"{options.layers} layers, {tokens or options.tokens} tokens, d = {options.width}, {options.vocabulary} vocabulary "
           f"rows, float32, {torch.get_num_threads()} threads; {clock}, best of {options.repeats}")  # fmt: skip
 
 
@@ -200,8 +200,8 @@ def report(options):
           f"{twice['tokens'] / 1e6:.0f}; target the same within 10 %: {'met' if same else 'MISSED'}")  # fmt: skip
 
 
-def options_of(description, **defaults):
-    """Return the command line's options: the shape, the number of repeats, the clock."""
+def parser_of(description, **defaults):
+    """Return a parser of the shape, the number of repeats and the clock."""
     parser = argparse.ArgumentParser(description=description)
     for name, default in (
         dict(layers=16, tokens=1024, width=512, vocabulary=32000, repeats=5) | defaults
@@ -209,6 +209,12 @@ def options_of(description, **defaults):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--cpu-time", action="store_const", dest="clock", const=time.process_time,
                         default=time.perf_counter)  # fmt: skip
+    return parser
+
+
+def options_of(description, **defaults):
+    """Return the command line's options, for benchmarks that also measure memory."""
+    parser = parser_of(description, **defaults)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     return parser.parse_args()
 
