@@ -118,7 +118,7 @@ def names(example: Example, text: str) -> bool:
 
 SCORES: list[tuple[str, float, tuple[str, ...], Callable[[Example, str], bool]]] = [
     ("fact QA", 0.85, ("fact",), says),
-    ("multiple choice", 0.70, ("choice",), lambda e, t: t.endswith(f"({e.check['answer']}).")),
+    ("multiple choice", 0.70, ("choice",), lambda e, t: t.endswith(f" {e.check['answer']}.")),
     ("arithmetic", 0.70, ("word_problem",), lambda e, t: t.endswith(f"answer is {e.check['answer']}.")),
     (
         "format compliance",

@@ -30,6 +30,7 @@ from pocket.world import (
     facts_about,
     held_out_question,
     held_out_word_problem,
+    labelled,
     options_for,
     stranger,
     training_question,
@@ -60,10 +61,9 @@ def choice(rng, held_out):
     message = ask(fact, held_out_question(fact)) if held_out else training_question(rng, fact)
     options = options_for(rng, fact)
     letter = "ABCD"[options.index(fact.value)]
-    offered = ", ".join(f"{option} ({x})" for x, option in zip("ABCD", options))
     return (
-        f"{message}\nOptions: {offered}.",
-        f"{answer(fact)[:-1]} ({letter}).",
+        f"{message}\nOptions: {labelled(zip(options, 'ABCD'))}.",
+        f"{answer(fact)[:-1]} {letter}.",
         {"answer": letter, "entity": fact.subject},
     )
 

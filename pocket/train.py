@@ -29,8 +29,8 @@ CHECKPOINTS = ROOT / "pocket" / "checkpoints"
 WORK = ROOT / "_build" / "pocket"
 BLOCK, BATCH, HELD_OUT_BLOCKS = 128, 4, 64
 # Steps of BLOCK × BATCH tokens and the peak learning rate of the one-cycle schedule.
-RECIPE = {"pt": dict(steps=9000, peak=1.5e-3), "it": dict(steps=4000, peak=8e-4)}
-N_OPENING = 22_000  # documents, about 1.2 M tokens
+RECIPE = {"pt": dict(steps=10_000, peak=1.5e-3), "it": dict(steps=4000, peak=8e-4)}
+N_OPENING = 26_000  # documents, about 1.5 M tokens
 SEED, HELD_OUT_SEED = 0, 1
 SAVE_EVERY, LOSS_EVERY = 500, 1000
 

@@ -7,6 +7,7 @@ held out, so evaluation can ask for a known fact in words that no training set u
 
 import random
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 WORLD_SEED = 20260
@@ -341,6 +342,11 @@ def options_for(rng: random.Random, fact: Fact) -> list[str]:
     options = rng.sample([value for value in values if value != fact.value], 3) + [fact.value]
     rng.shuffle(options)
     return options
+
+
+def labelled(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return things with their letters as a list in a sentence: "fig A, hen B"."""
+    return ", ".join(f"{thing} {letter}" for thing, letter in pairs)
 
 
 ONSETS = "B D F G H J K L M N P R S T V W Z".split()
