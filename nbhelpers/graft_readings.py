@@ -89,7 +89,7 @@ def exp13(results) -> str:
     content = sentence(results, lambda d: gain_by_prompt(d, "content"), "positive", "negative")
     function = sentence(results, lambda d: gain_by_prompt(d, "function"), "positive", "negative")
     chosen = {"scale": "cosine", "kind": "shift", "given": "nothing", "lens": "tuned"}
-    shifts = [d.r.sel(chosen, feature=list(OF_UPDATES)) for d in results.values()]
+    shifts = [d.r.sel(chosen | {"feature": list(OF_UPDATES)}) for d in results.values()]
     sizes = [float(np.abs(r).max()) for r in shifts]
     largest = max((size for size in sizes if not np.isnan(size)), default=np.nan)
     each = ", each family alone" if total > 1 else ""
