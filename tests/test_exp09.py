@@ -174,21 +174,32 @@ def test_cosine_by_generation_step(key, variant):
 
 
 def scipys(differences):
-    """SciPy's BCa interval of a mean, a pair with a NaN left out, or the value where nothing varies."""
+    """The places that an end of SciPy's BCa interval of a mean may take, (lowest, highest) of each end.
+
+    A pair with a NaN is left out. Means of so few prompts come in steps, with gaps between them, and the rounding of a
+    float32 may move an end by a resample or two: it lies between the third mean below SciPy's own end and the third above,
+    and a little farther where resampled means tie with the mean, which SciPy's comparison takes as rounding has them.
+    """
     values = differences[~np.isnan(differences)]
     if np.ptp(values) == 0:
-        return values[0], values[0]
+        return [(values[0], values[0])] * 2
     rng = np.random.default_rng(OPTIONS.seed)
     size = dict(n_resamples=OPTIONS.n_resamples, confidence_level=OPTIONS.confidence)
-    return scipy_stats.bootstrap((values,), np.mean, method="BCa", rng=rng, **size).confidence_interval
+    found = scipy_stats.bootstrap((values,), np.mean, method="BCa", rng=rng, **size)
+    means, places = np.sort(found.bootstrap_distribution), []
+    # Half the ties, counted or not, move the bias by that over n φ(0), and an end's place by 2 n φ(z) times as much.
+    reach = 3 + np.isclose(means, values.mean(), rtol=1e-9, atol=1e-12).sum()
+    for end in found.confidence_interval:
+        at = np.searchsorted(means, end)
+        places.append((means[max(at - reach, 0)], means[min(at + reach - 1, len(means) - 1)]))
+    return places
 
 
 def check_estimate(key, name, differences, **chosen):
     close(found(key, name, **chosen), np.nanmean(differences))
-    ends = [found(key, f"{name}_{end}", **chosen) for end in ("low", "high")]
-    theirs = scipys(differences)
-    # Means of so few prompts come in steps, and rounding may move an end to the next one.
-    np.testing.assert_allclose(ends, theirs, rtol=1e-6, atol=1e-6 + 0.03 * (theirs[1] - theirs[0]))
+    for end, (lowest, highest) in zip(("low", "high"), scipys(differences)):
+        slack = 1e-6 + 1e-4 * np.nanmax(np.abs(differences))
+        assert lowest - slack <= found(key, f"{name}_{end}", **chosen) <= highest + slack
 
 
 @every_case
