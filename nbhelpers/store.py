@@ -162,9 +162,8 @@ def _holds(path: Path, data: bytes) -> bool:
     with xr.open_dataset(held, engine="h5netcdf") as old, xr.open_dataset(data, engine="h5netcdf") as new:
         if _lasting(old) != _lasting(new) or old.variables.keys() != new.variables.keys():
             return False
-        pairs = (
-            (old.variables[name], new.variables[name]) for name in old.variables
-        )  # one in memory at a time
+        # Read one by one: a result may be large.
+        pairs = ((old.variables[name], new.variables[name]) for name in old.variables)
         return all(ours.dtype == theirs.dtype and ours.identical(theirs) for ours, theirs in pairs)
 
 

@@ -95,9 +95,8 @@ def test_overlaps_of_the_best_tokens_by_sets(vocabulary, cells):
     for condition, layer, token in itertools.product([1, 2, 3], [1, 2, 3], range(TOKENS)):
         wanted = slow_overlap(stacks, of, condition, layer, token, k)
         assert float(overlap[condition, layer, token]) == pytest.approx(wanted)
-    assert (overlap[1, 1:] == 1).all() and (
-        overlap[2, 1] == 1
-    ).all()  # a baseline, and what is shared with it
+    # A baseline, and what is shared with it.
+    assert (overlap[1, 1:] == 1).all() and (overlap[2, 1] == 1).all()
     assert vocabulary < 20 or (overlap[2, 2:] < 1).all()
 
 
