@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers import lens
+from nbhelpers.tiles import jaccard
 
 DIVERGENCES = ("kl_layer_final", "kl_final_layer", "kl_layer_baseline_final", "kl_layer_teacher_final",
                "kl_layer_teacher", "kl_teacher_layer", "js_teacher")  # fmt: skip
@@ -216,15 +217,9 @@ def _overlaps(conditions, near, layers, baseline, out):
         for i in conditions if mine else ():
             pair = (index, i), (index, baseline[i])
             if mine.intersection((i, baseline[i])) and all(key in best for key in pair):
-                out[OVERLAP][i, index] = _jaccard(*(best[key] for key in pair))
+                out[OVERLAP][i, index] = jaccard(*(best[key] for key in pair))
 
     return note
-
-
-def _jaccard(a, b):
-    """The Jaccard index [token] of two sets of rows [token, k], each without repeats."""
-    common = (a[:, :, None] == b[:, None]).sum((1, 2))
-    return common / (a.shape[1] + b.shape[1] - common)
 
 
 def _reader(final, targets, teacher, baseline, held, scratch, out):

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from nbhelpers import geometry, lens, neurons, tuned_lens
+from nbhelpers import geometry, lens, neurons, tiles, tuned_lens
 from nbhelpers.capture import Batch, Stream, replay
 from nbhelpers.decoding import Continuation
 from nbhelpers.depths import depth
@@ -70,18 +70,12 @@ class Reader:
         }
 
 
-def jaccard(a: Tensor, b: Tensor) -> Tensor:
-    """Return the Jaccard index [...] of sets of ids a, b [..., k], each without repeats."""
-    shared = (a[..., :, None] == b[..., None, :]).any(-1).sum(-1)
-    return shared / (2 * a.shape[-1] - shared)
-
-
 def lens_arrays(found: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return one lens's metrics with its five best tokens reduced to turnover and candidates_final, [layer, token]."""
     top5 = found.pop("top5")
     turnover = torch.full(top5.shape[:-1], torch.nan, device=top5.device)
-    turnover[1:] = jaccard(top5[1:], top5[:-1])
-    return found | {"turnover": turnover, "candidates_final": jaccard(top5, top5[-1:])}
+    turnover[1:] = tiles.jaccard(top5[1:], top5[:-1])
+    return found | {"turnover": turnover, "candidates_final": tiles.jaccard(top5, top5[-1:])}
 
 
 def measure(stream: Stream, batch: Batch, own: Reader, other: Reader, rows: int) -> xr.Dataset:

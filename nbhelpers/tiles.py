@@ -119,6 +119,12 @@ def best(z, count):
     return values, columns
 
 
+def jaccard(a, b):
+    """Return the Jaccard index [...] of sets of ids or columns a, b [..., k], each without repeats."""
+    shared = (a[..., :, None] == b[..., None, :]).any(-1).sum(-1)
+    return shared / (2 * a.shape[-1] - shared)
+
+
 def _merge(values):
     """The sum over blocks [block, …], in an order that does not depend on the other dimensions, as .sum(0)'s does."""
     return reduce(torch.add, values.unbind(0))

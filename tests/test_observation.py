@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbhelpers import contents, decoding, lens, models, observation, prompts, store
+from nbhelpers import contents, decoding, lens, models, observation, prompts, store, tiles
 from nbhelpers.params import VARIANTS
 from nbhelpers.token_classes import CLASSES, token_classes
 from tests.test_tuned_lens import perturbed
@@ -358,7 +358,7 @@ def test_jaccard_is_that_of_sets(k, data):
     ids = st.lists(st.integers(0, 8), min_size=k, max_size=k, unique=True)
     a, b = data.draw(ids), data.draw(ids)
     expected = len(set(a) & set(b)) / len(set(a) | set(b))
-    assert float(observation.jaccard(torch.tensor([a]), torch.tensor([b]))[0]) == pytest.approx(expected)
+    assert float(tiles.jaccard(torch.tensor([a]), torch.tensor([b]))[0]) == pytest.approx(expected)
 
 
 def test_datasets_of_different_pairs_are_not_joined():
