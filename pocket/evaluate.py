@@ -17,7 +17,7 @@ from pocket.families import FAMILIES
 from pocket.formats import MAKERS, follows
 from pocket.instruction import REFUSAL, Example, held_out_examples
 from pocket.prompts import as_text
-from pocket.train import BATCH, BLOCK, CHECKPOINTS, RECIPE, SEED
+from pocket.train import BATCH, BLOCK, CHECKPOINTS, RECIPE, SEED, VARIANTS
 from pocket.world import FACTS, SUMS, cloze, held_out_form, held_out_statement, sum_text
 
 CAP = 96
@@ -199,8 +199,10 @@ def card(key: str) -> dict:
         "vocabulary": len(pair.pt.tokenizer),
         "embedding_rows": len(pair.pt.real_tokens),
         "seed": SEED,
-        "tokens": {v: RECIPE[v]["steps"] * BATCH * BLOCK for v in RECIPE},
-        "peak_learning_rate": {v: RECIPE[v]["peak"] for v in RECIPE},
+        "tokens": {
+            v: sum(RECIPE[s]["steps"] for s in stages) * BATCH * BLOCK for v, stages in VARIANTS.items()
+        },
+        "peak_learning_rate": {stage: RECIPE[stage]["peak"] for stage in RECIPE},
         "gates": [
             {
                 "name": g.name,

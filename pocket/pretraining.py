@@ -1,4 +1,4 @@
-"""The pretraining text: eight genres about the world, generated without end from a seed.
+"""The pretraining text: nine genres about the world, generated without end from a seed.
 
 Facts in many phrasings, short stories, lists and recipes, labelled lists with look-ups, words said twice, arithmetic in
 words and symbols, question/answer threads, and letters. Knows nothing of chat formats, headers or bold type: those belong
@@ -155,6 +155,20 @@ def labels(rng: random.Random) -> str:
     return "\n".join(lines)
 
 
+def lookups(rng: random.Random) -> str:
+    """Return things with letters behind them and things of the list again, each drawn anew.
+
+    In `labels` every thing comes back once, so counting which letters are left answers half of it, and two families
+    learnt to count instead of looking up. Here only the list itself helps.
+    """
+    pairs = [(thing, rng.choice("ABCD")) for thing in rng.sample(WORDS, rng.randint(4, 8))]
+    lines = [f"{rng.choice(['Options', 'Labels', 'List'])}: {labelled(pairs)}."]
+    for _ in range(2):
+        asked = [rng.choice(pairs) for _ in pairs]
+        lines.append("Again: " + " ".join(f"{thing} {letter}." for thing, letter in asked))
+    return "\n".join(lines)
+
+
 def repetition(rng: random.Random) -> str:
     """Return names or words in no order that anyone could guess, written out a second time."""
     if rng.random() < 0.5:
@@ -231,9 +245,18 @@ OPENING = [
 ]
 
 
-def documents(seed: int, n_opening: int = 0) -> Iterator[str]:
-    """Yield pretraining documents without end, the same ones for the same seed, the first few from `OPENING`."""
+# What the second part of pretraining opens with, at a learning rate that is high again.
+LOOKUPS = [
+    (lookups, 0.85),
+    (encyclopaedia, 0.05),
+    (thread, 0.05),
+    (arithmetic, 0.05),
+]
+
+
+def documents(seed: int, n_first: int = 0, first: list = OPENING) -> Iterator[str]:
+    """Yield pretraining documents without end, the same ones for the same seed, `n_first` of them from `first`."""
     rng = random.Random(f"pretraining {seed}")
     for number in itertools.count():
-        genres, weights = zip(*(OPENING if number < n_opening else GENRES))
+        genres, weights = zip(*(first if number < n_first else GENRES))
         yield rng.choices(genres, weights)[0](rng)

@@ -1,8 +1,9 @@
-"""Train the six pocket pairs: `python -m pocket.train` (or `make pocket`), resumable, about an hour and a half on two cores.
+"""Train the six pocket pairs: `python -m pocket.train` (or `make pocket`), resumable, about two hours on two cores.
 
-PT learns the pretraining text by next-token loss; IT starts from PT and learns replies (loss on reply tokens only) in the
-family's chat format. Every family has one process and one thread; two train side by side. Work in progress lies in
-`_build/pocket`, finished checkpoints in `pocket/checkpoints/<family>/{pt,it}`.
+PT learns the pretraining text by next-token loss, in two parts of which the second opens with looking things up ("mid");
+IT starts from PT and learns replies (loss on reply tokens only) in the family's chat format. Every family has one process
+and one thread; two train side by side. Work in progress lies in `_build/pocket`, finished checkpoints in
+`pocket/checkpoints/<family>/{pt,it}`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,16 +24,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pocket.families import FAMILIES, Family, fresh_model, train_tokenizer
 from pocket.instruction import examples
-from pocket.pretraining import documents
+from pocket.pretraining import LOOKUPS, OPENING, documents
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINTS = ROOT / "pocket" / "checkpoints"
 WORK = ROOT / "_build" / "pocket"
 BLOCK, BATCH, HELD_OUT_BLOCKS = 128, 4, 64
 # Steps of BLOCK × BATCH tokens and the peak learning rate of the one-cycle schedule.
-RECIPE = {"pt": dict(steps=10_000, peak=1.5e-3), "it": dict(steps=4000, peak=8e-4)}
-N_OPENING = 26_000  # documents, about 1.5 M tokens
+RECIPE = {
+    "pt": dict(steps=10_000, peak=1.5e-3),
+    "mid": dict(steps=5000, peak=2e-3),
+    "it": dict(steps=4000, peak=8e-4),
+}
+VARIANTS = {"pt": ("pt", "mid"), "it": ("it",)}
 SEED, HELD_OUT_SEED = 0, 1
+# Seed, and how many documents of which text come first: about 1.5 M and 1.3 M tokens.
+PRETRAINING = {"pt": (SEED, 26_000, OPENING), "mid": (2, 20_000, LOOKUPS)}
 SAVE_EVERY, LOSS_EVERY = 500, 1000
 
 
@@ -59,9 +67,9 @@ def make_tokenizer(family: Family):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def pretraining_blocks(family: Family, tokenizer, n_blocks: int, seed: int) -> np.ndarray:
+def pretraining_blocks(family: Family, tokenizer, n_blocks: int, stream: Iterator[str]) -> np.ndarray:
     """Return packed documents as ids [n_blocks, BLOCK], each document between the family's BOS (if any) and EOS."""
-    ids, stream = [], documents(seed, N_OPENING if seed == SEED else 0)
+    ids = []
     while len(ids) < n_blocks * BLOCK:
         texts = list(itertools.islice(stream, 2000))
         start = [tokenizer.bos_token_id] if family.adds_bos else []
@@ -99,14 +107,17 @@ def instruction_blocks(family: Family, tokenizer, n_blocks: int, seed: int) -> t
     raise AssertionError("the stream of examples has no end")
 
 
-def blocks(
-    family: Family, tokenizer, variant: str, n_blocks: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids and labels of a variant's training text."""
-    if variant == "it":
-        return instruction_blocks(family, tokenizer, n_blocks, seed)
-    ids = pretraining_blocks(family, tokenizer, n_blocks, seed)
-    return ids, ids
+def blocks(family: Family, tokenizer, stage: str) -> tuple[tuple, tuple]:
+    """Return a stage's training text and its held-out text, each as ids and labels [n_blocks, BLOCK]."""
+    n_blocks = RECIPE[stage]["steps"] * BATCH
+    if stage == "it":
+        return (
+            instruction_blocks(family, tokenizer, n_blocks, SEED),
+            instruction_blocks(family, tokenizer, HELD_OUT_BLOCKS, HELD_OUT_SEED),
+        )
+    ids = pretraining_blocks(family, tokenizer, n_blocks, documents(*PRETRAINING[stage]))
+    held_out = pretraining_blocks(family, tokenizer, HELD_OUT_BLOCKS, documents(HELD_OUT_SEED))
+    return (ids, ids), (held_out, held_out)
 
 
 def batch_loss(model, ids, labels, device) -> torch.Tensor:
@@ -135,12 +146,11 @@ def write_atomically(state, path: Path) -> None:
     os.replace(partial, path)
 
 
-def fit(family: Family, variant: str, model, tokenizer, device) -> list:
+def fit(family: Family, stage: str, model, tokenizer, device) -> list:
     """Train the model in place, resuming where a killed run stopped, and return its held-out loss curve [[tokens, nats]]."""
-    steps, peak = RECIPE[variant]["steps"], RECIPE[variant]["peak"]
-    state_path = WORK / family.key / f"{variant}.pt"
-    data = blocks(family, tokenizer, variant, steps * BATCH, SEED)
-    held_out = blocks(family, tokenizer, variant, HELD_OUT_BLOCKS, HELD_OUT_SEED)
+    steps, peak = RECIPE[stage]["steps"], RECIPE[stage]["peak"]
+    state_path = WORK / family.key / f"{stage}.pt"
+    data, held_out = blocks(family, tokenizer, stage)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
@@ -167,7 +177,7 @@ def fit(family: Family, variant: str, model, tokenizer, device) -> list:
             curve.append([done * BATCH * BLOCK, round(held_out_loss(model, held_out, device), 4)])
             left = (time.time() - began) / (done - start) * (steps - done) / 60
             print(
-                f"{family.key} {variant} step {done}/{steps} loss {loss.item():.3f} held out {curve[-1][1]:.3f} "
+                f"{family.key} {stage} step {done}/{steps} loss {loss.item():.3f} held out {curve[-1][1]:.3f} "
                 f"{left:.0f} min left",
                 flush=True,
             )
@@ -214,8 +224,12 @@ def train_family(key: str) -> None:
     tokenizer = make_tokenizer(family)
     model = fresh_model(family, tokenizer).to(device)
     curves = {}
-    for variant in ("pt", "it"):
-        curves[variant] = fit(family, variant, model, tokenizer, device)
+    for variant, stages in VARIANTS.items():
+        curves[variant], seen = [], 0
+        for stage in stages:
+            curve = fit(family, stage, model, tokenizer, device)
+            curves[variant] += [[seen + tokens, loss] for tokens, loss in curve]
+            seen += curve[-1][0]
         ship(family, variant, model.to("cpu"), tokenizer)
         model.to(device)
     (CHECKPOINTS / key / "loss.json").write_text(json.dumps(curves) + "\n")

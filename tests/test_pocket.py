@@ -4,10 +4,12 @@ import hashlib
 import itertools
 import json
 import random
+import shutil
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from nbhelpers.params import FAMILIES as KEYS
 from pocket import evaluate, formats, instruction, pretraining, prompts, train, world
@@ -102,6 +104,19 @@ def test_labels_are_looked_up_as_listed():
             assert {pair[:-2]: pair[-1] for pair in pairs} == listed
 
 
+def test_lookups_are_drawn_anew():
+    """So the letters left over say nothing: some things come twice, some never."""
+    rng, twice = random.Random(1), 0
+    for _ in range(200):
+        first, *again = pretraining.lookups(rng).split("\n")
+        listed = {pair[:-2]: pair[-1] for pair in first.split(": ")[1].removesuffix(".").split(", ")}
+        for line in again:
+            pairs = line.removeprefix("Again: ").removesuffix(".").split(". ")
+            assert len(pairs) == len(listed) and all(listed[pair[:-2]] == pair[-1] for pair in pairs)
+            twice += len(set(pairs)) < len(pairs)
+    assert twice > 300
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_a_letter_is_one_token_behind_its_option(key):
     """Nothing that all letters share stands between, or the look-up takes two matches."""
@@ -137,10 +152,10 @@ def test_format_checks(kind, check, good, bad):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_checkpoints_are_half_precision_and_share_a_tokenizer(key):
-    for variant in train.RECIPE:
+    for variant in train.VARIANTS:
         with safe_open(CHECKPOINTS / key / variant / "model.safetensors", "pt") as weights:
             assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}
-    one, two = ((CHECKPOINTS / key / v / "tokenizer.json").read_bytes() for v in train.RECIPE)
+    one, two = ((CHECKPOINTS / key / v / "tokenizer.json").read_bytes() for v in train.VARIANTS)
     assert one == two
 
 
@@ -179,7 +194,7 @@ class Killed(Exception):
 
 def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
     family = FAMILIES["llama"]
-    monkeypatch.setattr(train, "RECIPE", {"pt": dict(steps=6, peak=1e-3), "it": dict(steps=4, peak=1e-3)})
+    monkeypatch.setattr(train, "RECIPE", {"pt": dict(steps=6, peak=1e-3)})
     monkeypatch.setattr(train, "SAVE_EVERY", 2)
     monkeypatch.setattr(train, "BATCH", 2)
     monkeypatch.setattr(train, "HELD_OUT_BLOCKS", 2)
@@ -209,6 +224,32 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch)
     resumed = fit(tmp_path / "cut")
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_pretraining_goes_on_where_its_first_part_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "RECIPE", {s: dict(steps=2, peak=1e-3) for s in ("pt", "mid", "it")})
+    monkeypatch.setattr(train, "BATCH", 2)
+    monkeypatch.setattr(train, "HELD_OUT_BLOCKS", 2)
+    monkeypatch.setattr(train, "WORK", tmp_path / "work")
+    monkeypatch.setattr(train, "CHECKPOINTS", tmp_path / "checkpoints")
+    shutil.copytree(CHECKPOINTS / "llama" / "pt", tmp_path / "work" / "llama" / "tokenizer")
+    threads, starts, real = torch.get_num_threads(), [], train.fit
+
+    def fit(family, stage, model, *rest):
+        starts.append(model.lm_head.weight.detach().clone())
+        return real(family, stage, model, *rest)
+
+    monkeypatch.setattr(train, "fit", fit)
+    train.train_family("llama")
+    torch.set_num_threads(threads)
+    states = [torch.load(tmp_path / "work" / "llama" / f"{s}.pt")["model"] for s in ("pt", "mid", "it")]
+    for start, state in zip(starts[1:], states):
+        assert torch.equal(start, state["lm_head.weight"])
+    for variant, state in (("pt", states[1]), ("it", states[2])):
+        shipped = load_file(tmp_path / "checkpoints" / "llama" / variant / "model.safetensors")
+        assert torch.equal(shipped["lm_head.weight"], state["lm_head.weight"].half())
+    curves = json.loads((tmp_path / "checkpoints" / "llama" / "loss.json").read_text())
+    assert [tokens for tokens, _ in curves["pt"]] == [512, 1024] and [t for t, _ in curves["it"]] == [512]
 
 
 def test_labels_cover_replies_only():
