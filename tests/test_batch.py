@@ -189,12 +189,14 @@ def test_only_what_changed_runs_again(project, capsys):
     assert again() == ["ann", "bob"]
 
 
-@pytest.mark.parametrize("warm", ["warm", "cold"])
-def test_a_killed_batch_is_taken_up_where_it_was(project, warm, monkeypatch):
-    if warm == "warm":
+@pytest.mark.parametrize(
+    ("warm", "kills"), [(True, (signal.SIGKILL,)), (False, (signal.SIGKILL, signal.SIGTERM))]
+)
+def test_a_killed_batch_is_taken_up_where_it_was(project, warm, kills, monkeypatch):
+    if warm:
         monkeypatch.delenv("NBHELPERS_WARM")
     (project / "hold-cid").touch()
-    for times, kill in enumerate((signal.SIGKILL, signal.SIGTERM), 1):
+    for times, kill in enumerate(kills, 1):
         killed = start_batch(project)
         if times == 1:
             wait_for(lambda: said(project).count("\n[") == 2)
@@ -208,7 +210,7 @@ def test_a_killed_batch_is_taken_up_where_it_was(project, warm, monkeypatch):
     assert store.load(store.result_path("pocket", "cid", "exp90"), experiment="exp90")
     assert (project / "_build/runs/pocket/exp90_stub_across.ipynb").exists()
     assert not list((project / "_build").rglob("*.partial*"))
-    assert sorted(trace(project)) == ["ann", "bob", "cid", "cid", "cid"]  # finished work is kept
+    assert sorted(trace(project)) == ["ann", "bob", *["cid"] * (len(kills) + 1)]  # finished work is kept
     wait_for(lambda: not alive(project), seconds=120)
 
 

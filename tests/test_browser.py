@@ -20,8 +20,8 @@ DRAWN = """() => [...document.querySelectorAll("div.vegalite")]
     .every(place => !place.clientWidth || (place.dataset.drawn && place.querySelector("svg.marks")))"""
 TYPESET = """() => [...document.querySelectorAll(".math")].every(place => place.querySelector("mjx-container svg"))"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-# The contrast of a text with what it stands on, as WCAG defines it.
-CONTRAST = """element => {
+# The contrast of each text with what it stands on, as WCAG defines it.
+CONTRASTS = """elements => elements.filter(e => e.checkVisibility() && e.innerText.trim()).map(element => {
     const channels = text => text.match(/[\\d.]+/g).map(Number);
     const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
         .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
@@ -31,7 +31,7 @@ CONTRAST = """element => {
     while (below.parentElement && clear(below)) below = below.parentElement;
     const pair = [getComputedStyle(element).color, getComputedStyle(below).backgroundColor].map(c => light(channels(c)));
     return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
-}"""
+})"""
 SHAPES = """place => [...place.querySelectorAll("svg.marks path, svg.marks text")]
     .map(mark => (mark.getAttribute("d") ?? mark.textContent) + mark.getAttribute("fill")
       + mark.getAttribute("transform")).join("|")"""
@@ -59,10 +59,10 @@ def across_page(key):
     return f"runs/{params.experiment(key).across.removesuffix('.ipynb')}.html"
 
 
-def model_pages(key):
+def model_pages(key, families=synthetic.FAMILIES):
     """Return the pages of an experiment's models."""
     name = params.experiment(key).notebook.removesuffix(".ipynb")
-    return [f"runs/{family}_pocket/{name}.html" for family in synthetic.FAMILIES]
+    return [f"runs/{family}_pocket/{name}.html" for family in families]
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +109,12 @@ def inside(url):
 def drawn(page):
     """Return the visible text of the first chart, and where each of its words stands."""
     texts = page.locator("div.vegalite").first.locator("svg text")
-    return {text.text_content(): text.bounding_box() for text in texts.all()}
+    return dict(
+        texts.evaluate_all("""texts => texts.map(text => {
+        const {x, y} = text.getBoundingClientRect();
+        return [text.textContent, {x, y}];
+    })""")
+    )
 
 
 def checked(page, charts):
@@ -172,7 +177,9 @@ def test_the_pages_of_an_experiment_on_a_phone(visit, book_root, key):
     checked(first, 1)
     assert first.get_by_role("heading", name="What this run says").is_visible()
     choices(first, expected=key in WITH_CHOICES)
-    for name in model_pages(key):
+    # Llama's page is the committed notebook; the other five of an experiment differ in their numbers only.
+    others = [family for family in synthetic.FAMILIES if family != "llama"]
+    for name in model_pages(key, ("llama", others[KEYS.index(key) % len(others)])):
         page = visit(name, PHONE, context=first.context)
         checked(page, int(main))
         assert page.locator("article h1").count() == 1
@@ -185,7 +192,6 @@ def test_an_across_page_on_a_desk(visit, key):
     page = visit(across_page(key))
     checked(page, 1)
     panels_in_order(drawn(page), key)
-    choices(page, expected=key in WITH_CHOICES)
 
 
 def panels_in_order(words, key):
@@ -239,9 +245,9 @@ def test_a_choice_outlives_another_theme(visit):
 def test_the_controls_are_readable(visit, name, scheme):
     page = visit(name, color_scheme=scheme)
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
-    texts = [t for t in page.locator(".vega-bindings span, .vega-bindings label, .vega-bindings select").all()
-             if t.is_visible() and t.inner_text().strip()]  # fmt: skip
-    assert texts and all(text.evaluate(CONTRAST) >= 4.5 for text in texts)
+    texts = page.locator(".vega-bindings span, .vega-bindings label, .vega-bindings select")
+    contrasts = texts.evaluate_all(CONTRASTS)
+    assert contrasts and min(contrasts) >= 4.5
 
 
 def test_charts_follow_the_page_s_theme(visit):

@@ -164,9 +164,14 @@ def test_projections_equal_autograd_on_the_hybrid(family):
                 np.testing.assert_allclose(
                     ours.effect, effect, rtol=5e-3, atol=2e-3 * max(1, float(effect.abs().max()))
                 )
-                np.testing.assert_allclose(ours.projection, effect / size, rtol=1e-2, atol=1e-2)
+                # An axis where layer and end nearly agree is a small difference: float32 leaves it 1e-6 of its own.
+                rounding = 1e-6 / size.numpy()
                 length = seen["update"][layer].double().norm()
-                np.testing.assert_allclose(ours.cosine, effect / size / length, rtol=1e-2, atol=2e-3)
+                for got, wanted, atol in (
+                    (ours.projection, effect / size, 1e-2 + rounding),
+                    (ours.cosine, effect / size / length, 2e-3 + rounding / length.item()),
+                ):
+                    assert (abs(got - wanted.numpy()) <= atol + 1e-2 * abs(wanted.numpy())).all()
     assert found.axis.values.tolist() == list(AXES)
     other = [layer for layer in found.layer.values if layer not in late]
     assert found.cosine.sel(layer=other).isnull().all()
