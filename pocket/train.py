@@ -1,4 +1,4 @@
-"""Train the six pocket pairs: `python -m pocket.train` (or `make pocket`), resumable, about two hours on two cores.
+"""Train the six pocket pairs: `python -m pocket.train` (or `make pocket`), resumable, a little over two hours on two cores.
 
 PT learns the pretraining text by next-token loss, in two parts of which the second opens with looking things up ("mid");
 IT starts from PT and learns replies (loss on reply tokens only) in the family's chat format. Every family has one process
