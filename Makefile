@@ -31,7 +31,7 @@ test: $(STAMP)  ## run every test, the notebooks included
 	@status=0; export OMP_NUM_THREADS=1; \
 	$(BIN)/python -m nbhelpers batch --target measured --cores $(CORES) || status=1; \
 	$(BIN)/python -m pytest -n $(CORES) --no-loadscope-reorder tests || status=1; \
-	$(BIN)/python -m nbhelpers.warm $(BIN)/python -m pytest -n $(CORES) -p no:cacheprovider \
+	$(BIN)/python -m nbhelpers.run.warm $(BIN)/python -m pytest -n $(CORES) -p no:cacheprovider \
 	  --nbval --nbval-sanitize-with tests/nbval.cfg --nbval-kernel-name python3 notebooks || status=1; \
 	exit $$status
 
@@ -39,10 +39,10 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
 bench: $(STAMP)  ## time lenses, capture and grafts against their bounds and naive loops
-	@$(BIN)/python tests/bench_lens.py
-	@$(BIN)/python tests/bench_capture.py
-	@$(BIN)/python tests/bench_tuned_lens.py
-	@$(BIN)/python tests/bench_graft.py
+	@$(BIN)/python tests/bench/bench_lens.py
+	@$(BIN)/python tests/bench/bench_capture.py
+	@$(BIN)/python tests/bench/bench_tuned_lens.py
+	@$(BIN)/python tests/bench/bench_graft.py
 
 pocket: $(STAMP)  ## train the six pocket pairs again (up to 3 h on two cores)
 	@$(BIN)/python -m pocket.train

@@ -8,7 +8,8 @@ What a step depends on is its `version`, a digest of contents, so its files are 
 
 import os
 
-from nbhelpers import graph, params, warm
+from nbhelpers.core import params
+from nbhelpers.run import graph, warm
 
 PROFILE = config.get("profile", "pocket")
 CHOSEN = params.profile_params(PROFILE)

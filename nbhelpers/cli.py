@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 import yaml
 
-from nbhelpers import batch, params, store
+from nbhelpers import experiments
+from nbhelpers.core import params, store
+from nbhelpers.run import notebooks
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="Run the notebooks, build the book, check the set-up.",
     pretty_exceptions_enable=False,
 )  # fmt: skip
-USER_ERRORS = (params.ParameterError, store.ResultError, batch.BatchError)
+USER_ERRORS = (params.ParameterError, store.ResultError, notebooks.BatchError)
 Profile = Annotated[str, typer.Option(help="A profile of params/profiles: pocket, laptop or paper.")]
 
 
@@ -37,7 +39,7 @@ def _parameters(pairs) -> dict:
 
 def _say(text: str) -> None:
     """Print a line for a reader, or for the progress display of a batch."""
-    typer.echo(f"{batch.MARK} {text}" if os.environ.get("NBHELPERS_BATCH") == "1" else text)
+    typer.echo(f"{notebooks.MARK} {text}" if os.environ.get("NBHELPERS_BATCH") == "1" else text)
 
 
 @app.command()
@@ -65,7 +67,7 @@ def run(
     With --dry-run every parameter is checked and prompts, tokens, forward passes and memory are printed, without weights, for
     all experiments and models that are not named: nbh run --dry-run --profile paper
     """
-    from nbhelpers import graph
+    from nbhelpers.run import graph
 
     if dry_run:
         return _dry_run(experiment, model, profile, parameter)
@@ -83,14 +85,14 @@ def run(
         raise params.ParameterError(f"name the model with --model; allowed: {', '.join(models)}.")
     if across:
         chosen = profile or "pocket"
-        written = batch.compare(key, chosen, version=graph.compare_version(key), bar=bar)
+        written = notebooks.compare(key, chosen, version=graph.compare_version(key), bar=bar)
         label = f"{key} · all models"
     else:
         own = _parameters(parameter)
-        resolved = params.resolve(key, model=model, profile=profile or None, **own)
+        resolved = experiments.resolve(key, model=model, profile=profile or None, **own)
         if not in_batch:
             graph.bring_up(resolved)
-        written = batch.measure(resolved, version=graph.measure_version(resolved), own=own, bar=bar)
+        written = notebooks.measure(resolved, version=graph.measure_version(resolved), own=own, bar=bar)
         label = f"{key} · {model}"
     _say(f"{label} {time.time() - start:.0f} s")
     if not in_batch:
@@ -99,7 +101,7 @@ def run(
 
 def _dry_run(experiment: str, model: str, profile: str, parameter) -> None:
     """Print what a run of one or all experiments on one or all models of a profile takes."""
-    from nbhelpers import estimate
+    from nbhelpers.run import estimate
 
     chosen, own = profile or (params.profile_of(model) if model else "pocket"), _parameters(parameter)
     if own and not experiment:
@@ -125,13 +127,15 @@ def batch_(
 
     Killed or failed, the same command takes up what is missing. The log is _build/batch.log.
     """
-    from nbhelpers import graph
+    from nbhelpers.run import graph
 
     if target not in graph.TARGETS:
         known = params.suggestion(target, graph.TARGETS)
         raise params.ParameterError(f"there is no target {target!r}; {known}.")
     wanted = params.profile_params(profile).gpus
-    if not graph.run(profile, cores=cores, gpus=gpus or (len(batch.gpus()) if wanted else 0), target=target):
+    if not graph.run(
+        profile, cores=cores, gpus=gpus or (len(notebooks.gpus()) if wanted else 0), target=target
+    ):
         raise typer.Exit(1)
 
 
@@ -143,14 +147,13 @@ def book(profile: Profile = "pocket"):
 
     Run `nbh batch` for the notebooks first, or `make book` for both.
     """
-    from nbhelpers import book as book_
-    from nbhelpers import pages
+    from nbhelpers.book import build, pages
 
     start = time.time()
     try:
-        index = book_.build(profile)
-    except (book_.BookError, pages.PageError) as error:
-        raise batch.BatchError(str(error)) from None
+        index = build.build(profile)
+    except (build.BookError, pages.PageError) as error:
+        raise notebooks.BatchError(str(error)) from None
     _say(f"book {time.time() - start:.0f} s")
     if os.environ.get("NBHELPERS_BATCH") != "1":
         typer.echo(f"open {index}")
@@ -162,7 +165,7 @@ def doctor(profile: Profile = "pocket"):
 
     Example: nbh doctor --profile paper
     """
-    from nbhelpers import doctor as checks
+    from nbhelpers.run import doctor as checks
 
     if not checks.report(profile):
         raise typer.Exit(1)
@@ -174,7 +177,7 @@ def models(profile: Annotated[str, typer.Option(help="Only this profile.")] = ""
 
     Example: nbh models --profile pocket
     """
-    from nbhelpers import doctor as checks
+    from nbhelpers.run import doctor as checks
 
     for line in checks.model_table([profile] if profile else params.keys("profiles")):
         typer.echo(line)
@@ -190,7 +193,7 @@ def refresh(notebook: Annotated[str, typer.Argument(help="A file name in noteboo
     # The across-model notebooks read what the others write.
     names = sorted((path.name for path in folder.glob("*.ipynb")), key=lambda name: ("across" in name, name))
     for name in names if notebook == "all" else [notebook]:
-        batch.refresh(batch.notebook_path(name))
+        notebooks.refresh(notebooks.notebook_path(name))
         typer.echo(f"refreshed notebooks/{name}")
 
 
@@ -202,7 +205,7 @@ def main() -> None:
         if os.environ.get("NBHELPERS_TRACEBACK"):
             raise
         in_batch = os.environ.get("NBHELPERS_BATCH") == "1"
-        print(f"{batch.MARK} ✘ {error}" if in_batch else f"nbh: {error}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, batch.BatchError) else 2)
+        print(f"{notebooks.MARK} ✘ {error}" if in_batch else f"nbh: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, notebooks.BatchError) else 2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nbhelpers.decoding import generate
-from nbhelpers.models import Decoder, load_pair
-from nbhelpers.prompts import chat_ids, text_ids
+from nbhelpers.models.decoder import Decoder, load_pair
+from nbhelpers.models.generation import generate
+from nbhelpers.models.prompts import chat_ids, text_ids
 from pocket.families import FAMILIES
 from pocket.formats import MAKERS, follows
 from pocket.instruction import REFUSAL, Example, held_out_examples

@@ -9,7 +9,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from nbhelpers import params, warm
+from nbhelpers.core import params
+from nbhelpers.run import warm
 from tests.stubs import (
     ACROSS,
     BODY,

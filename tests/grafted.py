@@ -11,12 +11,14 @@ import numpy as np
 import torch
 import xarray as xr
 
-from nbhelpers import decoding, hybrids, matched_prefix, prompts
-from nbhelpers.effects import AXES, PROJECTIONS
-from nbhelpers.matched_lens import INTEGERS, READINGS
-from nbhelpers.token_classes import CLASSES
-from tests.test_interventions import blocks, pair, swapped
-from tests.test_tuned_lens import perturbed
+from nbhelpers.measures import matched_prefix
+from nbhelpers.measures.graft_shifts import AXES, PROJECTIONS
+from nbhelpers.measures.lens_conditions import INTEGERS, READINGS
+from nbhelpers.models import generation, prompts
+from nbhelpers.models.conditions import study_conditions
+from nbhelpers.models.token_classes import CLASSES
+from tests.measures.test_tuned_lens import perturbed
+from tests.models.test_interventions import blocks, pair, swapped
 
 LENSES, BASES = ("raw", "tuned"), ("host", "pt", "it")
 LENGTHS = (4, 1, 3)  # forced tokens of each prompt
@@ -30,11 +32,11 @@ def case(family):
     found = pair(family)
     chosen = prompts.load_prompts("pocket/prompts.jsonl", 3, seed=5)
     ids = {"raw": prompts.render(found.pt, chosen), "chat": prompts.render(found.it, chosen)}
-    made = decoding.generate(found.it, ids["chat"], max_new_tokens=max(LENGTHS))
-    made = [decoding.Continuation(text.ids[:n], False) for text, n in zip(made, LENGTHS)]
+    made = generation.generate(found.it, ids["chat"], max_new_tokens=max(LENGTHS))
+    made = [generation.Continuation(text.ids[:n], False) for text, n in zip(made, LENGTHS)]
     lenses = {d.variant: perturbed(d.n_layers, d.unembedding, seed=i) for i, d in enumerate(found)}
     names = ("C", "A'", "B_late", "D_late", "A'_tmpl", "B2")
-    conditions = [c for c in hybrids.study_conditions(found.n_layers) if c.name in names]
+    conditions = [c for c in study_conditions(found.n_layers) if c.name in names]
     return Case(found, chosen, ids, made, lenses, conditions)
 
 
@@ -138,7 +140,7 @@ def slow_readings(own, baseline, teacher, target):
 
 def made_up(lengths=(4, 2, 3), *, n_layers=10, conditions=None, seed=0, vocabulary=6):
     """Random steps with the schema of `measure`, projections of `PROJECTED` included; assign what a test is about."""
-    rng, conditions = np.random.default_rng(seed), conditions or hybrids.study_conditions(n_layers)
+    rng, conditions = np.random.default_rng(seed), conditions or study_conditions(n_layers)
     n, late = sum(lengths), np.arange(n_layers) >= int(0.8 * n_layers)
     shape, sizes = ("lens", "basis", "condition", "layer", "step"), (2, 2, len(conditions), n_layers, n)
     found = {name: (shape, rng.lognormal(size=sizes)) for name in READINGS}

@@ -3,8 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from nbhelpers.depths import depth
-from nbhelpers.params import VARIANTS
+from nbhelpers.core.depths import depth
+from nbhelpers.core.params import VARIANTS
 
 LENSES, COMPONENTS = ("raw", "tuned"), ("block", "attention", "mlp")
 

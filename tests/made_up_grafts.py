@@ -6,26 +6,24 @@ Late MLPs of IT raise PT's late distances and take IT's away; other windows do a
 import numpy as np
 import xarray as xr
 
-from nbhelpers import (
-    causality,
-    contents,
-    correlates,
-    effects,
-    grafting,
-    hybrids,
-    schemas,
-    support,
-)
-from nbhelpers.token_classes import CLASSES
+from nbhelpers.core import schemas, variables
+from nbhelpers.experiments.exp11_matched_prefix import experiment as exp11_experiment
+from nbhelpers.experiments.exp11_matched_prefix import measure as exp11_measure
+from nbhelpers.experiments.exp13_token_support import correlates as exp13_correlates
+from nbhelpers.experiments.exp13_token_support import support as exp13_support
+from nbhelpers.experiments.exp14_symmetric_causality import measure as exp14_measure
+from nbhelpers.measures import graft_shifts
+from nbhelpers.models import conditions
+from nbhelpers.models.token_classes import CLASSES
 
-EIGHT = [condition.name for condition in hybrids.symmetric_conditions(12)]
+EIGHT = [condition.name for condition in conditions.symmetric_conditions(12)]
 GRAFTED = [name for name in EIGHT if "_" in name]
-SWEEP = grafting.swept_windows(12, schemas.GraftParams(n_prompts=2, batch_size=2))
+SWEEP = exp11_measure.swept_windows(12, exp11_experiment.Params(n_prompts=2, batch_size=2))
 COORDS = {
     "exp11": {
         "teacher": ["it", "pt"],
         "basis": ["host", "pt"],
-        "condition": [condition.name for condition in grafting.main_conditions(12)],
+        "condition": [condition.name for condition in exp11_measure.main_conditions(12)],
         "side": ["sufficiency", "necessity"],
         "sweep": list(SWEEP),
         "rule": ["kl_layer_final_0.05", "kl_layer_final_0.1", "top1"],
@@ -34,15 +32,15 @@ COORDS = {
         "condition": GRAFTED,
         "displaced": list(CLASSES),
         "supported": list(CLASSES),
-        "role": list(support.ROLES),
-        "part": list(support.PARTS),
+        "role": list(exp13_support.ROLES),
+        "part": list(exp13_support.PARTS),
         "reader": EIGHT,
-        "axis": list(effects.AXES),
-        "measured": [*grafting.PROJECTED, correlates.POOLED],
+        "axis": list(graft_shifts.AXES),
+        "measured": [*exp11_measure.PROJECTED, exp13_correlates.POOLED],
         "scale": ["cosine", "projection"],
-        "kind": list(correlates.KINDS),
-        "given": list(correlates.GIVEN),
-        "feature": list(correlates.FEATURES),
+        "kind": list(exp13_correlates.KINDS),
+        "given": list(exp13_correlates.GIVEN),
+        "feature": list(exp13_correlates.FEATURES),
     },
 }  # fmt: skip
 DIVERGENCES = ("kl_", "js_", "entropy", "commitment")
@@ -58,12 +56,12 @@ def effect(condition) -> float:
 
 def exp11(rng, lift, coords):
     """Return readings in which late grafts move every divergence, by `lift` nats, and nothing moves under PT's replies."""
-    chosen = grafting.main_conditions(12)
+    chosen = exp11_measure.main_conditions(12)
     sizes = {dim: len(values) for dim, values in coords.items() if dim != "depth"}
     moved = xr.DataArray([effect(c) * lift for c in chosen], dims="condition")
     on = xr.DataArray([1.0, 0.1], dims="teacher")
     found = {}
-    for name, dims in contents.REQUIRED["exp11"].items():
+    for name, dims in variables.REQUIRED["exp11"].items():
         shape = [sizes[dim] for dim in dims]
         base = xr.DataArray(rng.uniform(0.5, 0.7, shape), dims=dims)
         if "condition" in dims:
@@ -71,7 +69,7 @@ def exp11(rng, lift, coords):
         found[name] = (dims, base.transpose(*dims).values)
     swept = np.array([0.1 * lift * (1 + span.start) for span in SWEEP.values()])
     sides = np.array([1.0, -1.0])
-    for name in grafting.SWEPT:
+    for name in exp11_measure.SWEPT:
         dims, values = found[f"sweep_{name}"]
         by_window = sides[:, None] * swept if len(dims) == 3 else sides[:, None, None] * swept[:, None]
         found[f"sweep_{name}"] = (dims, values - 0.6 + by_window[..., None])
@@ -93,7 +91,7 @@ def exp13(rng, lift, coords):
     sizes = {dim: len(values) for dim, values in coords.items() if dim != "depth"}
     found = {
         name: (dims, rng.uniform(0.05, 0.15, [sizes[dim] for dim in dims]))
-        for name, dims in contents.REQUIRED["exp13"].items()
+        for name, dims in variables.REQUIRED["exp13"].items()
     }
     share = xr.DataArray(
         found["share"][1],
@@ -123,7 +121,7 @@ def exp14(rng, lift, coords):
         "component": ["block", "attention", "mlp"],
     }
     grafted = xr.Dataset(exp11(rng, lift, about), about, {"n_layers": 12})
-    found = causality.summarise(grafted, schemas.ExperimentParams(n_resamples=200))
+    found = exp14_measure.summarise(grafted, schemas.ExperimentParams(n_resamples=200))
     # Through the raw lens the answer is a little less sure, so that a reader who chooses it sees another chart.
     found["strongest"] = found.strongest * xr.DataArray([0.9, 1.0], {"lens": ["raw", "tuned"]})
     coords.clear()

@@ -7,8 +7,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MEASURE = """
 import time
 import numpy as np, xarray as xr
-from nbhelpers import params, store
-run = params.resolve("exp90", model=model, profile=profile, n_prompts=n_prompts, seed=seed)
+from nbhelpers import experiments
+from nbhelpers.core import params, store
+run = experiments.resolve("exp90", model=model, profile=profile, n_prompts=n_prompts, seed=seed)
 """
 BODY = """
 open(params.ROOT / "trace.txt", "a").write(model + "\\n")
@@ -23,9 +24,11 @@ attributes = store.provenance(run, wall_time_s=0.0, device="cpu")
 store.save(xr.Dataset({"value": value}), store.result_path(profile, model, "exp90"), provenance=attributes)
 """
 READ = """
-from nbhelpers import batch, params, store
-run = params.resolve("exp91", model=model, profile=profile, seed=seed)
-read = batch.upstream(run, "exp90")
+from nbhelpers import experiments
+from nbhelpers.core import params, store
+from nbhelpers.run import notebooks
+run = experiments.resolve("exp91", model=model, profile=profile, seed=seed)
+read = notebooks.upstream(run, "exp90")
 open(params.ROOT / "trace.txt", "a").write(model + "+" + "\\n")
 value = read[["value"]] * 10
 value["value"].attrs = read["value"].attrs
@@ -33,7 +36,7 @@ store.save(value, store.result_path(profile, model, "exp91"),
            provenance=store.provenance(run, wall_time_s=0.0, device="cpu"))
 """
 ACROSS = """
-from nbhelpers import store
+from nbhelpers.core import store
 {key: float(result.value.sum()) for key, result in store.load_profile(profile, "exp90").items()}
 """
 

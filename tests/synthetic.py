@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -18,12 +17,16 @@ import numpy as np
 import xarray as xr
 from nbformat import v4
 
-from nbhelpers import batch, book, charts, params, store, synthesis
+from nbhelpers import experiments
+from nbhelpers.book import build
+from nbhelpers.core import params, store
+from nbhelpers.report import charts, families, geometry_charts
+from nbhelpers.run import notebooks
 from tests import made_up, made_up_gap, made_up_grafts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAMILIES = {"gemma": 1.3, "llama": 1.0, "qwen": 0.8, "mistral": 1.1, "deepseek": 0.5, "olmo": 0.7}
-TITLES = [synthesis.TITLES[family] for family in FAMILIES]
+TITLES = [families.TITLES[family] for family in FAMILIES]
 MAKERS = {
     make.__name__: make
     for make in (
@@ -65,7 +68,7 @@ def dataset(family="llama", key="exp09", *, seed=0, n_prompts=96, n_layers=12, p
 
 def results(key="exp09", **options):
     """Return six made-up datasets by family title, in the book's order."""
-    return {synthesis.TITLES[family]: dataset(family, key, **options) for family in FAMILIES}
+    return {families.TITLES[family]: dataset(family, key, **options) for family in FAMILIES}
 
 
 def swapped(results, *titles):
@@ -119,8 +122,7 @@ def main_figure(key):
     cells = source(params.experiment(key).notebook).cells
     found = [cell.source for cell in cells if cell.metadata.get("name") == "main_figure"]
     made = {"One pair": dataset("gemma", key, n_prompts=12)}
-    drawn_with = (path.stem for path in (REPOSITORY / "nbhelpers").glob("*figures.py"))
-    known = {name: import_module(f"nbhelpers.{name}") for name in drawn_with}
+    known = {"report": experiments.part(key, "report"), "geometry_charts": geometry_charts}
     return eval(found[0], known | {"results": made}) if found else None
 
 
@@ -191,5 +193,5 @@ def project(root: Path):
 if __name__ == "__main__":
     project(Path(sys.argv[1]))
     for experiment in params.ordered():
-        batch.compare(experiment, "pocket", version="made up")
-    book.build("pocket")
+        notebooks.compare(experiment, "pocket", version="made up")
+    build.build("pocket")

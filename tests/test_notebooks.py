@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nbhelpers import batch, params, store
+from nbhelpers.core import params, store
+from nbhelpers.experiments import resolve
+from nbhelpers.run import notebooks
 
 NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
 LINES = 120  # of code, at most
@@ -52,15 +55,19 @@ def test_code_is_short_and_defines_nothing(path):
 def test_what_it_calls_is_there(path):
     """A notebook runs for minutes before it comes to a name that was changed."""
     nodes = [node for text in code_of(path) for node in ast.walk(ast.parse(text))]
-    taken = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "nbhelpers"]
-    modules = {alias.name for node in taken for alias in node.names}
+    taken = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module.startswith("nbhelpers")]
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
     used = {
         (n.value.id, n.attr) for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
     }
-    assert modules == {name for name, _ in used} & modules, "imported and not used"
-    for name, attribute in used:
-        if name in modules:
-            assert hasattr(importlib.import_module(f"nbhelpers.{name}"), attribute), f"{name}.{attribute}"
+    for node in taken:
+        for alias in node.names:
+            found = getattr(importlib.import_module(node.module), alias.name, None)
+            found = found or importlib.import_module(f"{node.module}.{alias.name}")
+            name = alias.asname or alias.name
+            assert name in names, f"{name} is imported and not used"
+            for _, attribute in [pair for pair in used if pair[0] == name and inspect.ismodule(found)]:
+                assert hasattr(found, attribute), f"{name}.{attribute}"
 
 
 @every_notebook
@@ -83,7 +90,7 @@ def test_outputs_are_committed_and_free_of_errors_and_local_paths(path):
 def result_of(key):
     """Return a pair's exp09 dataset of these parameters, run by papermill, what it needs first, where it is missing."""
     path = store.result_path("pocket", key, "exp09")
-    if not store.is_current(path, params.resolve("exp09", model=key).hash):
+    if not store.is_current(path, resolve("exp09", model=key).hash):
         subprocess.run([sys.executable, "-m", "nbhelpers", "run", "exp09", "--model", key], check=True)
     return store.load(path, experiment="exp09")
 
@@ -99,12 +106,12 @@ def test_papermill_runs_the_notebook_on_other_models(key):
         assert float(curve.isel(layer=0).mean()) > 0.1
     low, value, high = (result[f"convergence_gap{end}"].values for end in ("_low", "", "_high"))
     assert (low < value).all() and (value < high).all()
-    executed = batch.executed_path("pocket", "exp09_convergence_gap.ipynb", key)
+    executed = notebooks.executed_path("pocket", "exp09_convergence_gap.ipynb", key)
     injected = [
         c for c in cells_of(executed, "code") if "injected-parameters" in c["metadata"].get("tags", [])
     ]
     assert len(injected) == 1 and key in "".join(injected[0]["source"])
-    for need, wanted in params.resolve("exp09", model=key).upstream.items():
+    for need, wanted in resolve("exp09", model=key).upstream.items():
         upstream = store.load(store.result_path("pocket", key, need), experiment=need)
         assert upstream.attrs["parameter_hash"] == wanted and upstream.attrs["model"] == key
 

@@ -11,7 +11,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nbhelpers.params import FAMILIES as KEYS
 from pocket import evaluate, formats, instruction, pretraining, prompts, train, world
 from pocket.families import FAMILIES
 
@@ -117,7 +116,7 @@ def test_lookups_are_drawn_anew():
     assert twice > 300
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", FAMILIES)
 def test_a_letter_is_one_token_behind_its_option(key):
     """Nothing that all letters share stands between, or the look-up takes two matches."""
     tokenizer = train.AutoTokenizer.from_pretrained(CHECKPOINTS / key / "pt")
@@ -150,7 +149,7 @@ def test_format_checks(kind, check, good, bad):
     assert not formats.follows(kind, "", check)
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", FAMILIES)
 def test_checkpoints_are_half_precision_and_share_a_tokenizer(key):
     for variant in train.VARIANTS:
         with safe_open(CHECKPOINTS / key / variant / "model.safetensors", "pt") as weights:
@@ -169,7 +168,7 @@ def test_checkpoints_are_small_and_intact():
         assert hashlib.sha256((CHECKPOINTS / name).read_bytes()).hexdigest() == digest, name
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", FAMILIES)
 def test_card_reports_what_the_checkpoint_does(key):
     """Two gates measured again on a few prompts agree with the card, which holds every gate of both models."""
     card = json.loads((CHECKPOINTS / key / "card.json").read_text())

@@ -1,0 +1,1 @@
+"""The HTML book: pages written from results, and the build."""

@@ -1,0 +1,299 @@
+"""Typed parameters: which models, which sizes, which thresholds, and where the layers' windows lie.
+
+Everything in `params/` passes through here, so a typing error stops with one sentence before a model loads.
+This module knows nothing of tensors, notebooks or files of results.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from nbhelpers.core.schemas import ExperimentParams, GenerationParams, Prompts, PromptSet, Record, Size, Texts
+
+ROOT = Path(os.environ.get("NBHELPERS_ROOT", Path(__file__).resolve().parents[2])).resolve()
+FAMILIES = ("gemma", "llama", "qwen", "mistral", "deepseek", "olmo")
+VARIANTS = ("pt", "it")
+NATIVE = {"pt": "raw", "it": "chat"}  # how each variant reads a prompt by itself
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; its message is one sentence for the user."""
+
+
+class Checkpoint(Record):
+    """One model's weights: a folder of this repository (`path`) or a hub id with a revision (`hub`)."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either a path or a hub id, not both or neither")
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        """The absolute folder of a local checkpoint, None for one on the hub."""
+        return ROOT / self.path if self.path else None
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes: the folder or the hub id."""
+        return str(self.folder) if self.path else self.hub
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of a local checkpoint that decide what it computes; none for one on the hub."""
+        patterns = ("*.safetensors", "*config.json", "tokenizer*", "*.jinja", "special_tokens_map.json")
+        return (
+            sorted({path for pattern in patterns for path in self.folder.glob(pattern)}) if self.path else []
+        )
+
+    @property
+    def version(self) -> str:
+        """What provenance records: the path and a digest of its files, or the hub id and revision."""
+        if self.hub:
+            return f"{self.hub}@{self.revision or 'main'}"
+        return f"{self.path}@{files_hash(self.files) if self.files else 'missing'}"
+
+
+class ModelParams(Record):
+    """One PT/IT pair, `params/models/<key>.yml`.
+
+    Whatever is measured reads its sizes from the checkpoint; `size` only serves estimates before that is here.
+    """
+
+    key: str
+    family: Literal["gemma", "llama", "qwen", "mistral", "deepseek", "olmo"]
+    title: str
+    pt: Checkpoint
+    it: Checkpoint
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    device_map: str | None = None
+    chat: dict[str, Any] = {}
+    max_new_tokens: int | None = Field(default=None, ge=1, description="cap on new tokens in any experiment")
+    size: Size | None = None
+
+
+class ProfileParams(Record):
+    """One profile, `params/profiles/<name>.yml`: which models, which prompts, which sizes."""
+
+    name: str
+    title: str
+    models: list[str] = Field(min_length=1)
+    prompts: Prompts
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of one notebook")
+    gpus: int = Field(default=0, ge=0, description="GPUs a notebook takes of those given to the batch")
+    experiments: dict[str, dict[str, Any]] = {}
+
+
+class Experiment(Record):
+    """One experiment, `params/experiments/<key>.yml`: its notebooks, what it builds on, its default parameters.
+
+    `needs` names the experiments whose results its notebook reads; `artifacts` the files, beside its dataset, that it
+    leaves for others.
+    """
+
+    key: str
+    title: str
+    notebook: str
+    across: str | None = None
+    needs: list[str] = []
+    artifacts: list[str] = []
+    parameters: dict[str, Any] = {}
+
+
+class Run(Record):
+    """What one notebook run needs: a model, a profile and an experiment's parameters, all checked.
+
+    `upstream` holds the hash of each result that it builds on.
+    """
+
+    key: str
+    model: ModelParams
+    profile: ProfileParams
+    experiment: ExperimentParams
+    upstream: dict[str, str] = {}
+
+    @property
+    def prompts(self) -> str | PromptSet | None:
+        """The prompts that this run reads, its own before the profile's; None where it reads none."""
+        shared = self.profile.prompts if isinstance(self.experiment, GenerationParams) else None
+        return getattr(self.experiment, "prompts", None) or shared
+
+    @property
+    def files(self) -> list[Path]:
+        """The prompt and text files that this run reads; none for a data set of the hub."""
+        read = (self.prompts, getattr(self.experiment, "corpus", None))
+        names = [source.path if isinstance(source, Texts) else source for source in read]
+        return [ROOT / name for name in names if name]
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with anything that changes this run's result."""
+        experiment = self.experiment.model_dump(exclude={"batch_size", "lens_rows"})
+        texts = [[path.name, path.exists() and files_hash([path])] for path in self.files]
+        if isinstance(self.prompts, PromptSet):  # a profile's is no parameter of the experiment
+            texts.append(self.prompts.model_dump())
+        read = [self.model.pt.version, self.model.it.version, texts, self.upstream]
+        return parameter_hash([self.key, self.model.model_dump(exclude={"size"}), read, experiment])
+
+
+def parameter_hash(obj: Any) -> str:
+    """Return 12 hex digits of the SHA-256 of a record, dict or list written as canonical JSON."""
+    plain = obj.model_dump() if isinstance(obj, BaseModel) else obj
+    text = json.dumps(plain, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def files_hash(paths) -> str:
+    """Return 12 hex digits of the SHA-256 over the names and contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def suggestion(value: str, allowed) -> str:
+    """Return the clause "did you mean …? Allowed: …" for a value that is not in `allowed`."""
+    allowed = [str(item) for item in allowed]
+    close = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f"did you mean {close[0]!r}? Allowed" if close else "allowed"
+    return f"{hint}: {', '.join(allowed) or 'none'}"
+
+
+def _fields(schema: type[BaseModel], path: tuple) -> list[str]:
+    """Return the keys that are known at `path` inside a schema."""
+    for step in path:
+        kind = schema.model_fields[step].annotation if step in schema.model_fields else None
+        inner = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not inner:
+            break
+        schema = inner[0]
+    return list(schema.model_fields)
+
+
+def _sentence(error: ValidationError, schema: type[BaseModel], source: str) -> str:
+    """Return the first of pydantic's complaints as one sentence with the file, the key and the value."""
+    first = error.errors()[0]
+    key = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = suggestion(first["loc"][-1], _fields(schema, first["loc"][:-1]))
+        return f"{source}: unknown key {key!r}; {known}."
+    if first["type"] == "missing":
+        return f"{source}: the key {key!r} is missing."
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not key:
+        return f"{source}: {message}."
+    return f"{source}: {key!r} is {first['input']!r}; it {message}."
+
+
+def checked(schema: type[BaseModel], values: dict, source: str):
+    """Return `values` as a record of `schema`; ParameterError names `source`, the key and the value."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ParameterError(_sentence(error, schema, source)) from None
+
+
+def keys(kind: Literal["models", "profiles", "experiments"]) -> list[str]:
+    """Return the sorted names of the parameter files of one kind."""
+    return sorted(path.stem for path in (ROOT / "params" / kind).glob("*.yml"))
+
+
+def _read(kind: str, name: str, schema: type[Record]):
+    """Return `params/<kind>/<name>.yml` as a record, whose own name must be the file's."""
+    path = ROOT / "params" / kind / f"{name}.yml"
+    if name not in keys(kind):
+        raise ParameterError(f"there is no {kind[:-1]} {name!r}; {suggestion(name, keys(kind))}.")
+    return _parsed(path, path.stat().st_mtime_ns, schema)
+
+
+@cache
+def _parsed(path: Path, _mtime: int, schema: type[Record]):
+    """Return one parsed and checked file; the modification time makes the cache see an edit."""
+    source = path.relative_to(ROOT).as_posix()
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ParameterError(f"{source} is not valid YAML{where}.") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{source} must hold keys and values.")
+    record = checked(schema, values, source)
+    named = values.get("key", values.get("name"))
+    if named != path.stem:
+        raise ParameterError(f"{source}: the file and its key differ ({named!r}); rename one of them.")
+    return record
+
+
+def model_params(key: str) -> ModelParams:
+    """Return the PT/IT pair `params/models/<key>.yml`."""
+    return _read("models", key, ModelParams)
+
+
+def profile_params(name: str) -> ProfileParams:
+    """Return the profile `params/profiles/<name>.yml`; every model that it names exists."""
+    profile = _read("profiles", name, ProfileParams)
+    for key in profile.models:
+        if key not in keys("models"):
+            known = suggestion(key, keys("models"))
+            raise ParameterError(f"params/profiles/{name}.yml: there is no model {key!r}; {known}.")
+    for key in profile.experiments:
+        if key not in keys("experiments"):
+            known = suggestion(key, keys("experiments"))
+            raise ParameterError(f"params/profiles/{name}.yml: there is no experiment {key!r}; {known}.")
+    return profile
+
+
+def profile_of(model: str) -> str:
+    """Return the name of the profile that holds a model; the pocket profile is looked at first."""
+    model_params(model)
+    for name in sorted(keys("profiles"), key=lambda name: (name != "pocket", name)):
+        if model in profile_params(name).models:
+            return name
+    raise ParameterError(f"no profile lists the model {model!r}; add it to one of params/profiles/*.yml.")
+
+
+def experiment(key: str) -> Experiment:
+    """Return the experiment `params/experiments/<key>.yml`."""
+    return _read("experiments", key, Experiment)
+
+
+def ordered(chosen: list[str] | None = None) -> list[str]:
+    """Return experiment keys, each after those that it needs; ParameterError where they need each other."""
+    done: list[str] = []
+
+    def add(key: str, above: tuple = ()):
+        if key in above:
+            raise ParameterError(f"the experiments {' → '.join([*above, key])} need each other.")
+        for need in experiment(key).needs:
+            add(need, (*above, key))
+        if key not in done:
+            done.append(key)
+
+    for key in keys("experiments") if chosen is None else chosen:
+        add(key)
+    return done
+
+
+def require(checkpoint: Checkpoint, model: str) -> Checkpoint:
+    """Return a checkpoint whose local folder is there; a hub checkpoint is returned as it is."""
+    folder = checkpoint.folder
+    if folder and not list(folder.glob("*.safetensors")):
+        raise ParameterError(
+            f"the checkpoint {checkpoint.path} of {model} is missing; restore it with "
+            f"`git checkout {checkpoint.path}` or train it with `make pocket`."
+        )
+    return checkpoint

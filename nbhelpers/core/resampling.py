@@ -1,0 +1,67 @@
+"""Bootstrap over prompts of any statistic of sums: ratios, correlations, the order of means.
+
+A statistic of tokens that is a function of sums over tokens needs those sums of each prompt once; a resample of prompts is
+then a product with a matrix of counts. `nbhelpers.stats` has the intervals of plain means.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy import special
+
+from nbhelpers.core.stats import Interval, StatisticsError
+
+
+def draws(n_prompts: int, n_resamples: int, seed: int = 0, block: int = 1000) -> Iterator[np.ndarray]:
+    """Yield how often each prompt is drawn in each resample, [resample, prompt], `block` resamples at a time."""
+    rng, even = np.random.default_rng(seed), np.full(n_prompts, 1 / n_prompts)
+    for start in range(0, n_resamples, block):
+        yield rng.multinomial(n_prompts, even, min(block, n_resamples - start)).astype(float)
+
+
+def resampled(sums: np.ndarray, n_resamples: int, seed: int = 0) -> np.ndarray:
+    """Return the sums [resample, …] over prompts drawn with replacement, of sums [prompt, …]."""
+    flat = sums.reshape(len(sums), -1)
+    parts = [times @ flat for times in draws(len(sums), n_resamples, seed)]
+    return np.concatenate(parts).reshape(-1, *sums.shape[1:])
+
+
+def bca_of_sums(
+    sums: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic of sums over prompts with its BCa interval, each shaped as the statistic (`mean` is its value).
+
+    sums: [prompt, …], without NaN. statistic: maps sums [n, …] to values [n, …], row by row; NaN where it has none, as a
+    ratio to nothing. Resamples without a value are left out of its interval. StatisticsError with fewer than two prompts.
+
+    Efron (1987), Better bootstrap confidence intervals, JASA 82.
+    """
+    sums = np.asarray(sums, dtype=float)
+    if len(sums) < 2:
+        raise StatisticsError(f"An interval needs two measured prompts: {len(sums)} are.")
+    total = sums.sum(0)
+    value = statistic(total[None])[0]
+    boot, without = statistic(resampled(sums, n_resamples, seed)), statistic(total - sums)
+    columns = zip(value.ravel(), boot.reshape(len(boot), -1).T, without.reshape(len(sums), -1).T)
+    ends = np.array([_ends(*column, confidence) for column in columns])
+    return Interval(value, *ends.T.reshape(2, *value.shape))
+
+
+def _ends(value, boot, without, confidence):
+    """Both ends for one value of resamples [resample] and leave-one-out values [prompt]."""
+    boot, without = boot[~np.isnan(boot)], without[~np.isnan(without)]
+    if np.isnan(value) or not len(boot) or not len(without):
+        return np.nan, np.nan
+    ties = 1e-12 * np.abs(boot - value).max(initial=0.0)
+    share = ((boot < value - ties).mean() + (boot <= value + ties).mean()) / 2
+    bias = special.ndtri(np.clip(share, 0.5 / len(boot), 1 - 0.5 / len(boot)))
+    pull = without.mean() - without
+    square = (pull**2).sum()
+    acceleration = (pull**3).sum() / (6 * square**1.5) if square > 0 else 0.0
+    z = bias + special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
+    return np.quantile(boot, special.ndtr(bias + z / (1 - acceleration * z)))

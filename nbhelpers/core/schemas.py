@@ -1,0 +1,110 @@
+"""The parameters that each experiment takes, typed: their names, limits and meaning.
+
+A new experiment adds a class here if it has parameters of its own, and its key to `SCHEMAS`. Where values come from is
+the business of `nbhelpers.params`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown keys and wrong types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Size(Record):
+    """The sizes of a model, for estimates of cost before its checkpoint is at hand."""
+
+    layers: int = Field(ge=1)
+    width: int = Field(ge=1)
+    vocabulary: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    parameters: int = Field(ge=1)
+
+
+class Texts(Record):
+    """Running text: a JSON Lines file with a field of text (`path`), or a data set of the Hugging Face hub (`hub`)."""
+
+    path: str | None = None
+    hub: str | None = None
+    name: str | None = Field(default=None, description="configuration of a hub data set")
+    split: str = "train"
+    revision: str | None = None
+    field: str = "text"
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("must give either a path or a hub id, not both or neither")
+        return self
+
+
+class PromptSet(Texts):
+    """Prompts of a hub data set, or of a JSON Lines file with field names of its own: which field holds what.
+
+    `field` is what is asked (form: question, which PT reads as "Question: … Answer:") or to be continued (form: stub).
+    """
+
+    form: Literal["question", "stub"] = "question"
+    id: str | None = Field(default=None, description="field of the id; without one, prompts are numbered")
+    category: str | None = Field(
+        default=None, description="field of the category; without one, all are alike"
+    )
+    target: str | None = Field(default=None, description="field of the one-word answer, for exp01")
+    first: int = Field(default=5000, ge=1, description="records read; a hub data set may have no end")
+
+
+def _path_or_set(value):
+    """Return a path as it is and a mapping as a `PromptSet`, so that a mistake is named by the set's own keys."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict | PromptSet):
+        raise ValueError("must be the path of a JSON Lines file, or name a data set by `hub`")
+    return PromptSet.model_validate(value)
+
+
+Prompts = Annotated[str | PromptSet, BeforeValidator(_path_or_set)]
+
+
+class ExperimentParams(Record):
+    """The parameters that every experiment has."""
+
+    n_resamples: int = Field(default=10_000, ge=100, description="bootstrap resamples over prompts")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    seed: int = Field(default=0, ge=0)
+
+
+class ForwardParams(ExperimentParams):
+    """The parameters of an experiment that runs a model."""
+
+    batch_size: int = Field(ge=1, description="rows generated and captured together")
+    lens_rows: int = Field(default=256, ge=1, description="tokens unembedded at once")
+
+
+class GenerationParams(ForwardParams):
+    """The parameters of an experiment that generates."""
+
+    n_prompts: int = Field(ge=2, description="prompts, balanced over categories")
+    max_new_tokens: int = Field(ge=2, le=8192, description="cap on generated tokens a prompt")
+
+
+class CommitmentParams(ExperimentParams):
+    """exp09: thresholds and windows of the commitment rules, and confidence strata."""
+
+    kl_threshold: float = Field(default=0.1, gt=0.0, description="nats")
+    kl_grid: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False)
+    majority_share: float = Field(default=0.9, gt=0.5, le=1.0)
+    stable_window: int = Field(default=3, ge=2, description="layers a top-1 match must hold")
+    confidence_edges: tuple[float, float] = Field(
+        default=(0.5, 0.9), strict=False, description="edges of the strata low, medium, high"
+    )
+
+    @field_validator("confidence_edges")
+    @classmethod
+    def _rising(cls, edges):
+        if not 0 < edges[0] < edges[1] < 1:
+            raise ValueError("must be two probabilities, the lower one first")
+        return edges

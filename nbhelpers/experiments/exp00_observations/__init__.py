@@ -1,0 +1,1 @@
+"""exp00: one capture of every layer at every generated token, for all observational experiments."""

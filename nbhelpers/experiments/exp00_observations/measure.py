@@ -1,0 +1,176 @@
+"""exp00: what every layer of a pair says at every generated token, measured once for all observational experiments.
+
+Both models read both histories, the tokens that PT wrote and the tokens that IT wrote, each after its own native
+prompt: a two-by-two design whose diagonal is free running. Every step is read through the raw and the tuned lens, its
+own model's and the other's, and reduced to numbers; neither logits nor residuals are kept. What the numbers mean is
+the business of the experiments.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from nbhelpers.core.depths import depth
+from nbhelpers.core.params import VARIANTS
+from nbhelpers.core.store import described
+from nbhelpers.measures import delta_cosine, lens, lens_tiles, neurons, tuned_lens
+from nbhelpers.measures.steps import LENSES, OBSERVED
+from nbhelpers.models.decoder import Decoder, Pair
+from nbhelpers.models.forward import Batch, Stream, narrow, replay
+from nbhelpers.models.generation import Continuation
+from nbhelpers.models.prompts import Prompt
+from nbhelpers.models.token_classes import CLASSES, token_classes
+from nbhelpers.models.unembedding import Unembedding
+
+KL = ("kl_final_layer", "kl_layer_final")
+CURVES = (*lens.METRICS, "top1_probability", "target_log_probability", "target_rank", "top5")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads a residual stream: a model's unembedding with its final norm, and its tuned lens."""
+
+    unembedding: Unembedding
+    tuned: tuned_lens.TunedLens
+
+    def __call__(self, residual: Sequence[Tensor], **options) -> dict[str, dict[str, Tensor]]:
+        """Return the metrics of both lenses, {lens: {metric: [layer, token]}}."""
+        return {
+            "raw": lens.lens_metrics(residual, self.unembedding, **options),
+            "tuned": tuned_lens.metrics(residual, self.unembedding, self.tuned, **options),
+        }
+
+
+def lens_arrays(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return one lens's metrics with its five best tokens reduced to turnover and candidates_final, [layer, token]."""
+    top5 = found.pop("top5")
+    turnover = torch.full(top5.shape[:-1], torch.nan, device=top5.device)
+    turnover[1:] = lens_tiles.jaccard(top5[1:], top5[:-1])
+    return found | {"turnover": turnover, "candidates_final": lens_tiles.jaccard(top5, top5[-1:])}
+
+
+def measure(stream: Stream, batch: Batch, own: Reader, other: Reader, rows: int) -> xr.Dataset:
+    """Return one batch's measurements: lens metrics (lens, layer, step), geometry ([component,] layer, step)."""
+    targets = batch.targets.to(own.unembedding.weight.device)
+    read = own(stream.residual, metrics=CURVES, targets=targets, rows=rows)
+    read = {name: lens_arrays(found) for name, found in read.items()}
+    cross = other(stream.residual, metrics=KL, rows=rows)
+    arrays = {name: torch.stack([read[key][name] for key in LENSES]) for name in read["raw"]}
+    arrays |= {f"{name}_cross": torch.stack([cross[key][name] for key in LENSES]) for name in KL}
+    dims = {name: ("lens", "layer", "step") for name in arrays}
+    shapes = delta_cosine.stream_geometry(
+        stream.embedding, stream.residual, stream.attention_update, stream.mlp_update
+    )
+    dims |= {name: ("component", "layer", "step")[-values.ndim :] for name, values in shapes.items()}
+    return xr.Dataset(
+        {name: (dims[name], narrow(values)) for name, values in (arrays | shapes).items()},
+        coords={"lens": list(LENSES), "component": list(delta_cosine.COMPONENTS)},
+    )
+
+
+def observe(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Continuation],
+    *,
+    own: Reader,
+    other: Reader,
+    batch_size: int = 32,
+    lens_rows: int = 256,
+    with_neurons: bool = False,
+) -> xr.Dataset:
+    """Return every measurement at every step of every prompt, one teacher-forced pass.
+
+    The model's own logits check the lens on each batch. Give another model's continuations for a matched history.
+    `with_neurons` adds `neuron_mass` (layer, neuron), summed over steps.
+
+    Returns
+    -------
+    dataset with dims (lens, layer, step) or ([component,] layer, step), 32 bits an entry; coordinates `prompt_index`
+    (step), which prompt, and `token` (step), which generated token the step predicts: 0 for the one after the prompt.
+    """
+    parts, masses = [], []
+    for batch, stream in replay(decoder, prompts, continuations, batch_size=batch_size):
+        lens.check_identity(stream.last_residual, stream.last_logits, own.unembedding)
+        part = measure(stream, batch, own, other, lens_rows)
+        if with_neurons:
+            masses.append(neurons.neuron_mass(neurons.neuron_layers(decoder, stream)))
+        part["token_id"] = ("step", narrow(batch.targets))
+        parts.append(
+            part.assign_coords(prompt_index=("step", batch.row_of_step), token=("step", batch.step_of_step))
+        )
+    steps = xr.concat(parts, "step")
+    steps = steps.isel(step=np.lexsort((steps.token.values, steps.prompt_index.values)))
+    return steps.assign(neuron_mass=sum(masses)) if with_neurons else steps
+
+
+def observe_pair(
+    pair: Pair,
+    prompts: Mapping[str, Sequence[Sequence[int]]],
+    continuations: Mapping[str, Sequence[Continuation]],
+    lenses: Mapping[str, tuned_lens.TunedLens],
+    *,
+    batch_size: int = 32,
+    lens_rows: int = 256,
+) -> xr.Dataset:
+    """Return both models' measurements on both histories, dims (variant, lens, layer, step) and the like.
+
+    prompts, continuations, lenses: by variant, "pt" and "it". Coordinate `history` (step) says whose tokens a step is
+    of.
+    """
+    decoders = dict(zip(VARIANTS, pair))
+    readers = {name: Reader(decoders[name].unembedding, lenses[name]) for name in VARIANTS}
+    found = {
+        (v, history): observe(
+            decoders[v], prompts[v], continuations[history], own=readers[v], other=readers[o],
+            batch_size=batch_size, lens_rows=lens_rows, with_neurons=v == history,
+        )
+        for history in VARIANTS
+        for v, o in zip(VARIANTS, reversed(VARIANTS))
+    }  # fmt: skip
+    masses = [found[v, v].neuron_mass for v in VARIANTS]
+    histories = []
+    for history in VARIANTS:
+        both = [found[v, history].drop_vars("neuron_mass", errors="ignore") for v in VARIANTS]
+        measured = [name for name in both[0].data_vars if name != "token_id"]
+        steps = xr.concat(
+            both, "variant", data_vars=measured, coords="minimal", compat="equals", join="exact"
+        )
+        histories.append(steps.assign_coords(history=("step", [history] * steps.sizes["step"])))
+    steps = xr.concat(histories, "step", data_vars="minimal").assign_coords(variant=list(VARIANTS))
+    return steps.assign(neuron_mass=xr.concat(masses, "variant"))
+
+
+def with_texts(
+    steps: xr.Dataset,
+    continuations: Mapping[str, Sequence[Continuation]],
+    prompts: Sequence[Prompt],
+    tokenizer,
+) -> xr.Dataset:
+    """Return the measurements with what was asked and written, token classes, coordinates, units and names."""
+    made = [continuations[name] for name in VARIANTS]
+    per_prompt = {
+        "n_tokens": [[len(c.ids) for c in rows] for rows in made],
+        "stopped": [[c.stopped for c in rows] for rows in made],
+        "text": [[tokenizer.decode(c.ids, skip_special_tokens=True) for c in rows] for rows in made],
+    }
+    found = steps.assign({name: (("variant", "prompt"), np.array(rows)) for name, rows in per_prompt.items()})
+    # Steps lie history by history and prompt by prompt, each text whole.
+    kinds = [token_classes(tokenizer, c.ids) for rows in made for c in rows if c.ids]
+    found["token_class"] = ("step", np.concatenate(kinds))
+    for name in ("category", "message"):
+        found[name] = ("prompt", np.array([getattr(prompt, name) for prompt in prompts], dtype=object))
+    n_layers = found.sizes["layer"]
+    found = found.assign_coords(
+        prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
+    )
+    return described(found, OBSERVED)
+
+
+def class_names(codes) -> np.ndarray:
+    """Return the names of token classes from their codes."""
+    return np.array(CLASSES)[np.asarray(codes)]

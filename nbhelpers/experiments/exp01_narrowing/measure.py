@@ -1,0 +1,128 @@
+"""exp01: do broad neurons give way to narrow ones with depth, and do broad neurons get more attribution?
+
+At the position that predicts a one-word answer: N90, how many tokens hold 90 % of what a neuron or a layer's update
+does to the logits; its attribution to the answer; and the effective support exp H of each layer's lens distribution.
+Both models read plain text.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from nbhelpers.core.params import VARIANTS
+from nbhelpers.core.store import described
+from nbhelpers.experiments.exp01_narrowing.experiment import Params
+from nbhelpers.measures import logit_attribution
+from nbhelpers.measures.logit_attribution import Stub
+from nbhelpers.models import prompts
+from nbhelpers.models.decoder import Pair
+
+# What is regressed on the logarithm of N90, over a prompt's chosen neurons.
+FITS = {"attribution": "attribution", "target_efficiency": "target efficiency"}
+UNITS = {
+    "support": ("tokens", "effective support exp H of the layer's raw-lens distribution"),
+    "target_rank": ("1", "rank of the answer among the real tokens, 1 is best"),
+    "neuron_n90": ("1", "mean ln N90 of the chosen neurons of a layer"),
+    "update_n90": ("tokens", "N90 of a layer's whole update"),
+    "update_n50": ("tokens", "N50 of a layer's whole update"),
+    "update_target_contribution": ("logits", "what an update contributes to the answer's logit"),
+    "fit": ("1", "ln of a quantity on ln N90: slope, intercept, Pearson and Spearman r"),
+    "fit_low": ("1", "lower end of the 95 % interval of the fit, prompts resampled"),
+    "fit_high": ("1", "upper end of the 95 % interval of the fit, prompts resampled"),
+    "fit_shift": ("1", "IT − PT of the fit"),
+    "fit_shift_low": ("1", "lower end of the interval of the shift"),
+    "fit_shift_high": ("1", "upper end of the interval of the shift"),
+    "group": ("1", "memorisation or reasoning"),
+    "target": ("1", "the word that answers"),
+    "sample_n90": ("tokens", "N90 of a sample of neurons chosen by attribution"),
+    "sample_attribution": ("logits", "attribution of the sample"),
+    "sample_layer": ("1", "layers of the sample"),
+}
+N_SAMPLE = 300
+
+
+def chosen_stubs(pair: Pair, stubs: Sequence[Stub], n: int) -> list[tuple[Stub, list[int], int]]:
+    """Return up to n stubs whose answer is one token, balanced over categories, with prompt ids and target id.
+
+    The two models share the tokenizer.
+    """
+    kept = logit_attribution.single_token(pair.pt, stubs)
+    chosen = prompts.choose([stub for stub, *_ in kept], min(n, len(kept)))
+    return [(stub, *rest) for stub, *rest in kept if stub in chosen]
+
+
+def layer_means(found: xr.Dataset) -> xr.DataArray:
+    """Return the mean ln N90 of each prompt's chosen neurons in each layer, (selection, prompt, layer), NaN without any."""
+    n_layers = found.sizes["layer"]
+    value = np.log(found.n90.where(found.n90 > 0)).transpose("selection", "prompt", "feature").values
+    layer = found.neuron_layer.transpose("selection", "prompt", "feature").values
+    counted = np.isfinite(value)
+    value, means = np.where(counted, value, 0), []
+    for i in range(n_layers):
+        here = counted & (layer == i)
+        n = here.sum(-1)
+        means.append(np.divide((value * here).sum(-1), n, out=np.full(n.shape, np.nan), where=n > 0))
+    return xr.DataArray(np.stack(means, axis=-1), dims=("selection", "prompt", "layer"))
+
+
+def fits(found: xr.Dataset, options: Params) -> xr.Dataset:
+    """Return the fit of each quantity in `FITS` on N90, with intervals and draws, (selection, quantity, statistic)."""
+    size = dict(n_resamples=min(options.n_resamples, 400), confidence=options.confidence, seed=options.seed)
+    rows = []
+    for selection in logit_attribution.SELECTIONS:
+        one = found.sel(selection=selection)
+        x = one.n90.transpose("prompt", "feature").values
+        each = [
+            logit_attribution.log_log_fit(x, np.abs(one[name].transpose("prompt", "feature").values), **size)
+            for name in FITS
+        ]
+        rows.append(xr.concat(each, "quantity"))
+    return xr.concat(rows, "selection").assign_coords(
+        selection=list(logit_attribution.SELECTIONS), quantity=list(FITS.values())
+    )
+
+
+def sample(found: xr.Dataset, seed: int) -> xr.Dataset:
+    """Return a random sample of the neurons chosen by attribution, for a scatter plot, (sample)."""
+    one = found.sel(selection="attribution")[["n90", "attribution", "neuron_layer"]].stack(
+        sample=("prompt", "feature")
+    )
+    drawn = np.random.default_rng(seed).permutation(one.sizes["sample"])[:N_SAMPLE]
+    names = {"n90": "sample_n90", "attribution": "sample_attribution", "neuron_layer": "sample_layer"}
+    return (
+        one.isel(sample=np.sort(drawn)).reset_index("sample", drop=True).rename(names).drop_vars("selection")
+    )
+
+
+def of_variant(decoder, kept, options: Params) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return one variant's dataset without fits, and its fits with their draws."""
+    ids, targets = [row for _, row, _ in kept], [target for *_, target in kept]
+    size = dict(k=options.n_neurons, seed=options.seed, batch_size=options.batch_size)
+    found = logit_attribution.direct_attribution(decoder, ids, targets, **size)
+    names = ["target_rank", "update_n90", "update_n50", "update_target_contribution"]
+    profile = found[names].assign(support=np.exp(found.lens_entropy), neuron_n90=layer_means(found))
+    return xr.merge([profile, sample(found, options.seed)], compat="override", join="exact"), fits(
+        found, options
+    )
+
+
+def shift(pt: xr.DataArray, it: xr.DataArray, confidence: float) -> list[xr.DataArray]:
+    """Return the ends of the interval of IT − PT from paired draws [..., resample]."""
+    ends = ((1 - confidence) / 2, (1 + confidence) / 2)
+    return [(it - pt).quantile(end, "resample").drop_vars("quantile") for end in ends]
+
+
+def summarise(pair: Pair, stubs: Sequence[Stub], options: Params) -> xr.Dataset:
+    """Return exp01's dataset for one pair: breadth by layer, fits of attribution on breadth, effective support."""
+    kept = chosen_stubs(pair, stubs, options.n_prompts)
+    (pt, pt_fit), (it, it_fit) = (of_variant(decoder, kept, options) for decoder in pair)
+    found = xr.concat([pt, it], "variant").assign_coords(variant=list(VARIANTS))
+    both = xr.concat([pt_fit, it_fit], "variant")
+    names = {"estimate": "fit", "low": "fit_low", "high": "fit_high"}
+    found = found.assign({new: both[old] for old, new in names.items()})
+    low, high = shift(pt_fit.draws, it_fit.draws, options.confidence)
+    found = found.assign(fit_shift=it_fit.estimate - pt_fit.estimate, fit_shift_low=low, fit_shift_high=high)
+    found["group"] = ("prompt", np.array([stub.category for stub, *_ in kept], dtype=object))
+    found["target"] = ("prompt", np.array([stub.target for stub, *_ in kept], dtype=object))
+    return described(found.assign_coords(prompt=[stub.id for stub, *_ in kept]), UNITS)

@@ -1,0 +1,176 @@
+"""exp02: layer profiles by kind of prompt and by template, and a permutation test of the kinds.
+
+Three conditions, each continuing every prompt by itself: PT on plain text, IT in its chat template, IT on plain text.
+The null hypothesis is that in-context, out-of-context and reasoning prompts have the same profile over layers.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from nbhelpers.core import stats
+from nbhelpers.core.depths import depth
+from nbhelpers.core.store import described, joined
+from nbhelpers.experiments.exp02_prompt_kinds.experiment import Params
+from nbhelpers.measures import delta_cosine, lens, prompt_end
+from nbhelpers.models import forward, generation
+from nbhelpers.models.decoder import Decoder, Pair
+from nbhelpers.models.forward import narrow
+from nbhelpers.models.prompts import Prompt
+
+CONDITIONS = {"PT": ("pt", "raw"), "IT": ("it", "chat"), "IT without template": ("it", "raw")}
+KINDS = ("IC", "OOC", "R")
+TITLES = {"IC": "in context", "OOC": "out of context", "R": "reasoning"}
+PARTS = ("first third", "second third", "last third")
+MEASURES = ("delta_cosine", "update_norm", "entropy", "kl_final_layer")
+UNITS = {
+    "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
+    "update_norm": ("1", "Euclidean norm of an update"),
+    "residual_norm": ("1", "Euclidean norm of the residual stream after the layer"),
+    "entropy": ("nats", "entropy of the layer's raw-lens distribution"),
+    "kl_final_layer": ("nats", "KL(final ‖ layer), raw lens"),
+    "delta_cosine_by_part": ("1", "δ-cosine of the block update by third of the generated text"),
+    "n_tokens": ("tokens", "generated tokens, the stop token included"),
+    "text": ("1", "generated text"),
+    "category": ("1", "kind of the prompt: IC, OOC or R"),
+    "form": ("1", "whether the prompt is a stub to complete or a question"),
+    "f_statistic": ("1", "one-way F of the kinds by layer"),
+    "p_layers": ("1", "p of the largest F over layers, kinds permuted within forms"),
+    "template_shift": ("1", "δ-cosine of the block, IT with its template less IT without, by prompt"),
+}
+
+
+def measure(decoder: Decoder, ids, made, *, batch_size: int, rows: int) -> xr.Dataset:
+    """Return per-step measurements of one condition, dims ([component,] layer, step), raw lens only."""
+    parts = []
+    for batch, stream in forward.replay(decoder, ids, made, batch_size=batch_size):
+        lens.check_identity(stream.last_residual, stream.last_logits, decoder.unembedding)
+        found = lens.lens_metrics(
+            stream.residual, decoder.unembedding, metrics=("entropy", "kl_final_layer"), rows=rows
+        )
+        found |= delta_cosine.stream_geometry(
+            stream.embedding, stream.residual, stream.attention_update, stream.mlp_update
+        )
+        dims = {name: ("component", "layer", "step")[-values.ndim :] for name, values in found.items()}
+        part = xr.Dataset({name: (dims[name], narrow(values)) for name, values in found.items()})
+        lengths = np.array([len(made[i].ids) for i in batch.rows])
+        third = batch.step_of_step * len(PARTS) // np.repeat(lengths, lengths)
+        coords = {"prompt_index": batch.row_of_step, "part": third}
+        parts.append(part.assign_coords({name: ("step", values) for name, values in coords.items()}))
+    return xr.concat(parts, "step").assign_coords(component=list(delta_cosine.COMPONENTS))
+
+
+def means(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
+    """Return per-prompt means over steps, (prompt, …), and those of the block's δ-cosine by third of the text."""
+    found = {}
+    for name in (*MEASURES, "residual_norm"):
+        values = stats.prompt_means(steps[name].values, steps.prompt_index.values, n_prompts)
+        found[name] = (("prompt", *steps[name].dims[:-1]), values)
+    block = steps.delta_cosine.sel(component="block").values
+    parts = [
+        stats.prompt_means(
+            np.where(steps.part.values == i, block, np.nan), steps.prompt_index.values, n_prompts
+        )
+        for i in range(len(PARTS))
+    ]
+    found["delta_cosine_by_part"] = (("part", "prompt", "layer"), np.stack(parts))
+    coords = {"component": list(delta_cosine.COMPONENTS), "part": list(PARTS)}
+    return xr.Dataset(found, coords=coords)
+
+
+def observe_condition(pair: Pair, name: str, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
+    """Return one condition's per-prompt profiles, after generating its own continuations."""
+    variant, template = CONDITIONS[name]
+    decoder = getattr(pair, variant)
+    ids = prompt_end.read_as(decoder, prompts, template)
+    sizes = dict(batch_size=options.batch_size)
+    made = generation.generate(decoder, ids, max_new_tokens=options.max_new_tokens, **sizes)
+    found = means(measure(decoder, ids, made, rows=options.lens_rows, **sizes), len(prompts))
+    texts = [decoder.tokenizer.decode(c.ids, skip_special_tokens=True) for c in made]
+    found["n_tokens"] = ("prompt", [len(c.ids) for c in made])
+    return found.assign(text=("prompt", np.array(texts, dtype=object)))
+
+
+def f_statistics(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the one-way F of groups, [draw, layer], values [prompt, layer], groups [draw, prompt] of codes 0 … k − 1.
+
+    Every draw has groups of the same sizes. Infinite where groups differ and nothing varies within them.
+    """
+    k, n = groups.max() + 1, len(values)
+    member = groups[:, None, :] == np.arange(k)[:, None]
+    sizes = member.sum(-1, keepdims=True)
+    centred = values - values.mean(0)
+    group_means = member @ centred / sizes
+    between = (sizes * group_means**2).sum(1) / (k - 1)
+    total = (centred**2).sum(0)
+    within = np.maximum(total - between * (k - 1), 0) / (n - k)
+    return np.divide(
+        between, within, out=np.full(between.shape, np.inf), where=within > 1e-12 * np.maximum(total, 1e-30)
+    )
+
+
+def permuted(labels: np.ndarray, strata: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Return n random orders of labels, each within its strata, [draw, prompt]."""
+    rng, drawn = np.random.default_rng(seed), np.tile(labels, (n, 1))
+    for stratum in np.unique(strata):
+        at = np.flatnonzero(strata == stratum)
+        drawn[:, at] = rng.permuted(drawn[:, at], axis=1)
+    return drawn
+
+
+def kinds_test(values: np.ndarray, kinds, forms, *, n: int, seed: int) -> tuple[np.ndarray, float]:
+    """Return each layer's F of the kinds, [layer], and the p-value of the largest, which holds for all layers at once.
+
+    values: [prompt, layer]; a layer with a NaN, or where nothing varies, is left out (F is NaN). Kinds are permuted
+    within forms, so that a difference between stubs and questions counts for nothing.
+    """
+    codes = np.unique(np.asarray(kinds), return_inverse=True)[1]
+    kept = np.isfinite(values).all(0) & (np.ptp(np.nan_to_num(values), axis=0) > 0)
+    found = np.full(values.shape[1], np.nan)
+    found[kept] = f_statistics(values[:, kept], codes[None])[0]
+    null = f_statistics(values[:, kept], permuted(codes, np.asarray(forms), n, seed)).max(-1)
+    return found, float((1 + (null >= found[kept].max() - 1e-12).sum()) / (n + 1))
+
+
+def tests(profiles: xr.Dataset, options: Params) -> xr.Dataset:
+    """Return the test of the kinds for each condition and measure, (condition, measure, layer) and (condition, measure)."""
+    size, rows = dict(n=options.n_permutations, seed=options.seed), []
+    for condition in profiles.condition.values:
+        one = profiles.sel(condition=condition)
+        blocks = [one[m].sel(component="block") if "component" in one[m].dims else one[m] for m in MEASURES]
+        curves = [block.transpose("prompt", "layer").values for block in blocks]
+        rows.append(
+            [kinds_test(curve, profiles.category.values, profiles.form.values, **size) for curve in curves]
+        )
+    statistic = np.array([[found[0] for found in row] for row in rows])
+    p = np.array([[found[1] for found in row] for row in rows])
+    return xr.Dataset(
+        {
+            "f_statistic": (("condition", "measure", "layer"), statistic),
+            "p_layers": (("condition", "measure"), p),
+        },
+        coords={"measure": list(MEASURES)},
+    )
+
+
+def form_of(prompt: Prompt) -> str:
+    """Return whether a prompt is a question, which leaves its answer open, or a stub to complete."""
+    return "question" if prompt.text.rstrip().endswith("Answer:") else "stub"
+
+
+def summarise(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
+    """Return exp02's dataset for one pair: profiles by condition and prompt, and the tests of the kinds."""
+    parts = [observe_condition(pair, name, prompts, options) for name in CONDITIONS]
+    found = xr.concat(parts, "condition").assign_coords(condition=list(CONDITIONS))
+    found["category"] = ("prompt", np.array([prompt.category for prompt in prompts], dtype=object))
+    found["form"] = ("prompt", np.array([form_of(prompt) for prompt in prompts], dtype=object))
+    n_layers = found.sizes["layer"]
+    found = found.assign_coords(
+        prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
+    )
+    block = found.delta_cosine.sel(component="block", drop=True)
+    found["template_shift"] = block.sel(condition="IT", drop=True) - block.sel(
+        condition="IT without template", drop=True
+    )
+    return described(joined(found, tests(found, options)), UNITS)

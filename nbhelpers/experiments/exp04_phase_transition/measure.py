@@ -1,0 +1,126 @@
+"""exp04: is there a transition of the representation near a third of the depth, and is it sharper in IT?
+
+Each profile over layers is asked whether the layers around a third of the depth stand out: against layers in random
+order, and against every other window of the same width, since neighbouring layers resemble each other. Loads no model,
+draws nothing.
+"""
+
+import numpy as np
+import xarray as xr
+
+from nbhelpers.core.depths import around_third
+from nbhelpers.core.store import described, joined
+from nbhelpers.experiments.exp04_phase_transition.experiment import Params
+from nbhelpers.measures import prompt_end
+
+UNITS = {
+    "statistic": ("1", "mean over the window less mean over the other layers"),
+    "p_permuted": ("1", "two-sided p of the statistic against layers in random order"),
+    "p_window": ("1", "share of windows of this width with a statistic at least as large in size"),
+    "global_statistic": ("1", "mean over layers of global attention less mean over the others"),
+    "p_global": ("1", "two-sided p of it against layers in random order"),
+    "lowest_layer": ("layers", "layer of the lowest dimension between 0.2 L and 0.5 L"),
+    "sharpness": ("1", "|difference of dimension across the lowest layer| / the larger of the two"),
+    "attention_normalised": ("1", "attention entropy over the logarithm of visible keys, mean over heads"),
+    "adjacent_change": ("1", "1 − cosine of a prompt's state with that after the layer before"),
+}
+
+
+def contrast(profile: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return the mean over layers inside less that over the others, profile [..., layer], inside [layer] bool."""
+    return profile[..., inside].mean(-1) - profile[..., ~inside].mean(-1)
+
+
+def permutation_p(profile: np.ndarray, inside: np.ndarray, *, n: int, seed: int) -> float:
+    """Return the two-sided p-value of a contrast against layers in random order; NaN where none or all are inside."""
+    if not inside.any() or inside.all():
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    orders = rng.permuted(np.broadcast_to(profile, (n, len(profile))), axis=-1)
+    null, found = np.abs(contrast(orders, inside)), abs(contrast(profile, inside))
+    return float((1 + (null >= found - 1e-12).sum()) / (n + 1))
+
+
+def window_p(profile: np.ndarray, inside: np.ndarray) -> float:
+    """Return the share of all windows of contiguous layers, as wide as this one, whose contrast is at least as large."""
+    width, n_layers = int(inside.sum()), len(profile)
+    starts = np.arange(n_layers - width + 1)[:, None]
+    layers = np.arange(n_layers)
+    windows = (layers >= starts) & (layers < starts + width)
+    null = np.abs([contrast(profile, window) for window in windows])
+    return float((null >= abs(contrast(profile, inside)) - 1e-12).mean())
+
+
+def standing_out(profiles: dict[str, np.ndarray], global_layer: np.ndarray, options: Params) -> xr.Dataset:
+    """Return, for each named profile [layer], whether its window at a third of the depth stands out, (profile)."""
+    rows = []
+    for profile in profiles.values():
+        kept = np.isfinite(profile)  # a change between layers has no value at layer 0
+        inside = np.isin(np.arange(len(profile)), around_third(len(profile)))[kept]
+        values, attends = profile[kept], global_layer[kept]
+        some = attends.any() and not attends.all()
+        size = dict(n=options.n_permutations, seed=options.seed)
+        rows.append(
+            {
+                "statistic": contrast(values, inside),
+                "p_permuted": permutation_p(values, inside, **size),
+                "p_window": window_p(values, inside),
+                "global_statistic": contrast(values, attends) if some else np.nan,
+                "p_global": permutation_p(values, attends, **size),
+            }
+        )
+    found = {name: ("profile", [float(row[name]) for row in rows]) for name in rows[0]}
+    return xr.Dataset(found, coords={"profile": list(profiles)})
+
+
+def dip(dimension: xr.DataArray) -> xr.Dataset:
+    """Return the layer of the lowest dimension between 0.2 L and 0.5 L and how sharp it is, dims but the layer.
+
+    Sharpness as in the study: |ID before − ID after| over the larger of the two.
+    """
+    n_layers = dimension.sizes["layer"]
+    searched = dimension.isel(layer=slice(round(0.2 * n_layers), round(0.5 * n_layers) + 1))
+    at = searched.idxmin("layer").astype(int)
+    before, after = dimension.sel(layer=at - 1, drop=True), dimension.sel(layer=at + 1, drop=True)
+    sharpness = abs(before - after) / np.maximum(before, after)
+    return xr.Dataset({"lowest_layer": at.drop_vars("layer", errors="ignore"), "sharpness": sharpness})
+
+
+def summarise(observed: xr.Dataset, options: Params) -> xr.Dataset:
+    """Return exp04's dataset for one pair: dimension, attention entropy, change between layers, and the tests."""
+    found = prompt_end.dimensions(
+        observed, draws=options.n_subsamples, k=options.mle_neighbours, seed=options.seed
+    )
+    heads = prompt_end.head_means(observed)
+    kept = ("adjacent_cka", "pair_cka", "global_layer")
+    found = joined(found, heads).assign({name: observed[name] for name in kept})
+    found["adjacent_change"] = 1 - observed.adjacent_cosine
+    found = joined(found, dip(found.dimension.sel(estimator="two_nn", drop=True)))
+    native = prompt_end.native(
+        found[["dimension", "adjacent_cka", "attention_normalised", "adjacent_change"]]
+    )
+    profiles = tested(native)
+    tests = standing_out(profiles, observed.global_layer.values, options)
+    coords = {name: observed[name] for name in ("layer", "depth")}
+    return described(joined(found, tests).assign_coords(coords), UNITS | prompt_end.UNITS)
+
+
+def tested(native: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return the profiles over layers that are asked whether a third of the depth stands out, under native templates."""
+    entropy = native.attention_normalised.mean("cloud_prompt")
+    dimension = native.dimension.sel(estimator="two_nn", drop=True)
+    change = native.adjacent_change.mean("cloud_prompt")
+    both = {
+        "dimension": dimension,
+        "1 − CKA to the layer before": 1 - native.adjacent_cka,
+        "1 − cosine": change,
+    }
+    profiles = {
+        f"{name}, {variant.upper()}": values.sel(variant=variant).values
+        for name, values in both.items()
+        for variant in ("pt", "it")
+    }
+    shift = lambda values: (values.sel(variant="it") - values.sel(variant="pt")).values  # noqa: E731
+    profiles["dimension, IT − PT"] = shift(dimension)
+    profiles["|attention entropy, IT − PT|"] = np.abs(shift(entropy))
+    return profiles

@@ -1,0 +1,1 @@
+"""Validation 0G: tuned lenses, trained and checked."""

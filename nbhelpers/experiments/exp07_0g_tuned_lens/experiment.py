@@ -1,0 +1,48 @@
+"""The parameters of exp07_0g."""
+
+import math
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from nbhelpers.core.cost import BYTES, Cost, lens_buffers, weights
+from nbhelpers.core.params import Run
+from nbhelpers.core.schemas import ForwardParams, Size, Texts
+
+
+class Params(ForwardParams):
+    """exp07_0g: how the tuned lenses are trained and checked."""
+
+    corpus: Texts
+    form: str = Field(default="full", pattern="^(full|residual)$", description="A h + b, or h + A h + b")
+    steps: int = Field(ge=2)
+    tokens_per_step: int = Field(ge=64, description="tokens a gradient step is accumulated over")
+    learning_rate: float = Field(default=0.1, gt=0, description="before the family's scale")
+    scales: dict[str, float] = Field(
+        default={}, description="learning-rate scale by family, 1 where none is given"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0, description="largest norm of one layer's gradient")
+    validate_every: int = Field(default=50, ge=1, description="steps")
+    max_text_tokens: int = Field(default=2048, ge=16, description="tokens of a text that are read")
+    n_validation_tokens: int = Field(default=4096, ge=64)
+    n_test_tokens: int = Field(default=4096, ge=64, description="held-out tokens that the lens is judged on")
+    pool: int = Field(
+        default=4, ge=1, description="passes that share texts of like length; smaller steps mix their tokens"
+    )
+
+
+def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
+    """Return what exp07_0g takes: one lens for each variant, one after the other."""
+    e = run.experiment
+    tokens = 2 * (e.steps * e.tokens_per_step + e.n_validation_tokens + e.n_test_tokens)
+    passes = math.ceil(tokens / (e.batch_size * e.max_text_tokens))
+    translators = 4.0 * size.layers * size.width**2 * 4  # parameters, gradients, momentum, the best so far
+    # In training a batch, or passes pooled and mixed, and the validation texts; then the test texts, plain and translated.
+    batch = e.batch_size * e.max_text_tokens
+    if e.pool > 1 and e.pool * batch > e.tokens_per_step:
+        batch *= 2 * e.pool
+    held_tokens = max(batch + e.n_validation_tokens, 2 * e.n_test_tokens)
+    residuals = size.layers * size.width * BYTES[run.model.dtype] * held_tokens
+    held = weights(run, size, 2) + translators + residuals + lens_buffers(size, e.lens_rows, tiles=3)
+    return Cost(0, 0, tokens, passes, held, 2.0 * size.layers * size.width**2 * 4)

@@ -1,0 +1,99 @@
+"""The figures, table and verdict of exp07_0g."""
+
+import altair as alt
+import pandas as pd
+import xarray as xr
+
+from nbhelpers.core import params
+from nbhelpers.report import charts
+from nbhelpers.report.charts import IT, banded, bands, by_category, by_variant, layers_axis, panels, tidy
+from nbhelpers.report.sentences import grounds, sentence
+from nbhelpers.report.text import counted, number
+
+
+def tuned_against_raw(results) -> alt.Chart:
+    """Return held-out KL(final ‖ layer) by layer, raw and tuned lens, for PT and IT (validation 0G)."""
+    rows = tidy(results, lambda dataset: banded(dataset.kl_final_layer.rename(text="prompt")))
+    colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
+    curve = bands(layers_axis(), "KL(final ‖ layer), nats", fields=("lens", "variant", "layer"), colours=colours,
+                  **charts.root_scale())  # fmt: skip
+    return panels(rows, "Raw and tuned lens on held-out text (√ scale)", *curve)
+
+
+def agreement_of_lenses(results) -> alt.Chart:
+    """Return the share of held-out tokens whose first token is the final one, by layer, raw and tuned lens."""
+    rows = tidy(results, lambda dataset: banded(dataset.top1_agreement.rename(text="prompt")))
+    colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
+    fields = ("lens", "variant", "layer")
+    curve = bands(layers_axis(), "share", fields=fields, colours=colours, axis=alt.Axis(format="%"))
+    return panels(rows, "First token agrees with the final layer's", *curve)
+
+
+def learning(results) -> alt.Chart:
+    """Return the lenses' validation loss by training step, mean over layers, PT and IT."""
+    rows = tidy(results, lambda d: d.validation_loss.mean("layer").rename("mean").to_dataset())
+    x = alt.X("check:Q", title="gradient steps")
+    y = alt.Y("mean:Q", title="validation KL, nats", scale=alt.Scale(zero=False))
+    tips = ["panel:N", "variant:N", "check:Q", alt.Tooltip("mean:Q", format=".3f")]
+    line = alt.Chart().mark_line(point=True).encode(x=x, y=y, tooltip=tips, **by_variant())
+    return panels(rows, "Training of the tuned lenses, mean over layers", line, y="independent")
+
+
+def transfer(results) -> alt.Chart:
+    """Return KL(final ‖ layer) of IT's states read with PT's translators, over that with IT's own, by layer."""
+
+    def ratio(dataset):
+        own = dataset.kl_final_layer.sel(variant="it", lens="tuned", drop=True).mean("text")
+        return (dataset.kl_transfer.mean("text") / own).where(own > 0).rename("ratio").to_dataset()
+
+    rows = tidy(results, ratio).dropna(subset=["ratio"])
+    tips = [alt.Tooltip("panel:N", title="model"), "layer:Q", alt.Tooltip("ratio:Q", format=".2f")]
+    line = (
+        alt.Chart()
+        .mark_line(point=alt.OverlayMarkDef(color=IT), color=IT)
+        .encode(x=layers_axis(), y=alt.Y("ratio:Q", title="ratio of KL"), tooltip=tips)
+    )
+    one = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(1))
+    return panels(rows, "IT read with PT's translators, KL over that with its own", one, line)
+
+
+def at_depth(values: xr.DataArray, share: float = 0.6) -> xr.DataArray:
+    """Return values at the layer ⌊share · L⌋."""
+    return values.isel(layer=int(share * values.sizes["layer"]), drop=True)
+
+
+def lens_table(results) -> pd.DataFrame:
+    """Return the quality of exp07_0g's lenses: KL at 0.6 of the depth, layers improved, last layer, gate."""
+    rows = {}
+    for title, d in results.items():
+        for v in params.VARIANTS:
+            mean = d.kl_final_layer.sel(variant=v).mean("text")
+            raw, tuned = (mean.sel(lens=lens, drop=True) for lens in ("raw", "tuned"))
+            a, b = float(at_depth(raw)), float(at_depth(tuned))
+            rows[f"{title}, {v.upper()}"] = {
+                "KL at 0.6 L, raw → tuned": f"{a:.2f} → {b:.2f} ({number(100 * (b - a) / a, 0)} %)",
+                "layers closer": f"{int((tuned < raw)[:-1].sum())} of {len(raw) - 1}",
+                "worst layer": number(float((tuned - raw)[:-1].max())),
+                "last translator, KL": f"{float(d.last_layer_kl.sel(variant=v)):.1e}".replace("-", "−"),
+                "gate": "pass" if bool(d.gate.sel(variant=v)) else "FAIL",
+            }
+    return pd.DataFrame(rows).T.rename_axis(None)
+
+
+def lens_gain(dataset: xr.Dataset, variant: str) -> xr.DataArray:
+    """Return raw − tuned KL(final ‖ layer) at 0.6 of the depth, nats by held-out text; above zero tuned is closer."""
+    curve = dataset.kl_final_layer.sel(variant=variant, drop=True).rename(text="prompt")
+    return at_depth(curve.sel(lens="raw", drop=True) - curve.sel(lens="tuned", drop=True)).dropna("prompt")
+
+
+def verdict(results) -> str:
+    """Return whether the tuned lenses do what they are for."""
+    passed = [title for title, d in results.items() if bool(d.gate.all())]
+    closer = "closer to the final prediction than the raw lens"
+    pt = sentence(results, lambda d: lens_gain(d, "pt"), closer, "farther from it")
+    it = sentence(results, lambda d: lens_gain(d, "it"), closer, "farther from it")
+    return (
+        f"On held-out text, at 0.6 of the depth, PT's tuned lens is {pt}. IT's tuned lens is {it}. Both lenses pass the gate "
+        f"in {counted(passed, len(results))}: closer than the raw lens at nine tenths of the layers and at 0.6 of the depth, "
+        f"and a last translator that changes next to nothing. {grounds(results)}"
+    )

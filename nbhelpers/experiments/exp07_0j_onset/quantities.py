@@ -1,0 +1,25 @@
+"""The quantities of exp07_0j, from one pair's dataset."""
+
+import numpy as np
+import xarray as xr
+
+from nbhelpers.core import stats
+
+
+def quantities(result: xr.Dataset) -> dict:
+    """Return the layer from which the block's δ-cosine falls, −1 for none, under each rule, and how rules differ."""
+    block, n = result.sel(component="block"), result.sizes["layer"]
+    found, layers = {}, {}
+    for rule in result["rule"].values:
+        number, drop = rule.removesuffix(" σ"), rule.removeprefix("drop ")
+        name = f"drop_{drop}" if rule.startswith("drop ") else f"sigma_{number}"
+        one = [float(block[part].sel(rule=rule)) for part in ("onset", "onset_low", "onset_high")]
+        found[f"onset.{name}"] = stats.Interval(*one)
+        layers[name] = one[0]
+    for name, start in {"sigma": "sigma", "all": ""}.items():
+        reached = [layer for rule, layer in layers.items() if rule.startswith(start) and layer >= 0]
+        found[f"onset_span.{name}"] = max(reached) - min(reached) if reached else np.nan
+    return found | {
+        "onset_depth.least": min(reached) / n if reached else np.nan,
+        "onset_depth.most": max(reached) / n if reached else np.nan,
+    }

@@ -1,0 +1,85 @@
+"""The figure, table and verdict of exp07_0j."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nbhelpers.report.charts import IT, panels, tidy
+from nbhelpers.report.text import WORDS, counted, percent
+
+
+def onset_matrix(results, component="block") -> alt.Chart:
+    """Return which layers meet each threshold rule, and where each rule sees the onset."""
+
+    def measure(dataset):
+        one = dataset.sel(component=component, drop=True)
+        return xr.Dataset({"meets": one.meets.astype(int), "first": one.onset})
+
+    rows = tidy(results, measure)
+    rows["is_onset"] = (rows["layer"] == rows["first"]).astype(int)
+    y = alt.Y("rule:N", sort=list(dict.fromkeys(rows["rule"])), title=None)
+    x = alt.X("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelAngle=0))
+    fill = alt.Color("meets:N", scale=alt.Scale(domain=[0, 1], range=["#88888826", IT]), legend=None)
+    cells = (
+        alt.Chart()
+        .mark_rect(stroke="#88888840")
+        .encode(
+            x=x,
+            y=y,
+            color=fill,
+            tooltip=[alt.Tooltip("panel:N", title="model"), "rule:N", "layer:Q", "first:Q"],
+        )
+    )
+    mark = alt.Chart().transform_filter("datum.is_onset === 1")
+    mark = mark.mark_point(shape="diamond", filled=True, size=45, color="white", opacity=1).encode(x=x, y=y)
+    return panels(rows, "Layers at which IT − PT of the δ-cosine meets a rule (◆ onset)", cells, mark)
+
+
+def onset_table(results, component: str = "block") -> pd.DataFrame:
+    """Return exp07_0j's onset by rule, with its interval and its false-alarm rate, a column a family."""
+    columns = {}
+    for title, d in results.items():
+        one = d.sel(component=component)
+        rows = zip(one.onset.values, one.onset_low.values, one.onset_high.values, one.found_exchanged.values)
+        columns[title] = [f"{_layer(o)} [{_layer(a)}, {_layer(b)}] · {percent(p)}" for o, a, b, p in rows]
+    rules = next(iter(results.values()))["rule"].values
+    return pd.DataFrame(columns, index=[str(rule) for rule in rules]).rename_axis("onset · by chance")
+
+
+def _layer(value: float) -> str:
+    """Return a layer as text, a dash for none."""
+    return "–" if np.isnan(value) or value < 0 else f"{value:.0f}"
+
+
+def found_onsets(dataset: xr.Dataset) -> np.ndarray:
+    """Return the onsets of the block's δ-cosine, layers, of the rules that find one."""
+    found = dataset.onset.sel(component="block").values
+    return found[found >= 0]
+
+
+def agree(dataset: xr.Dataset) -> bool:
+    """Return whether all rules find an onset, within 15 % of the depth of each other."""
+    found, allowed = found_onsets(dataset), max(1, round(0.15 * dataset.sizes["layer"]))
+    return len(found) == dataset.sizes["rule"] and int(np.ptp(found)) <= allowed
+
+
+def verdict(results) -> str:
+    """Return whether the threshold rules agree on an onset, and whether chance would give one."""
+    total, onsets = len(results), {title: found_onsets(d) for title, d in results.items()}
+    agreeing = [title for title, d in results.items() if agree(d)]
+    some = {t: f"{t} {_span(found)}" for t, found in onsets.items() if len(found)}
+    layers = f" (layers: {'; '.join(some.values())})" if some else ""
+    alarm = max(float(d.found_exchanged.sel(component="block").max()) for d in results.values())
+    rules = next(iter(results.values())).sizes["rule"]
+    return (
+        f"All {WORDS[rules]} rules find an onset within 15 % of the depth of each other in {counted(agreeing, total)}; at "
+        f"least one rule finds one in {counted(list(some), total)}{layers}. If PT and IT are exchanged at random, the most "
+        f"trigger-happy rule still finds an onset in {'up to ' if total > 1 else ''}{percent(alarm)} of the draws."
+    )
+
+
+def _span(layers: np.ndarray) -> str:
+    """Return the range of layers as text."""
+    first, last = layers.min(), layers.max()
+    return f"{first:.0f}–{last:.0f}" if first < last else f"{first:.0f}"

@@ -1,0 +1,133 @@
+"""exp11: one pair under every graft, from the replies that exp00 kept to the dataset that exp13 and exp14 read.
+
+Both models have been a teacher: IT's replies, as in the study, and PT's. With IT as the teacher there are all
+conditions and controls; a second pass slides windows over the depth and reads only the final fifth of the layers.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from nbhelpers.core import depths
+from nbhelpers.core.store import described
+from nbhelpers.experiments.exp11_matched_prefix.experiment import Params
+from nbhelpers.measures import tuned_lens
+from nbhelpers.measures.graft_shifts import UNITS, by_window, shifts
+from nbhelpers.measures.matched_prefix import matched_prefix, with_steps
+from nbhelpers.models.conditions import (
+    BASELINES,
+    Condition,
+    control_conditions,
+    sliding_windows,
+    study_conditions,
+    swaps,
+    symmetric_conditions,
+    window_widths,
+)
+from nbhelpers.models.decoder import Pair
+from nbhelpers.models.generation import Continuation
+from nbhelpers.models.prompts import Prompt, choose
+
+# Conditions whose late MLP updates are read along the axes of `late_updates`.
+PROJECTED = ("A'", "B_late", "C", "D_late")
+SWEPT = ("kl_layer_final", "kl_final_layer", "kl_layer_teacher", "js_teacher", "nll")
+ABOUT = {
+    **{
+        f"sweep_{name}": (UNITS[name][0], f"{UNITS[name][1]}: change by a window, final fifth")
+        for name in SWEPT
+    },
+    "sweep_first": ("layer", "first layer of the window"),
+    "sweep_width": ("layers", "width of the window"),
+    "category": ("1", "category of the prompt"),
+    "message": ("1", "what IT is asked"),
+}
+
+
+def replies(observed: xr.Dataset, history: str, prompts: Sequence[str]) -> list[Continuation]:
+    """Return what one model wrote to the named prompts, stop token included, from exp00's dataset."""
+    of = observed.isel(step=np.flatnonzero((observed.history == history).values))
+    index = {name: i for i, name in enumerate(observed.prompt.values.tolist())}
+    ids, prompt = of.token_id.values, of.prompt_index.values
+    stopped = observed.stopped.sel(variant=history).values
+    return [
+        Continuation(tuple(ids[prompt == index[name]].tolist()), bool(stopped[index[name]]))
+        for name in prompts
+    ]
+
+
+def measured_prompts(observed: xr.Dataset, known: Sequence[Prompt], options: Params) -> list[Prompt]:
+    """Return n_prompts of the prompts that exp00 has replies to, balanced over categories; all of them if it has fewer."""
+    ids = set(observed.prompt.values.tolist())
+    answered = [prompt for prompt in known if prompt.id in ids]
+    return choose(answered, min(options.n_prompts, len(answered)), options.seed)
+
+
+def main_conditions(n_layers: int) -> list[Condition]:
+    """Return the conditions of the study and the late controls, each once."""
+    return list(dict.fromkeys([*study_conditions(n_layers), *control_conditions(n_layers)]))
+
+
+def swept_windows(n_layers: int, options: Params) -> dict[str, range]:
+    """Return the windows of the sweep: one width over all depths, then early, mid and late of other widths."""
+    sliding = sliding_windows(n_layers, options.sliding_width, options.sliding_step)
+    return sliding | window_widths(n_layers, options.widths)
+
+
+def measure(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    written: Mapping[str, Sequence[Continuation]],
+    lenses: Mapping[str, tuned_lens.TunedLens],
+    options: Params,
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return exp11's dataset, and the steps that exp13 reads (`matched_prefix.with_steps`).
+
+    written: the replies of each teacher, "it" and "pt", by prompt. lenses: by variant. The dataset has what
+    `effects.by_prompt` gives, with a dim `teacher`, NaN for conditions that only IT's replies were read under; the
+    sweep's shifts (`sweep`).
+    """
+    shared = {
+        "lenses": lenses,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "grid": options.kl_grid,
+    }
+    eight = [condition.name for condition in symmetric_conditions(pair.n_layers)]
+    forced, steps = with_steps(
+        pair, prompts, written["it"], main_conditions(pair.n_layers), stepwise=eight,
+        projected=PROJECTED, **shared,
+    )  # fmt: skip
+    back = matched_prefix(
+        pair, prompts, written["pt"], symmetric_conditions(pair.n_layers), teacher="pt",
+        **shared,
+    )  # fmt: skip
+    both = xr.concat(
+        [forced, back],
+        xr.IndexVariable("teacher", ["it", "pt"]),
+        join="outer",
+        coords="minimal",
+        compat="override",
+    )
+    swept = sweep(pair, prompts, written["it"], options, **shared)
+    found = both.sel(condition=forced.condition.values).merge(swept, combine_attrs="drop")
+    texts = {"category": [p.category for p in prompts], "message": [p.message for p in prompts]}
+    found = found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
+    return described(found, UNITS | ABOUT).assign_attrs(n_layers=pair.n_layers), steps
+
+
+def sweep(pair: Pair, prompts, written, options: Params, **shared) -> xr.Dataset:
+    """Return what windows of other places and widths change in the final fifth, IT's replies, each host's own lens.
+
+    `sweep_<reading>` (side, sweep, lens, prompt) of `SWEPT` and `sweep_first`, `sweep_width` (sweep): the first layer of
+    each window and how many it has. side as in `effects.by_window`.
+    """
+    windows = swept_windows(pair.n_layers, options)
+    late = list(depths.final_fifth(pair.n_layers))
+    conditions = [*BASELINES, *swaps(windows)]
+    found = matched_prefix(pair, prompts, written, conditions, shared=(), layers=late, **shared)
+    changed = by_window(shifts(found)).sel(region="final_fifth", basis="host", drop=True)
+    changed = changed[list(SWEPT)].reset_coords(drop=True).sel(window=list(windows)).rename(window="sweep")
+    ends = {"first": [layers.start for layers in windows.values()], "width": list(map(len, windows.values()))}
+    about = {f"sweep_{name}": ("sweep", values) for name, values in ends.items()}
+    return changed.rename({name: f"sweep_{name}" for name in SWEPT}).assign(about)

@@ -1,0 +1,240 @@
+"""The figures, tables and verdict of exp13."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nbhelpers.experiments.exp13_token_support import support
+from nbhelpers.experiments.exp13_token_support.correlates import OF_UPDATES
+from nbhelpers.report import charts
+from nbhelpers.report.families import POOL, is_dense
+from nbhelpers.report.graft_charts import (
+    IT_HOST,
+    PT_HOST,
+    SIDES,
+    WINDOWS,
+    grouped_dots,
+    window_colour,
+    window_rows,
+)
+from nbhelpers.report.sentences import by_interval, compared, others_rest_on, sentence
+from nbhelpers.report.text import number
+
+CLASSES = {
+    "structural": "structural",
+    "punctuation": "punctuation",
+    "discourse": "discourse",
+    "function": "function",
+    "content": "content",
+    "other": "other scripts",
+}
+ROLES = {"displaced": "#c44e52", "supported": "#4c8fd0"}
+FEATURES = {
+    "support_teacher": "towards the teacher's token",
+    "anti_top1": "against the leading token",
+    "anti_kl": "away from the own final",
+    "delta_cosine": "δ-cosine of the MLP",
+    "remainder": "beside the own final's axis",
+    "rank_gain": "ranks that the teacher's token gains (raw lens)",
+}
+GIVEN = {"nothing": "nothing", "late_entropy": "entropy of these layers", "final_entropy": "final entropy"}
+KINDS = {"level": "level", "within_prompt": "within prompts", "shift": "shift from the baseline"}
+READERS = {"A'": ("PT", PT_HOST), "B_late": ("PT with IT's late MLPs", WINDOWS["late"]),
+           "D_late": ("IT with PT's late MLPs", "#9467bd"), "C": ("IT", IT_HOST)}  # fmt: skip
+
+
+def displaced(results, condition="B_late") -> alt.Chart:
+    """Return the classes of the tokens that a graft takes from first place and of those it brings; the lens to choose."""
+    found = []
+    for panel, dataset in results.items():
+        one = dataset[["share", "share_low", "share_high"]].sel(condition=condition, role=list(ROLES))
+        one = one.rename(share="mean", share_low="low", share_high="high").reset_coords(drop=True)
+        frame = one.sel(token_class=list(CLASSES)).to_dataframe().reset_index()
+        found.append(frame.assign(panel=panel, prompts=dataset.sizes["prompt"]))
+    rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)
+    rows["token_class"] = rows["token_class"].map(CLASSES)
+    legend = alt.Legend(title=None, symbolType="circle", symbolSize=60)
+    colour = alt.Color(
+        "role:N", scale=alt.Scale(domain=list(ROLES), range=list(ROLES.values())), legend=legend
+    )
+    return grouped_dots(
+        rows, "token_class", x="share of replaced first tokens", colour=colour, by="role", sort=list(CLASSES.values()),
+        title=f"First tokens displaced and supported, {condition}", toggles={"lens": "lens"},
+    )  # fmt: skip
+
+
+def gains(results, gain="log_rank_gain", letter="B") -> alt.Chart:
+    """Return the gain of the teacher's token by its class and window, later steps; the reader chooses the lens."""
+
+    def values(dataset):
+        names = [f"{letter}_{window}" for window in WINDOWS]
+        one = (
+            dataset[gain]
+            .sel(part="later", condition=names, token_class=list(CLASSES))
+            .reset_coords(drop=True)
+        )
+        return one.assign_coords(condition=list(WINDOWS)).rename(condition="window")
+
+    rows = window_rows(results, values)
+    rows = rows[rows["prompts"] >= 5]
+    rows["token_class"] = rows["token_class"].map(CLASSES)
+    grafted = SIDES["sufficiency" if letter == "B" else "necessity"]
+    names = {
+        "log_rank_gain": "ln rank gained",
+        "log_probability_gain": "nats gained",
+        "rank_gain": "ranks gained",
+    }
+    return grouped_dots(
+        rows, "token_class", x=names[gain], title=f"Gain of the teacher's token, {grafted}", colour=window_colour(),
+        toggles={"lens": "lens"}, sort=list(CLASSES.values()),
+    )  # fmt: skip
+
+
+def reader_colour(field="reader") -> alt.Color:
+    """Return the encoding that tells the four read conditions apart."""
+    names, colours = zip(*READERS.values())
+    legend = alt.Legend(title=None, symbolType="circle", symbolOpacity=1, symbolSize=60)
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend)
+
+
+def pushes(results, scale="cosine") -> alt.Chart:
+    """Return how late MLP updates lie to the three axes, mean over the final fifth, hosts and late grafts."""
+
+    def values(dataset):
+        one = dataset[scale].sel(measured=list(READERS)).mean("layer").reset_coords(drop=True)
+        return one.assign_coords(measured=[name for name, _ in READERS.values()])
+
+    rows = window_rows(results, values)
+    rows["axis"] = rows["axis"].map(FEATURES)
+    return grouped_dots(
+        rows, "axis", x=scale, title="Late MLP updates along three axes", colour=reader_colour("measured"),
+        by="measured", sort=list(FEATURES.values()),
+    )  # fmt: skip
+
+
+def related(results) -> alt.Chart:
+    """Return Pearson's r of late updates with late KL over steps; the reader chooses kind, what is held fixed and lens."""
+    found = []
+    for panel, dataset in results.items():
+        one = dataset[["r", "r_low", "r_high"]].rename(r="mean", r_low="low", r_high="high")
+        one = one.sel(scale="cosine", measured=list(READERS), feature=list(OF_UPDATES)).reset_coords(
+            drop=True
+        )
+        frame = one.to_dataframe().reset_index().assign(panel=panel, prompts=dataset.sizes["prompt"])
+        found.append(frame)
+    rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)
+    rows["feature"], rows["given"] = rows["feature"].map(FEATURES), rows["given"].map(GIVEN)
+    rows["kind"] = rows["kind"].map(KINDS)
+    rows["measured"] = rows["measured"].map({key: name for key, (name, _) in READERS.items()})
+    return grouped_dots(
+        rows, "feature", x="Pearson r", title="Late updates and late KL(layer ‖ own final)", by="measured",
+        colour=reader_colour("measured"), toggles={"kind": "r of the", "given": "held fixed", "lens": "lens"},
+        sort=list(FEATURES.values()),
+    )  # fmt: skip
+
+
+def late_wins(results) -> alt.Chart:
+    """Return the share of steps whose first layer to rank the teacher's token first is a late one, by its class."""
+
+    def values(dataset):
+        names = [name for name in READERS]
+        one = dataset.late_win.sel(part="later", reader=names, token_class=list(CLASSES)).reset_coords(
+            drop=True
+        )
+        return one.assign_coords(reader=[name for name, _ in READERS.values()])
+
+    rows = window_rows(results, values)
+    rows = rows[rows["prompts"] >= 5]
+    rows["token_class"] = rows["token_class"].map(CLASSES)
+    return grouped_dots(
+        rows, "token_class", x="share of steps", title="Teacher's token first ranked first in the final fifth",
+        colour=reader_colour(), by="reader", toggles={"lens": "lens"}, sort=list(CLASSES.values()),
+    )  # fmt: skip
+
+
+def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> pd.DataFrame:
+    """Return Pearson's r of `correlates.FEATURES` with late KL as text, a row a family and condition, a column a feature."""
+    rows = {}
+    for title, dataset in results.items():
+        one = dataset.sel(scale="cosine", kind=kind, given=given, lens=lens)
+        for condition in one.measured.values:
+            cell = one.sel(measured=condition)
+            if bool(cell.r.isnull().all()):
+                continue
+            rows[title, str(condition)] = {
+                FEATURES[str(f)]: "{} [{}, {}]".format(
+                    *(number(float(cell[name].sel(feature=f))) for name in ("r", "r_low", "r_high"))
+                )
+                for f in one.feature.values
+            }
+    return pd.DataFrame(rows).T.rename_axis([None, None])
+
+
+def gain_by_prompt(
+    dataset: xr.Dataset, kind: str, condition="B_late", lens="tuned", gain="log_rank_gain"
+) -> xr.DataArray:
+    """Return the gain of the teacher's tokens of one class by prompt, later steps, [prompt]."""
+    one = dataset[gain].sel(part="later", token_class=kind, condition=condition, lens=lens)
+    return one.reset_coords(drop=True).dropna("prompt")
+
+
+def class_change(
+    dataset: xr.Dataset, kind: str, condition="B_late", lens="tuned"
+) -> tuple[float, float, float]:
+    """Return the share of a class among supported tokens less that among displaced, and its interval."""
+    one = dataset.sel(token_class=kind, condition=condition, lens=lens, role="change")
+    return tuple(float(one[name]) for name in ("share", "share_low", "share_high"))
+
+
+def class_table(results, condition="B_late", lens="tuned") -> pd.DataFrame:
+    """Return by class the change of its share from displaced to supported first tokens as text, a row a family."""
+    rows = {
+        title: {
+            name: "{} [{}, {}]".format(
+                *(number(value) for value in class_change(dataset, kind, condition, lens))
+            )
+            for kind, name in CLASSES.items()
+        }
+        for title, dataset in results.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis(None)
+
+
+def pooled_classes(results, condition="B_late", lens="tuned") -> pd.DataFrame:
+    """Return `class_table` for all families together and for the dense ones, every replaced cell counting once."""
+    dense = {title: dataset for title, dataset in results.items() if is_dense(dataset)}
+    pools = {"all families": results} | ({POOL: dense} if len(dense) > 1 else {})
+    rows = {}
+    for name, chosen in pools.items():
+        counts = [
+            d.replaced.sel(condition=[condition], lens=[lens]).drop_vars("prompt") for d in chosen.values()
+        ]
+        shares = support.shares(xr.concat(counts, "prompt"))
+        pooled = shares.rename(value="share", low="share_low", high="share_high")
+        rows |= class_table({name: pooled}, condition, lens).T.to_dict()
+    return pd.DataFrame(rows).T.rename_axis(None)
+
+
+def verdict(results) -> str:
+    """Return which tokens a late graft brings, for which it works, and what goes with the late shift."""
+    total = len(results)
+    frequency = ("more frequent", "less frequent")
+    changed = {
+        kind: compared(by_interval(results, lambda d, k=kind: class_change(d, k)), total, *frequency)
+        for kind in ("content", "function")
+    }
+    content = sentence(results, lambda d: gain_by_prompt(d, "content"), "positive", "negative")
+    function = sentence(results, lambda d: gain_by_prompt(d, "function"), "positive", "negative")
+    chosen = {"scale": "cosine", "kind": "shift", "given": "nothing", "lens": "tuned"}
+    shifts = [d.r.sel(chosen | {"feature": list(OF_UPDATES)}) for d in results.values()]
+    sizes = [float(np.abs(r).max()) for r in shifts]
+    largest = max((size for size in sizes if not np.isnan(size)), default=np.nan)
+    each = ", each family alone" if total > 1 else ""
+    return (
+        f"Among the first tokens that the late graft brings, compared with those that it takes away, content tokens are "
+        f"{changed['content']}; function words are {changed['function']} (95 % intervals over prompts{each}). The log-rank "
+        f"gain of the teacher's content tokens is {content}; that of its function words is {function}. Step by step, the "
+        f"change of a late update and the change of late KL correlate with at most {number(largest)} in size. "
+        f"{others_rest_on(results)}"
+    )

@@ -1,0 +1,5 @@
+"""The parameters of exp14."""
+
+from nbhelpers.core.schemas import ExperimentParams as Params
+
+__all__ = ["Params"]

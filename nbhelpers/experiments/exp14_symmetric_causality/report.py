@@ -1,0 +1,210 @@
+"""The figures, tables and verdict of exp14."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nbhelpers.core import stats
+from nbhelpers.report import charts
+from nbhelpers.report.charts import panels
+from nbhelpers.report.families import POOL, interval_table, is_dense, pooled
+from nbhelpers.report.graft_charts import (
+    BASES,
+    READINGS,
+    SIDES,
+    WINDOWS,
+    grouped_dots,
+    window_colour,
+    window_rows,
+)
+from nbhelpers.report.sentences import SURE, others_rest_on, sentence
+from nbhelpers.report.text import counted, written
+
+LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
+# The same where a phone must hold them.
+SHORT = {
+    "kl_layer_final": "KL to own final",
+    "kl_final_layer": "KL from own final",
+    "kl_layer_baseline_final": "KL to host's final",
+    "kl_layer_teacher_final": "KL to teacher's final",
+    "kl_layer_teacher": "KL to teacher's layer",
+    "js_teacher": "JS to teacher's layer",
+    "entropy": "entropy",
+    "commitment": "commitment",
+    "delta_cosine_block": "δ-cosine, block",
+    "delta_cosine_mlp": "δ-cosine, MLP",
+    "nll": "NLL",
+}
+
+
+def causality_rows(results, readout: str) -> pd.DataFrame:
+    """Return exp14's means and intervals of one read-out in the final fifth, a row for each panel (side), family and choice.
+
+    With two dense families or more, their pool, prompt by prompt, is a family too.
+    """
+
+    def values(dataset):
+        return dataset["shift"].sel(region="final_fifth", readout=readout, drop=True).astype(float)
+
+    families = dict(results)
+    if sum(map(is_dense, results.values())) > 1:
+        pool = pooled(results, values)
+        families[POOL] = xr.Dataset({"shift": pool.expand_dims(region=["final_fifth"], readout=[readout])})
+    rows = window_rows(families, values).rename(columns={"panel": "family", "side": "panel"})
+    return rows.assign(basis=rows["basis"].map(BASES))
+
+
+def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
+    """Return Figure 2 of the study with intervals: each window's shift, put into PT and taken out of IT, by family.
+
+    The reader chooses the lens and whose it is, where there is one; the region is the final fifth of the layers.
+    """
+    rows, (title, unit) = causality_rows(results, readout), READINGS[readout]
+    toggles = {"lens": "lens", "basis": "read through the lens of"}
+    if readout in LENSLESS:
+        rows, toggles = rows[(rows["lens"] == "raw") & (rows["basis"] == BASES["host"])], None
+    return grouped_dots(
+        rows, "family", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(), toggles=toggles,
+        width=290,
+    )  # fmt: skip
+
+
+def strongest(results) -> alt.Chart:
+    """Return by read-out how probable it is that each window has the strongest change, a stacked bar a read-out.
+
+    Strongest means: most in the study's direction; *none*, that no window goes there. The reader chooses side and lens.
+    """
+
+    def measure(dataset):
+        chosen = dataset.strongest.sel(region="final_fifth", basis="host", drop=True)
+        none = (1 - chosen.sum("window", skipna=False)).clip(0).expand_dims(window=["none"])
+        return xr.concat([chosen, none], "window").rename("share").to_dataset()
+
+    frames = [measure(d).to_dataframe().reset_index().assign(panel=panel) for panel, d in results.items()]
+    rows = pd.concat(frames, ignore_index=True).dropna(subset=["share"]).round(charts.DIGITS)
+    rows["side"] = rows["side"].map(SIDES)
+    rows["readout"] = rows["readout"].map(SHORT)
+    rows["rank"] = rows["window"].map({name: i for i, name in enumerate([*WINDOWS, "none"])})
+    y = alt.Y("readout:N", sort=list(SHORT.values()), title=None, axis=alt.Axis(ticks=False, domain=False))
+    x = alt.X("share:Q", title="probability", axis=alt.Axis(format="%"), stack="zero")
+    tips = [
+        alt.Tooltip("panel:N", title="model"),
+        "readout:N",
+        "window:N",
+        alt.Tooltip("share:Q", format=".0%"),
+    ]
+    bar = (
+        alt.Chart()
+        .mark_bar()
+        .encode(
+            x=x,
+            y=y,
+            color=window_colour({**WINDOWS, "none": "#b8b8b8"}, symbol="square"),
+            order=alt.Order("rank:O"),
+            tooltip=tips,
+        )
+    )
+    return panels(rows, "Which window is the strongest?", bar, toggles={"side": "graft", "lens": "lens"})
+
+
+WHOLE = ("commitment", "nll")  # read-outs of no region
+
+
+def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
+    """Return each window's shift in the final fifth with its interval and p, Holm over families and windows, by side."""
+    cases = [(side, window) for side in SIDES for window in WINDOWS]
+    chosen = {
+        t: d.sel(readout=readout, lens=lens, basis="host", region="final_fifth") for t, d in results.items()
+    }
+    p = np.array([[float(d.p.sel(side=s, window=w)) for s, w in cases] for d in chosen.values()])
+    holm = np.array(stats.holm(p.ravel())).reshape(p.shape)
+    rows = {}
+    for (title, d), adjusted in zip(chosen.items(), holm):
+        rows[title] = []
+        for (side, window), each in zip(cases, adjusted):
+            one = d.sel(side=side, window=window)
+            ends = pd.DataFrame(
+                [[float(one[name]) for name in ("mean", "low", "high")]], columns=["mean", "low", "high"]
+            )
+            rows[title].append(f"{written(ends, 3)[0]}{' *' if each < 0.05 else ''}")
+    if sum(map(is_dense, results.values())) > 1:
+        rows[POOL] = [
+            written(pool_table(results, side, window, readout, lens), 3)[0] for side, window in cases
+        ]
+    columns = pd.MultiIndex.from_tuples([(SIDES[side], window) for side, window in cases])
+    return pd.DataFrame(rows, index=columns).T
+
+
+def window_shift(
+    dataset: xr.Dataset, side: str, window: str, readout="kl_layer_final", lens="tuned"
+) -> xr.DataArray:
+    """Return exp14's shift of one window in the final fifth, [prompt]."""
+    one = dataset["shift"].sel(
+        side=side, window=window, readout=readout, lens=lens, basis="host", region="final_fifth"
+    )
+    return one.reset_coords(drop=True).dropna("prompt")
+
+
+def pool_table(results, side, window, readout, lens) -> pd.DataFrame:
+    """Return the dense pool's mean and interval of one window's shift."""
+    table = interval_table(results, lambda d: window_shift(d, side, window, readout, lens))
+    return table[table["family"] == POOL]
+
+
+def strongest_late(
+    results, readout="kl_layer_final", lens="tuned", region="final_fifth"
+) -> dict[str, dict[str, float]]:
+    """Return by side and family the bootstrap probability that the late window is the strongest, of one read-out."""
+    return {
+        side: {
+            title: float(
+                d.strongest.sel(
+                    side=side, window="late", readout=readout, lens=lens, basis="host", region=region
+                )
+            )
+            for title, d in results.items()
+        }
+        for side in SIDES
+    }
+
+
+def readout_table(results, lens="tuned") -> pd.DataFrame:
+    """Return in how many families the late window is the strongest with a probability of 0.95, by read-out and side."""
+    rows = {}
+    for readout, (title, _) in READINGS.items():
+        regions = {"final_fifth": "final fifth", "window": "own window"}
+        for region, where in ({"final_fifth": "all layers"} if readout in WHOLE else regions).items():
+            found = strongest_late(results, readout, lens, region)
+            shown = {}
+            for side, heading in SIDES.items():
+                values = np.array([value for value in found[side].values() if not np.isnan(value)])
+                sure, other = int((values >= 0.95).sum()), int((values <= 0.05).sum())
+                counts = {"late strongest": sure, "surely not": other}
+                shown |= {
+                    f"{heading}: {name}": f"{count} of {len(values)}" if len(values) else "–"
+                    for name, count in counts.items()
+                }
+            rows[title, where] = shown
+    table = pd.DataFrame(rows).T
+    return table.rename_axis([None, None])
+
+
+def verdict(results) -> str:
+    """Return whether the late window is the strongest, both ways, and on which read-outs it is not."""
+    total = len(results)
+    put = sentence(results, lambda d: window_shift(d, "sufficiency", "late"), "positive", "negative")
+    taken = sentence(results, lambda d: -window_shift(d, "necessity", "late"), "negative", "positive")
+    probable = strongest_late(results)
+    sure = {side: [t for t, p in found.items() if p >= SURE] for side, found in probable.items()}
+    cross = strongest_late(results, "kl_layer_teacher")["necessity"]
+    farthest = [title for title, p in cross.items() if p >= SURE]
+    each = ", each family alone" if total > 1 else ""
+    return (
+        f"Putting IT's late MLPs into PT changes KL(layer ‖ own final) in the final fifth (tuned lens) by an amount that "
+        f"is {put}; putting PT's into IT, by one that is {taken}. Of the three windows the late one changes it most in the "
+        f"study's direction, up on PT's side, in {counted(sure['sufficiency'], total)}, and, down on IT's side, in "
+        f"{counted(sure['necessity'], total)} (bootstrap probability of at least {SURE}{each}). Of the three swaps the late "
+        f"one carries IT's late layers farthest from where they were in {counted(farthest, total)}. "
+        f"{others_rest_on(results)}"
+    )

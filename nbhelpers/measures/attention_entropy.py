@@ -1,0 +1,167 @@
+"""How widely each head attends from the last prompt position, and the residual stream there, in one forward.
+
+Weights exist only under eager attention, so the model is switched to it for the call. A layer's weights
+[row, head, query, key] are cut to one query a row as soon as they are computed. The rows are right-padded: under a causal
+mask nothing reaches the last token of a row from its padding. This module knows nothing of text or of statistics.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import nnsight
+import numpy as np
+import torch
+from torch import Tensor
+
+from nbhelpers import progress
+from nbhelpers.core.params import ParameterError
+from nbhelpers.models.decoder import Decoder
+from nbhelpers.models.forward import Batch, replay_batches
+from nbhelpers.models.generation import Continuation
+
+
+@dataclass(frozen=True)
+class LastPosition:
+    """What attention does at the last token of each prompt, and the stream there.
+
+    `entropy` [prompt, layer, head] is in nats. `entropy_without_sink` is that of the same weights without key 0, scaled to
+    sum to one; NaN where nothing is left. `sink` is the weight on key 0, in [0, 1]. `visible_keys` [prompt, layer] counts
+    the keys that the mask allows, `length` [prompt] the tokens. `residual` [prompt, layer, d] leaves each block, before
+    the final norm. All float32 but the two counts, int64; prompts in the order given.
+    """
+
+    entropy: np.ndarray
+    entropy_without_sink: np.ndarray
+    sink: np.ndarray
+    visible_keys: np.ndarray
+    length: np.ndarray
+    residual: np.ndarray
+
+    @property
+    def visible_keys_without_sink(self) -> np.ndarray:
+        """The visible keys other than key 0 [prompt, layer]; a full sliding window no longer holds key 0."""
+        return self.visible_keys - (self.visible_keys == self.length[:, None])
+
+
+def attention_entropy(weights: Tensor) -> dict[str, Tensor]:
+    """Return `entropy`, `entropy_without_sink` (nats) and `sink`, each [...], of attention rows [..., key], float32.
+
+    A weight of 0 adds exactly 0, so masked and padded keys leave no trace. Rows are scaled to sum to one after the
+    upcast, as weights rounded to bfloat16 do not. Without the sink, key 0: the rest p_j / Σ_{i>0} p_i, NaN where the
+    sink takes everything. The sink holds most of the weight of many heads whatever they read, hence both versions
+    (Xiao et al. 2024, Efficient streaming language models with attention sinks, ICLR).
+    """
+    weights = weights.float()
+    weights = weights / weights.sum(-1, keepdim=True)
+    rest = weights[..., 1:]
+    left = rest.sum(-1)
+    return {
+        "entropy": torch.special.entr(weights).sum(-1),
+        "entropy_without_sink": torch.where(
+            left > 0, torch.special.entr(rest / left[..., None]).sum(-1), torch.nan
+        ),
+        "sink": weights[..., 0],
+    }
+
+
+def normalised_entropy(entropy: np.ndarray, visible_keys: np.ndarray) -> np.ndarray:
+    """Return entropy / log(visible keys) [prompt, layer, head]: 1 when attention is uniform; NaN for one key or none.
+
+    entropy: [prompt, layer, head] in nats; visible_keys: [prompt, layer]. Templates lengthen IT's prompts and log T is
+    the ceiling of the entropy, so PT and IT compare only after this, or at equal lengths.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ceiling = np.log(visible_keys.astype(np.float32))[..., None]
+        return np.where(ceiling > 0, entropy / ceiling, np.nan).astype(np.float32)
+
+
+def visible_keys(config, length: np.ndarray) -> np.ndarray:
+    """Return how many keys the last of `length` tokens sees in each layer, itself included, int64 [prompt, layer].
+
+    config: the text configuration (`Decoder.config`). min(T, window) in layers of sliding attention, T in the others;
+    where the configuration lists no layer types, a window holds for all layers (Mistral). ParameterError for any other
+    type of layer.
+    """
+    window = getattr(config, "sliding_window", None)
+    default = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or default
+    unknown = set(kinds) - {"sliding_attention", "full_attention"}
+    if unknown:
+        raise ParameterError(f"the visible keys of a layer of type {min(unknown)!r} are not known.")
+    limits = [window if kind == "sliding_attention" else np.iinfo(np.int64).max for kind in kinds]
+    return np.minimum(np.asarray(length)[:, None], np.array(limits))
+
+
+@contextmanager
+def eager_attention(decoder: Decoder) -> Iterator[None]:
+    """Compute attention with its weights inside the block; what the model used before comes back, error or not."""
+    config = decoder.module.config
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    before = {"": config, **{name: part for name, part in parts.items() if part is not None}}
+    before = {name: part._attn_implementation for name, part in before.items()}
+    try:
+        decoder.module.set_attn_implementation("eager")
+        yield
+    finally:
+        decoder.module.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def last_position_attention(
+    decoder: Decoder, rows: Sequence[Sequence[int]], *, batch_size: int = 32
+) -> LastPosition:
+    """Return attention entropy, sink and residuals at the last token of each prompt, from one forward a batch.
+
+    rows: ids of each prompt, already rendered (`prompts.render`); batch_size: rows that go through together. A row gives
+    what it would alone. The residuals are those of eager attention, equal to those under SDPA up to float32 rounding (in
+    bfloat16, up to its rounding). ParameterError for an empty row, or a model that gives no attention weights.
+
+    One forward serves both of the study's L9 (attention entropy) and L8 (the cloud of last-token residuals).
+    """
+    length = np.array([len(row) for row in rows], dtype=np.int64)
+    if not length.all():
+        raise ParameterError("a prompt without tokens has no last position: leave empty rows out.")
+    # A continuation of one token adds nothing to the input, and its step is the last token of the prompt.
+    batches = replay_batches(
+        rows, [Continuation((0,), False)] * len(rows), batch_size, decoder.tokenizer.pad_token_id
+    )
+    shape, config = (len(rows), decoder.n_layers), decoder.config
+    visible = visible_keys(config, length)
+    read = {
+        name: np.empty((*shape, config.num_attention_heads), np.float32)
+        for name in ("entropy", "entropy_without_sink", "sink")
+    }
+    read["residual"] = np.empty((*shape, config.hidden_size), np.float32)
+    with eager_attention(decoder):
+        for batch in progress(batches, f"{decoder.variant} attention"):
+            for name, values in _read(decoder, batch).items():
+                read[name][batch.rows] = values
+    return LastPosition(visible_keys=visible, length=length, **read)
+
+
+def _read(decoder: Decoder, batch: Batch) -> dict[str, np.ndarray]:
+    """Return the entropies, sink [row, layer, head] and residuals [row, layer, d] of one batch."""
+    # Indices on the CPU serve layers on any device.
+    row, column = batch.where
+    device = decoder.module.device
+    inputs = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
+    with decoder.lm.trace(inputs, use_cache=False) as tracer:
+        layers = nnsight.save([])
+        for block in decoder.layers:
+            # Nothing but the last query's weights is bound to a name, so the rest dies with its layer.
+            kept = attention_entropy(_weights(decoder, block.self_attn.output)[row, :, column])
+            layers.append(kept | {"residual": block.output[row, column].float()})
+        tracer.stop()
+    return {name: torch.stack([kept[name].cpu() for kept in layers], dim=1).numpy() for name in layers[0]}
+
+
+def _weights(decoder: Decoder, output) -> Tensor:
+    """Return the weights [row, head, query, key] from what an attention module returned."""
+    weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+    if weights is None:
+        raise ParameterError(
+            f"{decoder.key}: {type(decoder.module).__name__} gives no attention weights under eager attention, so "
+            "its attention entropy cannot be measured."
+        )
+    return weights

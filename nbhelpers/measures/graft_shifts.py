@@ -1,0 +1,270 @@
+"""What grafts change, prompt by prompt: means over a reply's steps, differences from the baseline, the strongest window.
+
+Everything here starts from the dataset of steps that `nbhelpers.matched_prefix` makes, (lens, basis, condition, layer,
+step), and works on numbers alone: no model, no lens.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from nbhelpers.core import depths, resampling, stats
+from nbhelpers.core.params import NATIVE
+from nbhelpers.core.store import described
+from nbhelpers.measures import commitment
+
+GRID = (0.05, 0.1, 0.2, 0.5, 1.0)
+ABOUT = ("host", "prompt_format", "baseline", "window", "control", "first_layer", "last_layer")
+TESTED = {
+    "mean": "mean over prompts",
+    "low": "lower end of its 95 % interval",
+    "high": "upper end of its 95 % interval",
+    "p": "two-sided p of a mean of 0, signs flipped by prompt",
+    "p_holm": "the same, adjusted by Holm's method",
+}
+_NOT_MEANS = ("top1", "target_rank", "free_top1", "token_id", "token_class", "candidate_overlap")
+# Along what late MLP updates are read, and how: see `late_updates`.
+AXES = ("support_teacher", "anti_top1", "anti_kl")
+PROJECTIONS = ("effect", "projection", "cosine")
+UNITS = {
+    "kl_layer_final": ("nats", "KL(layer ‖ own final)"),
+    "kl_final_layer": ("nats", "KL(own final ‖ layer)"),
+    "kl_layer_baseline_final": ("nats", "KL(layer ‖ the baseline's final)"),
+    "kl_layer_teacher_final": ("nats", "KL(layer ‖ the teacher model's final)"),
+    "kl_layer_teacher": ("nats", "KL(layer ‖ the teacher model's same layer)"),
+    "kl_teacher_layer": ("nats", "KL(the teacher model's same layer ‖ layer)"),
+    "js_teacher": ("nats", "Jensen-Shannon divergence from the teacher model's same layer"),
+    "entropy": ("nats", "entropy of the layer's lens distribution"),
+    "top1": ("1", "token id that the layer's lens ranks first"),
+    "target_log_probability": ("nats", "log-probability of the teacher's token"),
+    "target_rank": ("1", "rank of the teacher's token, 1 is first"),
+    "candidate_overlap": ("1", "Jaccard index of the twenty best tokens with the baseline's"),
+    "target_log_rank": ("1", "natural logarithm of the rank of the teacher's token"),
+    "top1_final": ("1", "share of steps whose layer ranks the final first token first"),
+    "commitment": ("layer", "mean commitment layer"),
+    "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
+    "update_norm": ("1", "Euclidean norm of an update"),
+    "residual_cosine_teacher": ("1", "cosine of the residual stream with the teacher model's"),
+    "residual_distance_teacher": (
+        "1",
+        "distance of the residual stream from the teacher model's, over its norm",
+    ),
+    "nll": ("nats", "negative log-probability of the teacher's token under the condition's own output"),
+    "free_top1": ("1", "token id that the condition would write next"),
+    "agreement_teacher": ("1", "share of steps where the condition would write the teacher's token"),
+    "agreement_baseline": ("1", "share of steps where the condition would write what its baseline would"),
+    "first_divergence_teacher": (
+        "tokens",
+        "first step where it would not, the reply's length if there is none",
+    ),
+    "first_divergence_baseline": (
+        "tokens",
+        "first step where it would not, the reply's length if there is none",
+    ),
+    "effect": ("logits or nats", "first-order change of an axis by the layer's MLP update"),
+    "projection": ("1", "length of the layer's MLP update along an axis, in units of the residual"),
+    "cosine": ("1", "cosine of the layer's MLP update with an axis"),
+    "token_id": ("1", "id of the teacher's token that the step predicts"),
+    "token_class": ("1", "class of that token, an index into token_classes.CLASSES"),
+    "n_tokens": ("tokens", "tokens of the teacher's reply"),
+}
+
+
+def by_prompt(steps: xr.Dataset, grid: Sequence[float] = GRID) -> xr.Dataset:
+    """Return per-prompt means over steps, all steps counted, coordinate `prompt` being the prompt's index.
+
+    Every reading of `measure` but ids, ranks and overlaps of candidates; with `target_log_rank`, `top1_final`,
+    `commitment` (condition, lens, basis, rule, prompt: see `commitments`), `agreement_teacher`, `agreement_baseline`,
+    `first_divergence_teacher`, `first_divergence_baseline` (condition, prompt) and `n_tokens` (prompt). steps: whole
+    replies.
+    """
+    whole = steps.assign(step_values(steps, grid))
+    prompts, prompt = np.unique(steps.prompt_index.values, return_inverse=True)
+    found = {}
+    for name, values in whole.drop_vars(_NOT_MEANS, errors="ignore").items():
+        dims = [dim for dim in values.dims if dim != "step"]
+        means = stats.prompt_means(values.transpose(*dims, "step").values, prompt, len(prompts))
+        found[name] = ("prompt", *dims), means.astype(np.float32)
+    lengths = np.bincount(prompt)
+    for name in ("teacher", "baseline"):
+        agrees = whole[f"agreement_{name}"].transpose("condition", "step").values
+        found[f"first_divergence_{name}"] = ("condition", "prompt"), first_miss(agrees, prompt, lengths)
+    found["n_tokens"] = "prompt", lengths
+    kept = {name: coord for name, coord in whole.coords.items() if "step" not in coord.dims}
+    return described(xr.Dataset(found, kept | {"prompt": prompts}, steps.attrs), UNITS)
+
+
+def step_values(steps: xr.Dataset, grid: Sequence[float]) -> dict[str, xr.DataArray]:
+    """Return what only makes sense step by step: log rank, agreements, and commitment layers."""
+    bases = steps.free_top1.sel(condition=steps.baseline.values).values
+    return {
+        "target_log_rank": np.log(steps.target_rank),
+        "top1_final": (steps.top1 == steps.top1.isel(layer=-1, drop=True)).astype(float),
+        "agreement_teacher": (steps.free_top1 == steps.token_id).astype(float),
+        "agreement_baseline": (steps.free_top1 == bases).astype(float),
+        "commitment": commitments(steps, grid),
+    }
+
+
+def commitments(steps: xr.Dataset, grid: Sequence[float]) -> xr.DataArray:
+    """Return the commitment layer of every step, (rule, lens, basis, condition, step), of the layers that were read.
+
+    The first layer from which the rule holds to the end: KL to the condition's own final below a threshold, rules such
+    as "kl_layer_final_0.1" for both directions, or the final token in first place, "top1".
+    """
+    layers, found = steps.layer.values, {}
+    moved = {
+        name: steps[name].transpose(..., "layer").values
+        for name in ("kl_layer_final", "kl_final_layer", "top1")
+    }
+    for name in ("kl_layer_final", "kl_final_layer"):
+        for threshold in grid:
+            found[f"{name}_{threshold}"] = commitment.kl_stays(moved[name], threshold)
+    found["top1"] = commitment.top1_strict(moved["top1"])
+    dims = "rule", *(dim for dim in steps.top1.dims if dim != "layer")
+    return xr.DataArray(layers[np.stack(list(found.values()))], {"rule": list(found)}, dims)
+
+
+def first_miss(agrees: np.ndarray, prompt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the first step of each prompt where `agrees` [condition, step] is 0, its length if none, [condition, prompt].
+
+    prompt: [step], ascending steps within each; lengths: [prompt].
+    """
+    found = np.tile(lengths, (len(agrees), 1))
+    starts = np.concatenate([np.flatnonzero(prompt == i)[:1] for i in range(len(lengths))])
+    condition, step = np.nonzero(agrees == 0)
+    np.minimum.at(found, (condition, prompt[step]), step - starts[prompt[step]])
+    return found
+
+
+def baselines(steps: xr.Dataset) -> dict[str, str]:
+    """Return {condition: its baseline}; a baseline is its own."""
+    return dict(zip(steps.condition.values.tolist(), steps.baseline.values.tolist()))
+
+
+def against_baseline(values, about: xr.Dataset):
+    """Return values (array or dataset) of each grafted condition, and of its baseline under the same name.
+
+    about: what holds the conditions' coordinates; of the values' own only those of their dims are kept.
+    """
+    base = {name: other for name, other in baselines(about).items() if name != other}
+    before = values.sel(condition=list(base.values())).assign_coords(condition=list(base))
+    return values.sel(condition=list(base)).reset_coords(drop=True), before.reset_coords(drop=True)
+
+
+def with_conditions(found, about: xr.Dataset):
+    """Return an array or dataset with the coordinates of its conditions (host, window, control, …) taken from `about`."""
+    of = about.condition.sel(condition=found.condition.values).coords
+    return found.assign_coords({name: ("condition", of[name].values) for name in ABOUT if name in of})
+
+
+def shifts(dataset: xr.Dataset) -> xr.Dataset:
+    """Return every condition minus its baseline, per prompt: what a graft changes.
+
+    Over the layers of `region`: "final_fifth", the layers from ⌊0.8 L⌋, and "window", the condition's own replaced
+    layers, over which its baseline is averaged too; NaN where those layers were not read. Variables without layers have
+    no region. B_late at "final_fifth" is the study's sufficiency, D_late's necessity.
+    """
+    measured = [name for name in dataset.data_vars if "condition" in dataset[name].dims]
+    layered = [name for name in measured if "layer" in dataset[name].dims]
+    after, before = against_baseline(dataset[measured], dataset)
+    difference, found = after - before, []
+    if not layered:
+        return described(with_conditions(difference, dataset), UNITS).assign_attrs(dataset.attrs)
+    regions = regions_of(with_conditions(after, dataset), dataset.attrs["n_layers"])
+    for start, end in regions.values():
+        inside = (dataset.layer >= start) & (dataset.layer <= end)
+        whole = inside.sum("layer") == end - start + 1
+        means = difference[layered].where(inside).mean("layer").where(whole)
+        found.append(difference.drop_vars(layered).assign(means))
+    region = xr.IndexVariable("region", list(regions))
+    joined = xr.concat(found, region, data_vars=layered, coords="minimal", compat="override")
+    joined = with_conditions(joined.drop_dims("layer"), dataset)
+    return described(joined, UNITS).assign_attrs(dataset.attrs)
+
+
+def regions_of(about: xr.Dataset, n_layers: int) -> dict[str, tuple[xr.DataArray, xr.DataArray]]:
+    """Return the first and last layer of each region of `shifts`, (condition)."""
+    first, last, fifth = about.first_layer, about.last_layer, depths.final_fifth(n_layers)
+    return {
+        "final_fifth": (xr.full_like(first, fifth.start), xr.full_like(last, fifth.stop - 1)),
+        "window": (first, last),
+    }
+
+
+def by_window(shifted: xr.Dataset, control: str = "graft") -> xr.Dataset:
+    """Return `shifts` with dims side and window for condition, each host under its native prompt.
+
+    side "sufficiency": IT's MLPs in PT, against A'; "necessity": PT's in IT, against C. control: see `condition_edits`.
+    """
+    found = []
+    for host, prompt_format in NATIVE.items():
+        chosen = (
+            (shifted.host == host) & (shifted.prompt_format == prompt_format) & (shifted.control == control)
+        )
+        part = shifted.isel(condition=np.flatnonzero(chosen))
+        found.append(part.reset_coords(drop=True).assign_coords(condition=part.window.values))
+    side = xr.IndexVariable("side", ["sufficiency", "necessity"])
+    return xr.concat(found, side).rename(condition="window")
+
+
+def strongest_window(values: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) -> xr.DataArray:
+    """Return the bootstrap probability that each window has the largest mean over prompts and that above zero, (…, window).
+
+    values: (prompt, window, …). Turn the sign of a necessity first, whose strongest window is the most negative. Where no
+    window's mean is above zero none is the strongest, so that probabilities may add up to less than 1. All
+    windows of a resample have the same prompts; windows that tie share it. A prompt that lacks a value is left out. For a
+    pool, average families of the same prompts first. StatisticsError with fewer than two prompts.
+    """
+    values = values.transpose("prompt", ..., "window").dropna("prompt")
+    if values.sizes["prompt"] < 2:
+        raise stats.StatisticsError(f"Resampling needs two measured prompts: {values.sizes['prompt']} are.")
+    means = resampling.resampled(values.values, n_resamples, seed)
+    best = (means >= means.max(-1, keepdims=True)) & (means > 0)
+    share = (best / best.sum(-1, keepdims=True).clip(1)).mean(0)
+    about = {"units": "1", "long_name": "bootstrap probability of being the strongest window"}
+    return values.isel(prompt=0, drop=True).copy(data=share).assign_attrs(about)
+
+
+def holm_of_known(p: np.ndarray) -> np.ndarray:
+    """Return Holm's p-values of those entries that are no NaN."""
+    found, known = np.full(p.shape, np.nan), ~np.isnan(p)
+    if known.any():
+        found[known] = stats.holm(p[known])
+    return found
+
+
+def tested(
+    values: xr.DataArray, *, within: Sequence[str] = (), n_resamples: int = 10_000, seed: int = 0
+) -> xr.Dataset:
+    """Return `mean`, BCa ends `low` and `high`, `p` and `p_holm` of paired differences, over prompts, (…).
+
+    values: (prompt, …), shifts or differences of shifts between windows. p: two-sided, by flipping signs of the mean.
+    p_holm: Holm's, over all entries given, or over those that share their place in the dims `within`. Entries without two
+    prompts are NaN.
+    """
+    values = values.transpose("prompt", ...)
+    rest = values.isel(prompt=0, drop=True)
+    columns = values.values.reshape(values.sizes["prompt"], -1)
+    enough = (~np.isnan(columns)).sum(0) > 1
+    found = {name: np.full(columns.shape[1], np.nan) for name in TESTED}
+    options = {"n_resamples": n_resamples, "seed": seed}
+    if enough.any():
+        for name, ends in zip(found, stats.bca_mean(columns[:, enough], **options)):
+            found[name][enough] = ends
+        p = stats.sign_flip(columns[:, enough], **options)
+        found["p"][enough] = p
+    p = rest.copy(data=found["p"].reshape(rest.shape))
+    apart = p.transpose(*within, ...).values.reshape(int(np.prod([p.sizes[dim] for dim in within])), -1)
+    corrected = np.stack([holm_of_known(row) for row in apart])
+    back = p.transpose(*within, ...)
+    found["p_holm"] = back.copy(data=corrected.reshape(back.shape)).transpose(*rest.dims).values.ravel()
+    unit = values.attrs.get("units", "1")
+    units = {name: (unit if name in ("mean", "low", "high") else "1", text) for name, text in TESTED.items()}
+    arrays = {name: rest.copy(data=entry.reshape(rest.shape)) for name, entry in found.items()}
+    return described(xr.Dataset(arrays), units)
+
+
+WINDOWS = ("early", "mid", "late")
+RULE = "kl_layer_final_0.1"

@@ -1,0 +1,255 @@
+"""The logit lens of every layer, reduced to a few numbers per token.
+
+The full logits, [layer, token, vocabulary], never exist. Tokens are taken `rows` at a time and the
+vocabulary `columns` at a time; within such a tile the final layer comes first and the others follow
+downwards, and each leaves a few sums over its softmax. The sums of all tiles are merged at the end of the
+vocabulary, so the working memory is a handful of tiles, whatever the number of layers and tokens and
+however large the vocabulary. `tiles` is the work on one tile; where only commitment layers are wanted, `early_exit`
+takes less.
+
+This module knows nothing about models or generation: it takes residuals and an `Unembedding`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nbhelpers.measures import lens_tiles
+from nbhelpers.models.unembedding import Unembedding
+
+METRICS = ("kl_final_layer", "kl_layer_final", "kl_adjacent", "entropy", "top1")
+TARGET_METRICS = ("target_log_probability", "target_rank")
+MORE_METRICS = ("top1_probability", "top5", *TARGET_METRICS)
+_SUMS = ("max", "mass", "self", "final", "above", "from_final")
+_INTEGERS = ("top1", "top5", "target_rank")
+_IDS = ("top1", "top5")
+
+
+class LensError(RuntimeError):
+    """The lens does not reproduce the model it is meant to read."""
+
+
+@torch.no_grad()
+def lens_logits(residual: Tensor, unembedding: Unembedding) -> Tensor:
+    """Return the float32 logits [token, real vocabulary] of residuals [token, d] from any one layer.
+
+    For a few tokens: this is the matrix that `lens_metrics` takes care never to hold.
+    """
+    return lens_tiles.logits(
+        unembedding.norm(residual.to(unembedding.weight.device)), unembedding.weight, unembedding.softcap
+    )
+
+
+@torch.no_grad()
+def lens_metrics(
+    residuals: Tensor | Sequence[Tensor],
+    unembedding: Unembedding,
+    *,
+    metrics: Sequence[str] = METRICS,
+    targets: Tensor | None = None,
+    rows: int = 1024,
+    columns: int | None = None,
+    compile: bool = False,
+) -> dict[str, Tensor]:
+    """Return {metric: [layer, token]} of the lens, on the device of the unembedding.
+
+    residuals: the residual stream after every block, before the final norm, [layer, token, d] or a list of
+    [token, d]. Nats, float32: `kl_final_layer` KL(final ‖ layer), `kl_layer_final` KL(layer ‖ final), both
+    0 at the last layer by definition; `kl_adjacent` KL(previous layer ‖ layer), NaN at layer 0; `entropy`.
+    `top1` is int64, in the model's own token ids. Only when asked for: `top1_probability` of that token,
+    `top5` [layer, token, 5] ids, best first, the lower row before its equal; and of `targets` [token], one
+    id a token, `target_log_probability` (nats) and `target_rank`, 1 + the tokens with a larger logit. The
+    norm runs in the model's dtype; logits, softmax and sums are float32, bfloat16 models included. rows,
+    columns: tile of tokens × vocabulary; they change speed and memory, not results. columns=None takes
+    4,096 on a CPU, where a tile then stays in cache, and 32,768 elsewhere. compile fuses the work on a tile
+    with torch.compile, which pays from some ten thousand tokens on. ValueError names an unknown metric,
+    mismatched residuals, missing targets or a target that is not in the real vocabulary.
+
+    nostalgebraist (2020), "interpreting GPT: the logit lens".
+    """
+    check(residuals, unembedding, metrics)
+    wanted, device, tokens = frozenset(metrics), unembedding.weight.device, len(residuals[0])
+    targets = _target_rows(targets, tokens, unembedding) if wanted.intersection(TARGET_METRICS) else None
+    columns, rows = tile_columns(unembedding, columns), max(1, min(rows, tokens))
+    buffers = [torch.empty(rows * columns, device=device) for _ in range(6)]
+    out = _empty(metrics, len(residuals), tokens, unembedding)
+    for start in range(0, tokens, rows):
+        here = slice(start, start + rows)
+        chunk = [residual[here].to(device) for residual in residuals]
+        more = _more(chunk, unembedding, None if targets is None else targets[here], wanted)
+        sums = _sums(chunk, unembedding, columns, wanted, buffers, compile, more)
+        for name, values in _finish(sums, wanted).items():
+            out[name][:, here] = unembedding.token_ids[values] if name in _IDS else values
+    return out
+
+
+@torch.no_grad()
+def check_identity(
+    residual_last: Tensor, logits: Tensor, unembedding: Unembedding, *, tolerance: float | None = None
+) -> float:
+    """Return the largest difference of the last layer's lens from the model's own logits, over their range.
+
+    residual_last [token, d], logits [token, model vocabulary] of the same positions. Raises LensError above
+    tolerance (None: 1e-3 for float32 logits, 0.03 for rounded ones). The usual cause is a residual that has
+    already been through the final norm (transformers' `hidden_states[-1]` has), so that the lens would
+    apply the norm twice.
+    """
+    own = logits[:, unembedding.token_ids.to(logits.device)].float().to(unembedding.weight.device)
+    ours = lens_logits(residual_last, unembedding)
+    error = ((ours - own).abs().max() / (own.amax() - own.amin()).clamp_min(1e-6)).item()
+    limit = tolerance or (1e-3 if logits.dtype == torch.float32 else 0.03)
+    if not error <= limit:
+        raise LensError(
+            f"The last layer's lens differs from the model's own logits by {error:.2g} of their range "
+            f"(limit {limit:g}): pass the residual after the last block and before the final norm, which must "
+            "not be applied twice, and the model's own unembedding and soft cap."
+        )
+    return error
+
+
+def tile_columns(unembedding: Unembedding, columns: int | None = None) -> int:
+    """Return how much of the vocabulary a tile takes: `columns`, or what suits the device, at most all."""
+    usual = 4096 if unembedding.weight.device.type == "cpu" else 32768
+    return min(columns or usual, len(unembedding.weight))
+
+
+def check(residuals, unembedding, metrics):
+    known = (*METRICS, *MORE_METRICS)
+    unknown = sorted(set(metrics) - set(known))
+    if unknown or not metrics:
+        raise ValueError(f"Lens metrics {unknown or 'are empty'}: choose from {', '.join(known)}.")
+    shapes = {tuple(residual.shape) for residual in residuals}
+    width = unembedding.weight.shape[1]
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[1] != width:
+        raise ValueError(f"Lens residuals must be [layer, token, {width}], one shape for all layers.")
+    if len(unembedding.token_ids) != len(unembedding.weight):
+        raise ValueError(
+            f"The unembedding has {len(unembedding.weight)} rows but {len(unembedding.token_ids)} token ids."
+        )
+
+
+def _empty(metrics, layers, tokens, unembedding):
+    """The arrays that `lens_metrics` returns, to be filled."""
+    shapes = dict.fromkeys(metrics, (layers, tokens))
+    shapes |= {"top5": (layers, tokens, min(5, len(unembedding.weight)))} if "top5" in shapes else {}
+    dtypes = {name: torch.int64 if name in _INTEGERS else torch.float32 for name in metrics}
+    device = unembedding.weight.device
+    return {name: torch.empty(shapes[name], dtype=dtypes[name], device=device) for name in metrics}
+
+
+def _target_rows(targets, tokens, unembedding):
+    """The unembedding row [token] of each target id."""
+    if targets is None or tuple(targets.shape) != (tokens,):
+        given = "none" if targets is None else list(targets.shape)
+        raise ValueError(f"Target metrics need targets, one id for each of {tokens} tokens, not {given}.")
+    ids, order = unembedding.token_ids.sort()
+    targets = targets.to(ids)
+    at = torch.searchsorted(ids, targets).clamp_(max=len(ids) - 1)
+    if missing := targets[ids[at] != targets].unique().tolist():
+        raise ValueError(f"Targets {missing[:5]} are not in the real vocabulary of the unembedding.")
+    return order[at]
+
+
+def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
+    """{name: [block, layer, token]}: what `tiles.sums_of` leaves for each layer and block of the vocabulary.
+
+    more: what `_more` returns; what it has noted joins the sums.
+    """
+    layers, tokens, norm, softcap = len(chunk), len(chunk[0]), unembedding.norm, unembedding.softcap
+    starts = range(0, len(unembedding.weight), columns)
+    sums = {name: torch.zeros(len(starts), layers, tokens, device=chunk[0].device) for name in _SUMS}
+    sums["top1"] = sums["max"].long()
+    tile_sums, (read, noted) = lens_tiles.compiled_sums() if compile else lens_tiles.sums_by_parts, more
+    for block, start in enumerate(starts):
+        weight = lens_tiles.floats(unembedding.weight[start : start + columns])
+        final, *others, p_final, p, product = (b[: tokens * len(weight)].view(tokens, -1) for b in buffers)
+        if compile:
+            p_final = p = product = None
+        z = lens_tiles.logits(norm(chunk[-1]), weight, softcap, out=final)
+        read(z, layers - 1, start, product)
+        found = [tile_sums(z, None, None, None, (p_final, product), wanted)]
+        final, p_final = z, found[0].pop("p")
+        above = (z, torch.zeros_like(found[0]["max"])) if compile else z
+        for layer in range(layers - 2, -1, -1):
+            z = lens_tiles.logits(norm(chunk[layer]), weight, softcap, out=others[layer % 2])
+            read(z, layer, start, product)
+            found.append(tile_sums(z, final, p_final, above, (p, product), wanted))
+            above = (z, found[-1]["max"]) if compile else z
+        for layer, tile in enumerate(reversed(found)):
+            for name, values in tile.items():
+                sums[name][block, layer] = values
+        sums["top1"][block] += start
+    return sums | noted
+
+
+def _more(chunk, unembedding, targets, wanted):
+    """(read, noted): read(z, layer, start, scratch) takes from a tile what the further metrics need.
+
+    noted: what it has taken so far, "target" and "better" [layer, token], "top5" {layer: (values, rows)}.
+    """
+    noted = {"top5": {}}
+    if targets is not None:
+        weight = unembedding.weight[targets].float()
+        target = torch.stack([torch.linalg.vecdot(unembedding.norm(h).float(), weight) for h in chunk])
+        noted["target"] = lens_tiles.cap(target, unembedding.softcap)
+        noted["better"] = torch.zeros_like(target, dtype=torch.int64)
+
+    def read(z, layer, start, scratch):
+        if targets is not None:
+            target = noted["target"][layer][:, None]
+            # One value everywhere: a product of another shape may round differently and cost a rank.
+            at = (targets - start).clamp_(0, z.shape[1] - 1)[:, None]
+            z.scatter_(1, at, torch.where(targets[:, None] == at + start, target, z.gather(1, at)))
+            noted["better"][layer] += torch.gt(z, target, out=scratch).sum(-1).long()
+        if "top5" in wanted:
+            values, rows = lens_tiles.best(z, 5)
+            earlier = noted["top5"].get(layer, (values[:, :0], rows[:, :0]))
+            values, rows = torch.cat([earlier[0], values], 1), torch.cat([earlier[1], rows + start], 1)
+            order = values.argsort(dim=1, descending=True, stable=True)[:, :5]
+            noted["top5"][layer] = values.gather(1, order), rows.gather(1, order)
+
+    return read, noted
+
+
+def _finish(sums, wanted):
+    """{metric: [layer, token]} from the sums of all tiles, each relative to the maxima of its own tile."""
+    sums = sums | lens_tiles.total(sums)
+    shift, log_total = sums["shift"], sums["log_total"]
+    every, last, lower, upper = slice(None), slice(-1, None), slice(-1), slice(1, None)
+
+    def under(layers):
+        return {name: sums[name][..., layers, :] for name in ("scale", "mass", "total")}
+
+    own, out = lens_tiles.mean(sums["self"], under(every), shift), {}
+    if "entropy" in wanted:
+        out["entropy"] = log_total - own
+    if "kl_layer_final" in wanted:
+        cross = lens_tiles.mean(sums["final"], under(every), shift[:, last])
+        out["kl_layer_final"] = own - cross - log_total + log_total[-1]
+    if "kl_final_layer" in wanted:
+        cross = lens_tiles.mean(sums["from_final"], under(last), shift)
+        out["kl_final_layer"] = own[-1] - cross - log_total[-1] + log_total
+    for kl in out.keys() - {"entropy"}:
+        out[kl][-1] = 0
+    if "kl_adjacent" in wanted:
+        cross = lens_tiles.mean(sums["above"][:, lower], under(lower), shift[:, upper])
+        adjacent = own[lower] - cross - log_total[lower] + log_total[upper]
+        out["kl_adjacent"] = torch.cat([torch.full_like(own[:1], torch.nan), adjacent])
+    return {name: values.clamp_(min=0) for name, values in out.items()} | _finish_tops(sums, wanted)
+
+
+def _finish_tops(sums, wanted):
+    """The metrics [layer, token] of single tokens: the top ones and the targets."""
+    out = {}
+    if "top1" in wanted:
+        out["top1"] = sums["top1"].gather(0, sums["max"].argmax(0)[None])[0]
+    if "top1_probability" in wanted:
+        out["top1_probability"] = 1 / sums["total"]
+    if "top5" in wanted:
+        out["top5"] = torch.stack([sums["top5"][layer][1] for layer in range(len(sums["top"]))])
+    if "target_log_probability" in wanted:
+        out["target_log_probability"] = sums["target"] - sums["top"] - sums["log_total"]
+    if "target_rank" in wanted:
+        out["target_rank"] = 1 + sums["better"]
+    return out

@@ -1,0 +1,313 @@
+"""Direct logit attribution of MLP neurons and layer updates at one position, and how broadly each acts on the
+vocabulary.
+
+Linearised: the final norm is frozen at the position, so a token's logit is a sum of what the embedding, every
+attention update and every neuron contributes. `neurons` says what a neuron is; prompts with a one-word target are at
+the end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+from torch import Tensor
+
+from nbhelpers.core.depths import depth
+from nbhelpers.core.params import ParameterError
+from nbhelpers.core.schemas import PromptSet
+from nbhelpers.measures.delta_cosine import COMPONENTS
+from nbhelpers.measures.lens import check_identity, lens_metrics
+from nbhelpers.measures.neurons import (
+    decoder_blocks,
+    frozen_norm,
+    neuron_layers,
+    vocabulary_breadth,
+    write_matrix,
+)
+from nbhelpers.models.decoder import Decoder
+from nbhelpers.models.forward import replay
+from nbhelpers.models.generation import Continuation
+from nbhelpers.models.prompts import Prompt, chat_ids, read_pairs, text_ids, title
+
+SELECTIONS = ("attribution", "random", "impact")
+STATISTICS = ("slope", "intercept", "pearson", "spearman")
+# u: the write vector (or, with the prefix `update_` and a = 1, a layer's whole update) in logits of the real
+# vocabulary.
+FEATURE_UNITS = {
+    "target_contribution": ("logits", "a·u[target], signed"),
+    "attribution": ("logits", "|a·u[target]|"),
+    "logit_norm": ("logits", "‖u‖"),
+    "total_impact": ("logits", "|a|·‖u‖"),
+    "target_efficiency": ("1", "|u[target]| / ‖u‖"),
+    "n50": ("tokens", "fewest tokens with half of Σ|a·u|, −1 if it is 0"),
+    "n90": ("tokens", "fewest tokens with 90 % of Σ|a·u|, −1 if it is 0"),
+    "promote_ratio": ("1", "share of Σ|a·u| that raises logits"),
+}
+UNITS = FEATURE_UNITS | {f"update_{name}": units for name, units in FEATURE_UNITS.items()}
+UNITS |= {
+    "activation": ("1", "a, the router weight included"),
+    "neuron_layer": ("1", "layer of the neuron"),
+    "neuron": ("1", "index of the neuron in its layer"),
+    "lens_entropy": ("nats", "entropy of the layer's lens distribution; its exp is the effective support"),
+    "target_id": ("1", "token id of the target"),
+    "target_logit": ("logits", "logit of the target, before any soft cap"),
+    "target_rank": ("1", "rank of the target among the real tokens, 1 is best"),
+    "embedding_contribution": ("logits", "what the token embedding contributes to the target's logit"),
+}
+
+
+@torch.no_grad()
+def direct_attribution(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[int],
+    *,
+    k: int = 500,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> xr.Dataset:
+    """Return the linearised direct logit attribution of each prompt's target at its last position, one forward a batch.
+
+    Variables and units: `UNITS`. Neurons (selection, prompt, feature): of all layers, the k of most attribution, k
+    random active ones (drawn alike for PT and IT under one seed), the k of most total impact. Updates (component,
+    layer, prompt): each layer's block, attention and MLP update. The final norm is frozen, so a target's logit is that
+    of the embedding plus those of all attention updates and all neurons. ValueError: a target that is no real token,
+    or too large a k.
+
+    Elhage et al. (2021), A Mathematical Framework for Transformer Circuits; Geva et al. (2022), arXiv 2203.14680.
+    """
+    unembedding, parts = decoder.unembedding, []
+    readout = unembedding.weight.float() * frozen_norm(unembedding.norm, unembedding.weight[:1])[0]
+    columns = _columns(decoder, targets).to(readout.device)
+    made = [Continuation((int(target),), False) for target in targets]
+    for batch, stream in replay(decoder, prompts, made, batch_size=batch_size):
+        check_identity(stream.last_residual, stream.last_logits, unembedding)
+        scale = frozen_norm(unembedding.norm, stream.residual[-1])[1]
+        column = columns[torch.as_tensor(batch.rows, device=columns.device)]
+        answer = _Answer(readout, scale, scale[:, None] * readout[column])
+        entropy = lens_metrics(stream.residual, unembedding, metrics=("entropy",))["entropy"]
+        part = {"lens_entropy": (("layer", "prompt"), entropy)} | _answers(stream, answer, column)
+        part |= _updates(stream, answer) | _neurons(decoder, stream, answer, batch.rows, k, seed)
+        part = {name: (dims, values.cpu().numpy()) for name, (dims, values) in part.items()}
+        parts.append(xr.Dataset(part, coords={"prompt": batch.rows}))
+    data = xr.concat(parts, "prompt").sortby("prompt").assign(target_id=("prompt", list(targets)))
+    return _labelled(data.assign(_chosen_breadth(decoder, readout, data)))
+
+
+class _Answer(NamedTuple):
+    """readout [vocabulary, d]; the frozen final norm's scale [token]; scale · readout[target], [token, d]."""
+
+    readout: Tensor
+    scale: Tensor
+    direction: Tensor
+
+
+def _columns(decoder, targets):
+    """Rows of the targets in the real part of the unembedding."""
+    unreal = [int(target) for target in targets if not decoder.real_tokens[target]]
+    if unreal:
+        raise ValueError(
+            f"{decoder.key}: target id {unreal[0]} is no real token; `single_token` finds the ids."
+        )
+    return torch.as_tensor(np.cumsum(decoder.real_tokens)[list(targets)] - 1)
+
+
+def _answers(stream, answer, column):
+    final = stream.residual[-1].float()
+    logits = final @ answer.readout.T
+    values = {
+        "target_logit": (final * answer.direction).sum(-1),
+        "target_rank": 1 + (logits > logits.gather(1, column[:, None])).sum(-1),
+        "embedding_contribution": (stream.embedding.float() * answer.direction).sum(-1),
+    }
+    return {name: (("prompt",), value) for name, value in values.items()}
+
+
+def _updates(stream, answer):
+    after, attention, mlp = (
+        torch.stack(x).float() for x in (stream.residual, stream.attention_update, stream.mlp_update)
+    )
+    before = torch.cat([stream.embedding[None].float(), after[:-1]])
+    updates = torch.stack([after - before, attention, mlp])
+    breadth = vocabulary_breadth(updates.flatten(0, 2), answer.readout)
+    values = {name: value.view(updates.shape[:3]) for name, value in breadth.items()}
+    norm, toward = answer.scale * values.pop("norm"), (updates * answer.direction).sum(-1)
+    values |= _sizes(torch.ones_like(norm), toward, norm)
+    return {f"update_{name}": (("component", "layer", "prompt"), value) for name, value in values.items()}
+
+
+def _sizes(activation, toward, norm):
+    """What follows from a, u[target] and ‖u‖."""
+    return {
+        "target_contribution": activation * toward,
+        "attribution": (activation * toward).abs(),
+        "logit_norm": norm,
+        "total_impact": activation.abs() * norm,
+        "target_efficiency": toward.abs() / norm,
+    }
+
+
+def _neurons(decoder, stream, answer, rows, k, seed):
+    gram, found, widths = answer.readout.T @ answer.readout, [], []
+    for layer in neuron_layers(decoder, stream):
+        length = ((layer.write @ gram) * layer.write).sum(-1).clamp_min(0).sqrt()
+        toward = layer.scale[:, None] * (answer.direction @ layer.write.T)
+        found.append((layer.activation, toward, torch.outer(layer.scale * answer.scale, length)))
+        widths.append(len(length))
+    activation, toward, norm = (torch.cat(column, dim=-1) for column in zip(*found))
+    index = _select(activation, toward, norm, rows, k, seed)
+    ends = torch.tensor([0, *widths], device=index.device).cumsum(0)
+    layer = torch.searchsorted(ends, index, right=True) - 1
+    picked = [x.expand(len(index), -1, -1).gather(-1, index) for x in (activation, toward, norm)]
+    values = _sizes(*picked) | {"activation": picked[0], "neuron_layer": layer, "neuron": index - ends[layer]}
+    return {name: (("selection", "prompt", "feature"), value) for name, value in values.items()}
+
+
+def _select(activation, toward, norm, rows, k, seed):
+    """Positions [selection, token, k] in [token, all neurons], by each of `SELECTIONS`."""
+    active = activation != 0
+    fewest = int(active.sum(-1).min())
+    if k > fewest:
+        raise ValueError(f"k = {k} neurons cannot be chosen where {fewest} are active: lower k.")
+    drawn = np.stack([np.random.default_rng([seed, row]).random(active.shape[1]) for row in rows])
+    drawn = torch.as_tensor(drawn, device=active.device).masked_fill(~active, -1)
+    scores = ((activation * toward).abs(), drawn, activation.abs() * norm)
+    return torch.stack([score.topk(k, dim=-1).indices for score in scores])
+
+
+def _chosen_breadth(decoder, readout, data):
+    """Breadth of the chosen neurons; one that several prompts chose is unfolded over the vocabulary once."""
+    layer, neuron, activation = (data[name].values for name in ("neuron_layer", "neuron", "activation"))
+    values = {name: np.zeros(layer.shape) for name in ("n50", "n90", "promote_ratio")}
+    for number in np.unique(layer):
+        here = layer == number
+        which, back = np.unique(neuron[here], return_inverse=True)
+        breadth = vocabulary_breadth(write_matrix(decoder_blocks(decoder)[number])[which], readout)
+        for name in values:
+            values[name][here] = breadth[name].cpu().numpy()[back]
+    ratio, dims = values.pop("promote_ratio"), data.neuron.dims
+    found = {name: (dims, np.where(activation == 0, -1, count).astype(int)) for name, count in values.items()}
+    return found | {"promote_ratio": (dims, np.where(activation < 0, 1 - ratio, ratio))}
+
+
+def _labelled(data):
+    for name, (units, long_name) in UNITS.items():
+        data[name].attrs = {"units": units, "long_name": long_name}
+    n = data.sizes["layer"]
+    labels = {"selection": list(SELECTIONS), "component": list(COMPONENTS), "layer": np.arange(n)}
+    return data.assign_coords(labels | {"depth": ("layer", depth(n))})
+
+
+def log_log_fit(x, y, *, n_resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
+    """Return slope, intercept, Pearson and Spearman r of ln y on ln x over all features, with intervals over prompts.
+
+    x, y: [prompt, feature]; a feature enters where both are positive. Variables: `estimate`, `low`, `high` (statistic),
+    BCa, and `draws` (statistic, resample). Whole prompts are resampled, as their features are not independent. The same
+    seed and prompts give the same resamples: the draws of IT less those of PT are draws of the paired difference.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    keep = (x > 0) & (y > 0)
+    logs, prompt = (np.log(x[keep]), np.log(y[keep])), np.nonzero(keep)[0]
+    line = stats.linregress(*logs)
+    found = stats.bootstrap(
+        (np.arange(len(x)),),
+        partial(_resampled_fits, [(values, *_ties(values)) for values in logs], prompt, len(x)),
+        n_resamples=n_resamples,
+        confidence_level=confidence,
+        batch=16,
+        rng=np.random.default_rng(seed),
+    )
+    estimate = [line.slope, line.intercept, line.rvalue, stats.spearmanr(*logs).statistic]
+    values = dict(zip(("estimate", "low", "high"), (estimate, *found.confidence_interval)))
+    data = {name: ("statistic", value) for name, value in values.items()}
+    data["draws"] = (("statistic", "resample"), found.bootstrap_distribution)
+    return xr.Dataset(data, coords={"statistic": list(STATISTICS)})
+
+
+def _resampled_fits(points, prompt, n, drawn, axis=-1):
+    """[statistic, resample] of prompts drawn [resample, prompt]: fits that weigh each feature as often as it is drawn."""
+    times = (drawn[..., None] == np.arange(n)).sum(-2).astype(float)
+    weights = times.T[prompt]
+    shape = (-1, *[1] * (weights.ndim - 1))
+    logs = (values.reshape(shape) for values, *_ in points)
+    ranks = (_ranks(*ties, weights) for _, *ties in points)
+    return np.stack([*_line(*logs, weights), _line(*ranks, weights)[2]])
+
+
+def _line(x, y, weights):
+    """Slope, intercept and correlation [resample] under weights [feature, resample]."""
+    wx, wy, total = weights * x, weights * y, weights.sum(0)
+    mx, my = wx.sum(0) / total, wy.sum(0) / total
+    xx, xy, yy = (np.einsum("f...,f...->...", a, b) / total for a, b in ((wx, x), (wx, y), (wy, y)))
+    xx, xy, yy = xx - mx * mx, xy - mx * my, yy - my * my
+    return xy / xx, my - xy / xx * mx, xy / np.sqrt(xx * yy)
+
+
+def _ties(values):
+    """Each value's place among the distinct ones, the order that sorts values, and where each distinct one starts."""
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    return group, order, np.flatnonzero(np.diff(group[order], prepend=-1))
+
+
+def _ranks(group, order, starts, weights):
+    """Mid-ranks (less a constant) of values that occur weights [feature, resample] times."""
+    sums = np.add.reduceat(weights[order], starts, axis=0)
+    return (sums.cumsum(0) - sums / 2)[group]
+
+
+@dataclass(frozen=True)
+class Stub(Prompt):
+    """A prompt that one word completes: `target`, with the space before it, and its group within the category."""
+
+    group: str
+    target: str
+
+
+def read_stubs(source: str | Path | PromptSet) -> list[Stub]:
+    """Return the stubs of a JSON Lines file or a data set.
+
+    Raises as `prompts.read_prompts`, ParameterError where a set names no `target`, KeyError where a line holds none.
+    """
+    if isinstance(source, PromptSet) and not source.target:
+        raise ParameterError(
+            f"the prompts of {title(source)} have no answers; name the field of the one-word answer as `target` under "
+            "`prompts` in the profile."
+        )
+    return [Stub(**vars(p), group=r["group"], target=r["target"]) for p, r in read_pairs(source)]
+
+
+def single_token(
+    decoder: Decoder, stubs: Sequence[Stub], *, chat: bool = False
+) -> list[tuple[Stub, list[int], int]]:
+    """Return the stubs that one token completes in this tokenizer, each with its prompt ids and the id of its target.
+
+    chat=False: `text`, then the target; where the tokenizer keeps digits apart from the space before them, that space
+    ends the prompt. chat=True: `message` as a user turn, and the target as the template writes a reply.
+    """
+    complete = _reply_ids if chat else _text_ids
+    return [(stub, ids[:-1], ids[-1]) for stub in stubs if (ids := complete(decoder, stub))]
+
+
+def _text_ids(decoder, stub):
+    """Ids of the text and its target, or None."""
+    for text, word in ((stub.text, stub.target), (stub.text + " ", stub.target.lstrip())):
+        ids = text_ids(decoder, text + word)
+        if ids[:-1] == text_ids(decoder, text):
+            return ids
+    return None
+
+
+def _reply_ids(decoder, stub):
+    """Ids of the chat prompt and of the token that opens a reply and is the whole word, or None."""
+    ids, tokenizer, word = chat_ids(decoder, stub.message), decoder.tokenizer, stub.target.strip()
+    turns = [{"role": "user", "content": stub.message}, {"role": "assistant", "content": word}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, **decoder.template_options)
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"][: len(ids) + 1]
+    return whole if whole[:-1] == ids and tokenizer.decode(whole[-1:]).strip() == word else None

@@ -1,0 +1,179 @@
+"""MLP neurons as features: what each adds to the residual stream, and how broadly that acts on the vocabulary.
+
+A neuron's activation a is what enters down_proj, act(gate)·up; its write vector w is its column of down_proj. A norm
+behind the MLP (Gemma 3, OLMo 2) is frozen at the position: its gain goes into w, its 1/rms is `scale`. In a mixture of
+experts (DeepSeek-V2) the shared experts' neurons come first, then neuron i of routed expert e at shared + e·width + i;
+a holds the router weight, so it is 0 where the router chose other experts.
+
+All follows from the stream that `capture.capture` takes in one trace: activations are computed from it again, a layer at
+a time, so [layer, token, neuron] never exists.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from nbhelpers.models.decoder import STREAM, Decoder, block_layout
+from nbhelpers.models.forward import Stream
+
+_TILE = 2**24
+
+
+def frozen_norm(norm, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gain [d] and scale [token] of an RMS norm frozen at x [token, d]: norm(x) = scale · gain ⊙ x.
+
+    Both are read off the norm's own output, so no family's convention (weight, 1 + weight, ε) is assumed.
+    """
+    x = x.float()
+    gain = norm(torch.ones_like(x[:1]))[0].float()
+    plain = gain * x
+    return gain, (norm(x) * plain).sum(-1) / plain.square().sum(-1).clamp_min(1e-30)
+
+
+def neuron_activations(mlp, x: Tensor) -> Tensor:
+    """Return the activations [token, neuron] of an MLP module for its inputs x [token, d], in the order given above."""
+    if not hasattr(mlp, "experts"):
+        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+    experts, (_, weights, chosen) = mlp.experts, mlp.gate(x)
+    router = x.new_zeros(len(x), experts.num_experts).scatter(1, chosen, weights.to(x.dtype))
+    gate, up = torch.einsum("td,ehd->teh", x, experts.gate_up_proj).chunk(2, dim=-1)
+    routed = experts.act_fn(gate) * up * router[..., None]
+    return torch.cat([neuron_activations(mlp.shared_experts, x), routed.flatten(1)], dim=-1)
+
+
+def write_matrix(block) -> Tensor:
+    """Return the write vectors [neuron, d] of a block's MLP, float32, with the gain of a norm behind it folded in."""
+    mlp = block.mlp
+    if hasattr(mlp, "experts"):
+        routed = mlp.experts.down_proj.transpose(1, 2).flatten(0, 1)
+        write = torch.cat([mlp.shared_experts.down_proj.weight.T, routed]).float()
+    else:
+        write = mlp.down_proj.weight.T.float()
+    norm = _norm(block, "mlp_update")
+    return write if norm is None else write * frozen_norm(norm, write[:1])[0]
+
+
+def _norm(block, name):
+    """The norm whose input or output is this tensor of the stream, or None where the MLP itself holds it."""
+    module = STREAM[block_layout(block)][name][0]
+    return None if module == "mlp" else getattr(block, module)
+
+
+def decoder_blocks(decoder: Decoder):
+    """Return the bare decoder blocks of a model, in order."""
+    return decoder.module.get_submodule(decoder.stack_path).layers
+
+
+class NeuronLayer(NamedTuple):
+    """One layer's neurons at the measured positions; neuron n adds activation[n] · scale · write[n] to the stream.
+
+    activation [token, neuron]; scale [token], 1 unless a norm follows the MLP; write [neuron, d]; float32.
+    """
+
+    activation: Tensor
+    scale: Tensor
+    write: Tensor
+
+
+@torch.no_grad()
+def neuron_layers(decoder: Decoder, stream: Stream) -> Iterator[NeuronLayer]:
+    """Yield each layer's neurons for one batch's captured stream; one layer is in memory at a time.
+
+    ValueError unless activation · scale · write, summed over neurons, is `stream.mlp_update` (but for rounding): the MLP is
+    of a kind that this module does not know.
+    """
+    before = [stream.embedding, *stream.residual]
+    for layer, block in enumerate(decoder_blocks(decoder)):
+        x, output = before[layer] + stream.attention_update[layer], stream.mlp_output[layer]
+        enter, leave = _norm(block, "residual_mid"), _norm(block, "mlp_update")
+        activation = neuron_activations(block.mlp, x if enter is None else enter(x)).float()
+        scale = torch.ones_like(activation[:, 0]) if leave is None else frozen_norm(leave, output)[1]
+        write, update = write_matrix(block), stream.mlp_update[layer].float()
+        error = (scale[:, None] * (activation @ write) - update).norm()
+        if not error <= 0.1 * update.norm() + 1e-3:
+            raise ValueError(f"{decoder.key}: the neurons of layer {layer} do not add up to its MLP update.")
+        yield NeuronLayer(activation, scale, write)
+
+
+def neuron_mass(layers: Iterable[NeuronLayer]) -> xr.DataArray:
+    """Return Σ_token |activation|·‖write vector‖ (layer, neuron) of one batch, float64: add up those of all batches.
+
+    NaN where a layer has fewer neurons than the widest.
+    """
+    sums = [((x.scale @ x.activation.abs()) * x.write.norm(dim=-1)).double().cpu() for x in layers]
+    mass = torch.nn.utils.rnn.pad_sequence(sums, batch_first=True, padding_value=torch.nan)
+    return xr.DataArray(mass.numpy(), dims=("layer", "neuron"))
+
+
+def share_count(mass, shares: Sequence[float]) -> Tensor:
+    """Return the fewest entries of mass [..., n] that hold each share of its sum, int64 [..., share]; −1 if it is 0.
+
+    Negative and missing entries count as 0.
+    """
+    ranked = torch.as_tensor(mass).nan_to_num().clamp_min(0).sort(dim=-1, descending=True).values
+    running = ranked.cumsum(-1, dtype=torch.float64)  # in float32 a large vocabulary is miscounted
+    total = running[..., -1:]
+    goal = total * (torch.tensor(shares, dtype=torch.float64, device=total.device) * (1 - 1e-9))
+    return torch.where(total > 0, torch.searchsorted(running, goal) + 1, -1)
+
+
+@torch.no_grad()
+def vocabulary_breadth(vectors: Tensor, readout: Tensor) -> dict[str, Tensor]:
+    """Return n50, n90, promote_ratio and norm [feature] of the logits that vectors [feature, d] make through a readout.
+
+    readout [vocabulary, d]: an unembedding with the final norm's gain folded in. A vector's length changes only the
+    norm; its sign replaces promote_ratio p by 1 − p. The logits exist for a few vectors at a time.
+    """
+    parts = []
+    for some in vectors.split(max(1, _TILE // len(readout))):
+        logits = some @ readout.T
+        mass = logits.abs()
+        rises = logits.clamp_min(0).sum(-1) / mass.sum(-1)
+        parts.append((*share_count(mass, (0.5, 0.9)).unbind(-1), rises, logits.norm(dim=-1)))
+    names = ("n50", "n90", "promote_ratio", "norm")
+    return {name: torch.cat(column) for name, column in zip(names, zip(*parts))}
+
+
+def gini(x) -> float:
+    """Return the Gini coefficient of the positive entries of x: 0 where all are equal, towards 1 where one has all."""
+    x = np.sort(np.ravel(x).astype(float))
+    x = x[x > 0]
+    n = len(x)
+    return float(2 * (np.arange(1, n + 1) @ x) / (n * x.sum()) - (n + 1) / n) if n else float("nan")
+
+
+def concentration(mass: xr.DataArray, *, dim: str = "neuron") -> xr.Dataset:
+    """Return gini, n50 and n90 of neuron masses: the dims of mass without `dim`.
+
+    To pool layers, stack them with the neurons and name the stacked dim.
+    """
+    over = partial(xr.apply_ufunc, input_core_dims=[[dim]])
+    counts = over(lambda m: share_count(m, (0.5, 0.9)).numpy(), mass, output_core_dims=[["share"]])
+    data = xr.Dataset(
+        {"gini": over(gini, mass, vectorize=True), "n50": counts[..., 0], "n90": counts[..., 1]}
+    )
+    for name, units in (("gini", "1"), ("n50", "neurons"), ("n90", "neurons")):
+        data[name].attrs = {"units": units, "long_name": f"{name} of the neurons' summed write lengths"}
+    return data
+
+
+def top_k_jaccard(
+    pt: xr.DataArray, it: xr.DataArray, ks: Sequence[int], *, dim: str = "neuron"
+) -> xr.DataArray:
+    """Return the overlap |∩|/|∪| of PT's and IT's k neurons of most mass, (…, k); NaN with fewer than k neurons.
+
+    pt, it: (…, dim), as `neuron_mass` gives them; to pool layers, see `concentration`.
+    """
+    core = {"input_core_dims": [[dim]], "output_core_dims": [[dim]]}
+    places = [
+        xr.apply_ufunc(lambda m: (-m).argsort(-1, kind="stable").argsort(-1), x, **core) for x in (pt, it)
+    ]
+    k = xr.DataArray(list(ks), dims="k", coords={"k": list(ks)})
+    both = ((places[0] < k) & (places[1] < k)).sum(dim)
+    jaccard = (both / (2 * k - both)).where(k <= pt.notnull().sum(dim)).rename("jaccard")
+    return jaccard.assign_attrs(units="1", long_name="Jaccard index of PT's and IT's top k neurons")

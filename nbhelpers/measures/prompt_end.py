@@ -1,0 +1,176 @@
+"""Clouds of states at the last prompt position: what exp00 keeps of them, and what exp04 and exp09 read off them.
+
+A cloud is one layer's residuals over many prompts. Each model reads every prompt as plain text and as a chat turn, so
+that a difference between models is told from one between templates. Only distances to neighbours, spectra and
+likenesses are kept.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+
+from nbhelpers.core import stats
+from nbhelpers.core.params import NATIVE, VARIANTS
+from nbhelpers.core.store import described, joined
+from nbhelpers.measures import attention_entropy, delta_cosine, intrinsic_dimension
+from nbhelpers.models.decoder import Decoder, Pair
+from nbhelpers.models.prompts import Prompt, chat_ids, text_ids
+
+TEMPLATES = ("raw", "chat")
+UNITS = {
+    "neighbour_distance": ("1", "distance to the nearest other prompts' states"),
+    "neighbour_index": ("1", "which prompts those are, −1 where a state repeats another"),
+    "spectrum": ("1", "eigenvalues of the covariance of the cloud, largest first"),
+    "adjacent_cosine": ("1", "cosine of a prompt's state with that after the layer before"),
+    "adjacent_cka": ("1", "linear CKA of the cloud with that after the layer before"),
+    "pair_cka": ("1", "linear CKA of PT's and IT's clouds of one layer"),
+    "attention_entropy": ("nats", "entropy of a head's attention from the last prompt position"),
+    "attention_entropy_no_sink": ("nats", "the same without the first token, the rest scaled to sum to one"),
+    "attention_sink": ("1", "attention paid to the first token"),
+    "visible_keys": ("tokens", "keys that the last position may attend to"),
+    "global_layer": ("1", "whether the layer attends to all tokens, not to a window"),
+    "dimension": ("1", "intrinsic dimension of the cloud"),
+    "dimension_low": ("1", "lower end of the middle 90 % over subsamples without replacement"),
+    "dimension_high": ("1", "upper end of the middle 90 % over subsamples without replacement"),
+    "participation_ratio": ("1", "participation ratio of the cloud's spectrum"),
+    "effective_rank": ("1", "effective rank of the cloud's spectrum"),
+    "first_share": ("1", "share of the variance along the first principal axis"),
+}
+
+
+def read_as(decoder: Decoder, prompts: Sequence[Prompt], template: str) -> list[list[int]]:
+    """Return the ids of prompts as plain text ("raw") or as a chat turn ("chat"), whatever the variant's native form."""
+    if template == "raw":
+        return [text_ids(decoder, prompt.text) for prompt in prompts]
+    return [chat_ids(decoder, prompt.message) for prompt in prompts]
+
+
+def cloud(states: np.ndarray, n_neighbours: int) -> xr.Dataset:
+    """Return what is kept of the states [prompt, layer, d] of one model and template, by layer."""
+    layers = [states[:, layer] for layer in range(states.shape[1])]
+    found = [intrinsic_dimension.neighbours(states, n_neighbours) for states in layers]
+    before = [None, *layers[:-1]]
+    cka = [np.nan if a is None else intrinsic_dimension.linear_cka(a, b) for a, b in zip(before, layers)]
+    cosine = np.full(states.shape[:2], np.nan, np.float32)
+    tensors = torch.as_tensor(states)
+    cosine[:, 1:] = delta_cosine.cosine(tensors[:, 1:], tensors[:, :-1]).numpy()
+    by_layer = ("layer", "cloud_prompt", "neighbour")
+    return xr.Dataset(
+        {
+            "neighbour_distance": (by_layer, np.stack([f.distances for f in found]).astype("float32")),
+            "neighbour_index": (by_layer, np.stack([f.indices for f in found]).astype("int32")),
+            "spectrum": (
+                ("layer", "axis"),
+                np.stack([intrinsic_dimension.spectrum(s) for s in layers]).astype("float32"),
+            ),
+            "adjacent_cka": ("layer", np.array(cka, dtype="float32")),
+            "adjacent_cosine": (("cloud_prompt", "layer"), cosine),
+        }
+    )
+
+
+def attention_arrays(read: attention_entropy.LastPosition) -> xr.Dataset:
+    """Return the attention of one model and template, (cloud_prompt, layer, head) and (cloud_prompt, layer)."""
+    heads = ("cloud_prompt", "layer", "head")
+    return xr.Dataset(
+        {
+            "attention_entropy": (heads, read.entropy),
+            "attention_entropy_no_sink": (heads, read.entropy_without_sink),
+            "attention_sink": (heads, read.sink),
+            "visible_keys": (("cloud_prompt", "layer"), read.visible_keys.astype("int32")),
+        }
+    )
+
+
+def observe_clouds(
+    pair: Pair, prompts: Sequence[Prompt], *, n_neighbours: int, batch_size: int
+) -> xr.Dataset:
+    """Return the clouds and attention of both models under both templates, dims (template, variant, …).
+
+    One forward a batch, under eager attention, gives both the states and the attention at the last prompt position.
+    """
+    found, alike = [], []
+    for template in TEMPLATES:
+        read = [
+            attention_entropy.last_position_attention(
+                decoder, read_as(decoder, prompts, template), batch_size=batch_size
+            )
+            for decoder in pair
+        ]
+        parts = [cloud(r.residual, n_neighbours).merge(attention_arrays(r)) for r in read]
+        found.append(xr.concat(parts, "variant"))
+        pt, it = (r.residual for r in read)
+        alike.append([intrinsic_dimension.linear_cka(pt[:, i], it[:, i]) for i in range(pt.shape[1])])
+    both = xr.concat(found, "template").assign_coords(variant=list(VARIANTS), template=list(TEMPLATES))
+    both["pair_cka"] = (("template", "layer"), np.array(alike, dtype="float32"))
+    both["global_layer"] = (
+        "layer",
+        attention_entropy.visible_keys(pair.pt.config, np.array([1 << 40]))[0] == 1 << 40,
+    )
+    return described(both.assign_coords(cloud_prompt=[prompt.id for prompt in prompts]), UNITS)
+
+
+def native(dataset: xr.Dataset) -> xr.Dataset:
+    """Return each variant under its native template, PT raw and IT chat, without the template dimension."""
+    parts = [dataset.sel(variant=v, template=NATIVE[v], drop=True) for v in VARIANTS]
+    return xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
+
+
+def dimensions(observed: xr.Dataset, *, draws: int, k: int, seed: int) -> xr.Dataset:
+    """Return TwoNN and MLE dimension with their ranges, (estimator, template, variant, layer), and sizes of spectra."""
+    shape = [observed.sizes[name] for name in ("template", "variant", "layer")]
+    values = np.full((3, 2, *shape), np.nan)
+    distances = observed.neighbour_distance.transpose("template", "variant", "layer", ...).values
+    indices = observed.neighbour_index.transpose("template", "variant", "layer", ...).values
+    for at in np.ndindex(*shape):
+        near = intrinsic_dimension.Neighbours(distances[at].astype(float), indices[at])
+        found = intrinsic_dimension.subsample_interval(near, k=k, draws=draws, seed=seed)
+        for i, name in enumerate(("two_nn", "mle")):
+            values[(slice(None), i, *at)] = found[name]
+    dims = ("estimator", "template", "variant", "layer")
+    names = ("dimension", "dimension_low", "dimension_high")
+    result = xr.Dataset({name: (dims, part) for name, part in zip(names, values)})
+    spectrum = observed.spectrum.transpose("template", "variant", "layer", "axis").values
+    sizes = {
+        "participation_ratio": intrinsic_dimension.participation_ratio(spectrum),
+        "effective_rank": intrinsic_dimension.effective_rank(spectrum),
+        "first_share": intrinsic_dimension.top_share(spectrum),
+    }
+    coords = {name: observed[name].values for name in ("template", "variant", "layer")}
+    result = result.assign({name: (dims[1:], size) for name, size in sizes.items()})
+    return described(result.assign_coords(estimator=["two_nn", "mle"], **coords), UNITS)
+
+
+def head_means(observed: xr.Dataset) -> xr.Dataset:
+    """Return attention entropy averaged over heads, (template, variant, cloud_prompt, layer), in nats and as a share
+    of its ceiling.
+
+    `attention_normalised` divides by the logarithm of the visible keys, its value when attention is uniform.
+    """
+    keys = np.log(observed.visible_keys.astype("float64"))
+    entropy = observed.attention_entropy.mean("head")
+    found = xr.Dataset(
+        {
+            "attention_entropy": entropy,
+            "attention_normalised": (entropy / keys).where(keys > 0),
+            "attention_entropy_no_sink": observed.attention_entropy_no_sink.mean("head"),
+            "attention_sink": observed.attention_sink.mean("head"),
+        }
+    )
+    units = {
+        "attention_normalised": ("1", "attention entropy over the logarithm of visible keys, mean over heads")
+    }
+    return described(found, UNITS | units)
+
+
+def mean_over_prompts(values: xr.DataArray, **bootstrap) -> stats.Interval:
+    """Return the mean over cloud prompts and its BCa interval, shaped as the other dimensions."""
+    return stats.bca_mean(values.transpose("cloud_prompt", ...).values, **bootstrap)
+
+
+def side_panels(observed: xr.Dataset, *, seed: int) -> xr.Dataset:
+    """Return what exp09 shows of the clouds (L8) and of attention (L9): dimensions, spectra, entropies by prompt."""
+    heads = head_means(observed)[["attention_entropy", "attention_normalised"]]
+    return joined(dimensions(observed, draws=100, k=10, seed=seed), heads)

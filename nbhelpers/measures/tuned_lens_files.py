@@ -1,0 +1,166 @@
+"""Tuned lenses in files: a safetensors format tied to its model, and the format of the `tuned-lens` library.
+
+A lens that belongs to another model is refused, by the digest of the unembedding that it was trained for.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nbhelpers.core import store
+from nbhelpers.core.store import shown
+from nbhelpers.measures.tuned_lens import (
+    TunedLens,
+    TunedLensError,
+    fingerprint,
+    unembedding_digest,
+    untrained,
+)
+from nbhelpers.models.unembedding import Unembedding
+
+FORMAT = "nbhelpers tuned lens 1"
+LIBRARY_TYPE = "linear_tuned_lens"
+
+
+def save(tuned: TunedLens, path: Path | str) -> Path:
+    """Return `path` once the lens is there, whole: a safetensors file with its form, digest and metadata.
+
+    `store.ResultError` where it cannot be written; an earlier file is then as it was. metadata must be JSON.
+    """
+    tensors = {"weight": tuned.weight.cpu().contiguous(), "bias": tuned.bias.cpu().contiguous()}
+    header = {"format": FORMAT, "form": tuned.form, "unembedding": tuned.digest, "content": fingerprint(tensors.values()),
+              "layers": str(tuned.weight.shape[0]), "width": str(tuned.weight.shape[1]),
+              "metadata": json.dumps(tuned.metadata)}  # fmt: skip
+    store.write_whole(Path(path), safetensors.torch.save(tensors, header))
+    return Path(path)
+
+
+def load(path: Path | str, unembedding: Unembedding) -> TunedLens:
+    """Return a lens that `save` wrote, on the device of the unembedding.
+
+    TunedLensError names a file that is missing, damaged, foreign or of another model, and what to do.
+    """
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header, found = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise TunedLensError(
+            f"There is no tuned lens {shown(path)}: train it, or correct the path."
+        ) from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TunedLensError(f"{shown(path)} is damaged ({error}): train this tuned lens again.") from None
+    if header.get("format") != FORMAT:
+        raise TunedLensError(f"{shown(path)} is no tuned lens of this project: correct the path.")
+    if set(found) != {"weight", "bias"} or header["content"] != fingerprint([found["weight"], found["bias"]]):
+        raise TunedLensError(f"{shown(path)} is damaged (its values changed): train this tuned lens again.")
+    ours, theirs = unembedding_digest(unembedding), header["unembedding"]
+    if ours != theirs:
+        raise TunedLensError(
+            f"{shown(path)} belongs to a model whose unembedding has digest {theirs}, and this model's has {ours}: "
+            "train a lens for this model, or load the model that it was trained for."
+        )
+    moved = (found[name].to(unembedding.weight.device) for name in ("weight", "bias"))
+    return TunedLens(*moved, header["form"], ours, json.loads(header["metadata"]))
+
+
+def library_hash(head_weight: Tensor) -> str:
+    """Return the hash by which the `tuned-lens` library knows a model's whole unembedding matrix [row, d].
+
+    It sees what NumPy prints of the float32 matrix to one decimal: the corners.
+    """
+    with np.printoptions(threshold=1000, edgeitems=3, linewidth=75, floatmode="maxprec", suppress=False):
+        text = np.array_str(head_weight.detach().cpu().float().numpy(), precision=1)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_library(
+    folder: Path | str, unembedding: Unembedding, *, head_weight: Tensor | None = None
+) -> TunedLens:
+    """Return a lens in the format of the `tuned-lens` library 0.2: config.json and params.pt, residual form.
+
+    The library counts translators by the hidden state that they read: i = 0 reads the embedding, i the output of
+    block i − 1, and none that of the last block. Ours count by block output: layer l takes the library's l + 1, the
+    embedding's is left out, and the last layer's is the identity. head_weight: the model's whole unembedding [row, d],
+    where `unembedding` leaves rows out; the library's hash, if there is one, must be its. TunedLensError names what
+    is missing, damaged, of another kind or of another model.
+    """
+    folder, width = Path(folder), unembedding.weight.shape[1]
+    config = _library_config(folder / "config.json", width)
+    ours = library_hash(unembedding.weight if head_weight is None else head_weight)
+    if config.get("unembed_hash") not in (None, ours):
+        raise TunedLensError(
+            f"{shown(folder)} belongs to a model whose unembedding has hash {config['unembed_hash']}, and this one has "
+            f"{ours}: load {config.get('base_model_name_or_path')}, and give its whole matrix as head_weight."
+        )
+    layers = config["num_hidden_layers"]
+    state = _library_state(folder / "params.pt", layers, width, config.get("bias", True))
+    tuned = untrained(layers, unembedding, form="residual", metadata={"library": config})
+    for layer in range(layers - 1):
+        tuned.weight[layer] = state[f"{layer + 1}.weight"]
+        tuned.bias[layer] = state.get(f"{layer + 1}.bias", torch.zeros(width))
+    return tuned
+
+
+def _library_config(path, width):
+    try:
+        config = json.loads(path.read_text())
+        kind, theirs, layers = (config[name] for name in ("lens_type", "d_model", "num_hidden_layers"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TunedLensError(f"{shown(path)} is no configuration of a tuned lens ({error!r}).") from None
+    if (kind, theirs) != (LIBRARY_TYPE, width) or not isinstance(layers, int):
+        raise TunedLensError(
+            f"{shown(path)} describes a {kind} of width {theirs}, not a {LIBRARY_TYPE} of width {width}."
+        )
+    return config
+
+
+def _library_state(path, layers, width, bias):
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        why = str(error).split("\n")[0]
+        raise TunedLensError(f"{shown(path)} is missing or damaged ({why}): fetch the lens again.") from None
+    expected = {f"{i}.weight": (width, width) for i in range(layers)}
+    expected |= {f"{i}.bias": (width,) for i in range(layers)} if bias else {}
+    if (
+        not isinstance(state, dict)
+        or {k: tuple(getattr(v, "shape", ())) for k, v in state.items()} != expected
+    ):
+        raise TunedLensError(f"{shown(path)} does not hold {layers} translators of width {width}.")
+    return state
+
+
+def write_library(
+    tuned: TunedLens,
+    folder: Path | str,
+    *,
+    base_model: str,
+    revision: str | None = None,
+    head_weight: Tensor | None = None,
+) -> Path:
+    """Return `folder` once it holds the lens as the `tuned-lens` library 0.2 reads it; `read_library` has the mapping.
+
+    The embedding's translator is written as the identity; the last layer's, which the library has no place for and
+    no lens applies, is not. head_weight: the model's whole unembedding [row, d], for the library's hash of it.
+    """
+    layers, width = tuned.bias.shape
+    weight = tuned.weight.cpu() - (torch.eye(width) if tuned.form == "full" else 0)
+    state = {"0.weight": torch.zeros(width, width), "0.bias": torch.zeros(width)}
+    for layer in range(layers - 1):
+        state[f"{layer + 1}.weight"] = weight[layer].clone()
+        state[f"{layer + 1}.bias"] = tuned.bias[layer].cpu().clone()
+    config = {"base_model_name_or_path": base_model, "d_model": width, "num_hidden_layers": layers, "bias": True,
+              "base_model_revision": revision, "lens_type": LIBRARY_TYPE,
+              "unembed_hash": None if head_weight is None else library_hash(head_weight)}  # fmt: skip
+    torch.save(state, data := io.BytesIO())
+    store.write_whole(Path(folder) / "params.pt", data.getvalue())
+    store.write_whole(Path(folder) / "config.json", json.dumps(config).encode())
+    return Path(folder)

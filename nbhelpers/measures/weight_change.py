@@ -1,0 +1,209 @@
+"""Where tuning moved the parameters: the size of W_IT − W_PT by kind of module and layer, read from safetensors files.
+
+No model is built and no checkpoint is in memory: a pair of tensors is read some rows at a time, in float32 whatever the
+files hold. What a tensor is follows from the exact name of its module, never from a part of the name: a layer norm named
+post_attention_layernorm is a norm, gate_proj is no router. The vision tower and projector are left out.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+
+from nbhelpers import progress
+from nbhelpers.core.depths import depth
+from nbhelpers.core.params import Checkpoint, ParameterError, require
+
+GROUPS = ("attention", "mlp", "routed", "shared", "router", "norm")
+OUTSIDE = ("embedding", "final_norm", "unembedding")
+# The names of modules inside a layer, whole, without ".weight" or ".bias". Dense and shared and routed MLPs are all "mlp".
+_MODULES = {
+    "attention": r"self_attn\.([qkvo]|q_a|q_b|kv_b)_proj|self_attn\.kv_a_proj_with_mqa",
+    "dense": r"mlp\.(gate|up|down)_proj",
+    "routed": r"mlp\.experts\.(\d+\.)?(gate|up|down|gate_up)_proj",
+    "shared": r"mlp\.shared_experts\.(gate|up|down)_proj",
+    "router": r"mlp\.gate",
+    "norm": r"(input|post_attention|pre_feedforward|post_feedforward)_layernorm"
+    r"|self_attn\.([qk]_norm|q_a_layernorm|kv_a_layernorm)",
+}
+_OUTSIDE = {"embed_tokens": "embedding", "norm": "final_norm", "lm_head": "unembedding"}
+# The paths under which checkpoints keep the text stack: multimodal ones have had two orders of the first.
+_STACK = re.compile(r"(language_model\.model|model\.language_model|language_model|model)\.")
+_NOT_TEXT = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
+# A table of frequencies that old checkpoints hold beside the parameters.
+_NOT_LEARNT = re.compile(r".*\.rotary_emb\.inv_freq")
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+_FILES = ("model*.safetensors", "model.safetensors.index.json")
+_CHUNK = 1 << 22
+
+
+class Change(NamedTuple):
+    """One tensor's change: its name in the text stack, layer (None outside) and kind, and its sums of squares.
+
+    `kind` is one of attention, dense, routed, shared, router, norm, embedding, final_norm and unembedding. `delta` is
+    Σ (W_IT − W_PT)² and `before` Σ W_PT², over `n` parameters.
+    """
+
+    name: str
+    layer: int | None
+    kind: str
+    delta: float
+    before: float
+    n: int
+
+
+def checkpoint_folder(checkpoint: Checkpoint, model: str) -> Path:
+    """Return the folder that holds a checkpoint's safetensors files, fetched from the hub where they lie there.
+
+    Only `model*.safetensors` and the index are fetched, at the pinned revision; files in the cache are not fetched
+    again. ParameterError, which names `model`, if a local folder is missing.
+    """
+    if require(checkpoint, model).folder:
+        return checkpoint.folder
+    return Path(snapshot_download(checkpoint.hub, revision=checkpoint.revision, allow_patterns=list(_FILES)))
+
+
+def text_name(stored: str) -> str | None:
+    """Return a stored tensor's name from the text stack on, e.g. "layers.3.mlp.up_proj.weight"; None if it is no part.
+
+    "language_model.model.", "model.language_model." and "model." come off; vision tower and projector give None.
+    """
+    if _NOT_TEXT.match(stored) or _NOT_LEARNT.fullmatch(stored):
+        return None
+    return _STACK.sub("", stored, count=1) if _STACK.match(stored) else stored
+
+
+def kind_of(name: str) -> tuple[int | None, str]:
+    """Return the layer (None outside the layers) and the kind of a tensor by its `text_name`.
+
+    Kinds as in `Change`. ParameterError names a tensor of no known module.
+    """
+    module = name.removesuffix(".weight").removesuffix(".bias").removesuffix(".e_score_correction_bias")
+    if module in _OUTSIDE:
+        return None, _OUTSIDE[module]
+    if found := re.fullmatch(r"layers\.(\d+)\.(.+)", module):
+        for kind, pattern in _MODULES.items():
+            if re.fullmatch(pattern, found[2]):
+                return int(found[1]), kind
+    raise ParameterError(f"the tensor {name!r} belongs to no kind of module that is known here.")
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Return the file and stored name of every tensor of the text stack, by `text_name`.
+
+    Takes `model.safetensors.index.json` with its shards, or else `model.safetensors`. ParameterError if neither is there.
+    """
+    folder = Path(folder)
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.exists():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    elif single.exists():
+        with safe_open(single, "pt") as file:
+            shards = dict.fromkeys(file.keys(), single.name)
+    else:
+        raise ParameterError(f"{folder} holds no model.safetensors and no index of shards.")
+    lost = sorted({shard for shard in shards.values() if not (folder / shard).exists()})
+    if lost:
+        raise ParameterError(f"{folder} lacks {lost[0]}, which its index names.")
+    names = {text_name(stored): stored for stored in shards}
+    return {name: (folder / shards[stored], stored) for name, stored in names.items() if name}
+
+
+def tensor_changes(pt_folder: Path, it_folder: Path) -> Iterator[Change]:
+    """Yield the change of every tensor of the text stack, one after another, sorted by file.
+
+    A head that only one side stores is compared with the other side's embedding, to which it is tied there. Raises
+    ParameterError that names the first tensor that is missing on one side or has another shape.
+    """
+    pt, it = stored_tensors(pt_folder), stored_tensors(it_folder)
+    for side in (pt, it):
+        if _HEAD in pt.keys() | it.keys() and _EMBEDDING in side:
+            side.setdefault(_HEAD, side[_EMBEDDING])
+    if lone := sorted(pt.keys() ^ it.keys()):
+        lacking = pt_folder if lone[0] in it else it_folder
+        raise ParameterError(f"{lacking} holds no {lone[0]}, which the other checkpoint of the pair holds.")
+    kinds = {name: kind_of(name) for name in pt}
+    with ExitStack() as stack:
+        files: dict[Path, object] = {}
+        for name in progress(sorted(pt, key=pt.get), "weights"):
+            slices = [_slice(files, stack, *side[name]) for side in (pt, it)]
+            yield Change(name, *kinds[name], *_squares(name, *slices))
+
+
+def _slice(files: dict, stack: ExitStack, path: Path, stored: str):
+    """Return a tensor of a file, unread; the file stays open for the next one."""
+    if path not in files:
+        files[path] = stack.enter_context(safe_open(path, "pt"))
+    return files[path].get_slice(stored)
+
+
+def _squares(name: str, pt, it) -> tuple[float, float, int]:
+    """Return Σ (W_IT − W_PT)², Σ W_PT² and the number of parameters of one tensor, read some rows at a time."""
+    shape = pt.get_shape()
+    if shape != it.get_shape():
+        raise ParameterError(f"{name} is {shape} in PT and {it.get_shape()} in IT, so they are no pair.")
+    n = int(np.prod(shape))
+    rows = max(1, _CHUNK * shape[0] // n)
+    delta = before = 0.0
+    for start in range(0, shape[0], rows):
+        a, b = (tensor[start : start + rows].float() for tensor in (pt, it))
+        before += a.square().sum(dtype=torch.float64).item()
+        # What was read may be the mapped file itself, so nothing is changed in place.
+        delta += (b - a).square_().sum(dtype=torch.float64).item()
+    return delta, before, n
+
+
+def weight_change(pt_folder: Path, it_folder: Path) -> xr.Dataset:
+    """Return how far tuning moved each group of parameters, dims (group, layer), and those outside layers (outside).
+
+    `rms` = √(Σ ‖W_IT − W_PT‖² / Σ numel), the study's measure; `relative` = √(Σ ‖W_IT − W_PT‖² / Σ ‖W_PT‖²), which
+    compares across families; `n_parameters`, all over the tensors of a group; with `outside_` before them for the
+    embedding, final norm and unembedding. NaN and 0 where a layer has no such group.
+
+    Groups: "attention" (projections, MLA's too), "mlp" (dense, shared and routed), of it "routed" and "shared" apart,
+    "router", "norm" (layer, query, key and latent norms). A tied unembedding that neither side stores counts once, as
+    the embedding. Gemma stores a norm's gain less one, so its relative norm change does not compare with the others.
+    Raises ParameterError as `tensor_changes` does.
+
+    Folders: `checkpoint_folder`. The study's L3; it sorted by parts of names, which put norms into attention.
+    """
+    changes = list(tensor_changes(pt_folder, it_folder))
+    n_layers = 1 + max(change.layer for change in changes if change.layer is not None)
+    inside, outside = np.zeros((3, len(GROUPS), n_layers)), np.zeros((3, len(OUTSIDE)))
+    for change in changes:
+        sums = [change.delta, change.before, change.n]
+        if change.layer is None:
+            outside[:, OUTSIDE.index(change.kind)] += sums
+        for group in _groups(change.kind):
+            inside[:, GROUPS.index(group), change.layer] += sums
+    coords = {"group": list(GROUPS), "layer": range(n_layers), "outside": list(OUTSIDE)}
+    variables = _variables(inside, ("group", "layer"), "") | _variables(outside, ("outside",), "outside_")
+    return xr.Dataset(variables, coords).assign_coords(depth=("layer", depth(n_layers)))
+
+
+def _groups(kind: str) -> tuple[str, ...]:
+    """Return the groups of `weight_change` that a kind inside a layer counts to; none for one outside."""
+    if kind in OUTSIDE:
+        return ()
+    return {"dense": ("mlp",), "routed": ("mlp", "routed"), "shared": ("mlp", "shared")}.get(kind, (kind,))
+
+
+def _variables(sums: np.ndarray, dims: tuple[str, ...], prefix: str) -> dict[str, tuple]:
+    """Return the three variables of `weight_change` from Σ delta², Σ PT² and the counts, stacked on axis 0."""
+    delta, before, n = sums
+    empty = np.full(n.shape, np.nan)
+    rms = np.sqrt(np.divide(delta, n, out=empty.copy(), where=n > 0))
+    relative = np.sqrt(np.divide(delta, before, out=empty.copy(), where=before > 0))
+    return {
+        f"{prefix}rms": (dims, rms, {"units": "1", "long_name": "RMS weight change"}),
+        f"{prefix}relative": (dims, relative, {"units": "1", "long_name": "relative weight change"}),
+        f"{prefix}n_parameters": (dims, n.astype(np.int64), {"units": "1", "long_name": "parameters"}),
+    }

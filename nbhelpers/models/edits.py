@@ -1,0 +1,302 @@
+"""Interventions in one forward: graft another model's MLPs, skip a layer, steer an activation, resume from a layer.
+
+An `Edit` is one change at one place of one block; a list of edits is an intervention, and `+` of two lists their
+composition. What an edit replaces is never computed: a graft skips the host's own MLP. `forward` runs them in a single
+nnsight trace and returns the residual stream at the measured positions; given the stream of an earlier forward over the
+same input, it starts at the first edited layer. This module knows nothing of lenses, prompts or experiments.
+"""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nnsight
+import torch
+from torch import Tensor
+
+from nbhelpers.models.decoder import Decoder, block_layout, stream_tensor
+from nbhelpers.models.forward import Batch
+
+SCOPES = ("mlp", "block")
+# Where an edit can act, in the order of the forward pass: instead of the block, instead of its MLP, on what the MLP
+# returns, instead of the norm behind it, on the residual stream after the block.
+PLACES = ("block", "mlp", "mlp_output", "mlp_norm", "residual")
+STEERED = ("mlp_output", "residual")
+
+
+class InterventionError(ValueError):
+    """An intervention that cannot be made; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change at one place (`PLACES`) of one block; `change` takes the block's envoy inside a trace."""
+
+    layer: int
+    place: str
+    change: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream at the measured positions of one forward, in the model's dtype.
+
+    `embedding` [token, d] enters block 0. Per layer, [token, d]: `residual` leaves the block, `middle` lies between its
+    attention and its MLP, `mlp_update` is what the MLP adds, after the norm that Gemma 3 and OLMo 2 put behind it; in a
+    skipped layer `middle` is what enters it and `mlp_update` zero. `last_residual` [row, d] and `last_logits` [row,
+    rows of the unembedding] are those of the last column. `entering` holds whole residuals [row, position, d] before
+    the layers where a later forward may resume.
+    """
+
+    embedding: Tensor
+    residual: list[Tensor]
+    middle: list[Tensor]
+    mlp_update: list[Tensor]
+    last_residual: Tensor
+    last_logits: Tensor
+    entering: dict[int, Tensor]
+
+
+def mlp_norms(block) -> tuple[Any, Any]:
+    """Return the norms before and after a block's MLP (modules or envoys), None for one that its layout lacks."""
+    before = {"pre": "post_attention_layernorm", "sandwich": "pre_feedforward_layernorm"}
+    before = before.get(block_layout(block))
+    return before and getattr(block, before), getattr(block, "post_feedforward_layernorm", None)
+
+
+def graft(
+    donor: Decoder, layers: Sequence[int], *, scope: str = "mlp", donor_layers: Sequence[int] | None = None
+) -> list[Edit]:
+    """Return the edits that put the donor's MLPs in place of the host's at `layers`, at every position.
+
+    scope "mlp": the donor's MLP reads what the host's would have read, and any norm behind it stays the host's (the
+    graft of the study). "block": the donor's norms around it are used too. Of DeepSeek-V2 the whole MoE block moves, its
+    router included. donor_layers: which donor layer goes where, by default the same one. InterventionError for another
+    scope or another number of donor layers.
+    """
+    if scope not in SCOPES:
+        raise InterventionError(f"The graft's scope is {scope!r}; choose from {', '.join(SCOPES)}.")
+    sources = list(layers if donor_layers is None else donor_layers)
+    if len(sources) != len(layers):
+        raise InterventionError(
+            f"{len(layers)} layers cannot take {len(sources)} donor layers: give as many."
+        )
+    if scope == "mlp":
+        return [Edit(at, "mlp", _graft_mlp(donor, source)) for at, source in zip(layers, sources)]
+    changes = {"mlp": _graft_block, "mlp_norm": _graft_norm}
+    return [
+        Edit(at, place, change(donor, source))
+        for at, source in zip(layers, sources)
+        for place, change in changes.items()
+    ]
+
+
+def _graft_mlp(donor, source):
+    def change(block):
+        block.mlp.skip(donor.layers[source].mlp(block.mlp.input))
+
+    return change
+
+
+def _graft_block(donor, source):
+    def change(block):
+        theirs = donor.layers[source]
+        before, _ = mlp_norms(theirs)
+        middle = stream_tensor(block, "residual_mid")
+        block.mlp.skip(theirs.mlp(middle if before is None else before(middle)))
+
+    return change
+
+
+def _graft_norm(donor, source):
+    def change(block):
+        (_, own_after), (_, after) = mlp_norms(block), mlp_norms(donor.layers[source])
+        if own_after is not None:
+            own_after.skip(after(block.mlp.output))  # steered, if it was
+
+    return change
+
+
+def scramble(donor: Decoder, layers: Sequence[int], *, seed: int = 0) -> list[Edit]:
+    """Return the edits that change the host's MLP outputs at `layers` as much as the donor would, in no direction of use.
+
+    A control for `graft`: the donor's change D(x) − H(x) of every MLP output is added after one random permutation of its
+    coordinates with random signs, drawn once a layer. This map is orthogonal, so at every position the change of the
+    output has exactly the donor's norm (which a norm behind the MLP may change), and the same input gets the same
+    change. Both MLPs are computed. seed: of the draws.
+    """
+    return [Edit(layer, "mlp", _scrambled(donor, layer, seed)) for layer in layers]
+
+
+def _scrambled(donor, layer, seed):
+    generator = torch.Generator().manual_seed(1_000_003 * seed + layer)
+    width = donor.config.hidden_size
+    order = torch.randperm(width, generator=generator)
+    signs = 2.0 * torch.randint(2, (width,), generator=generator) - 1
+
+    def change(block):
+        x = block.mlp.input
+        own = block.mlp.output
+        delta = donor.layers[layer].mlp(x) - own
+        block.mlp.output = own + delta[..., order.to(own.device)] * signs.to(own)
+
+    return change
+
+
+def skip(layers: Sequence[int]) -> list[Edit]:
+    """Return the edits that make whole blocks the identity; they are not computed.
+
+    In generation with a KV cache, never skip layer 0: `transformers` sizes the padding mask by that layer's cache.
+    """
+    return [Edit(layer, "block", lambda block: block.skip(block.input)) for layer in layers]
+
+
+def steer(
+    layers: Sequence[int], change: Callable[[Tensor], Tensor], *, place: str = "residual"
+) -> list[Edit]:
+    """Return the edits that put `change` of a tensor [row, position, d] in its place.
+
+    place "residual": the stream after the block; "mlp_output": what its MLP returns, grafted or its own. `along` makes
+    the usual change. InterventionError for another place.
+    """
+    if place not in STEERED:
+        raise InterventionError(f"Steering acts on {' or '.join(STEERED)}, not on {place!r}.")
+
+    def steered(block):
+        target = block.mlp if place == "mlp_output" else block
+        target.output = change(target.output)
+
+    return [Edit(layer, place, steered) for layer in layers]
+
+
+def along(direction: Tensor, alpha: float) -> Callable[[Tensor], Tensor]:
+    """Return h ↦ h + (α − 1)(d·h) d for the unit vector d of `direction` [d]: 1 is the identity, 0 removes d from h."""
+    unit = direction / direction.norm()
+    return lambda h: h + (alpha - 1) * (h @ unit.to(h))[..., None] * unit.to(h)
+
+
+def edits_by_layer(edits: Sequence[Edit], n_layers: int) -> dict[int, list[Edit]]:
+    """Return the edits of each layer, in the order of the forward pass.
+
+    InterventionError for a layer that the model lacks, for two edits in place of one module, and for any edit inside a
+    skipped block.
+    """
+    found = defaultdict(list)
+    for edit in sorted(edits, key=lambda edit: PLACES.index(edit.place)):
+        if not 0 <= edit.layer < n_layers:
+            raise InterventionError(f"There is no layer {edit.layer}: this model's are 0 to {n_layers - 1}.")
+        if found[edit.layer] and (
+            found[edit.layer][0].place == "block" or edit.place == found[edit.layer][-1].place == "mlp"
+        ):
+            raise InterventionError(
+                f"Layer {edit.layer} is replaced twice: skip it, or graft once, or steer what it computes."
+            )
+        found[edit.layer].append(edit)
+    return dict(found)
+
+
+def _make(block, edits, place):
+    for edit in edits:
+        if edit.place == place:
+            edit.change(block)
+
+
+def visit(block, edits: Sequence[Edit] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (middle, MLP update, residual after the block), each [row, position, d], inside a trace with edits made.
+
+    Blocks must be visited in the order of the forward pass, each once.
+    """
+    if edits and edits[0].place == "block":
+        before = block.input
+        edits[0].change(block)
+        return before, torch.zeros_like(before), before
+    middle = stream_tensor(block, "residual_mid")
+    for place in PLACES[1:4]:
+        _make(block, edits, place)
+    update = stream_tensor(block, "mlp_update")
+    _make(block, edits, "residual")
+    return middle, update, block.output
+
+
+def resume_layer(edits: Sequence[Edit], resume: Stream | None) -> int:
+    """Return the first layer that a forward with these edits must compute, 0 without a stream to resume from."""
+    kept = resume.entering if resume else {}
+    first = min((edit.layer for edit in edits), default=0)
+    return max((layer for layer in kept if layer <= first), default=0)
+
+
+@torch.no_grad()
+def forward(
+    decoder: Decoder,
+    batch: Batch,
+    edits: Sequence[Edit] = (),
+    *,
+    resume: Stream | None = None,
+    keep: Sequence[int] = (),
+) -> Stream:
+    """Return the residual stream of one batch at its measured positions, from a single forward with the edits made.
+
+    batch: ids, mask and measured positions, padded on either side. resume: the stream of an earlier forward of the same
+    decoder over the same batch; layers below the first edit are taken from it, from the nearest layer whose entering
+    residual it kept, and the result is bitwise what a whole forward gives. keep: the layers at which later forwards may
+    resume, those of the first edits. InterventionError as in `edits_by_layer`.
+    """
+    planned, start = edits_by_layer(edits, decoder.n_layers), resume_layer(edits, resume)
+    device = decoder.module.device
+    row, column = (index.to(device) for index in batch.where)
+    inputs = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
+    with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
+        kept = nnsight.save({name: [] for name in ("residual", "middle", "mlp_update")})
+        entering = nnsight.save({})
+        before = _enter(decoder.layers, start, resume)
+        embedding = nnsight.save(before[row, column])
+        for layer in range(start, decoder.n_layers):
+            if layer in keep:
+                entering[layer] = before
+            middle, update, before = visit(decoder.layers[layer], planned.get(layer, ()))
+            for name, value in (("middle", middle), ("mlp_update", update), ("residual", before)):
+                kept[name].append(value[row, column])
+        last_residual = nnsight.save(before[:, -1])
+        last_logits = nnsight.save(decoder.head.output[:, -1])
+    stream = Stream(
+        embedding, last_residual=last_residual, last_logits=last_logits, entering=entering, **kept
+    )
+    return stream if start == 0 else _joined(resume, stream, start)
+
+
+def _enter(layers, start, resume):
+    """The residual that enters layer `start`, with the layers below skipped."""
+    if start == 0:
+        return layers[0].input
+    for layer in range(start):
+        layers[layer].skip(resume.entering[start])
+    return resume.entering[start]
+
+
+def _joined(resume, stream, start):
+    """A whole stream from the lower layers of one and the upper layers of another."""
+    lists = {
+        name: getattr(resume, name)[:start] + getattr(stream, name)
+        for name in ("residual", "middle", "mlp_update")
+    }
+    below = {layer: state for layer, state in resume.entering.items() if layer <= start}
+    return replace(stream, embedding=resume.embedding, entering=below | stream.entering, **lists)
+
+
+def edited(decoder: Decoder, edits: Sequence[Edit]) -> Decoder:
+    """Return a decoder whose every trace and every generated token runs with the edits made; the original stays as it is.
+
+    For free-running generation (`decoding.generate`). A block that is skipped writes no KV cache: see `skip`.
+    """
+    # The loop over all steps ends where generation does; nnsight tells of it on every call.
+    warnings.filterwarnings("ignore", message="(?s).*was never reached: the loop asked for a step")
+    planned = edits_by_layer(edits, decoder.n_layers)
+    with decoder.lm.edit() as (tracer, view):
+        changed = replace(decoder, lm=view)
+        for _ in tracer.all():
+            for layer, here in sorted(planned.items()):
+                for edit in here:
+                    edit.change(changed.layers[layer])
+    return replace(decoder, lm=view)

@@ -1,0 +1,82 @@
+"""Greedy generation: batched, left-padded, with a KV cache and no lens in the loop.
+
+The continuation is data. What the model computed while writing it is measured afterwards, in one teacher-forced pass
+(`nbhelpers.capture`), so nothing here is slowed or changed by measuring.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nbhelpers.models.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The ids that a model generated after a prompt (the stop token included) and whether it stopped by itself."""
+
+    ids: tuple[int, ...]
+    stopped: bool
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device=None) -> dict[str, torch.Tensor]:
+    """Return input ids and attention mask [row, longest], padded on the left."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.as_tensor(row)
+        mask[i, width - len(row) :] = 1
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def batches_by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[np.ndarray]:
+    """Return indices of rows in batches of like length, longest first, so little is padding."""
+    order = np.argsort([-len(row) for row in rows], kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def cut_at_stop(ids: Sequence[int], stops: Sequence[int]) -> Continuation:
+    """Return the continuation up to and including its first stop token."""
+    for i, token in enumerate(ids):
+        if token in stops:
+            return Continuation(tuple(ids[: i + 1]), True)
+    return Continuation(tuple(ids), False)
+
+
+@torch.no_grad()
+def generate(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int = 32
+) -> list[Continuation]:
+    """Return the greedy continuation of each prompt, in the order of the prompts.
+
+    Rows are left-padded with the tokenizer's own mask; `transformers` derives position ids from it, so a row generates
+    what it would alone. Unreal vocabulary rows are never chosen.
+
+    Parameters
+    ----------
+    decoder : the model
+    prompts : ids of each prompt, already rendered (`prompts.render`)
+    max_new_tokens : cap on generated tokens, the stop token included
+    batch_size : rows decoded together
+    """
+    unreal = [int(i) for i in np.flatnonzero(~decoder.real_tokens)]
+    results: list[Continuation | None] = [None] * len(prompts)
+    for batch in tqdm(
+        batches_by_length(prompts, batch_size), desc=f"{decoder.variant} generate", disable=None
+    ):
+        inputs = left_pad([prompts[i] for i in batch], decoder.tokenizer.pad_token_id, decoder.module.device)
+        output = decoder.lm.generate(
+            inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            suppress_tokens=unreal or None,
+            eos_token_id=list(decoder.stop_ids),
+            pad_token_id=decoder.tokenizer.pad_token_id,
+        )
+        for i, row in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist()):
+            results[i] = cut_at_stop(row, decoder.stop_ids)
+    return results

@@ -1,0 +1,95 @@
+"""Results by family: their order and titles, paired differences, the dense pool, tables of intervals."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pandas as pd
+import xarray as xr
+
+from nbhelpers.core import params, stats, store
+from nbhelpers.report.text import ENDS, written
+
+FEWEST = 5  # prompts that an interval needs
+
+
+def shift(values: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
+    """Return IT − PT of values with a `variant` dimension, [prompt], prompts that lack either left out."""
+    both = values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
+    return both.rename({dim: "prompt"} if dim != "prompt" else {}).dropna("prompt")
+
+
+def usable(results, measure: Callable) -> dict[str, xr.DataArray]:
+    """Return `measure(dataset)`, [prompt], of the results that have enough prompts for it."""
+    measured = {title: measure(dataset) for title, dataset in results.items()}
+    return {title: values for title, values in measured.items() if values.sizes["prompt"] >= FEWEST}
+
+
+def cells(results, measures: dict[str, Callable]) -> pd.DataFrame:
+    """Return means with intervals as text: a row a family, a column a named measure [prompt], a dash for too few."""
+    columns = {}
+    for heading, measure in measures.items():
+        table = interval_table(usable(results, measure), lambda values: values, pool=False)
+        columns[heading] = pd.Series(written(table), index=table["family"], dtype=object)
+    return pd.DataFrame(columns).reindex(list(results)).fillna("–").rename_axis(None)
+
+
+TITLES = {
+    "gemma": "Gemma",
+    "llama": "Llama",
+    "qwen": "Qwen",
+    "mistral": "Mistral",
+    "deepseek": "DeepSeek",
+    "olmo": "OLMo",
+}
+POOL = "dense pool"
+
+
+def family_titles(profile: str) -> dict[str, str]:
+    """Return model key → panel title in the book's order: its family's, or its own where two share one."""
+    models = [params.model_params(key) for key in params.profile_params(profile).models]
+    models.sort(key=lambda model: params.FAMILIES.index(model.family))
+    shared = Counter(model.family for model in models)
+    return {model.key: model.title if shared[model.family] > 1 else TITLES[model.family] for model in models}
+
+
+def open_results(profile: str, experiment: str = "exp09") -> dict[str, xr.Dataset]:
+    """Return panel title → dataset for every model of a profile; ResultError names one that is missing."""
+    found = store.load_profile(profile, experiment)
+    return {title: found[key] for key, title in family_titles(profile).items()}
+
+
+def is_dense(dataset: xr.Dataset) -> bool:
+    """Return whether a result's family is one of the dense ones, that is, not the mixture of experts."""
+    return params.model_params(dataset.attrs["model"]).family != "deepseek"
+
+
+def paired(values: xr.DataArray) -> xr.DataArray:
+    """Return IT − PT of values with a `variant` dimension; prompts that lack either are dropped."""
+    difference = values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
+    return difference.dropna("prompt")
+
+
+def free(result: xr.Dataset) -> xr.Dataset:
+    """Return measures with a `history` free running: each model on the text that it wrote."""
+    parts = [result.sel(variant=name, history=name, drop=True) for name in params.VARIANTS]
+    return xr.concat(parts, "variant").assign_coords(variant=list(params.VARIANTS))
+
+
+def pooled(results, measure) -> xr.DataArray:
+    """Return the mean over dense families of `measure(dataset)`, [prompt], on the prompts that all share."""
+    return mean_of([measure(dataset) for dataset in results.values() if is_dense(dataset)])
+
+
+def mean_of(values: list[xr.DataArray]) -> xr.DataArray:
+    """Return the mean over families of values [prompt], on the prompts that all share."""
+    return xr.concat(xr.align(*values, join="inner"), dim="model").mean("model")
+
+
+def interval_table(results, measure, *, pool=True, **options) -> pd.DataFrame:
+    """Return mean and BCa interval of `measure(dataset)`, [prompt], by family and for the dense pool."""
+    rows = {title: measure(dataset) for title, dataset in results.items()}
+    dense = [rows[title] for title, dataset in results.items() if pool and is_dense(dataset)]
+    if len(dense) > 1:
+        rows[POOL] = mean_of(dense)
+    table = [[title, *map(float, stats.bca_mean(values.values, **options))] for title, values in rows.items()]
+    return pd.DataFrame(table, columns=["family", *ENDS])

@@ -1,0 +1,68 @@
+"""The figures of geometry (exp04 and side panels): weights, intrinsic dimension, attention, change between layers.
+
+Each takes results, panel title → dataset of one experiment, and returns a chart made with `charts`.
+"""
+
+import altair as alt
+import xarray as xr
+
+from nbhelpers.report import charts
+from nbhelpers.report.charts import bands, by_category, layers_axis, onset_rule, panels, tidy
+
+TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
+
+
+def weight_change(results, measure="relative") -> alt.Chart:
+    """Return how far tuning moved each layer's parameters, by group: relative Frobenius norm, or RMS."""
+    rows = tidy(results, lambda dataset: dataset[f"weight_{measure}"].rename("mean").to_dataset()).dropna(
+        subset=["mean"]
+    )
+    groups = ["attention", "mlp", "norm", "router"]
+    rows = rows[rows["group"].isin(groups)]
+    name = "‖ΔW‖ / ‖W‖" if measure == "relative" else "RMS of ΔW"
+    tips = [alt.Tooltip("panel:N", title="model"), "group:N", "layer:Q", alt.Tooltip("mean:Q", format=".3g")]
+    line = alt.Chart().mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=2)
+    line = line.encode(
+        x=layers_axis(), y=alt.Y("mean:Q", title=name), tooltip=tips, **by_category("group", groups)
+    )
+    return panels(rows, f"Weight change by layer, {name}", onset_rule(), line, y="independent")
+
+
+def dimension_profile(results) -> alt.Chart:
+    """Return the intrinsic dimension of the cloud of last-prompt states, by layer; estimator and template to choose.
+
+    Bands are the middle 90 % over subsamples of four fifths of the prompts without replacement.
+    """
+
+    def measure(dataset):
+        names = {"dimension": "mean", "dimension_low": "low", "dimension_high": "high"}
+        return dataset[list(names)].rename(names)
+
+    rows = tidy(results, measure)
+    rows["template"] = rows["template"].map(TEMPLATES)
+    rows["estimator"] = rows["estimator"].map({"two_nn": "TwoNN", "mle": "maximum likelihood"})
+    curve = bands(layers_axis(), "intrinsic dimension")
+    toggles = {"estimator": "estimator", "template": "prompts read as"}
+    return panels(rows, "Intrinsic dimension of the states at the prompt's end", *curve, toggles=toggles)
+
+
+def attention_shift(results, measure="attention_normalised") -> alt.Chart:
+    """Return IT − PT of the attention entropy at the prompt's end, mean over heads; the reader chooses the template.
+
+    With `attention_normalised` the entropy is divided by its ceiling, the logarithm of the visible keys.
+    """
+
+    def values(dataset):
+        entropy = dataset[measure].rename(cloud_prompt="prompt")
+        both = entropy.assign_coords(template=[TEMPLATES[t] for t in entropy.template.values])
+        native = xr.concat(
+            [entropy.sel(variant=v, template=t, drop=True) for v, t in (("pt", "raw"), ("it", "chat"))],
+            "variant",
+        ).assign_coords(variant=["pt", "it"], template="native")
+        return xr.concat([native.expand_dims("template"), both], "template")
+
+    name = "H / log T" if measure == "attention_normalised" else "nats"
+    return charts.shift_profile(
+        results, values, y=f"IT − PT, {name}", title="Attention entropy at the prompt's end, IT − PT",
+        toggles={"template": "prompts read as"},
+    )  # fmt: skip

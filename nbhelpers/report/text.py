@@ -1,0 +1,43 @@
+"""Numbers, intervals, shares and counts of families as text."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+ENDS = ["mean", "low", "high"]
+
+
+def p_value(p: float, digits: int = 2) -> str:
+    """Return a p-value as text, never as zero; a dash where there is none."""
+    smallest = 10**-digits
+    return "–" if np.isnan(p) else f"< {smallest:.{digits}f}" if p < smallest else f"{p:.{digits}f}"
+
+
+def written(table: pd.DataFrame, digits=2) -> list[str]:
+    """Return each row's mean and interval as text, "0.42 [0.31, 0.55]", with a true minus sign."""
+    rows = table[ENDS].itertuples(index=False, name=None)
+    return ["{} [{}, {}]".format(*(number(value, digits) for value in row)) for row in rows]
+
+
+def number(value, digits=2) -> str:
+    """Return a number as text with a true minus sign, none before a zero; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def percent(share) -> str:
+    """Return a share as text, in whole per cent."""
+    return f"{100 * float(share):.0f} %"
+
+
+def counted(names, total, noun="families") -> str:
+    """Return how many of the families these are, in words, naming them unless they are all or none."""
+    if total == 1:
+        return "this pair" if names else "no pair here"
+    number, whole = (WORDS[n] if n < len(WORDS) else str(n) for n in (len(names), total))
+    if not names:
+        return f"neither of the two {noun}" if total == 2 else f"none of the {whole} {noun}"
+    if len(names) == total:
+        return f"both {noun}" if total == 2 else f"all {whole} {noun}"
+    return f"{number} of {whole} {noun} ({', '.join(names)})"

@@ -1,0 +1,1 @@
+"""Execution: one notebook, the graph of all, what a run would cost, whether the installation is well."""

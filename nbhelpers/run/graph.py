@@ -1,0 +1,354 @@
+"""The graph of experiments and models: what a step depends on, by content, and Snakemake run over it.
+
+The Snakefile asks this module for the version of each step, a digest of what the step's result depends on: a
+fresh clone, a touched file or an edited comment change no version. It knows nothing of how a notebook runs.
+"""
+
+import ast
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from nbhelpers import experiments
+from nbhelpers.core import params, store
+from nbhelpers.run import notebooks, warm
+
+# What follows from where a module lies. Science: what a measurement computes; the rest of a page: what draws it.
+SCIENCE, DRAWING = ("core", "models", "measures"), ("report",)
+# Of `core`, what says which parameters and results there are: values are hashed and results checked, not code.
+RECORDS = {"core.params", "core.schemas", "core.store", "core.variables", "core.cost"}
+# Of a slice, the files that measure nothing.
+DECLARED, DRAWN = "experiment", ("quantities", "report")
+TARGETS = ("all", "compared", "measured")
+TOTAL = re.compile(r"^total +(\d+)$")
+STEP = re.compile(r"^(\d+) of (\d+) steps")
+
+
+@cache
+def parsed(source: str) -> ast.Module:
+    """Return the syntax tree of Python source; a version asks for that of a module many times."""
+    return ast.parse(source)
+
+
+def package() -> Path:
+    """Return the package's folder: that of the repository at work, or the installed one where it has none."""
+    own = params.ROOT / "nbhelpers"
+    return own if own.exists() else Path(__file__).parents[1]
+
+
+@cache
+def imported(source: str, folder: Path) -> frozenset[str]:
+    """Return the modules of the package that Python source imports, as "core.params"; BatchError for one that is missing."""
+    found = set()
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("nbhelpers."):
+            found |= {_module(node.module, alias.name, folder) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {_module(a.name, "", folder) for a in node.names if a.name.startswith("nbhelpers.")}
+    return frozenset(found - {""})
+
+
+def _module(parent: str, name: str, folder: Path) -> str:
+    """Return the module that `from parent import name` reads, "" for the package itself."""
+    inside = parent.split(".")[1:]
+    whole, above = [*inside, *filter(None, [name])], folder.joinpath(*inside)
+    if _is_module(folder.joinpath(*whole)):
+        return ".".join(whole)
+    holder = above / "__init__.py"
+    if above.with_name(f"{above.name}.py").exists() or (
+        holder.exists() and name in holder.read_text(encoding="utf-8")
+    ):
+        return ".".join(inside)
+    raise notebooks.BatchError(f"there is no module {'.'.join(['nbhelpers', *whole])}.")
+
+
+def _is_module(path: Path) -> bool:
+    """Return whether a path without its suffix is a module or a package."""
+    return path.with_name(f"{path.name}.py").exists() or (path / "__init__.py").exists()
+
+
+def counts(module: str, pages: bool) -> bool:
+    """Return whether a module computes what a notebook measures, with `pages` also what it draws; BatchError for an
+    unknown folder.
+    """
+    head, *rest = module.split(".")
+    if head == "experiments":
+        return bool(rest[1:]) and rest[-1] != DECLARED and (pages or rest[-1] not in DRAWN)
+    if head not in (*SCIENCE, *DRAWING, "run", "book", "cli"):
+        raise notebooks.BatchError(f"nbhelpers.{module} lies in no folder that the graph knows.")
+    return (head in SCIENCE or (pages and head in DRAWING)) and module not in RECORDS
+
+
+def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
+    """Return the modules that a notebook runs, also by way of others: the science, with `pages` what draws it too."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    folder, found = package(), {}
+    waiting = set(imported(source, folder))
+    while waiting:
+        module = waiting.pop()
+        if module not in found and counts(module, pages):
+            path = folder.joinpath(*module.split("."))
+            path = path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
+            found[module] = path
+            waiting |= imported(path.read_text(encoding="utf-8"), folder)
+    return [found[module] for module in sorted(found)]
+
+
+def code_hash(paths) -> str:
+    """Return a digest of Python modules, with their places in the package, that comments and layout do not change."""
+    found = []
+    for path in paths:
+        place = path.relative_to(package()) if path.is_relative_to(package()) else Path(path.name)
+        found.append([place.as_posix(), dumped(path.read_text(encoding="utf-8"))])
+    return params.parameter_hash(found)
+
+
+@cache
+def dumped(source: str) -> str:
+    """Return the syntax tree of Python source as text."""
+    return ast.dump(parsed(source))
+
+
+def notebook_hash(path: Path) -> str:
+    """Return a digest of a notebook's cells and tags that its outputs do not change."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    content = [[c["cell_type"], "".join(c["source"]), c["metadata"].get("tags")] for c in cells]
+    return params.parameter_hash(content)
+
+
+def measure_version(run: params.Run) -> str:
+    """Return the version of one run: its parameters, weights, notebook and modules, and those of what it needs."""
+    notebook = notebooks.notebook_path(params.experiment(run.key).notebook)
+    needed = [step_version(need, run.model.key, run.profile.name) for need in run.upstream]
+    return params.parameter_hash([run.hash, notebook_hash(notebook), code_hash(modules(notebook)), needed])
+
+
+def step_version(key: str, model: str, profile: str) -> str:
+    """Return `measure_version` with the profile's own parameters."""
+    return measure_version(experiments.resolve(key, model=model, profile=profile))
+
+
+def compare_version(key: str) -> str:
+    """Return the version of an across-model notebook but for its datasets."""
+    notebook = notebooks.notebook_path(params.experiment(key).across)
+    published = params.files_hash([params.ROOT / "params" / "published.csv"])
+    return params.parameter_hash(
+        [notebook_hash(notebook), code_hash(modules(notebook, pages=True)), published]
+    )
+
+
+def book_version() -> str:
+    """Return the version of the book but for its notebooks: sources, parameters, cards, package."""
+    folders = {"book": "**/*", "params": "**/*", "pocket/checkpoints": "*/card.json", "nbhelpers": "**/*.py"}
+    root = params.ROOT
+    found = [path for folder, pattern in folders.items() for path in (root / folder).glob(pattern)]
+    return params.files_hash(sorted(path for path in found if path.is_file()))
+
+
+def measure_inputs(key: str, model: str, profile: str) -> list[str]:
+    """Return the files that one experiment on one model reads, as paths from the repository's root."""
+    pair = params.model_params(model)
+    run = experiments.resolve(key, model=model, profile=profile)
+    files = [notebooks.notebook_path(params.experiment(key).notebook), *pair.pt.files, *pair.it.files]
+    files += [path for path in run.files if path.exists()]  # a missing one is the notebook's to name
+    named = (("models", model), ("profiles", profile), ("experiments", key))
+    files += [params.ROOT / "params" / kind / f"{name}.yml" for kind, name in named]
+    return [path.relative_to(params.ROOT).as_posix() for path in files]
+
+
+def steps(profile: str) -> list[tuple[str, str]]:
+    """Return the (experiment, model) pairs of a profile."""
+    chosen = params.profile_params(profile)
+    return [(key, model) for key in params.ordered() for model in chosen.models]
+
+
+def bring_up(run: params.Run) -> None:
+    """Measure what a run needs and what is missing or made otherwise, first things first."""
+    for key in params.ordered(list(run.upstream)):
+        needed = experiments.resolve(key, model=run.model.key, profile=run.profile.name)
+        path = store.result_path(run.profile.name, run.model.key, key)
+        if not path.exists() or _fault(path, needed):
+            print(f"{run.key} needs {key} on {run.model.key}: running it first", flush=True)
+            notebooks.measure(needed, version=measure_version(needed))
+
+
+def discard_stale(profile: str) -> list[str]:
+    """Return a sentence for each damaged or differently made result, and remove what is stale.
+
+    Snakemake remembers the version of what it ran itself; this also sees what `nbh run` or an open notebook
+    wrote.
+    """
+    said = []
+    for key, model in steps(profile):
+        run = experiments.resolve(key, model=model, profile=profile)
+        path = store.result_path(profile, model, key)
+        if path.exists() and (fault := _fault(path, run)):
+            said.append(f"{key} · {model}: {fault}")
+            path.unlink()
+        executed = notebooks.executed_path(profile, params.experiment(key).notebook, model)
+        _discard(executed, measure_version(run))
+    for key in params.ordered():
+        if across := params.experiment(key).across:
+            _discard(notebooks.executed_path(profile, across), compare_version(key))
+    return said
+
+
+def _fault(path: Path, run: params.Run) -> str:
+    """Return what is wrong with a result, "" for nothing."""
+    for name in params.experiment(run.key).artifacts:
+        if not path.with_name(name).exists():
+            return f"its {name} is missing; measuring anew."
+    try:
+        found = store.attributes(path, experiment=run.key)["parameter_hash"]
+    except store.ResultError as error:
+        return f"{error} Measuring anew."
+    return "" if found == run.hash else "made with other parameters or weights; measuring anew."
+
+
+def _discard(executed: Path, version: str) -> None:
+    """Remove an executed notebook that is not of this version, so that its step runs again."""
+    if executed.exists() and notebooks.version_of(executed) != version:
+        executed.unlink()
+
+
+@contextlib.contextmanager
+def sole_batch() -> Iterator[Path]:
+    """Yield the lock file of this repository's batch, after ending what a killed one left running."""
+    path = params.ROOT / "_build" / "batch.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise notebooks.BatchError(
+                "another batch runs in this repository; wait for it or stop it."
+            ) from None
+        end_group(int(path.read_text() or 0))
+        yield path
+        path.write_text("")
+
+
+def _members(kind: Callable[[int], int], leader: int) -> list[psutil.Process]:
+    """Return the processes of a process group (kind os.getpgid) or session (os.getsid) that work in this repository."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if kind(process.pid) == leader and process.cwd() == str(params.ROOT):
+                found.append(process)
+    return found
+
+
+def end_group(group: int, patience: float = 10) -> None:
+    """End a batch's processes that work in this repository: its group is asked, what is left of its session killed.
+
+    Processes that were started warm have groups of their own and are asked by those that stand for them.
+    """
+    if group <= 0:
+        return
+    asked = _members(os.getpgid, group)
+    for process in asked:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGINT)
+    psutil.wait_procs(asked, timeout=patience)
+    for process in _members(os.getsid, group):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
+    """Return the Snakemake call."""
+    call = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        "Snakefile",
+        "--cores",
+        str(cores),
+        "--keep-going",
+    ]
+    call += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input", "code"]
+    call += ["--max-checksum-file-size", "1GB", "--config", f"profile={profile}"]
+    call += ["--resources", f"gpu={gpus}"] if gpus else []
+    return [*call, "--", target]
+
+
+def _environment(profile: str) -> dict[str, str]:
+    """Return the environment of the graph's jobs: that of their runs, and `python` is this interpreter."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    chosen = params.profile_params(profile)
+    pairs = [params.model_params(model) for model in chosen.models]
+    settings = notebooks.settings(chosen, local=not any(pair.pt.hub or pair.it.hub for pair in pairs))
+    return os.environ | settings | {"PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool:
+    """Return whether every step of a profile's graph is done; a line a finished step goes to stdout.
+
+    `target` is "measured" (the datasets), "compared" (and the across-model notebooks) or "all" (and the
+    book).
+
+    Steps that fail leave their partial notebook and do not stop the others. Killed at any moment, the next
+    call takes up what is missing. The whole log is `_build/batch.log`.
+    """
+    with sole_batch() as lock:
+        for sentence in discard_stale(profile):
+            print(sentence, flush=True)
+        call = command(profile, cores, gpus, target)
+        job = subprocess.Popen(
+            # A process that has asked for a GPU must not be forked; and such runs take longer than imports.
+            call if gpus else warm.with_server(call), cwd=params.ROOT, env=_environment(profile),
+            encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        lock.write_text(str(job.pid))
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return follow(job)
+        except KeyboardInterrupt:
+            print("stopped; the same command takes up what is missing.", flush=True)
+            raise
+        finally:
+            end_group(job.pid)
+            signal.signal(signal.SIGTERM, before)
+
+
+def follow(job: subprocess.Popen) -> bool:
+    """Return whether a Snakemake process ended well, having shown its steps as they finished."""
+    start, waiting, failures, tail = time.time(), [], [], []
+    with open(params.ROOT / "_build" / "batch.log", "w", encoding="utf-8") as log:
+        for line in job.stdout:
+            log.write(line)
+            log.flush()
+            tail = (tail + [line.rstrip()])[-15:]
+            text, step = line.removeprefix(notebooks.MARK).strip(), STEP.match(line)
+            if line.startswith(f"{notebooks.MARK} ✘"):
+                failures.append(text)
+                print(text, flush=True)
+            elif line.startswith(notebooks.MARK):
+                waiting.append(text)
+            elif total := TOTAL.match(line):
+                print(f"to run: {int(total[1]) - 1}", flush=True)
+            elif line.startswith("Nothing to be done"):
+                print("nothing to run: every result is up to date", flush=True)
+            elif step and waiting:
+                # The target itself is Snakemake's last step and none of ours.
+                print(f"[{step[1]}/{int(step[2]) - 1}] {waiting.pop(0)}", flush=True)
+    done = job.wait() == 0
+    if not done and not failures:
+        print("\n".join(tail))
+    if not done:
+        print(f"{len(failures) or 'some'} failed after {time.time() - start:.0f} s; log: _build/batch.log.")
+    return done

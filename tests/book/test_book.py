@@ -1,0 +1,226 @@
+"""The book builds from executed notebooks without a warning, whole, offline, and says what is missing."""
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+
+from nbhelpers.book import build, pages
+from nbhelpers.core import params
+from nbhelpers.report import graft_charts
+from nbhelpers.report.charts import VEGALITE
+from tests import synthetic
+
+ACROSS = "_build/runs/pocket/exp09_convergence_gap_across.ipynb"
+KEYS = params.ordered()
+FEW_PAGES = """
+format: jb-book
+root: index
+parts: [{caption: Registry, chapters: [{experiment: exp09}, {file: reproducibility}]}]
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Return a repository without results, which this process works in; its book is a copy to be spoilt."""
+    for name in ("params", "notebooks"):
+        (tmp_path / name).symlink_to(synthetic.REPOSITORY / name)
+    shutil.copytree(synthetic.REPOSITORY / "book", tmp_path / "book")
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cards(root):
+    """Return the root with the cards of six families."""
+    synthetic.write_cards(root)
+    return root
+
+
+def test_every_page_of_the_contents_is_there(book_root):
+    html = book_root / "_build/html"
+    toc = yaml.safe_load((book_root / "_build/book/_toc.yml").read_text())
+    names = build.files(toc)
+    assert len(names) == len(set(names)) == 3 + len(KEYS) * (1 + 6)
+    assert all((html / name).with_suffix(".html").exists() for name in names)
+
+
+def test_every_experiment_is_a_chapter_with_the_models_below_it(book_root):
+    toc = yaml.safe_load((book_root / "_build/book/_toc.yml").read_text())
+    chapters = {
+        entry["file"]: entry for part in toc["parts"] for entry in part["chapters"] if "sections" in entry
+    }
+    assert chapters.keys() == {f"runs/{params.experiment(key).across}" for key in KEYS}
+    for entry in chapters.values():
+        assert [section["title"] for section in entry["sections"]] == synthetic.TITLES
+
+
+def test_the_built_pages_name_no_other_host(book_root):
+    pattern = re.compile(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["'](?:https?:)?//""")
+    for page in (book_root / "_build/html").rglob("*.html"):
+        assert not pattern.search(page.read_text()), page
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_model_page_names_its_model_and_leads_back(book_root, key):
+    experiment = params.experiment(key)
+    for model in params.profile_params("pocket").models:
+        page = (
+            (book_root / f"_build/html/runs/{model}/{experiment.notebook}").with_suffix(".html").read_text()
+        )
+        title = params.model_params(model).title
+        assert re.search(rf"<title>[^<]*: {title}\b", page)
+        assert f'href="../{experiment.across.removesuffix(".ipynb")}.html"' in page
+        assert model == "llama_pocket" or f"<title>{experiment.title} in one pair: {title}" in page
+
+
+def test_a_notebook_without_a_heading_is_named(tmp_path):
+    (tmp_path / "one.ipynb").write_text(json.dumps({"cells": [{"source": ["no heading"]}]}))
+    with pytest.raises(build.BookError, match="one.ipynb must open with a heading"):
+        build.model_page(tmp_path / "one.ipynb", "across.ipynb", "One")
+
+
+def test_the_working_folder_is_gone(book_root):
+    assert not (book_root / "_build/.book").exists()
+    assert not list((book_root / "_build").glob(".*.old"))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_an_across_notebook_ran_whole_on_made_up_results(book_root, key):
+    path = book_root / "_build/runs/pocket" / params.experiment(key).across
+    code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] in ("error", "stream")]
+    charts = [output["data"][VEGALITE] for output in outputs if VEGALITE in output.get("data", {})]
+    orders = [synthetic.TITLES, list(graft_charts.SIDES.values())]
+    assert charts and all(chart["facet"]["sort"] in orders for chart in charts if "facet" in chart)
+    assert {"main_figure", "verdict"} <= {cell["metadata"].get("name") for cell in code}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_an_across_page_holds_its_charts_and_each_model_s_main_figure(book_root, key):
+    experiment = params.experiment(key)
+    page = (book_root / "_build/html/runs" / experiment.across).with_suffix(".html").read_text()
+    executed = json.loads((book_root / "_build/runs/pocket" / experiment.across).read_text())["cells"]
+    own = sum(VEGALITE in o.get("data", {}) for c in executed for o in c.get("outputs", []))
+    quoted = 6 * pages.has_chart(book_root / "notebooks" / experiment.notebook, pages.MAIN)
+    assert page.count('<div class="vegalite">') == own + quoted
+    assert page.count('class="sd-tab-label"') == 6
+
+
+def test_pages_hold_what_they_insert(book_root):
+    text = {
+        name: (book_root / f"_build/book/{name}.md").read_text()
+        for name in ("index", "pocket", "reproducibility")
+    }
+    assert not any(pages.MARKER.search(page) for page in text.values())
+    assert "**Yes.**" in text["index"]
+    assert "12 of 18 gates are met" in text["pocket"]
+    assert "| PT | fact cloze | ≥ 0.90 | 0.930 |" in text["pocket"]
+    assert "**0.810**" in text["pocket"]
+    assert "`0.1.0+synthetic`" in text["reproducibility"]
+
+
+@pytest.mark.slow
+def test_a_fault_fails_the_build_and_leaves_the_book(book_root, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", book_root)
+    before = {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
+    path, contents = book_root / "book/reproducibility.md", book_root / "book/_toc.yml"
+    whole, all_pages = path.read_text(), contents.read_text()
+    wrong = f"\n[nowhere](nowhere.md)\n\n```{{chart}} runs/{ACROSS.rsplit('/')[-1]} no_such_cell\n```\n"
+    try:
+        path.write_text(whole + wrong)
+        contents.write_text(FEW_PAGES)
+        with pytest.raises(build.BookError) as error:
+            build.build("pocket")
+    finally:
+        path.write_text(whole)
+        contents.write_text(all_pages)
+    assert "no cell named 'no_such_cell'" in str(error.value)
+    assert "nowhere" in str(error.value) and "book/reproducibility.md" in str(error.value)
+    assert before == {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
+
+
+def test_what_a_killed_build_left_does_no_harm(book_root, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", book_root)
+    (book_root / "_build/.book/book").mkdir(parents=True)
+    (book_root / "_build/.book/book/half.md").write_text("half")
+    monkeypatch.setattr(build, "assemble", lambda profile, folder: folder.mkdir() or ["index.md"])
+
+    def rendered(source):
+        assert [path.name for path in source.parent.iterdir()] == ["book"] and not list(source.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "render", rendered)
+    with pytest.raises(KeyboardInterrupt):
+        build.build("pocket")
+    assert (book_root / "_build/html/index.html").exists()
+    assert not (book_root / "_build/.book").exists()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_missing_across_notebook_is_named(root, key):
+    across = params.experiment(key).across
+    message = f"{across} is missing; make it with `nbh run {key}_across --profile pocket`"
+    with pytest.raises(build.BookError, match=re.escape(message)):
+        build.notebooks("pocket", key)
+
+
+def test_a_missing_model_notebook_is_named(root):
+    (root / ACROSS).parent.mkdir(parents=True)
+    (root / ACROSS).touch()
+    message = "pocket/gemma_pocket/exp09_convergence_gap.ipynb is missing; make it with `nbh run exp09 --model gemma_pocket"
+    with pytest.raises(build.BookError, match=re.escape(message)):
+        build.notebooks("pocket", "exp09")
+
+
+def test_a_missing_card_is_named(root):
+    with pytest.raises(pages.PageError, match="gemma/card.json is missing"):
+        pages.cards()
+
+
+def test_an_unknown_insert_is_named(cards):
+    with pytest.raises(
+        pages.PageError, match="book/pocket.md: there is no insert 'pocket_gate'; did you mean"
+    ):
+        pages.filled("% insert: pocket_gate", "pocket", "book/pocket.md")
+
+
+def test_a_page_that_was_not_made_is_named(tmp_path):
+    (tmp_path / "index.html").touch()
+    (tmp_path / "search.html").touch()
+    with pytest.raises(build.BookError, match="without runs/one.html"):
+        build.checked(tmp_path, ["index", "runs/one.ipynb"])
+
+
+def test_all_gates_met(cards, monkeypatch):
+    kept = {family: card | {"gates": card["gates"][:2]} for family, card in pages.cards().items()}
+    monkeypatch.setattr(pages, "cards", lambda: kept)
+    assert pages.pocket_misses("pocket") == "All 12 gates are met."
+    assert "**0" not in pages.pocket_gates("pocket")
+
+
+def test_literal_text_stays_literal():
+    assert pages.literal("a ``` b").startswith("````text\na ``` b\n````")
+
+
+def test_table_cells_keep_to_their_line():
+    assert pages.table(["a", "b"], [["x|y", "two\nlines"]]) == "| a | b |\n|---|---|\n| x\\|y | two lines |"
+
+
+def test_complaints_are_the_warnings():
+    log = "reading\n\x1b[91m/tmp/x/book/a.md:3: WARNING: broken\x1b[39m\nwriting\n"
+    assert build.complaints(log, build.Path("/tmp/x/book")) == "book/a.md:3: WARNING: broken"
+    assert build.complaints("one\ntwo", build.Path("/tmp/x/book")) == "one\ntwo"
+
+
+def test_replacing_a_folder(tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder in (new, old):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    build.replace(new, old)
+    assert [path.name for path in old.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]

@@ -1,0 +1,228 @@
+"""Parameters: windows for any depth, merge order, and one clear sentence for every mistake."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbhelpers import experiments
+from nbhelpers.core import depths, params
+
+DEPTHS = st.integers(min_value=2, max_value=200)
+
+
+@given(DEPTHS)
+def test_windows_are_as_wide_as_the_late_one(n_layers):
+    windows = depths.windows(n_layers)
+    assert windows["late"] == range(round(0.6 * n_layers), n_layers)
+    assert {len(window) for window in windows.values()} == {n_layers - depths.onset(n_layers)}
+    assert windows["early"].start == 0
+    assert windows["mid"].start == (n_layers - len(windows["late"])) // 2
+
+
+@given(DEPTHS)
+def test_parts_of_the_stack_end_where_it_ends(n_layers):
+    thirds = depths.thirds(n_layers)
+    assert [*thirds["early"], *thirds["middle"], *thirds["late"]] == list(range(n_layers))
+    assert depths.final_fifth(n_layers).stop == depths.late_half(n_layers).stop == n_layers
+    assert depths.depth(n_layers)[-1] == 1 and depths.depth(n_layers)[0] == pytest.approx(1 / n_layers)
+
+
+@pytest.mark.parametrize(
+    "n_layers, onset, late_half, fifth",
+    [(34, 20, 17, 7), (32, 19, 16, 7), (36, 22, 18, 8), (27, 16, 14, 6), (12, 7, 6, 3)],
+)
+def test_windows_of_the_studied_models(n_layers, onset, late_half, fifth):
+    assert depths.onset(n_layers) == onset
+    assert len(depths.late_half(n_layers)) == late_half
+    assert len(depths.final_fifth(n_layers)) == fifth
+
+
+def test_every_file_in_the_repository_is_valid():
+    for key in params.keys("models"):
+        assert params.model_params(key).family in params.FAMILIES
+    for name in params.keys("profiles"):
+        for key in params.keys("experiments"):
+            assert experiments.experiment_params(key, name).n_resamples > 0
+
+
+@pytest.mark.parametrize("name", ["pocket", "paper"])
+def test_six_families_in_the_fixed_order(name):
+    models = params.profile_params(name).models
+    assert tuple(params.model_params(key).family for key in models) == params.FAMILIES
+
+
+def test_later_layers_of_parameters_win(project):
+    (project / "params/experiments/exp90.yml").write_text(
+        "key: exp90\ntitle: t\nnotebook: n.ipynb\nparameters: {seed: 3, n_prompts: 9, confidence: 0.9}\n"
+    )
+    found = experiments.resolve("exp90", model="ann", profile="pocket", seed=7).experiment
+    assert (found.confidence, found.n_prompts, found.seed) == (0.9, 4, 7)
+
+
+def test_a_models_cap_on_tokens_wins():
+    found = experiments.resolve("exp00", model="deepseek_v2_lite", max_new_tokens=100).experiment
+    assert found.max_new_tokens == 64
+    assert experiments.resolve("exp00", model="llama31_8b").experiment.max_new_tokens == 512
+
+
+def test_the_profile_is_found_by_the_model():
+    assert experiments.resolve("exp09", model="qwen_pocket").profile.name == "pocket"
+    assert experiments.resolve("exp09", model="qwen3_4b").profile.name == "paper"
+
+
+def test_the_hash_changes_with_what_changes_the_result(project):
+    def hashed(**options):
+        return experiments.resolve("exp90", model="ann", **options).hash
+
+    first = hashed()
+    assert hashed() == first and len(first) == 12
+    assert hashed(batch_size=3) == first
+    assert hashed(n_prompts=3) != first
+    assert experiments.resolve("exp90", model="bob").hash != first
+    (project / "weights/ann/model.safetensors").write_bytes(b"trained again")
+    assert hashed() != first
+
+
+def chain():
+    """The hash of exp90 that exp91 builds on, and that of exp91 itself."""
+    run = experiments.resolve("exp91", model="ann")
+    return run.upstream["exp90"], run.hash
+
+
+def test_a_runs_hash_changes_with_an_upstream_parameter_and_not_the_other_way(chained):
+    profile = chained / "params/profiles/pocket.yml"
+    exp90, exp91 = chain()
+    assert exp90 == experiments.resolve("exp90", model="ann").hash
+    profile.write_text(profile.read_text().replace("exp91: {n_prompts: 4", "exp91: {n_prompts: 5"))
+    assert (
+        experiments.resolve("exp90", model="ann").hash
+        == exp90
+        != experiments.resolve("exp91", model="ann").hash
+    )
+    profile.write_text(profile.read_text().replace("exp91: {n_prompts: 5", "exp91: {n_prompts: 4"))
+    assert chain() == (exp90, exp91)
+    profile.write_text(profile.read_text().replace("exp90: {n_prompts: 4", "exp90: {n_prompts: 3"))
+    assert all(new != old for new, old in zip(chain(), (exp90, exp91)))
+
+
+def needing(root, **needs):
+    """Write experiments that need others, under the schema that any experiment has."""
+    for key, others in needs.items():
+        text = f"key: {key}\ntitle: t\nnotebook: n.ipynb\nneeds: [{', '.join(others)}]\n"
+        (root / f"params/experiments/{key}.yml").write_text(text)
+
+
+def test_experiments_come_after_what_they_need_and_once(project):
+    needing(project, a=["d", "c"], b=["a"], c=["d"], d=["exp90"])
+    assert params.ordered() == ["exp90", "d", "c", "a", "b"]
+    assert params.ordered(["c"]) == ["exp90", "d", "c"]
+    assert params.ordered(["b", "d"]) == ["exp90", "d", "c", "a", "b"]
+    assert params.ordered([]) == []
+
+
+def test_experiments_that_need_each_other_are_refused_before_anything_is_resolved(project):
+    needing(project, a=["b"], b=["c"], c=["a"])
+    for refused in (lambda: params.ordered(["a"]), lambda: experiments.resolve("a", model="ann")):
+        with pytest.raises(params.ParameterError, match="^the experiments a → b → c → a need each other.$"):
+            refused()
+
+
+def test_an_unknown_need_is_named(project):
+    needing(project, a=["exp9"])
+    with pytest.raises(params.ParameterError, match="there is no experiment 'exp9'; did you mean 'exp90'"):
+        experiments.resolve("a", model="ann")
+
+
+def test_every_experiment_of_the_repository_can_be_run_in_order():
+    order = params.ordered()
+    assert set(order) == set(params.keys("experiments"))
+    for key in order:
+        assert all(order.index(need) < order.index(key) for need in params.experiment(key).needs)
+        run = experiments.resolve(key, model="llama_pocket")
+        assert set(run.upstream) == set(params.experiment(key).needs)
+        assert all(path.is_file() for path in run.files), key
+
+
+def test_the_text_that_a_run_reads_counts_in_its_hash(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    hashes = []
+    for text in ("{}", "{} "):
+        path.write_text(text)
+        run = experiments.resolve("exp07_0g", model="llama_pocket", corpus={"path": str(path)})
+        assert run.files == [path]
+        hashes.append(run.hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_prompts_of_its_own_win_over_the_profiles():
+    own = experiments.resolve("exp01", model="llama_pocket")
+    assert [path.name for path in own.files] == ["exp01.jsonl"]
+    assert [path.name for path in experiments.resolve("exp00", model="llama_pocket").files] == [
+        "prompts.jsonl"
+    ]
+    assert experiments.resolve("exp09", model="llama_pocket").files == []
+
+
+@given(DEPTHS)
+def test_phases_follow_each_other(n_layers):
+    phases = depths.phases(n_layers)
+    if n_layers >= 4:
+        assert [*phases["content"], *phases["format"], *phases["corrective"]] == list(range(n_layers))
+    assert phases["corrective"] == depths.windows(n_layers)["late"]
+
+
+def test_phases_are_the_studys():
+    assert depths.phases(34) == {"content": range(12), "format": range(12, 20), "corrective": range(20, 34)}
+
+
+WRONG = {
+    "unknown model": ("'lama_pocket'", "did you mean 'llama_pocket'?", dict(model="lama_pocket")),
+    "unknown profile": ("'papr'", "did you mean 'paper'?", dict(model="llama31_8b", profile="papr")),
+    "model of another profile": ("not in the profile", "allowed", dict(model="llama31_8b", profile="pocket")),
+    "unknown parameter": ("'n_promts'", "did you mean 'n_prompts'?", dict(model="olmo_pocket", n_promts=4)),
+    "too small": ("'n_prompts' is 0", "greater than or equal to 2", dict(model="olmo_pocket", n_prompts=0)),
+    "too few states": ("'n_neighbours' is 10", "32", dict(model="olmo_pocket", n_neighbours=10)),
+    "wrong type": ("'seed' is '3'", "integer", dict(model="olmo_pocket", seed="3")),
+    "text for a number": ("'confidence' is 'low'", "number", dict(model="olmo_pocket", confidence="low")),
+}
+
+
+@pytest.mark.parametrize("text, remedy, options", WRONG.values(), ids=WRONG)
+def test_a_mistake_is_named_with_what_is_allowed(text, remedy, options):
+    with pytest.raises(params.ParameterError) as error:
+        experiments.resolve("exp00", **options)
+    assert text in str(error.value) and remedy in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+FILES = {
+    "unknown key": ("family: llama", "family: llama\nlayrs: 3", "unknown key 'layrs'"),
+    "unknown family": ("family: llama", "family: lama", "'family' is 'lama'"),
+    "key of another file": ("key: ann", "key: anne", "rename one of them"),
+    "missing key": ("title: ann", "", "'title' is missing"),
+    "two sources": ("pt: {path:", "pt: {hub: a/b, path:", "not both or neither"),
+    "no YAML": ("key: ann", "key: [ann", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("before, after, sentence", FILES.values(), ids=FILES)
+def test_a_wrong_file_is_named(project, before, after, sentence):
+    path = project / "params/models/ann.yml"
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(params.ParameterError, match="params/models/ann.yml") as error:
+        params.model_params("ann")
+    assert sentence in str(error.value)
+
+
+def test_a_profile_with_an_unknown_model_is_refused(project):
+    path = project / "params/profiles/pocket.yml"
+    path.write_text(path.read_text().replace("ann", "anne"))
+    with pytest.raises(params.ParameterError, match="did you mean 'ann'"):
+        params.profile_params("pocket")
+
+
+def test_a_missing_checkpoint_is_one_sentence(project):
+    model = params.model_params("ann")
+    (project / "weights/ann/model.safetensors").unlink()
+    with pytest.raises(params.ParameterError, match="weights/ann of ann is missing; .*make pocket"):
+        params.require(model.pt, "ann")

@@ -1,0 +1,185 @@
+"""Prompt-level statistics against SciPy, hand-worked cases and slow loops."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from nbhelpers.core import stats
+
+
+@pytest.fixture
+def skewed():
+    return np.random.default_rng(1).lognormal(size=(40, 3))
+
+
+def test_bca_equals_scipy(skewed):
+    ours = stats.bca_mean(skewed, n_resamples=2000, confidence=0.9, seed=7)
+    theirs = scipy_stats.bootstrap(
+        (skewed,), np.mean, n_resamples=2000, confidence_level=0.9, method="BCa", rng=np.random.default_rng(7)
+    ).confidence_interval
+    np.testing.assert_allclose(ours.low, theirs.low, rtol=1e-12)
+    np.testing.assert_allclose(ours.high, theirs.high, rtol=1e-12)
+    np.testing.assert_allclose(ours.mean, skewed.mean(0), rtol=1e-15)
+
+
+def test_bca_keeps_the_trailing_shape_and_scalars(skewed):
+    assert stats.bca_mean(skewed.reshape(10, 4, 3), n_resamples=200).low.shape == (4, 3)
+    mean, low, high = map(float, stats.bca_mean(skewed[:, 0], n_resamples=200))
+    assert low < mean < high
+
+
+def test_bca_of_constants_is_the_constant():
+    interval = stats.bca_mean(np.full((20, 2), 0.1), n_resamples=200)
+    assert np.array_equal(interval.low, interval.mean) and np.array_equal(interval.high, interval.mean)
+    np.testing.assert_allclose(interval.mean, 0.1, rtol=1e-15)
+
+
+def test_bca_leaves_unmeasured_prompts_out_of_their_entry_only(skewed):
+    holes = skewed.copy()
+    holes[[3, 8], 1] = np.nan
+    got = stats.bca_mean(holes, n_resamples=500)
+    alone = stats.bca_mean(np.delete(skewed[:, 1], [3, 8]), n_resamples=500)
+    whole = stats.bca_mean(skewed, n_resamples=500)
+    assert [got.low[1], got.high[1]] == pytest.approx([alone.low, alone.high])
+    np.testing.assert_allclose(got.low[[0, 2]], whole.low[[0, 2]])
+
+
+def test_bca_keeps_an_entry_that_nobody_measured_nan(skewed):
+    skewed[:, 0] = np.nan
+    interval = stats.bca_mean(skewed, n_resamples=200)
+    assert np.isnan([end[0] for end in interval]).all() and np.isfinite(interval.low[1:]).all()
+
+
+@pytest.mark.parametrize("values", [[1.0, np.nan, np.nan], [np.nan, np.nan], [1.0]])
+def test_bca_refuses_fewer_than_two_prompts(values):
+    with pytest.raises(stats.StatisticsError, match="two measured prompts: [01] of"):
+        stats.bca_mean(values)
+
+
+def test_bca_covers():
+    """95 % intervals of 40 skewed values hold the true mean about as often as they say."""
+    draws = np.random.default_rng(5).gamma(2.0, 1.0, size=(40, 400))
+    interval = stats.bca_mean(draws, n_resamples=1000)
+    share = ((interval.low < 2.0) & (interval.high > 2.0)).mean()
+    assert 0.90 < share < 0.98
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-125, 1e100])
+def test_bca_of_tiny_and_huge_values_is_that_of_ordinary_ones_scaled(scale):
+    values = np.array([0.0, 0.3, 1.0, 5.0, 2.0])
+    np.testing.assert_allclose(
+        np.divide(stats.bca_mean(values * scale, n_resamples=300), scale),
+        stats.bca_mean(values, n_resamples=300),
+        rtol=1e-9,
+    )
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.floats(-5, 5), st.floats(0.1, 10))
+def test_bca_is_ordered_and_follows_shift_and_scale(values, shift, scale):
+    values = np.asarray(values)
+    low, high = np.asarray(stats.bca_mean(values, n_resamples=300)[1:])
+    assert values.min() - 1e-9 <= low <= high <= values.max() + 1e-9
+    moved = stats.bca_mean(values * scale + shift, n_resamples=300)
+    if np.ptp(values) > 1e-3:
+        np.testing.assert_allclose(
+            moved[1:], [low * scale + shift, high * scale + shift], rtol=1e-6, atol=1e-6
+        )
+
+
+def test_prompt_means_by_hand():
+    values = [[1.0, 3.0, 10.0, np.nan], [0.0, 0.0, 4.0, 6.0]]
+    means = stats.prompt_means(values, [0, 0, 2, 2], n_prompts=3)
+    np.testing.assert_array_equal(means, [[2.0, 0.0], [np.nan, np.nan], [10.0, 5.0]])
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-9, 9) | st.just(np.nan)), max_size=12))
+def test_prompt_means_equal_a_slow_loop_even_without_tokens(tokens):
+    prompt, values = [p for p, _ in tokens], np.array([v for _, v in tokens])
+    found = stats.prompt_means(np.stack([values, 2 * values]), np.array(prompt, dtype=int), n_prompts=4)
+    for i in range(4):
+        own = [v for p, v in tokens if p == i and not np.isnan(v)]
+        np.testing.assert_allclose(found[i], [np.mean(own), 2 * np.mean(own)] if own else [np.nan] * 2)
+
+
+def test_token_weighted_mean_equals_pooling_tokens():
+    rng = np.random.default_rng(2)
+    tokens, prompt = rng.normal(size=(3, 50)), np.sort(rng.integers(0, 6, 50))
+    means = stats.prompt_means(tokens, prompt, n_prompts=6)
+    counts = np.bincount(prompt, minlength=6)
+    np.testing.assert_allclose(stats.token_weighted_mean(means, counts), tokens.mean(1))
+    assert np.isnan(stats.token_weighted_mean([[np.nan]], [3])).all()
+
+
+def test_paired_test_is_scipys():
+    rng = np.random.default_rng(3)
+    it, pt = rng.normal(0.6, 1, 30), rng.normal(0, 1, 30)
+    result = stats.paired_test(it, pt)
+    assert result.wilcoxon == pytest.approx(scipy_stats.wilcoxon(it, pt).pvalue)
+    assert result.sign_flip == pytest.approx(scipy_stats.ttest_rel(it, pt).pvalue, abs=0.02)
+
+
+def test_sign_flips_are_exact_for_few_prompts():
+    assert stats.paired_test([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]).sign_flip == pytest.approx(2 / 8)
+
+
+def test_paired_tests_drop_incomplete_pairs_and_accept_equal_ones():
+    assert stats.paired_test([1.0, 2.0, np.nan], [1.0, 2.0, 5.0]) == (1.0, 1.0)
+    with pytest.raises(stats.StatisticsError, match="1 of 2"):
+        stats.paired_test([1.0, np.nan], [0.0, 0.0])
+    with pytest.raises(stats.StatisticsError, match=r"not \(2,\) and \(3,\)"):
+        stats.paired_test([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_effect_sizes_by_hand():
+    assert stats.cohen_dz([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]) == pytest.approx(2.0)
+    assert np.isnan(stats.cohen_dz([1.0, 1.0], [0.0, 0.0]))
+    assert stats.cliffs_delta([3, 4], [1, 2]) == 1.0
+    assert stats.cliffs_delta([1, 2, np.nan], [1, 2]) == 0.0
+    with pytest.raises(stats.StatisticsError):
+        stats.cliffs_delta([np.nan], [1.0])
+
+
+@settings(max_examples=30)
+@given(*[st.lists(st.integers(-3, 3), min_size=1, max_size=8)] * 2)
+def test_cliffs_delta_equals_a_slow_loop(a, b):
+    slow = np.mean([np.sign(x - y) for x in a for y in b])
+    assert stats.cliffs_delta(a, b) == pytest.approx(slow)
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(stats.holm([0.5, 0.9]), [1.0, 1.0])
+
+
+def test_sign_flips_agree_with_scipy_and_with_every_flip():
+    rng = np.random.default_rng(3)
+    x = rng.normal(0.4, 1, (9, 3))
+    x[:, 2] = 0
+    exact = stats.sign_flip(x)
+    for column in range(2):
+        slow = [abs((x[:, column] * signs).sum()) for signs in itertools.product((1, -1), repeat=9)]
+        assert exact[column] == np.mean(np.array(slow) >= abs(x[:, column].sum()) - 1e-12)
+        assert exact[column] == pytest.approx(
+            stats.paired_test(x[:, column], np.zeros(9)).sign_flip, abs=1e-9
+        )
+    assert exact[2] == 1
+    many = rng.normal(0.2, 1, (40, 2))
+    drawn = stats.sign_flip(many, n_resamples=20_000)
+    for column in range(2):
+        assert drawn[column] == pytest.approx(
+            stats.paired_test(many[:, column], np.zeros(40)).sign_flip, abs=0.015
+        )
+
+
+def test_sign_flips_leave_missing_prompts_out():
+    x = np.random.default_rng(4).normal(0.5, 1, (8, 1))
+    padded = np.vstack([x, [[np.nan]]])
+    assert stats.sign_flip(padded) == pytest.approx(stats.sign_flip(x))
+    with pytest.raises(stats.StatisticsError, match="two measured prompts"):
+        stats.sign_flip(x[:1])

@@ -1,0 +1,232 @@
+"""The tables and the verdict across families agree with the datasets and follow their signs."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nbhelpers.core import params, store
+from nbhelpers.experiments.exp09_convergence_gap import report as exp09_report
+from nbhelpers.report import families, sentences
+from nbhelpers.report.text import counted, number, percent
+from tests import synthetic
+from tests.synthetic import swapped
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Return six small made-up results by family."""
+    return synthetic.results(n_prompts=32)
+
+
+def test_gap_is_the_datasets_own(results):
+    table = exp09_report.gap_table(results).set_index("family")
+    for title, dataset in results.items():
+        stored = dataset["convergence_gap"].sel(lens="raw", direction="final_layer").item()
+        assert table.loc[title, "mean"] == pytest.approx(stored, rel=1e-5)
+        assert table.loc[title, "low"] < stored < table.loc[title, "high"]
+
+
+def test_the_pool_leaves_deepseek_out(results):
+    table = exp09_report.gap_table(results).set_index("family")["mean"]
+    dense = [title for title in results if title != "DeepSeek"]
+    assert table[families.POOL] == pytest.approx(table[dense].mean(), rel=1e-6)
+
+
+def test_the_pool_needs_shared_prompts(results):
+    other = {**results, "Gemma": results["Gemma"].isel(prompt=slice(16, None))}
+    assert families.pooled(other, exp09_report.gap_by_prompt).sizes["prompt"] == 16
+
+
+def test_a_prompt_without_steps_drops_out(results):
+    made = results["Llama"].copy(deep=True)
+    made["kl_final_layer"][1, :, 3] = np.nan
+    gaps = exp09_report.gap_by_prompt(made)
+    assert gaps.sizes["prompt"] == 31 and not gaps.isnull().any()
+
+
+def test_swapping_the_variants_flips_every_sign(results):
+    one = exp09_report.gap_table(results)
+    other = exp09_report.gap_table(swapped(results))
+    np.testing.assert_allclose(one["mean"], -other["mean"], rtol=1e-6)
+
+
+def test_cosine_slices(results):
+    table = exp09_report.cosine_summary({"Gemma": results["Gemma"]})
+    both = results["Gemma"]["delta_cosine"].sel(component="block").mean("prompt")
+    shift = (both.sel(variant="it") - both.sel(variant="pt")).values
+    for heading, layers in {"depth 0.5–0.7": slice(6, 8), "depth 0.9–1": slice(10, 12)}.items():
+        assert table.loc["Gemma", heading].startswith(number(shift[layers].mean()))
+
+
+def test_verdict_when_all_agree(results):
+    text = exp09_report.verdict(synthetic.results())
+    assert text.startswith("**Yes.**")
+    assert "larger in IT than in PT in all six families" in text
+    for said in ("later in IT in all six families", "stronger in IT in all six families"):
+        assert said in text
+    assert text.count("larger in IT in all six families") == 3  # tuned lens, other direction, IT's text
+    assert "lower mean entropy in IT in all six families" in text
+
+
+def test_verdict_names_what_disagrees(results):
+    text = exp09_report.verdict(swapped(results, "Qwen"))
+    assert text.startswith("**In part.**")
+    assert "five of six families (Gemma, Llama, Mistral, DeepSeek, OLMo)" in text
+    assert "smaller in IT in one of six families (Qwen)" in text
+    assert (
+        "stronger in IT in five of six families" in text
+        and "earlier in IT in one of six families (Qwen)" in text
+    )
+
+
+def test_verdict_when_none_holds(results):
+    text = exp09_report.verdict(swapped(results))
+    assert text.startswith("**Not in this run.**")
+    assert "larger in IT than in PT in none of the six families" in text
+    assert (
+        "opposition to the residual stream is stronger in IT in none of the six families, weaker in IT in all"
+        in text
+    )
+    assert "lower mean entropy in IT in none of the six families" in text
+
+
+def test_an_undecided_family_is_said_to_be(results):
+    same = results["OLMo"]
+    noise = np.random.default_rng(0).normal(0, 1, same["kl_final_layer"].shape)
+    flat = same.assign(kl_final_layer=same["kl_final_layer"] * 0 + 5 + noise)
+    assert "undecided in one of six families (OLMo)" in exp09_report.verdict({**results, "OLMo": flat})
+
+
+def test_late_layers_above():
+    curve = np.zeros((2, 1, 3, 12))
+    curve[1, ..., 6:8] = 1
+    dataset = xr.Dataset(
+        {"kl_final_layer": (("variant", "lens", "prompt", "layer"), curve)},
+        {"variant": ["pt", "it"], "lens": ["raw"]},
+    )
+    assert exp09_report.late_layers_above(dataset) == "2 of 5"
+
+
+def test_the_verdict_of_one_pair_counts_no_families(results):
+    text = exp09_report.verdict({"Pocket Llama": results["Llama"]})
+    assert text.startswith("**Yes.**") and "famil" not in text
+    assert "KL(final ‖ layer) is larger in IT than in PT. Through" in text
+    assert "lower mean entropy in IT in this pair" in text
+    other = exp09_report.verdict(swapped({"Pocket Llama": results["Llama"]}))
+    assert other.startswith("**Not in this run.**") and "is smaller in IT. Through" in other
+    assert "in IT in no pair here" in other
+
+
+def test_a_gap_of_the_tuned_lens_alone_changes_the_sentence_on_it(results):
+    exchanged = {}
+    for title, d in results.items():
+        tuned = d.kl_final_layer.sel(lens="tuned").roll(variant=1)
+        exchanged[title] = d.assign(kl_final_layer=d.kl_final_layer.where(d.lens == "raw", tuned))
+    text = exp09_report.verdict(exchanged)
+    assert (
+        "Through the tuned lens it is larger in IT in none of the six families, smaller in IT in all six"
+        in text
+    )
+    assert text.startswith("**Yes.**")
+
+
+def test_free_running_is_each_model_on_its_own_text(results):
+    values = results["Llama"][["kl_final_layer_matched"]]
+    free = families.free(values).kl_final_layer_matched
+    for variant in ("pt", "it"):
+        wanted = values.kl_final_layer_matched.sel(variant=variant, history=variant)
+        np.testing.assert_array_equal(free.sel(variant=variant), wanted)
+
+
+def test_the_matched_gap_is_of_one_history_and_basis(results):
+    made = results["Llama"].copy(deep=True)
+    made["kl_final_layer_matched"].loc[{"history": "pt", "basis": "other", "variant": "it"}] += 2.0
+    gaps = {
+        (h, b): float(exp09_report.matched_gap(made, h, basis=b).mean())
+        for h in ("pt", "it")
+        for b in ("own", "other")
+    }
+    assert gaps["pt", "own"] == pytest.approx(gaps["it", "own"])
+    assert gaps["pt", "other"] == pytest.approx(gaps["it", "other"] + 2.0)
+
+
+def test_summaries_have_a_row_for_each_family_and_lens(results):
+    rows = [*synthetic.TITLES, families.POOL]
+    for table in (
+        exp09_report.gap_summary(results, "tuned"),
+        exp09_report.delay_summary(results),
+        exp09_report.cosine_summary(results),
+    ):
+        assert table.index.tolist() == rows and not table.isna().any(axis=None)
+    thirds = exp09_report.third_summary(results)
+    assert thirds.index.tolist() == [(lens, row) for lens in ("raw", "tuned") for row in rows]
+    curve = results["OLMo"].kl_final_layer.sel(lens="tuned").isel(layer=slice(4)).mean("layer")
+    early = float((curve.sel(variant="it") - curve.sel(variant="pt")).mean())
+    assert thirds.loc[("tuned", "OLMo"), "early"].startswith(f"{number(early)} [")
+
+
+def test_a_summary_of_one_pair_has_no_pool(results):
+    assert exp09_report.gap_summary({"Pocket Llama": results["Llama"]}).index.tolist() == ["Pocket Llama"]
+
+
+def test_numbers_in_tables_have_true_minus_signs(results):
+    cells = [str(cell) for cell in exp09_report.cosine_summary(results).to_numpy().ravel()]
+    assert any("−0." in cell for cell in cells) and not any("-" in cell for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("names", "total", "words"),
+    [
+        ([], 6, "none of the six families"),
+        (["Qwen"], 6, "one of six families (Qwen)"),
+        (["Qwen", "OLMo"], 2, "both families"),
+        ([], 2, "neither of the two families"),
+        (["Qwen"], 2, "one of two families (Qwen)"),
+        (["Qwen"], 1, "this pair"),
+        ([], 1, "no pair here"),
+        (list("abcdefghijkl"), 12, "all 12 families"),
+    ],
+)
+def test_counts_in_words(names, total, words):
+    assert counted(names, total) == words
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "still_open", "words"),
+    [
+        (["A"], [], [], "up"),
+        ([], ["A"], [], "down"),
+        ([], [], ["A"], "undecided"),
+        (["A", "B"], [], ["C"], "up in two of three families (A, B), undecided in one of three families (C)"),
+        (["A"], ["B", "C"], [], "up in one of three families (A), down in two of three families (B, C)"),
+        ([], [], ["A", "B"], "up in neither of the two families, undecided in both families"),
+    ],
+)
+def test_signs_in_words(above, below, still_open, words):
+    found = {"above": above, "below": below, "open": still_open}
+    assert sentences.compared(found, len(above + below + still_open), "up", "down") == words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.004, "0.00"), (-0.126, "−0.13"), (1.0, "1.00"), (float("nan"), "–")]
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_shares_in_per_cent():
+    assert percent(0.126) == "13 %"
+
+
+def test_titles_of_the_profiles():
+    assert list(families.family_titles("pocket").values()) == list(families.TITLES.values())
+    assert list(families.family_titles("paper").values()) == list(families.TITLES.values())
+    laptop = families.family_titles("laptop")
+    assert len(set(laptop.values())) == len(laptop)
+
+
+def test_a_missing_result_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    (tmp_path / "params").symlink_to(synthetic.REPOSITORY / "params")
+    with pytest.raises(store.ResultError, match="gemma_pocket/exp09.nc.*nbh run exp09"):
+        families.open_results("pocket")

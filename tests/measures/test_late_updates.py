@@ -1,0 +1,129 @@
+"""Projections in closed form against backward passes, and their signs by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from nbhelpers.core.params import FAMILIES
+from nbhelpers.measures import graft_shifts, update_directions
+from nbhelpers.models import unembedding
+from tests.models.test_interventions import pair
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def autograd(h, u, final, of, row):
+    """{name: [axis]} of one update at one state, by backward passes in float32."""
+    found = {name: [] for name in graft_shifts.PROJECTIONS}
+    leaf = h.clone().requires_grad_(True)
+    z = of.norm(leaf[None])[0] @ of.weight.T
+    p_final = (of.norm(final[None])[0] @ of.weight.T).softmax(-1).detach()
+    wanted = z[row], -z.max(), nn.functional.kl_div(z.log_softmax(-1), p_final, reduction="sum")
+    for value in wanted:
+        (g,) = torch.autograd.grad(value, leaf, retain_graph=True)
+        found["effect"].append(u @ g)
+        found["projection"].append(u @ g / g.norm())
+        found["cosine"].append(u @ g / g.norm() / u.norm())
+    return {name: torch.stack(values) for name, values in found.items()}
+
+
+@families
+@pytest.mark.parametrize("cells", [1, 1 << 23])
+def test_closed_form_equals_autograd(family, cells):
+    """With each family's own norm and unembedding, on random states; tokens apart or together."""
+    of, g = pair(family).it.unembedding, torch.Generator().manual_seed(4)
+    width, tokens, layers = of.weight.shape[1], 5, 3
+    residual = [3 * torch.randn(tokens, width, generator=g) for _ in range(layers)]
+    update = [torch.randn(tokens, width, generator=g) for _ in range(layers)]
+    rows = torch.randint(len(of.weight), (tokens,), generator=g)
+    found = update_directions.projections(residual, update, of, rows, layers=[0, 2], cells=cells)
+    for column, layer in enumerate((0, 2)):
+        for t in range(tokens):
+            expected = autograd(residual[layer][t], update[layer][t], residual[-1][t], of, rows[t])
+            for name, values in expected.items():
+                axes = 2 if layer == 2 else 3  # the last layer has no distance from itself
+                torch.testing.assert_close(found[name][:axes, column, t], values[:axes], rtol=1e-3, atol=1e-4)
+    assert all((found[name][2, 1] == 0).all() for name in graft_shifts.PROJECTIONS)
+    assert (found["cosine"].abs() <= 1).all() and found["effect"].shape == (3, 2, tokens)
+
+
+def test_kl_axis_keeps_its_digits_where_predictions_almost_agree():
+    of, g = pair("llama").it.unembedding, torch.Generator().manual_seed(1)
+    final = 3 * torch.randn(6, of.weight.shape[1], generator=g)
+    near, u = final + 1e-3 * torch.randn(final.shape, generator=g), torch.randn(final.shape, generator=g)
+    rows = torch.zeros(6, dtype=torch.long)
+    found = update_directions.projections([near, final], [u, u], of, rows, layers=[0])
+    weight, norm = of.weight.double(), of.norm
+    leaf = near.double().requires_grad_(True)
+
+    def logits(h):
+        gain = norm.weight.double()
+        return gain * h / (h.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt() @ weight.T
+
+    p = logits(final.double()).softmax(-1)
+    (p * (p.log() - logits(leaf).log_softmax(-1))).sum().backward()
+    cosine = torch.nn.functional.cosine_similarity(u.double(), leaf.grad, dim=-1)
+    torch.testing.assert_close(found["cosine"][2, 0], cosine.float(), rtol=1e-2, atol=2e-3)
+
+
+def flat():
+    """Three tokens on three axes of a space of three, with a norm that keeps the length of (1, 1, 1) × anything."""
+    norm = nn.RMSNorm(3, eps=0.0, elementwise_affine=True)
+    return unembedding.Unembedding(norm.requires_grad_(False), torch.eye(3), torch.arange(3))
+
+
+def test_signs_in_words():
+    """At (3, 2, 1) the first token leads. Updates along the second and against the first support a teacher of the second."""
+    state, final = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1.0, 3.0, 1.0]])
+    rows = torch.tensor([1])
+
+    def cosine(*update):
+        found = update_directions.projections(
+            [state, final], [torch.tensor([update])] * 2, flat(), rows, layers=[0]
+        )
+        return found["cosine"][:, 0, 0].tolist()
+
+    teacher, top, kl = cosine(0.0, 1.0, 0.0)
+    assert teacher > 0 and top > 0 and kl < 0  # towards the final prediction, which is the second
+    teacher, top, kl = cosine(1.0, 0.0, 0.0)
+    assert teacher < 0 and top < 0 and kl > 0
+    assert max(map(abs, cosine(3.0, 2.0, 1.0)[:2])) < 1e-6  # along the state the norm undoes it
+
+
+def test_where_the_teachers_token_leads_two_axes_mirror_each_other():
+    g = torch.Generator().manual_seed(0)
+    state, update = torch.randn(5, 3, generator=g), torch.randn(5, 3, generator=g)
+    rows = flat().norm(state).argmax(-1)
+    found = update_directions.projections([state, state], [update] * 2, flat(), rows, layers=[0, 1])
+    for name in graft_shifts.PROJECTIONS:
+        torch.testing.assert_close(found[name][0], -found[name][1])
+
+
+def test_pullback_of_a_norm_by_hand():
+    """At h = (1, 1), r = 1: Jᵀa takes out the mean of a."""
+    norm = nn.RMSNorm(2, eps=0.0).requires_grad_(False)
+    got = update_directions.norm_pullback(norm, torch.ones(1, 2), torch.tensor([[3.0, 1.0]]))
+    assert got.tolist() == [[1.0, -1.0]]
+
+
+def test_what_has_no_closed_form_is_refused():
+    of = flat()
+    states, rows = [torch.randn(2, 3)] * 2, torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="LayerNorm is not an RMS norm"):
+        update_directions.norm_pullback(
+            nn.LayerNorm(3).requires_grad_(False), torch.randn(2, 3), torch.randn(2, 3)
+        )
+    capped = unembedding.Unembedding(of.norm, of.weight, of.token_ids, softcap=30.0)
+    with pytest.raises(ValueError, match="without a soft cap"):
+        update_directions.projections(states, states, capped, rows, layers=[0])
+
+
+def test_weighted_rows_in_blocks():
+    g = torch.Generator().manual_seed(0)
+    weights, rows = torch.randn(2, 70_000, generator=g), torch.randn(70_000, 4, generator=g)
+    torch.testing.assert_close(
+        update_directions.weighted_rows(weights, rows),
+        (weights.double() @ rows.double()).float(),
+        rtol=1e-3,
+        atol=1e-3,
+    )

@@ -1,0 +1,178 @@
+"""Estimates of cost: hand-worked counts, and a dry run that lists everything, loads nothing and asks no network."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from nbhelpers import experiments
+from nbhelpers.core import params, variables
+from nbhelpers.core.schemas import Size
+from nbhelpers.run import estimate
+from tests.stubs import REPOSITORY
+
+
+def cost(key, model="llama_pocket", **own):
+    """What one run takes."""
+    return estimate.cost(experiments.resolve(key, model=model, **own))
+
+
+def test_exp00_by_hand():
+    """Both models write 10 × 8 tokens in 3 batches of 4 prompts; each reads both texts, and 20 cloud prompts in two forms."""
+    found = cost("exp00", n_prompts=10, max_new_tokens=8, batch_size=4, n_cloud_prompts=20, lens_rows=64)
+    assert (found.prompts, found.generated, found.forced) == (10, 2 * 10 * 8, 2 * 2 * 10 * 8)
+    assert found.forwards == 2 * 2 * 3 + 2 * 2 * 5
+    # 12 numbers a lens and 8 without one, of 12 layers in either model, 4 bytes each, for each step of both texts.
+    assert found.result == 160 * 12 * 2 * (2 * 12 + 8) * 4
+    weights, lenses = 2 * 1_374_048 * 4, 2 * 12 * 96 * 96 * 4
+    stream, clouds = 4 * 12 * 4 * 8 * 96 * 4, 2 * 20 * 12 * 96 * 4
+    buffers = 4 * 1000 * (6 * 64 + 96)
+    assert found.memory == pytest.approx(weights + lenses + max(stream + buffers, clouds) + found.result)
+
+
+def test_a_steps_numbers_are_those_of_the_schema():
+    sizes = {"variant": 2, "lens": 2, "component": 3, "layer": 1, "step": 1}
+    per_step = [
+        [sizes[dim] for dim in dims]
+        for dims in variables.REQUIRED["exp00"].values()
+        if {"layer", "step"} <= set(dims)
+    ]
+    counted = 0
+    for dims in per_step:
+        product = 1
+        for size in dims:
+            product *= size
+        counted += product
+    assert counted == 2 * (2 * estimate.PER_LENS + estimate.PER_STEP)
+
+
+def test_the_tuned_lens_by_hand():
+    own = dict(
+        steps=5,
+        tokens_per_step=100,
+        n_validation_tokens=64,
+        n_test_tokens=128,
+        batch_size=4,
+        max_text_tokens=32,
+    )
+    found = cost("exp07_0g", **own)
+    tokens = 2 * (5 * 100 + 64 + 128)
+    assert (found.prompts, found.generated, found.forced) == (0, 0, tokens)
+    assert found.forwards == -(-tokens // (4 * 32))
+    assert found.result == 2 * 12 * 96 * 96 * 4
+    # Four passes pooled, and the same mixed, unless a step takes them all.
+    small = own | {"n_test_tokens": 64}
+    mixed, alone = cost("exp07_0g", **small), cost("exp07_0g", **small, pool=1)
+    whole_step = cost("exp07_0g", **small | {"tokens_per_step": 512})
+    assert mixed.memory - alone.memory == 12 * 96 * 4 * (8 - 1) * 4 * 32
+    assert whole_step.memory == alone.memory
+
+
+@pytest.mark.parametrize("key, conditions, prompts", [("exp02", 3, 144)])
+def test_an_experiment_that_generates_counts_its_conditions(key, conditions, prompts):
+    found = cost(key, max_new_tokens=10, batch_size=16)
+    assert found.prompts == prompts and found.generated == found.forced == conditions * prompts * 10
+    assert found.forwards == conditions * 9
+
+
+def test_exp01_forces_each_prompt_once_a_model():
+    found = cost("exp01", n_prompts=30, batch_size=8)
+    assert (found.generated, found.forwards) == (0, 2 * 4)
+    assert found.forced == 2 * 30 * estimate.PROMPT_TOKENS
+
+
+@pytest.mark.parametrize("key", ["exp03", "exp04", "exp07_0j", "exp09"])
+def test_an_experiment_that_only_reads_holds_what_it_reads(key):
+    assert cost(key) == estimate.Cost(memory=2 * cost("exp00").result)
+
+
+def test_a_models_cap_on_tokens_is_counted():
+    run = experiments.resolve("exp00", model="deepseek_v2_lite")
+    assert estimate.cost(run).generated == 2 * 2936 * 64
+
+
+def test_sizes_of_a_local_checkpoint_are_read_from_its_headers():
+    assert estimate.size_of(params.model_params("llama_pocket")) == Size(
+        layers=12, width=96, vocabulary=1000, heads=6, parameters=1_374_048
+    )
+
+
+@pytest.mark.parametrize("dtype, width", [("F32", 4), ("BF16", 2)])
+def test_parameters_are_counted_whatever_their_precision(tmp_path, dtype, width):
+    entry = {"dtype": dtype, "shape": [3, 5], "data_offsets": [0, 15 * width]}
+    header = json.dumps({"__metadata__": {"format": "pt"}, "w": entry}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(15 * width))
+    assert estimate.n_parameters(path) == 15
+
+
+def test_sizes_that_nobody_tells_are_asked_for(project):
+    with pytest.raises(
+        params.ParameterError, match="params/models/ann.yml gives no size and its checkpoint is not here"
+    ):
+        estimate.size_of(params.model_params("ann"))
+
+
+@pytest.mark.parametrize(
+    "n, said", [(0, "–"), (7, "7"), (9216, "9,216"), (56_700, "56.7 k"), (3.04e6, "3.0 M"), (2e9, "2.0 G")]
+)
+def test_amounts_are_short(n, said):
+    assert estimate.amount(n) == said
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No socket can be opened."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a dry run asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def cells(said):
+    """The rows of a printed table as lists of words, the header and the last sentence left out."""
+    return [line.split() for line in said.splitlines()[1:-1]]
+
+
+@pytest.mark.parametrize("profile", ["paper", "laptop", "pocket"])
+def test_a_dry_run_lists_every_model_and_experiment(run_cli, offline, profile):
+    status, said, _ = run_cli("run", "--dry-run", "--profile", profile)
+    assert status == 0 and "nothing was loaded or run" in said.splitlines()[-1]
+    expected = [[model, key] for model in params.profile_params(profile).models for key in params.ordered()]
+    assert [row[:2] for row in cells(said)] == expected
+    for model, key, hashed, *_ in cells(said):
+        assert hashed == experiments.resolve(key, model=model, profile=profile).hash
+
+
+def test_a_dry_run_loads_no_model_library():
+    code = (
+        "import sys; from nbhelpers import cli; sys.argv = ['nbh', 'run', '--dry-run', '--profile', 'paper']\n"
+        "try: cli.main()\nexcept SystemExit: print({'torch', 'nnsight', 'transformers', 'datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "set()" and "gemma3_4b" in done.stdout
+
+
+def test_a_dry_run_of_one_experiment_lists_what_it_needs_too(run_cli):
+    _, said, _ = run_cli("run", "exp09", "--dry-run", "--model", "olmo_pocket")
+    assert [row[:2] for row in cells(said)] == [
+        ["olmo_pocket", key] for key in ("exp07_0g", "exp00", "exp09")
+    ]
+
+
+def test_a_dry_run_counts_the_parameters_given(run_cli):
+    _, said, _ = run_cli(
+        "run", "exp00", "--dry-run", "-m", "llama_pocket", "-p", "n_prompts=10", "-p", "max_new_tokens=8"
+    )
+    model, key, hashed, prompts, generated, forced, *_ = cells(said)[-1]
+    run = experiments.resolve("exp00", model="llama_pocket", n_prompts=10, max_new_tokens=8)
+    assert (key, hashed, prompts, generated, forced) == ("exp00", run.hash, "10", "160", "320")
+
+
+def test_the_columns_of_a_dry_run_stand_apart(run_cli):
+    header, *rows = run_cli("run", "--dry-run", "--profile", "paper")[1].splitlines()[:-1]
+    assert header.split()[:4] == ["model", "experiment", "parameters", "prompts"]
+    assert all(len(row.split()) >= 11 for row in rows)
