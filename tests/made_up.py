@@ -6,8 +6,8 @@ values is meant to be realistic. exp09, which tests look at more closely, has a 
 
 import numpy as np
 
+from nbhelpers import experiments
 from nbhelpers.core import depths
-from nbhelpers.core.variables import REQUIRED
 from nbhelpers.models.token_classes import CLASSES
 from tests import made_up_grafts
 
@@ -87,9 +87,14 @@ def limits(name):
     return RANGES[max(starts, key=len)] if starts else (0.0, 1.0)
 
 
+def dims_of(key):
+    """Return the dimensions of every variable that an experiment declares."""
+    return {name: variable.dims for name, variable in experiments.variables(key).items()}
+
+
 def coordinates(key, n_prompts, n_layers):
     """Return the coordinates of an experiment, without sizes that have none."""
-    dims = {dim for dims in REQUIRED[key].values() for dim in dims}
+    dims = {dim for dims in dims_of(key).values() for dim in dims}
     of = COORDS | made_up_grafts.COORDS.get(key, {})
     named = {dim: values for dim, values in of.items() if dim in dims}
     if "rule" in dims and key in RULES_OF:
@@ -108,7 +113,7 @@ def coordinates(key, n_prompts, n_layers):
 def filled(key, rng, lift, coords):
     """Return every variable that an experiment's schema promises, drawn evenly, IT moved by `TOWARDS`."""
     sizes, found = SIZES | {dim: len(values) for dim, values in coords.items()}, {}
-    for name, dims in REQUIRED[key].items():
+    for name, dims in dims_of(key).items():
         low, high = limits(name)
         values = rng.uniform(low, high, [sizes[dim] for dim in dims])
         if name in TOWARDS and {"variant", "condition"} & set(dims):

@@ -6,7 +6,8 @@ Late MLPs of IT raise PT's late distances and take IT's away; other windows do a
 import numpy as np
 import xarray as xr
 
-from nbhelpers.core import schemas, variables
+from nbhelpers import experiments
+from nbhelpers.core import schemas
 from nbhelpers.experiments.exp11_matched_prefix import experiment as exp11_experiment
 from nbhelpers.experiments.exp11_matched_prefix import measure as exp11_measure
 from nbhelpers.experiments.exp13_token_support import correlates as exp13_correlates
@@ -61,7 +62,7 @@ def exp11(rng, lift, coords):
     moved = xr.DataArray([effect(c) * lift for c in chosen], dims="condition")
     on = xr.DataArray([1.0, 0.1], dims="teacher")
     found = {}
-    for name, dims in variables.REQUIRED["exp11"].items():
+    for name, dims in ((n, v.dims) for n, v in experiments.variables("exp11").items()):
         shape = [sizes[dim] for dim in dims]
         base = xr.DataArray(rng.uniform(0.5, 0.7, shape), dims=dims)
         if "condition" in dims:
@@ -91,7 +92,7 @@ def exp13(rng, lift, coords):
     sizes = {dim: len(values) for dim, values in coords.items() if dim != "depth"}
     found = {
         name: (dims, rng.uniform(0.05, 0.15, [sizes[dim] for dim in dims]))
-        for name, dims in variables.REQUIRED["exp13"].items()
+        for name, dims in ((n, v.dims) for n, v in experiments.variables("exp13").items())
     }
     share = xr.DataArray(
         found["share"][1],

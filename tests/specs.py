@@ -5,6 +5,10 @@ import inspect
 import altair as alt
 import pandas as pd
 
+from nbhelpers import experiments
+from nbhelpers.core import store
+from nbhelpers.core.variables import described
+
 
 def spec_of(chart):
     """Return the specification of a chart, or what is one."""
@@ -44,6 +48,12 @@ def controls(chart):
 def filters(chart):
     """Return the filters that the controls set, as text."""
     return [step["filter"] for step in spec_of(chart).get("transform", []) if "filter" in step]
+
+
+def complete(found, key):
+    """Return a dataset with its units and long names once it holds what an experiment declares; ResultError otherwise."""
+    declared = experiments.variables(key)
+    return store.validate(described(found, declared), declared)
 
 
 def chart_makers(*modules):

@@ -37,7 +37,7 @@ store.save(value, store.result_path(profile, model, "exp91"),
 """
 ACROSS = """
 from nbhelpers.core import store
-{key: float(result.value.sum()) for key, result in store.load_profile(profile, "exp90").items()}
+{key: float(result.value.sum()) for key, result in store.of_profile(profile, "exp90", store.load).items()}
 """
 
 

@@ -14,6 +14,7 @@ import pytest
 from nbhelpers.core import params, store
 from nbhelpers.experiments import resolve
 from nbhelpers.run import notebooks
+from tests.specs import complete
 
 NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
 LINES = 120  # of code, at most
@@ -97,7 +98,7 @@ def result_of(key):
 
 @pytest.mark.parametrize("key", ["mistral_pocket", "deepseek_pocket"])
 def test_papermill_runs_the_notebook_on_other_models(key):
-    result = store.validate(result_of(key), "exp09")
+    result = complete(result_of(key), "exp09")
     assert result.attrs["model"] == key
     assert dict(result.sizes) | {"variant": 2, "prompt": 96, "layer": 12, "lens": 2} == dict(result.sizes)
     for name in ("kl_final_layer", "kl_layer_final"):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from nbhelpers import experiments
 from nbhelpers.core import params, store
-from nbhelpers.report.families import TITLES, family_titles, open_results
+from nbhelpers.report.families import TITLES, family_titles
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
 MAIN = "main_figure"  # the name of the cell that other pages quote
@@ -49,7 +49,7 @@ def literal(text: str) -> str:
 
 def verdict(profile: str, experiment: str) -> str:
     """Return this run's answer to an experiment's question."""
-    return experiments.part(experiment, "report").verdict(open_results(profile, experiment))
+    return experiments.part(experiment, "report").verdict(experiments.open_results(profile, experiment))
 
 
 def has_chart(notebook: Path, name: str) -> bool:
@@ -160,7 +160,9 @@ def pocket_samples(profile: str) -> str:
 def provenance(profile: str, experiment: str) -> str:
     """Return where each result of an experiment comes from: a row a model."""
     rows = []
-    for key, dataset in store.load_profile(profile, experiment).items():
+    for key, dataset in store.of_profile(
+        profile, experiment, store.load, expects=experiments.variables(experiment)
+    ).items():
         a, n = dataset.attrs, dataset.sizes["prompt"]
         made = str(a["created"])[:10]
         hashed, version = f"`{a['parameter_hash']}`", f"`{a['code_version']}`"
@@ -182,7 +184,7 @@ def provenance(profile: str, experiment: str) -> str:
 def revisions(profile: str, experiment: str) -> str:
     """Return which checkpoints were measured: a row a model."""
     rows = []
-    for key, attrs in store.profile_attributes(profile, experiment).items():
+    for key, attrs in store.of_profile(profile, experiment, store.attributes).items():
         measured = json.loads(attrs["model_revisions"])
         rows.append([f"`{key}`", *(f"`{measured[name]}`" for name in params.VARIANTS)])
     return table(["model", "PT", "IT"], rows)
@@ -190,7 +192,7 @@ def revisions(profile: str, experiment: str) -> str:
 
 def libraries(profile: str, experiment: str) -> str:
     """Return the versions of libraries behind the results; several where the models differ."""
-    attrs = store.profile_attributes(profile, experiment).values()
+    attrs = store.of_profile(profile, experiment, store.attributes).values()
     frame = pd.DataFrame([json.loads(found["libraries"]) for found in attrs])
     return table(
         ["library", "version"], [[name, ", ".join(sorted(set(frame[name].dropna())))] for name in frame]

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,13 +19,14 @@ import xarray as xr
 
 from nbhelpers import __version__
 from nbhelpers.core import params
-from nbhelpers.core.variables import REQUIRED
+from nbhelpers.core.variables import Variable, lacking
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "nnsight", "numpy", "scipy", "xarray")
 PROVENANCE = (
     "experiment", "model", "profile", "parameter_hash", "code_version", "libraries", "model_revisions",
     "seed", "wall_time_s", "device", "created",
 )  # fmt: skip
+NOTHING: Mapping[str, Variable] = {}
 _SEAL = b"\nsha256 "
 _SEAL_SIZE = len(_SEAL) + 64 + 1
 
@@ -86,36 +87,24 @@ def provenance(run: params.Run, *, wall_time_s: float, device: str) -> dict[str,
     }
 
 
-def validate(dataset: xr.Dataset, experiment: str, path: Path | None = None) -> xr.Dataset:
-    """Return the dataset if it holds what the experiment promises, all with units and a long name.
+def validate(dataset: xr.Dataset, expects: Mapping[str, Variable], path: Path | None = None) -> xr.Dataset:
+    """Return the dataset if it holds what is expected, and everything in it has units and a long name.
 
-    Raises ResultError that lists what is wrong, and names the file if it is given. Experiments without a schema
-    are only asked for units and names.
+    Raises ResultError that lists what is wrong, and names the file if it is given.
     """
-    problems = _lacking({name: variable.dims for name, variable in dataset.variables.items()}, experiment)
+    problems = lacking({name: variable.dims for name, variable in dataset.variables.items()}, expects)
     for name, variable in dataset.data_vars.items():
         missing = [key for key in ("units", "long_name") if key not in variable.attrs]
         if missing:
             problems.append(f"{name} has no {' and no '.join(missing)}")
-    _refuse_incomplete(problems, experiment, path)
+    _refuse_incomplete(problems, dataset.attrs.get("experiment"), path)
     return dataset
 
 
-def _lacking(dims: Mapping[str, tuple[str, ...]], experiment: str) -> list[str]:
-    """Return what an experiment promises that variables of these dims lack, a clause each."""
-    problems = []
-    for name, wanted in REQUIRED.get(experiment, {}).items():
-        if name not in dims:
-            problems.append(f"no {name}")
-        elif set(dims[name]) != set(wanted):
-            problems.append(f"{name} has dims {dims[name]}, not {wanted}")
-    return problems
-
-
-def _refuse_incomplete(problems: list[str], experiment: str, path: Path | None) -> None:
+def _refuse_incomplete(problems: list[str], experiment: str | None, path: Path | None) -> None:
     """Raise ResultError where there are problems."""
     if problems:
-        which = shown(path) if path else f"the {experiment} dataset"
+        which = shown(path) if path else f"the {experiment or 'unnamed'} dataset"
         remedy = f"; make it anew with {_again(path)}" if path else ""
         raise ResultError(f"{which} is not complete: {'; '.join(problems)}{remedy}.")
 
@@ -125,26 +114,20 @@ def joined(*datasets: xr.Dataset) -> xr.Dataset:
     return xr.merge(datasets, compat="override", join="exact")
 
 
-def described(dataset: xr.Dataset, units: Mapping[str, tuple[str, str]]) -> xr.Dataset:
-    """Return a dataset whose variables carry the units and long names given by name."""
-    for name, (unit, long_name) in units.items():
-        if name in dataset:
-            dataset[name].attrs |= {"units": unit, "long_name": long_name}
-    return dataset
-
-
-def save(dataset: xr.Dataset, path: Path, *, provenance: dict) -> Path:
+def save(
+    dataset: xr.Dataset, path: Path, *, provenance: dict, expects: Mapping[str, Variable] = NOTHING
+) -> Path:
     """Return `path` once the checked dataset and its provenance are on disk, whole.
 
     Written beside the target, then renamed: an interrupted write or a full disk leaves the earlier file as it
     was. A file that already holds the same values from the same code stays as it is, so that what was built on it
     is not out of date. A NUL in a text, which a byte-level model may write, is stored as its symbol ␀. Raises
-    ResultError where the schema of its experiment is not met or the file cannot be written.
+    ResultError where a variable of `expects` is missing or the file cannot be written.
     """
     missing = [key for key in PROVENANCE if key not in provenance]
     if missing:
         raise ResultError(f"the result for {shown(path)} says nothing of {', '.join(missing)}.")
-    validate(dataset, provenance["experiment"])
+    validate(dataset.assign_attrs(provenance), expects)
     packed = {name: {"zlib": True, "complevel": 4} for name, variable in dataset.data_vars.items()
               if variable.ndim and variable.dtype.kind in "fiub"}  # fmt: skip
     dataset = _without_nul(dataset).assign_attrs(provenance)
@@ -215,27 +198,30 @@ def _checked_bytes(path: Path) -> bytes:
     return data
 
 
-def load(path: Path, *, experiment: str | None = None) -> xr.Dataset:
+def load(
+    path: Path, *, experiment: str | None = None, expects: Mapping[str, Variable] = NOTHING
+) -> xr.Dataset:
     """Return one result, wholly in memory.
 
     Raises ResultError with the file and the remedy where it is missing, truncated, foreign, of another
-    experiment, or without a variable that its experiment's schema promises.
+    experiment, or without a variable of `expects`.
     """
     path = Path(path)
     with xr.open_dataset(_checked_bytes(path), engine="h5netcdf") as dataset:
-        return validate(dataset, _of(experiment, dataset.attrs, path), path).load()
+        _of(experiment, dataset.attrs, path)
+        return validate(dataset, expects, path).load()
 
 
-def attributes(path: Path, *, experiment: str | None = None) -> dict:
+def attributes(
+    path: Path, *, experiment: str | None = None, expects: Mapping[str, Variable] = NOTHING
+) -> dict:
     """Return the attributes of one result that `load` would return, in a tenth of its time: no values are read."""
     path = Path(path)
     with h5netcdf.File(io.BytesIO(_checked_bytes(path)), "r") as file:
         found = dict(file.attrs)
         name = _of(experiment, found, path)
-        promised = file.variables.keys() & REQUIRED.get(name, {}).keys()
-        _refuse_incomplete(
-            _lacking({each: file.variables[each].dimensions for each in promised}, name), name, path
-        )
+        dims = {each: file.variables[each].dimensions for each in file.variables.keys() & expects.keys()}
+        _refuse_incomplete(lacking(dims, expects), name, path)
     found.pop("coordinates", None)  # NetCDF's own, which `load` reads as such
     return found
 
@@ -248,16 +234,11 @@ def _of(experiment: str | None, attrs: Mapping, path: Path) -> str | None:
     return found
 
 
-def load_profile(profile: str, experiment: str) -> dict[str, xr.Dataset]:
-    """Return the results of all models of a profile, by model key, in the profile's order."""
+def of_profile(profile: str, experiment: str, read: Callable, **options) -> dict:
+    """Return what `read`, `load` or `attributes`, says of the results of all models of a profile, in the profile's order."""
     models = params.profile_params(profile).models
-    return {key: load(result_path(profile, key, experiment), experiment=experiment) for key in models}
-
-
-def profile_attributes(profile: str, experiment: str) -> dict[str, dict]:
-    """Return the attributes of the results of all models of a profile, by model key, in the profile's order."""
-    models = params.profile_params(profile).models
-    return {key: attributes(result_path(profile, key, experiment), experiment=experiment) for key in models}
+    paths = {key: result_path(profile, key, experiment) for key in models}
+    return {key: read(path, experiment=experiment, **options) for key, path in paths.items()}
 
 
 def is_current(path: Path, parameter_hash: str) -> bool:

@@ -2,20 +2,26 @@
 
 A slice is a folder `expNN_name/` of this package. Its modules, each imported only when it is asked for:
 
-    experiment.py   `Params`, what the experiment takes; `cost`, where that is more than generation or reading
+    experiment.py   `Params`, what it takes; `VARIABLES`, what its dataset holds; `cost`, where that is more than
+                    generation or reading; `ARTIFACTS`, further datasets by name
     measure.py      what its notebook calls; loads PyTorch where it needs a model
     quantities.py   `quantities(result)`: what a page or the ledger says of one pair, by name
-    report.py       figures, tables and `verdict(results)`, the sentences that a page opens with
+    report.py       tables, figures and `verdict(results)`, the sentences that a page opens with; where figures are
+                    many they have a `figures.py`
 
 Slices never import each other. An experiment of `params/experiments/` without a slice takes `GenerationParams`.
 """
 
 import importlib
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import xarray as xr
+
+from nbhelpers.core import store
 from nbhelpers.core.cost import Cost, generation_cost, reading_cost
 from nbhelpers.core.params import (
     ParameterError,
@@ -29,6 +35,9 @@ from nbhelpers.core.params import (
     suggestion,
 )
 from nbhelpers.core.schemas import ExperimentParams, GenerationParams, PromptSet, Size, Texts
+from nbhelpers.core.variables import Variable
+from nbhelpers.core.variables import described as variable_texts
+from nbhelpers.report.families import family_titles
 
 FOLDER = Path(__file__).parent
 
@@ -58,6 +67,44 @@ def part(key: str, module: str) -> ModuleType:
 def schema(key: str) -> type[ExperimentParams]:
     """Return the class of an experiment's parameters."""
     return part(key, "experiment").Params if key in slices() else GenerationParams
+
+
+def variables(name: str) -> dict[str, Variable]:
+    """Return what the dataset of an experiment, or an artifact such as "exp11_steps", must hold; nothing without a slice."""
+    if name in slices():
+        return part(name, "experiment").VARIABLES
+    owner = name.rpartition("_")[0]
+    return part(owner, "experiment").ARTIFACTS[name] if owner in slices() else {}
+
+
+def described(
+    dataset: xr.Dataset, run: Run, *, started: float, device: str, name: str | None = None
+) -> xr.Dataset:
+    """Return a run's dataset with units and long names, and attributes that say where it comes from.
+
+    started: `time.time()` at the start of the run; device: what it ran on. name: an artifact's, for a dataset beside the
+    experiment's own.
+    """
+    attributes = store.provenance(run, wall_time_s=time.time() - started, device=device)
+    whole = variable_texts(dataset, variables(name or run.key))
+    return whole.assign_attrs(attributes | {"experiment": name or run.key})
+
+
+def save(dataset: xr.Dataset) -> Path:
+    """Return the path of a described dataset once it is checked and on disk, whole; ResultError where it is not complete."""
+    a = dataset.attrs
+    path = store.result_path(a["profile"], a["model"], a["experiment"])
+    return store.save(dataset, path, provenance=a, expects=variables(a["experiment"]))
+
+
+def load(profile: str, model: str, name: str) -> xr.Dataset:
+    """Return the checked dataset of an experiment or artifact; ResultError with the remedy where there is none."""
+    return store.load(store.result_path(profile, model, name), experiment=name, expects=variables(name))
+
+
+def open_results(profile: str, key: str) -> dict[str, xr.Dataset]:
+    """Return panel title → dataset for every model of a profile; ResultError names one that is missing."""
+    return {title: load(profile, model, key) for model, title in family_titles(profile).items()}
 
 
 def experiment_params(key: str, profile: str = "pocket", **overrides) -> ExperimentParams:

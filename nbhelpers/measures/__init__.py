@@ -1,1 +1,1 @@
-"""One formula a file: what is computed from residuals, steps and weights. Nothing here knows an experiment."""
+"""What is computed from residuals, steps and weights, one measure a file. Nothing here knows an experiment."""

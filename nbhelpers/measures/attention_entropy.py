@@ -1,8 +1,8 @@
-"""How widely each head attends from the last prompt position, and the residual stream there, in one forward.
+"""Entropy of each head's attention at the last prompt token, and the residual stream there, from one forward pass.
 
-Weights exist only under eager attention, so the model is switched to it for the call. A layer's weights
-[row, head, query, key] are cut to one query a row as soon as they are computed. The rows are right-padded: under a causal
-mask nothing reaches the last token of a row from its padding. This module knows nothing of text or of statistics.
+Attention weights exist only under eager attention, so the model is switched to it for the call. A layer's weights
+[row, head, query, key] are cut to one query a row as soon as they are computed. Rows are padded on the right; under a
+causal mask the last token of a row cannot attend to its padding. This module knows nothing of text or of statistics.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,12 +23,12 @@ from nbhelpers.models.generation import Continuation
 
 @dataclass(frozen=True)
 class LastPosition:
-    """What attention does at the last token of each prompt, and the stream there.
+    """Attention entropy, attention sink and residual stream at the last token of each prompt.
 
-    `entropy` [prompt, layer, head] is in nats. `entropy_without_sink` is that of the same weights without key 0, scaled to
-    sum to one; NaN where nothing is left. `sink` is the weight on key 0, in [0, 1]. `visible_keys` [prompt, layer] counts
-    the keys that the mask allows, `length` [prompt] the tokens. `residual` [prompt, layer, d] leaves each block, before
-    the final norm. All float32 but the two counts, int64; prompts in the order given.
+    `entropy` [prompt, layer, head] is in nats. `entropy_without_sink` is the entropy of the same weights without key 0,
+    rescaled to sum to one; NaN where no weight is left. `sink` is the weight on key 0, in [0, 1]. `visible_keys`
+    [prompt, layer] counts the keys that the mask allows, `length` [prompt] the tokens. `residual` [prompt, layer, d] is
+    the output of each block, before the final norm. All are float32, but the two counts are int64. Prompts keep their order.
     """
 
     entropy: np.ndarray
@@ -40,17 +40,20 @@ class LastPosition:
 
     @property
     def visible_keys_without_sink(self) -> np.ndarray:
-        """The visible keys other than key 0 [prompt, layer]; a full sliding window no longer holds key 0."""
+        """Number of visible keys other than key 0, [prompt, layer]; a sliding window that has moved on excludes key 0."""
         return self.visible_keys - (self.visible_keys == self.length[:, None])
 
 
 def attention_entropy(weights: Tensor) -> dict[str, Tensor]:
-    """Return `entropy`, `entropy_without_sink` (nats) and `sink`, each [...], of attention rows [..., key], float32.
+    """Return the entropies of attention rows [..., key] in nats and their weight on key 0, each float32 [...].
 
-    A weight of 0 adds exactly 0, so masked and padded keys leave no trace. Rows are scaled to sum to one after the
-    upcast, as weights rounded to bfloat16 do not. Without the sink, key 0: the rest p_j / Σ_{i>0} p_i, NaN where the
-    sink takes everything. The sink holds most of the weight of many heads whatever they read, hence both versions
-    (Xiao et al. 2024, Efficient streaming language models with attention sinks, ICLR).
+    entropy = −Σ_j p_j log p_j,  p_j = w_j / Σ_i w_i
+    entropy_without_sink = −Σ_{j>0} q_j log q_j,  q_j = p_j / Σ_{i>0} p_i
+    sink = p_0
+    A weight of 0 adds exactly 0, so masked and padded keys change nothing. Rows are rescaled after the upcast because
+    weights rounded to bfloat16 do not sum to one. `entropy_without_sink` is NaN where key 0 has all the weight. Many
+    heads put most of their weight on this sink whatever the text, so both entropies are given (Xiao et al. 2024,
+    Efficient streaming language models with attention sinks, ICLR).
     """
     weights = weights.float()
     weights = weights / weights.sum(-1, keepdim=True)
@@ -66,10 +69,11 @@ def attention_entropy(weights: Tensor) -> dict[str, Tensor]:
 
 
 def normalised_entropy(entropy: np.ndarray, visible_keys: np.ndarray) -> np.ndarray:
-    """Return entropy / log(visible keys) [prompt, layer, head]: 1 when attention is uniform; NaN for one key or none.
+    """Return the entropy as a share of its maximum, [prompt, layer, head]; NaN where one key or none is visible.
 
-    entropy: [prompt, layer, head] in nats; visible_keys: [prompt, layer]. Templates lengthen IT's prompts and log T is
-    the ceiling of the entropy, so PT and IT compare only after this, or at equal lengths.
+    normalised_entropy = entropy / log(visible_keys), which is 1 for uniform attention
+    entropy: [prompt, layer, head] in nats; visible_keys: [prompt, layer]. The chat template makes IT's prompts longer,
+    and the maximum log T grows with the length T. Compare PT with IT only by this ratio, or at equal lengths.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ceiling = np.log(visible_keys.astype(np.float32))[..., None]
@@ -77,11 +81,11 @@ def normalised_entropy(entropy: np.ndarray, visible_keys: np.ndarray) -> np.ndar
 
 
 def visible_keys(config, length: np.ndarray) -> np.ndarray:
-    """Return how many keys the last of `length` tokens sees in each layer, itself included, int64 [prompt, layer].
+    """Return how many keys the last of T = `length` tokens can attend to, itself included, int64 [prompt, layer].
 
-    config: the text configuration (`Decoder.config`). min(T, window) in layers of sliding attention, T in the others;
-    where the configuration lists no layer types, a window holds for all layers (Mistral). ParameterError for any other
-    type of layer.
+    visible_keys = min(T, window) in layers with sliding attention, T in layers with full attention
+    config: the text configuration (`Decoder.config`). Where it lists no layer types, a window holds for all layers
+    (Mistral). ParameterError for any other type of layer.
     """
     window = getattr(config, "sliding_window", None)
     default = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
@@ -95,7 +99,7 @@ def visible_keys(config, length: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def eager_attention(decoder: Decoder) -> Iterator[None]:
-    """Compute attention with its weights inside the block; what the model used before comes back, error or not."""
+    """Switch the model to eager attention inside the block; its earlier attention is restored, also after an error."""
     config = decoder.module.config
     parts = {name: getattr(config, name, None) for name in config.sub_configs}
     before = {"": config, **{name: part for name, part in parts.items() if part is not None}}
@@ -111,13 +115,13 @@ def eager_attention(decoder: Decoder) -> Iterator[None]:
 def last_position_attention(
     decoder: Decoder, rows: Sequence[Sequence[int]], *, batch_size: int = 32
 ) -> LastPosition:
-    """Return attention entropy, sink and residuals at the last token of each prompt, from one forward a batch.
+    """Return attention entropy (nats), sink and residuals at the last token of each prompt, from one forward a batch.
 
-    rows: ids of each prompt, already rendered (`prompts.render`); batch_size: rows that go through together. A row gives
-    what it would alone. The residuals are those of eager attention, equal to those under SDPA up to float32 rounding (in
-    bfloat16, up to its rounding). ParameterError for an empty row, or a model that gives no attention weights.
-
-    One forward serves both of the study's L9 (attention entropy) and L8 (the cloud of last-token residuals).
+    Formulas: `attention_entropy`. rows: ids of each prompt, already rendered (`prompts.render`); batch_size: rows that go
+    through together. Batching does not change a row's values. The residuals are computed with eager attention; they equal
+    those of SDPA up to the rounding of the dtype (float32 or bfloat16). One forward serves both L9 (attention entropy) and
+    L8 (the cloud of last-token residuals) of the study. ParameterError for an empty row, or a model that gives no
+    attention weights.
     """
     length = np.array([len(row) for row in rows], dtype=np.int64)
     if not length.all():
@@ -149,7 +153,7 @@ def _read(decoder: Decoder, batch: Batch) -> dict[str, np.ndarray]:
     with decoder.lm.trace(inputs, use_cache=False) as tracer:
         layers = nnsight.save([])
         for block in decoder.layers:
-            # Nothing but the last query's weights is bound to a name, so the rest dies with its layer.
+            # Only the last query's weights get a name, so the rest is freed with its layer.
             kept = attention_entropy(_weights(decoder, block.self_attn.output)[row, :, column])
             layers.append(kept | {"residual": block.output[row, column].float()})
         tracer.stop()
@@ -157,7 +161,7 @@ def _read(decoder: Decoder, batch: Batch) -> dict[str, np.ndarray]:
 
 
 def _weights(decoder: Decoder, output) -> Tensor:
-    """Return the weights [row, head, query, key] from what an attention module returned."""
+    """Return the attention weights [row, head, query, key] from the output of an attention module."""
     weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
     if weights is None:
         raise ParameterError(

@@ -1,4 +1,4 @@
-"""The convergence gap: how much farther IT stays from its own final prediction than PT, paired by prompt."""
+"""The convergence gap: how much farther IT's layers are from IT's final prediction than PT's from PT's, by prompt."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from nbhelpers.core import depths, stats
 
 
 def layer_gap(kl_it: ArrayLike, kl_pt: ArrayLike, layers: Sequence[int] | None = None) -> np.ndarray:
-    """Return the mean IT − PT over `layers` (None: the late half) of paired per-prompt values, nats
-    [prompt].
+    """Return the difference IT − PT of each prompt, averaged over `layers` (None: the late half), nats [prompt].
 
-    kl_it, kl_pt: [prompt, layer], row i of both being the same prompt. ValueError if their shapes differ.
+    layer_gap = mean_{ℓ ∈ layers} (kl_it[ℓ] − kl_pt[ℓ])
+    kl_it, kl_pt: [prompt, layer]; row i is the same prompt in both. ValueError if their shapes differ.
     """
     kl_it, kl_pt = np.asarray(kl_it, dtype=float), np.asarray(kl_pt, dtype=float)
     if kl_it.shape != kl_pt.shape:
@@ -24,43 +24,49 @@ def layer_gap(kl_it: ArrayLike, kl_pt: ArrayLike, layers: Sequence[int] | None =
 
 
 def convergence_gap(kl_it: ArrayLike, kl_pt: ArrayLike) -> np.ndarray:
-    """Return the convergence gap of each prompt, nats [prompt]: mean IT − PT over layers ≥ ⌊L/2⌋, the last
-    included.
+    """Return the convergence gap of each prompt, nats [prompt].
 
-    kl_it, kl_pt: per-prompt means [prompt, layer]. Paper, section 2; `stats.bca_mean` of it is the estimate
-    with its interval, `token_weighted_gap` the published one.
+    convergence_gap = mean_{⌊L/2⌋ ≤ ℓ < L} (kl_it[ℓ] − kl_pt[ℓ]), the last layer included
+    kl_it, kl_pt: per-prompt means [prompt, layer]. Paper, section 2. `stats.bca_mean` of it gives the estimate and its
+    interval; `token_weighted_gap` gives the published estimate.
     """
     return layer_gap(kl_it, kl_pt)
 
 
 def gap_by_third(kl_it: ArrayLike, kl_pt: ArrayLike) -> dict[str, np.ndarray]:
-    """Return {early, middle, late: mean IT − PT [prompt]} over the thirds of the layers, cut with floor."""
+    """Return the convergence gap of each third of the layers, {early, middle, late: nats [prompt]}.
+
+    gap_by_third = mean_{ℓ ∈ third} (kl_it[ℓ] − kl_pt[ℓ]), thirds cut at ⌊L/3⌋ and ⌊2L/3⌋
+    """
     thirds = depths.thirds(np.shape(kl_it)[-1])
     return {name: layer_gap(kl_it, kl_pt, layers) for name, layers in thirds.items()}
 
 
 def final_fifth_gap(kl_it: ArrayLike, kl_pt: ArrayLike) -> np.ndarray:
-    """Return the mean IT − PT of each prompt over layers ≥ ⌊0.8 L⌋ [prompt]."""
+    """Return the convergence gap of the last fifth of the layers, nats [prompt].
+
+    final_fifth_gap = mean_{⌊0.8 L⌋ ≤ ℓ < L} (kl_it[ℓ] − kl_pt[ℓ])
+    """
     return layer_gap(kl_it, kl_pt, depths.final_fifth(np.shape(kl_it)[-1]))
 
 
 def token_weighted_gap(
     kl_it: ArrayLike, kl_pt: ArrayLike, tokens_it: ArrayLike, tokens_pt: ArrayLike, layers=None
 ) -> float:
-    """Return the gap of the two curves pooled over tokens, nats, as published: long generations count for
-    more.
+    """Return the gap of the two curves pooled over tokens, nats, as published: long generations weigh more.
 
-    kl_*: per-prompt means [prompt, layer] over tokens_* [prompt] steps. layers: None is the late half.
+    token_weighted_gap = mean_{ℓ ∈ layers} (Σ_i n_it[i] kl_it[i, ℓ] / Σ_i n_it[i] − Σ_i n_pt[i] kl_pt[i, ℓ] / Σ_i n_pt[i])
+    kl_*: per-prompt means [prompt, layer] over n_* = tokens_* [prompt] steps. layers: None is the late half.
     """
     it, pt = stats.token_weighted_mean(kl_it, tokens_it), stats.token_weighted_mean(kl_pt, tokens_pt)
     return float(layer_gap(it, pt, layers))
 
 
 def layers_above(kl_it: ArrayLike, kl_pt: ArrayLike, layers: Sequence[int] | None = None) -> tuple[int, int]:
-    """Return at how many of `layers` (None: the late half) the mean IT curve lies above PT's, and of how
-    many.
+    """Return the number of `layers` (None: the late half) where IT's mean curve lies above PT's, and the number of `layers`.
 
-    kl_it, kl_pt: [prompt, layer]. The last layer is 0 in both, so a full house is one less than all.
+    layers_above = #{ℓ ∈ layers : mean_i kl_it[i, ℓ] > mean_i kl_pt[i, ℓ]}, #layers
+    kl_it, kl_pt: [prompt, layer]; NaN left out. Both curves are 0 at the last layer, so that layer never counts.
     """
     it, pt = np.nanmean(kl_it, axis=0), np.nanmean(kl_pt, axis=0)
     layers = list(depths.late_half(len(it)) if layers is None else layers)

@@ -1,7 +1,7 @@
-"""Directions and lengths in the residual stream: what each update does to the stream that it is added to.
+"""Cosines and norms in the residual stream: δ-cosine and length of each update, length and direction of the stream.
 
-Layer by layer, in float32 whatever the model's dtype; nothing of size [layer, token, d] is made. This
-module knows nothing of vocabularies: it never unembeds.
+All is computed layer by layer in float32, whatever the model's dtype, without a new tensor [layer, token, d]. This module
+knows nothing of vocabularies: it never unembeds.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ _SMALLEST = 1e-8
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine [...] of vectors [..., d], float32; NaN where the product of their norms is <
-    1e-8.
+    """Return the cosine of vectors [..., d], float32 [...]; NaN where the product of their norms is below 1e-8.
+
+    cosine = a·b / (‖a‖ ‖b‖)
     """
     a, b = a.float(), b.float()
     norms = a.norm(dim=-1) * b.norm(dim=-1)
@@ -29,19 +30,16 @@ def stream_geometry(
     attention_update: Sequence[Tensor] | Tensor,
     mlp_update: Sequence[Tensor] | Tensor,
 ) -> dict[str, Tensor]:
-    """Return cosines and norms of the updates [component, layer, token] and of the stream [layer, token].
+    """Return cosines and norms of updates [component, layer, token] and of the residual stream [layer, token], float32.
 
-    Keys: `delta_cosine` and `update_norm`, by component (block, attention, mlp), `residual_norm` and
-    `cosine_to_final`; float32.
-
-    embedding: what enters block 0, [token, d]. residual: what leaves each block, before the final norm;
-    attention_update, mlp_update: what is added to the stream, after any norm behind the module; each
-    [layer, token, d] or a list.
-
-    δ-cosine is the cosine of an update with the residual that it is added to. Block: h_ℓ − h_{ℓ−1} with
-    h_{ℓ−1}, the paper's δ_ℓ as it was computed. Attention: with h_{ℓ−1}. MLP: with h_{ℓ−1} + attention
-    update, as the paper's text has it. h_{−1} is the embedding, so layer 0 has a value; the published
-    curves leave it out. NaN as in `cosine`.
+    delta_cosine[block] = cos(h_ℓ − h_{ℓ−1}, h_{ℓ−1}), the paper's δ_ℓ as it was computed
+    delta_cosine[attention] = cos(a_ℓ, h_{ℓ−1})
+    delta_cosine[mlp] = cos(m_ℓ, h_{ℓ−1} + a_ℓ), as the paper's text defines it
+    update_norm = ‖h_ℓ − h_{ℓ−1}‖, ‖a_ℓ‖, ‖m_ℓ‖;  residual_norm = ‖h_ℓ‖;  cosine_to_final = cos(h_ℓ, h_last)
+    embedding: the input of block 0, [token, d], which is h_{−1}; so layer 0 has a δ-cosine, which the published curves
+    leave out. residual: h_ℓ, the output of each block before the final norm; attention_update a_ℓ and mlp_update m_ℓ: what
+    is added to the stream, after any norm behind the module; each [layer, token, d] or a list. NaN as in `cosine`.
+    ValueError if the three have different numbers of layers.
     """
     layers = len(residual)
     if not len(attention_update) == len(mlp_update) == layers:
@@ -56,7 +54,7 @@ def stream_geometry(
 
 
 def _block(before, after, attention_update, mlp_update, final):
-    """One layer of `stream_geometry`: [component, token] and [token]."""
+    """Return the values of `stream_geometry` for one layer: [component, token] and [token]."""
     before, after, attention_update = before.float(), after.float(), attention_update.float()
     bases = (before, before, before + attention_update)
     updates = (after - before, attention_update, mlp_update.float())

@@ -11,7 +11,6 @@ import xarray as xr
 
 from nbhelpers.core import depths, resampling, stats
 from nbhelpers.core.params import NATIVE
-from nbhelpers.core.store import described
 from nbhelpers.measures import commitment
 
 GRID = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -27,48 +26,6 @@ _NOT_MEANS = ("top1", "target_rank", "free_top1", "token_id", "token_class", "ca
 # Along what late MLP updates are read, and how: see `late_updates`.
 AXES = ("support_teacher", "anti_top1", "anti_kl")
 PROJECTIONS = ("effect", "projection", "cosine")
-UNITS = {
-    "kl_layer_final": ("nats", "KL(layer ‖ own final)"),
-    "kl_final_layer": ("nats", "KL(own final ‖ layer)"),
-    "kl_layer_baseline_final": ("nats", "KL(layer ‖ the baseline's final)"),
-    "kl_layer_teacher_final": ("nats", "KL(layer ‖ the teacher model's final)"),
-    "kl_layer_teacher": ("nats", "KL(layer ‖ the teacher model's same layer)"),
-    "kl_teacher_layer": ("nats", "KL(the teacher model's same layer ‖ layer)"),
-    "js_teacher": ("nats", "Jensen-Shannon divergence from the teacher model's same layer"),
-    "entropy": ("nats", "entropy of the layer's lens distribution"),
-    "top1": ("1", "token id that the layer's lens ranks first"),
-    "target_log_probability": ("nats", "log-probability of the teacher's token"),
-    "target_rank": ("1", "rank of the teacher's token, 1 is first"),
-    "candidate_overlap": ("1", "Jaccard index of the twenty best tokens with the baseline's"),
-    "target_log_rank": ("1", "natural logarithm of the rank of the teacher's token"),
-    "top1_final": ("1", "share of steps whose layer ranks the final first token first"),
-    "commitment": ("layer", "mean commitment layer"),
-    "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
-    "update_norm": ("1", "Euclidean norm of an update"),
-    "residual_cosine_teacher": ("1", "cosine of the residual stream with the teacher model's"),
-    "residual_distance_teacher": (
-        "1",
-        "distance of the residual stream from the teacher model's, over its norm",
-    ),
-    "nll": ("nats", "negative log-probability of the teacher's token under the condition's own output"),
-    "free_top1": ("1", "token id that the condition would write next"),
-    "agreement_teacher": ("1", "share of steps where the condition would write the teacher's token"),
-    "agreement_baseline": ("1", "share of steps where the condition would write what its baseline would"),
-    "first_divergence_teacher": (
-        "tokens",
-        "first step where it would not, the reply's length if there is none",
-    ),
-    "first_divergence_baseline": (
-        "tokens",
-        "first step where it would not, the reply's length if there is none",
-    ),
-    "effect": ("logits or nats", "first-order change of an axis by the layer's MLP update"),
-    "projection": ("1", "length of the layer's MLP update along an axis, in units of the residual"),
-    "cosine": ("1", "cosine of the layer's MLP update with an axis"),
-    "token_id": ("1", "id of the teacher's token that the step predicts"),
-    "token_class": ("1", "class of that token, an index into token_classes.CLASSES"),
-    "n_tokens": ("tokens", "tokens of the teacher's reply"),
-}
 
 
 def by_prompt(steps: xr.Dataset, grid: Sequence[float] = GRID) -> xr.Dataset:
@@ -92,7 +49,7 @@ def by_prompt(steps: xr.Dataset, grid: Sequence[float] = GRID) -> xr.Dataset:
         found[f"first_divergence_{name}"] = ("condition", "prompt"), first_miss(agrees, prompt, lengths)
     found["n_tokens"] = "prompt", lengths
     kept = {name: coord for name, coord in whole.coords.items() if "step" not in coord.dims}
-    return described(xr.Dataset(found, kept | {"prompt": prompts}, steps.attrs), UNITS)
+    return xr.Dataset(found, kept | {"prompt": prompts}, steps.attrs)
 
 
 def step_values(steps: xr.Dataset, grid: Sequence[float]) -> dict[str, xr.DataArray]:
@@ -171,7 +128,7 @@ def shifts(dataset: xr.Dataset) -> xr.Dataset:
     after, before = against_baseline(dataset[measured], dataset)
     difference, found = after - before, []
     if not layered:
-        return described(with_conditions(difference, dataset), UNITS).assign_attrs(dataset.attrs)
+        return with_conditions(difference, dataset).assign_attrs(dataset.attrs)
     regions = regions_of(with_conditions(after, dataset), dataset.attrs["n_layers"])
     for start, end in regions.values():
         inside = (dataset.layer >= start) & (dataset.layer <= end)
@@ -181,7 +138,7 @@ def shifts(dataset: xr.Dataset) -> xr.Dataset:
     region = xr.IndexVariable("region", list(regions))
     joined = xr.concat(found, region, data_vars=layered, coords="minimal", compat="override")
     joined = with_conditions(joined.drop_dims("layer"), dataset)
-    return described(joined, UNITS).assign_attrs(dataset.attrs)
+    return joined.assign_attrs(dataset.attrs)
 
 
 def regions_of(about: xr.Dataset, n_layers: int) -> dict[str, tuple[xr.DataArray, xr.DataArray]]:
@@ -260,10 +217,8 @@ def tested(
     corrected = np.stack([holm_of_known(row) for row in apart])
     back = p.transpose(*within, ...)
     found["p_holm"] = back.copy(data=corrected.reshape(back.shape)).transpose(*rest.dims).values.ravel()
-    unit = values.attrs.get("units", "1")
-    units = {name: (unit if name in ("mean", "low", "high") else "1", text) for name, text in TESTED.items()}
     arrays = {name: rest.copy(data=entry.reshape(rest.shape)) for name, entry in found.items()}
-    return described(xr.Dataset(arrays), units)
+    return xr.Dataset(arrays)
 
 
 WINDOWS = ("early", "mid", "late")

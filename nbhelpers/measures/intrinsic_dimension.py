@@ -1,7 +1,7 @@
-"""The shape of a cloud of points: intrinsic dimension, covariance spectrum, likeness of two clouds.
+"""The shape of a cloud of points: intrinsic dimension, covariance spectrum, similarity of two clouds.
 
-A cloud is X [point, d], one layer's residuals at one position of every prompt. Neighbours are found once per cloud and
-handed to every estimator. This module knows nothing of models or layers; all is float64.
+A cloud is X [point, d]: one layer's residuals at one position of every prompt. Neighbours are found once per cloud and
+passed to every estimator. This module knows nothing of models or layers; all is float64.
 """
 
 from typing import NamedTuple
@@ -12,19 +12,19 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 _BLOCK = 1024
-# Of |x|² + |y|². Below, the product form of |x − y|² has lost half of its digits and the difference is taken instead.
+# A share of |x|² + |y|². Below it, |x|² + |y|² − 2xy has lost half of its digits, so |x − y|² is computed directly.
 _CLOSE = 1e-8
 
 
 class Neighbours(NamedTuple):
-    """Each point's nearest others, nearest first: distances [point, k] float64 and indices [point, k] int64."""
+    """Each point's nearest neighbours, nearest first: distances [point, k] float64 and indices [point, k] int64."""
 
     distances: np.ndarray
     indices: np.ndarray
 
 
 class Estimate(NamedTuple):
-    """An estimate from the whole cloud and the ends of the interval that its subsamples span."""
+    """An estimate from the whole cloud, and the interval of the estimates from its subsamples."""
 
     value: float
     low: float
@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
 
 
 def _cloud(x: ArrayLike) -> Tensor:
-    """Return a centred cloud [point, d] in float64; ValueError if it is no matrix or not finite."""
+    """Return the centred cloud [point, d] in float64; ValueError if it is not a finite matrix of two points or more."""
     x = torch.as_tensor(x).double()
     if x.ndim != 2 or len(x) < 2 or not x.isfinite().all():
         raise ValueError(f"A cloud is a finite array [point, d] of two points or more, not {tuple(x.shape)}.")
@@ -50,10 +50,10 @@ def repeats(x: ArrayLike) -> np.ndarray:
 def neighbours(x: ArrayLike, k: int = 32) -> Neighbours:
     """Return the Euclidean distances and row indices of the k nearest other points of every point.
 
-    x: [point, d]; k is cut to the number of other points. Both estimators take the distances; a subsample of them needs
-    lists longer than its own k (32 for a k of 10). A row that repeats an earlier one exactly is no further point: no
-    list names it, and its own list holds NaN and −1, which everything here leaves out. Otherwise ratios of distances
-    would be 1 or infinite. ValueError if X is not finite or holds fewer than three distinct points.
+    x: [point, d]; k is cut to the number of other points. Both estimators take the distances; subsamples need lists longer
+    than the estimator's k (32 for k = 10). A row that repeats an earlier one exactly does not count as a point: it is in no
+    list, and its own list holds NaN and −1, which the other functions leave out. Its distance of 0 would make ratios of
+    distances 1 or infinite. ValueError if X is not finite or holds fewer than three distinct points.
     """
     repeated = repeats(x)
     kept = np.flatnonzero(~repeated)
@@ -71,7 +71,7 @@ def neighbours(x: ArrayLike, k: int = 32) -> Neighbours:
 
 
 def _nearest(points: Tensor, squares: Tensor, block: slice, k: int) -> tuple[Tensor, Tensor]:
-    """Return distances and indices [row of the block, k] of the nearest others among the points."""
+    """Return distances and indices [row of the block, k] of the nearest other points."""
     scale = squares[block, None] + squares
     apart = (scale - 2 * points[block] @ points.T).clamp_(min=0)
     row, column = torch.nonzero(apart < _CLOSE * scale, as_tuple=True)
@@ -83,12 +83,12 @@ def _nearest(points: Tensor, squares: Tensor, block: slice, k: int) -> tuple[Ten
 
 
 def two_nn(distances: ArrayLike, discard: float = 0.1) -> float:
-    """Return the TwoNN intrinsic dimension, from the ratio of each point's second to its first distance.
+    """Return the TwoNN intrinsic dimension, from the ratio of each point's second to its first neighbour distance.
 
-    distances: [point, ≥ 2], nearest first (`neighbours`); a row with a NaN is left out. With μ the ratios in ascending
-    order and F_i = i/N, i = 1 … N, the estimate is the slope through the origin of −log(1 − F) on log μ, without the
-    largest `discard` of the ratios (and always without the last, where 1 − F is 0).
-
+    two_nn = Σ_i x_i y_i / Σ_i x_i²,  x_i = log μ_i,  y_i = −log(1 − i/N)
+    distances: [point, ≥ 2], nearest first (`neighbours`); a row with a NaN is left out. μ_1 … μ_N are the ratios in
+    ascending order. The fit is a line through the origin; it leaves out the largest `discard` of the ratios, and always
+    the last, where 1 − i/N is 0. ValueError if fewer than two points are left.
     Facco, d'Errico, Rodriguez and Laio (2017), Estimating the intrinsic dimension of datasets by a minimal neighborhood
     information, Scientific Reports 7. scikit-dimension counts i from 0, which gives about (1 − 3/N) of this value.
     """
@@ -105,10 +105,11 @@ def two_nn(distances: ArrayLike, discard: float = 0.1) -> float:
 def mle_dimension(distances: ArrayLike, k: int = 10) -> float:
     """Return the maximum-likelihood intrinsic dimension from each point's k nearest distances.
 
-    distances: [point, ≥ k], nearest first; a row with a NaN is left out. Each point's inverse estimate is the mean of
-    log(T_k / T_j) over j < k (Levina and Bickel 2004, Maximum likelihood estimation of intrinsic dimension, NIPS 17).
-    The inverse estimates are averaged and the mean inverted, as MacKay and Ghahramani (2005) comment: that is the
-    likelihood's own maximum, and no bias at small k.
+    mle_dimension = [ 1/(N (k − 1)) Σ_i Σ_{j<k} log(T_k(i) / T_j(i)) ]⁻¹,  T_j(i) = distance of point i to its j-th neighbour
+    distances: [point, ≥ k], nearest first; a row with a NaN is left out. Levina and Bickel 2004, Maximum likelihood
+    estimation of intrinsic dimension, NIPS 17. The inverse estimates of the points are averaged before the inversion, as in
+    the comment of MacKay and Ghahramani (2005): this is the maximum of the likelihood and has no bias at small k.
+    ValueError for a k below 2 or longer than the lists.
     """
     distances = np.asarray(distances, dtype=float)
     if not 2 <= k <= distances.shape[1]:
@@ -121,15 +122,15 @@ def mle_dimension(distances: ArrayLike, k: int = 10) -> float:
 def subsample_interval(
     found: Neighbours, *, k: int = 10, draws: int = 100, share: float = 0.8, level: float = 0.9, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Return the estimates "two_nn" and "mle" with the middle `level` of what subsamples without replacement give.
+    """Return the estimates "two_nn" and "mle", each with the interval of its values over subsamples without replacement.
 
-    found: `neighbours` of the cloud; the k of the MLE, draws, share of the points a draw keeps, all as the study had
-    them (exp04/L8: 100 subsamples of 80 %, 5th to 95th percentile). Drawing with replacement would put copies at
-    distance 0. A draw filters the lists, so nothing is searched again; ValueError if a list is too short for that.
-
-    It shows how much the estimate hangs on single prompts. Subsamples overlap, so as a confidence interval it is too
-    narrow: over Gaussian clouds of 400 to 1000 points in 2 to 10 dimensions, 0.6 to 0.8 of what the estimate's standard
-    error asks for.
+    low, high = quantiles (1 − level)/2 and (1 + level)/2 of the estimate over `draws` subsamples
+    found: `neighbours` of the cloud. k: of the MLE. share: of the points that a subsample keeps. The defaults are the
+    study's (exp04/L8: 100 subsamples of 80 %, 5th to 95th percentile). Drawing with replacement would put copies at
+    distance 0. A draw filters the lists of neighbours, without a new search; ValueError if a list is too short for that.
+    The interval shows how much the estimate depends on single prompts. It is too narrow as a confidence interval, since
+    subsamples overlap: for Gaussian clouds of 400 to 1000 points in 2 to 10 dimensions it has 0.6 to 0.8 of the width
+    that the estimate's standard error implies.
     """
     rng = np.random.default_rng(seed)
     points = np.flatnonzero(found.indices[:, 0] >= 0)
@@ -162,7 +163,8 @@ def _filtered(found: Neighbours, chosen: np.ndarray, k: int) -> np.ndarray:
 def spectrum(x: ArrayLike) -> np.ndarray:
     """Return the eigenvalues of the covariance over points, largest first, [min(point, d)], in squared units of X.
 
-    x: [point, d]. Divided by points − 1; of the two Gram matrices of the centred cloud the smaller one is decomposed.
+    spectrum = eigenvalues of XᵀX / (N − 1), X centred, N points
+    x: [point, d]. The smaller of XᵀX and XXᵀ is decomposed.
     """
     x = _cloud(x)
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
@@ -170,16 +172,20 @@ def spectrum(x: ArrayLike) -> np.ndarray:
 
 
 def participation_ratio(eigenvalues: ArrayLike) -> np.ndarray:
-    """Return (Σλ)² / Σλ² over the last axis: d for an isotropic cloud, 1 for a line; NaN if all are 0."""
+    """Return the participation ratio of the eigenvalues in the last axis: d if isotropic, 1 on a line; NaN if all are 0.
+
+    participation_ratio = (Σ_i λ_i)² / Σ_i λ_i²
+    """
     values = np.asarray(eigenvalues, dtype=float)
     return _ratio(np.square(values.sum(-1)), np.square(values).sum(-1))
 
 
 def effective_rank(eigenvalues: ArrayLike) -> np.ndarray:
-    """Return exp of the entropy of λ / Σλ over the last axis: d if isotropic, 1 for a line; NaN if all are 0.
+    """Return the effective rank of the eigenvalues in the last axis: d if isotropic, 1 on a line; NaN if all are 0.
 
-    Roy and Vetterli (2007), The effective rank, EUSIPCO. They normalise singular values; as in the study, these are
-    their squares, shares of the variance.
+    effective_rank = exp(−Σ_i s_i log s_i),  s_i = λ_i / Σ_j λ_j
+    Roy and Vetterli (2007), The effective rank, EUSIPCO. They normalise singular values. Here, as in the study, s_i are
+    shares of the variance: the squared singular values, normalised.
     """
     values = np.asarray(eigenvalues, dtype=float)
     shares = torch.as_tensor(_ratio(values, values.sum(-1, keepdims=True)))
@@ -187,7 +193,10 @@ def effective_rank(eigenvalues: ArrayLike) -> np.ndarray:
 
 
 def top_share(eigenvalues: ArrayLike, n: int = 1) -> np.ndarray:
-    """Return the share of the variance in the n largest eigenvalues of the last axis, in [0, 1]; NaN if all are 0."""
+    """Return the share of the variance in the n largest eigenvalues of the last axis, in [0, 1]; NaN if all are 0.
+
+    top_share = Σ_{i≤n} λ_i / Σ_i λ_i, λ in descending order
+    """
     values = np.sort(np.asarray(eigenvalues, dtype=float), axis=-1)[..., ::-1]
     return _ratio(values[..., :n].sum(-1), values.sum(-1))
 
@@ -201,11 +210,10 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def linear_cka(x: ArrayLike, y: ArrayLike) -> float:
     """Return the linear centred kernel alignment of two clouds of the same points, in [0, 1].
 
-    x: [point, d], y: [point, e]. ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms of centred clouds; 1 when one is a rotation
-    and scaling of the other. With fewer points than features the same from the Gram matrices [point, point]. NaN if all
-    points of a cloud coincide. ValueError if the clouds have different points. The value rises as points get fewer than
-    features: compare clouds of equal size only.
-
+    linear_cka = ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms, X and Y centred
+    x: [point, d], y: [point, e]. It is 1 when one cloud is a rotation and scaling of the other. With fewer points than
+    features it is computed from XXᵀ and YYᵀ [point, point]. NaN if all points of a cloud coincide. ValueError if the
+    numbers of points differ. The value rises when points are fewer than features: compare clouds of equal size only.
     Kornblith, Norouzi, Lee and Hinton (2019), Similarity of neural network representations revisited, ICML.
     """
     x, y = _cloud(x), _cloud(y)
@@ -222,10 +230,11 @@ def linear_cka(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def knn_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
-    """Return the mean share of a point's k nearest neighbours that it has in both of two clouds, in [0, 1].
+    """Return the mean share of a point's k nearest neighbours that are the same in two clouds, in [0, 1].
 
+    knn_overlap = mean_i |A_i ∩ B_i| / k,  A_i and B_i the k nearest neighbours of point i
     a, b: [point, ≥ k], row indices of the same points (`Neighbours.indices`); a point that repeats another in either
-    cloud (−1) is left out. Two unrelated clouds share k / (points − 1).
+    cloud (−1) is left out. The expected value for unrelated clouds is k / (points − 1). ValueError if k does not fit.
     """
     a, b = np.asarray(a), np.asarray(b)
     if len(a) != len(b) or not 1 <= k <= min(a.shape[1], b.shape[1]):

@@ -1,13 +1,10 @@
 """The logit lens of every layer, reduced to a few numbers per token.
 
-The full logits, [layer, token, vocabulary], never exist. Tokens are taken `rows` at a time and the
-vocabulary `columns` at a time; within such a tile the final layer comes first and the others follow
-downwards, and each leaves a few sums over its softmax. The sums of all tiles are merged at the end of the
-vocabulary, so the working memory is a handful of tiles, whatever the number of layers and tokens and
-however large the vocabulary. `tiles` is the work on one tile; where only commitment layers are wanted, `early_exit`
-takes less.
-
-This module knows nothing about models or generation: it takes residuals and an `Unembedding`.
+The full logits [layer, token, vocabulary] are never in memory. Tokens are taken `rows` at a time and the vocabulary
+`columns` at a time. Each such tile handles the final layer first, then the others from top to bottom, and keeps a few sums
+over each softmax. After the last tile of the vocabulary the sums are merged. Memory is a handful of tiles, whatever the
+number of layers and tokens and the size of the vocabulary. `measures/lens_tiles` does the work on one tile. This module
+knows nothing about models or generation: it takes residuals and an `Unembedding`.
 """
 
 from collections.abc import Sequence
@@ -27,14 +24,15 @@ _IDS = ("top1", "top5")
 
 
 class LensError(RuntimeError):
-    """The lens does not reproduce the model it is meant to read."""
+    """The lens of the last layer does not reproduce the model's own logits."""
 
 
 @torch.no_grad()
 def lens_logits(residual: Tensor, unembedding: Unembedding) -> Tensor:
-    """Return the float32 logits [token, real vocabulary] of residuals [token, d] from any one layer.
+    """Return the logit lens of residuals [token, d] from any one layer, float32 logits [token, real vocabulary].
 
-    For a few tokens: this is the matrix that `lens_metrics` takes care never to hold.
+    lens_logits = cap(W norm(h)),  cap(z) = softcap · tanh(z / softcap), the identity without a soft cap
+    Use it for a few tokens only: `lens_metrics` never holds this matrix.
     """
     return lens_tiles.logits(
         unembedding.norm(residual.to(unembedding.weight.device)), unembedding.weight, unembedding.softcap
@@ -52,20 +50,23 @@ def lens_metrics(
     columns: int | None = None,
     compile: bool = False,
 ) -> dict[str, Tensor]:
-    """Return {metric: [layer, token]} of the lens, on the device of the unembedding.
+    """Return metrics of each layer's lens distribution, {metric: [layer, token]}, on the device of the unembedding.
 
-    residuals: the residual stream after every block, before the final norm, [layer, token, d] or a list of
-    [token, d]. Nats, float32: `kl_final_layer` KL(final ‖ layer), `kl_layer_final` KL(layer ‖ final), both
-    0 at the last layer by definition; `kl_adjacent` KL(previous layer ‖ layer), NaN at layer 0; `entropy`.
-    `top1` is int64, in the model's own token ids. Only when asked for: `top1_probability` of that token,
-    `top5` [layer, token, 5] ids, best first, the lower row before its equal; and of `targets` [token], one
-    id a token, `target_log_probability` (nats) and `target_rank`, 1 + the tokens with a larger logit. The
-    norm runs in the model's dtype; logits, softmax and sums are float32, bfloat16 models included. rows,
-    columns: tile of tokens × vocabulary; they change speed and memory, not results. columns=None takes
-    4,096 on a CPU, where a tile then stays in cache, and 32,768 elsewhere. compile fuses the work on a tile
-    with torch.compile, which pays from some ten thousand tokens on. ValueError names an unknown metric,
+    kl_final_layer = Σ_v p_L(v) (log p_L(v) − log p_ℓ(v)), nats, 0 at the last layer by definition
+    kl_layer_final = Σ_v p_ℓ(v) (log p_ℓ(v) − log p_L(v)), nats, 0 at the last layer by definition
+    kl_adjacent = Σ_v p_{ℓ−1}(v) (log p_{ℓ−1}(v) − log p_ℓ(v)), nats, NaN at layer 0
+    entropy = −Σ_v p_ℓ(v) log p_ℓ(v), nats
+    top1 = argmax_v p_ℓ(v), int64, the model's own token id
+    top1_probability = max_v p_ℓ(v)
+    top5 = the ids of the five largest p_ℓ(v) [layer, token, 5], largest first, equal ones in order of row
+    target_log_probability = log p_ℓ(target), nats;  target_rank = 1 + #{v : z_ℓ(v) > z_ℓ(target)}, int64
+    p_ℓ = softmax(z_ℓ) with z_ℓ the `lens_logits` of layer ℓ, p_L that of the last. residuals: the residual stream after
+    every block, before the final norm, [layer, token, d] or a list of [token, d]. `METRICS` are the default; the last four
+    are computed only on request. targets: one id a token [token]. The norm runs in the model's dtype; logits, softmax and
+    sums are float32, also for bfloat16 models. rows, columns: tile of tokens × vocabulary; they change speed and memory,
+    not results. columns=None takes 4,096 on a CPU, where a tile then fits in cache, and 32,768 elsewhere. compile fuses the
+    work on a tile with torch.compile, which pays off from some ten thousand tokens. ValueError names an unknown metric,
     mismatched residuals, missing targets or a target that is not in the real vocabulary.
-
     nostalgebraist (2020), "interpreting GPT: the logit lens".
     """
     check(residuals, unembedding, metrics)
@@ -88,12 +89,12 @@ def lens_metrics(
 def check_identity(
     residual_last: Tensor, logits: Tensor, unembedding: Unembedding, *, tolerance: float | None = None
 ) -> float:
-    """Return the largest difference of the last layer's lens from the model's own logits, over their range.
+    """Return the largest error of the last layer's lens against the model's own logits z, as a share of their range.
 
-    residual_last [token, d], logits [token, model vocabulary] of the same positions. Raises LensError above
-    tolerance (None: 1e-3 for float32 logits, 0.03 for rounded ones). The usual cause is a residual that has
-    already been through the final norm (transformers' `hidden_states[-1]` has), so that the lens would
-    apply the norm twice.
+    check_identity = max |lens_logits(residual_last) − z| / (max z − min z)
+    residual_last [token, d] and logits z [token, model vocabulary] are of the same positions. Raises LensError above
+    tolerance (None: 1e-3 for float32 logits, 0.03 for rounded ones). The usual cause is a residual after the final norm,
+    such as transformers' `hidden_states[-1]`, to which the lens then applies the norm a second time.
     """
     own = logits[:, unembedding.token_ids.to(logits.device)].float().to(unembedding.weight.device)
     ours = lens_logits(residual_last, unembedding)
@@ -109,12 +110,13 @@ def check_identity(
 
 
 def tile_columns(unembedding: Unembedding, columns: int | None = None) -> int:
-    """Return how much of the vocabulary a tile takes: `columns`, or what suits the device, at most all."""
+    """Return how many vocabulary rows a tile takes: `columns` or the device's default, at most the whole vocabulary."""
     usual = 4096 if unembedding.weight.device.type == "cpu" else 32768
     return min(columns or usual, len(unembedding.weight))
 
 
 def check(residuals, unembedding, metrics):
+    """Raise ValueError for unknown or no metrics, residuals of other shapes, or another number of token ids than rows."""
     known = (*METRICS, *MORE_METRICS)
     unknown = sorted(set(metrics) - set(known))
     if unknown or not metrics:
@@ -130,7 +132,7 @@ def check(residuals, unembedding, metrics):
 
 
 def _empty(metrics, layers, tokens, unembedding):
-    """The arrays that `lens_metrics` returns, to be filled."""
+    """Return the empty arrays that `lens_metrics` fills."""
     shapes = dict.fromkeys(metrics, (layers, tokens))
     shapes |= {"top5": (layers, tokens, min(5, len(unembedding.weight)))} if "top5" in shapes else {}
     dtypes = {name: torch.int64 if name in _INTEGERS else torch.float32 for name in metrics}
@@ -139,7 +141,7 @@ def _empty(metrics, layers, tokens, unembedding):
 
 
 def _target_rows(targets, tokens, unembedding):
-    """The unembedding row [token] of each target id."""
+    """Return the unembedding row of each target id, [token]."""
     if targets is None or tuple(targets.shape) != (tokens,):
         given = "none" if targets is None else list(targets.shape)
         raise ValueError(f"Target metrics need targets, one id for each of {tokens} tokens, not {given}.")
@@ -152,9 +154,9 @@ def _target_rows(targets, tokens, unembedding):
 
 
 def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
-    """{name: [block, layer, token]}: what `tiles.sums_of` leaves for each layer and block of the vocabulary.
+    """Return {name: [block, layer, token]}, the sums of `lens_tiles.sums_of` for each layer and vocabulary block.
 
-    more: what `_more` returns; what it has noted joins the sums.
+    more: the pair that `_more` returns; its notes are added to the sums.
     """
     layers, tokens, norm, softcap = len(chunk), len(chunk[0]), unembedding.norm, unembedding.softcap
     starts = range(0, len(unembedding.weight), columns)
@@ -184,9 +186,9 @@ def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
 
 
 def _more(chunk, unembedding, targets, wanted):
-    """(read, noted): read(z, layer, start, scratch) takes from a tile what the further metrics need.
+    """Return (read, noted): read(z, layer, start, scratch) takes from one tile what the optional metrics need.
 
-    noted: what it has taken so far, "target" and "better" [layer, token], "top5" {layer: (values, rows)}.
+    noted: the results so far, "target" and "better" [layer, token], "top5" {layer: (values, rows)}.
     """
     noted = {"top5": {}}
     if targets is not None:
@@ -198,7 +200,7 @@ def _more(chunk, unembedding, targets, wanted):
     def read(z, layer, start, scratch):
         if targets is not None:
             target = noted["target"][layer][:, None]
-            # One value everywhere: a product of another shape may round differently and cost a rank.
+            # The target's logit must be the same number everywhere: another product may round it to another rank.
             at = (targets - start).clamp_(0, z.shape[1] - 1)[:, None]
             z.scatter_(1, at, torch.where(targets[:, None] == at + start, target, z.gather(1, at)))
             noted["better"][layer] += torch.gt(z, target, out=scratch).sum(-1).long()
@@ -213,7 +215,7 @@ def _more(chunk, unembedding, targets, wanted):
 
 
 def _finish(sums, wanted):
-    """{metric: [layer, token]} from the sums of all tiles, each relative to the maxima of its own tile."""
+    """Return {metric: [layer, token]} from the sums of all tiles, each relative to the maxima of its own tile."""
     sums = sums | lens_tiles.total(sums)
     shift, log_total = sums["shift"], sums["log_total"]
     every, last, lower, upper = slice(None), slice(-1, None), slice(-1), slice(1, None)
@@ -240,7 +242,7 @@ def _finish(sums, wanted):
 
 
 def _finish_tops(sums, wanted):
-    """The metrics [layer, token] of single tokens: the top ones and the targets."""
+    """Return the metrics [layer, token] of the top tokens and of the targets."""
     out = {}
     if "top1" in wanted:
         out["top1"] = sums["top1"].gather(0, sums["max"].argmax(0)[None])[0]

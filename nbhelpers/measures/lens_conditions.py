@@ -1,8 +1,8 @@
-"""The lens of many conditions at once: each layer beside its own final, its baseline's, and the teacher's same layer.
+"""The logit lens of many conditions over the same tokens, each compared with its baseline and with a teacher.
 
-`compare` takes residual streams of conditions over the same tokens. A layer that two of them share is read once, and what
-is held is the logits of a few tokens at one layer of each condition: nothing of layers × vocabulary. This module knows
-nothing of models, prompts or grafts.
+`compare` takes one residual stream per condition. A residual that several conditions share is unembedded once. Memory holds
+the logits of a few tokens at one layer of each condition, never layers × vocabulary. This module knows nothing of models,
+prompts or grafts.
 """
 
 import math
@@ -20,7 +20,7 @@ INTEGERS = ("top1", "target_rank")
 READINGS = (*DIVERGENCES, "entropy", "target_log_probability", *INTEGERS)
 OVERLAP, N_CANDIDATES = "candidate_overlap", 20
 CELLS = 1 << 23
-# One tile of logits should stay in a core's cache, and a product should have some hundred rows.
+# A tile of logits should fit in a core's cache, and a matrix product should have some hundred rows.
 _CACHED, _STATES, _GROUP = 1 << 19, 8, 64
 
 
@@ -36,14 +36,20 @@ def compare(
     cells: int | None = None,
     candidates: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> dict[str, Tensor]:
-    """Return {reading: [condition, layer, token]} of `READINGS`: every condition's layers through one lens.
+    """Return the measures in `READINGS`, {name: [condition, layer, token]}: float32 nats, or int64 (`INTEGERS`).
 
-    residuals: [condition][layer][token, d] after each block, before the final norm; a tensor that conditions share is
-    read once. targets: [token], the id that follows. teacher: index of the teacher's condition; baseline: of each
-    condition's. layers: those to read, None for all. cells: logits held, a few times over (None: `cells_for`); they
-    change no result. float32, nats (`effects.UNITS` says of what), but int64 `top1` ids and `target_rank`, 1 + the tokens
-    above. candidates: (conditions, layers) for `candidate_overlap` beside, the Jaccard index of the `N_CANDIDATES` best
-    tokens with the baseline's at the same layer, NaN elsewhere. ValueError for targets outside the real vocabulary.
+    kl_layer_final = KL(p_ℓ ‖ p_L);  kl_final_layer = KL(p_L ‖ p_ℓ);  KL(a ‖ b) = Σ_v a(v) (log a(v) − log b(v))
+    kl_layer_baseline_final = KL(p_ℓ ‖ b_L);  kl_layer_teacher_final = KL(p_ℓ ‖ q_L)
+    kl_layer_teacher = KL(p_ℓ ‖ q_ℓ);  kl_teacher_layer = KL(q_ℓ ‖ p_ℓ)
+    js_teacher = H((p_ℓ + q_ℓ) / 2) − (H(p_ℓ) + H(q_ℓ)) / 2;  entropy = H(p_ℓ) = −Σ_v p_ℓ(v) log p_ℓ(v)
+    target_log_probability = log p_ℓ(target);  top1 = argmax_v p_ℓ(v);  target_rank = 1 + #{v : z_ℓ(v) > z_ℓ(target)}
+    candidate_overlap = |A ∩ B| / |A ∪ B|, A and B the `N_CANDIDATES` most probable tokens of p_ℓ and b_ℓ
+    p_ℓ is the lens distribution (logits z_ℓ) of the condition at layer ℓ, b_ℓ of its baseline, q_ℓ of the teacher; L is the
+    last layer. residuals: [condition][layer][token, d] after each block, before the final norm; a shared tensor is
+    unembedded once. targets: the id of the next token, [token]. teacher: index of the teacher's condition. baseline: index
+    of each condition's baseline. layers: those to measure, None for all. cells: logits in each of the buffers
+    (None: `cells_for`); they change no result. candidates: (conditions, layers) at which to add `candidate_overlap`, NaN
+    elsewhere. ValueError for targets outside the real vocabulary.
     """
     layers = list(range(len(residuals[0])) if layers is None else layers)
     rows, weight = target_rows(targets, unembedding), unembedding.weight
@@ -66,13 +72,13 @@ def compare(
 
 
 def tile_rows(vocabulary: int, states: int, tokens: int, cells: int, *, cached: bool = True) -> int:
-    """Return how many tokens are read together within `cells`: on a CPU (`cached`) as fit its cache, or fill a product."""
+    """Return how many tokens go together within `cells`; if `cached` (CPU), as many as fit its cache or fill a product."""
     wanted = max(_CACHED // vocabulary, 512 // states) if cached else tokens
     return max(1, min(tokens, cells // (states * vocabulary), wanted))
 
 
 def cells_for(device: torch.device) -> int:
-    """Return how many logits of one kind to hold: `CELLS` on a CPU, on a GPU as many as half its free memory takes."""
+    """Return how many logits of one kind to hold: `CELLS` on a CPU; on a GPU, as many as fit in half its free memory."""
     if device.type != "cuda":
         return CELLS
     free, _ = torch.cuda.mem_get_info(device)
@@ -86,7 +92,7 @@ def _empty(conditions, layers, tokens, device):
 
 
 def _settled(out, unembedding, layers, last):
-    """The readings with ids for rows, no divergence below 0 by rounding, and none of the last layer from itself."""
+    """Return `out` with ids in place of rows, rounding errors below 0 removed, and 0 as the last layer's KL to itself."""
     out["top1"] = unembedding.token_ids[out["top1"]]
     for name in (*DIVERGENCES, "entropy"):
         out[name].clamp_(min=0)
@@ -96,7 +102,7 @@ def _settled(out, unembedding, layers, last):
 
 
 def target_rows(targets: Tensor, unembedding: Unembedding) -> Tensor:
-    """Return the unembedding row of each target id, [token]; ValueError names ids that are not in it."""
+    """Return the unembedding row of each target id, [token]; ValueError names ids outside the real vocabulary."""
     ids, order = unembedding.token_ids.sort()
     targets = targets.to(ids)
     at = torch.searchsorted(ids, targets).clamp_(max=len(ids) - 1)
@@ -108,7 +114,7 @@ def target_rows(targets: Tensor, unembedding: Unembedding) -> Tensor:
 def distinct(
     residuals: Sequence[Sequence[Tensor]], layers: Sequence[int], teacher: int
 ) -> list[tuple[int, int, list[int]]]:
-    """Return (index, layer, conditions that share the residual) of every distinct residual, the teacher's leading."""
+    """Return (index, layer, conditions that share the residual) of every distinct residual, the teacher's first."""
     found = []
     for index, layer in enumerate(layers):
         sharing = {id(residuals[teacher][layer]): []}
@@ -119,9 +125,9 @@ def distinct(
 
 
 def _compare_rows(chunk, unembedding, weight, targets, plan, tiles, teacher, baseline, note, out):
-    """Fill out {reading: [condition, layer, token]} for the tokens of one chunk [condition][layer][token, d].
+    """Fill out {name: [condition, layer, token]} for the tokens of one chunk [condition][layer][token, d].
 
-    note: a function of (index of a layer, conditions, logits) that sees every logits first (`_overlaps`).
+    note: a function of (index of a layer, conditions, logits), called before the logits are overwritten (`_overlaps`).
     """
     log_final, p_final, logits, p, work, mixed, *held = _shaped(tiles, len(targets), len(weight))
     _unembed([stack[-1] for stack in chunk], unembedding, weight, log_final)
@@ -144,14 +150,14 @@ def _compare_rows(chunk, unembedding, weight, targets, plan, tiles, teacher, bas
 
 
 def _shaped(tiles, tokens, vocabulary):
-    """Views of flat tiles: two [condition, token, row], one [state, token, row], and [token, row] of the others."""
+    """Return views of flat tiles: two [condition, token, row], one [state, token, row], the others [token, row]."""
     size, whole = tokens * vocabulary, len(tiles[-1])
     views = [tile[: len(tile) // whole * size].view(-1, tokens, vocabulary) for tile in tiles]
     return views[:3] + [view[0] for view in views[3:]]
 
 
 def _unembed(states, unembedding, weight, out):
-    """Put the float32 logits of residuals [token, d] in out [state, token, row]; never rounded to bfloat16."""
+    """Write the float32 logits of residuals [token, d] into out [state, token, row]; never rounded to bfloat16."""
     normed, out = unembedding.norm(torch.stack(states)).flatten(0, 1), out[: len(states)].flatten(0, 1)
     if weight.dtype == torch.float32:
         torch.mm(normed.float(), weight.T, out=out)
@@ -162,10 +168,10 @@ def _unembed(states, unembedding, weight, out):
 
 
 def _tile(z, p, targets, teacher, ends, scratch):
-    """{name: [token]} of one layer's logits z [token, row], of which it leaves log p in z and p in p.
+    """Return {name: [token]} of one layer's logits z [token, row]; overwrites z with log p and the buffer p with p.
 
-    teacher: q, log q and entropy of the teacher's same layer, or None. ends: (log p, p) of last layers, for KL to them
-    ("to", i) and from them ("from", i), the latter short of their own entropy. scratch: two tiles to write into.
+    teacher: q, log q and entropy of the teacher's same layer, or None. ends: (log p, p) of last layers i: ("to", i) is the
+    KL to them, ("from", i) the cross-entropy from them, or nothing if p is None. scratch: two tiles to write into.
     """
     work, mixed = scratch
 
@@ -174,7 +180,7 @@ def _tile(z, p, targets, teacher, ends, scratch):
 
     target, top = z.gather(1, targets[:, None]), z.amax(-1, keepdim=True)
     found = {"target_rank": 1 + torch.gt(z, target, out=work).sum(-1).long(), "top1": _top(z)}
-    # As in the lens: exp2 is the faster on a CPU, and denormals are slow.
+    # As in the lens: exp2 is faster than exp on a CPU, and denormals are slow.
     mass = torch.mul(z.sub_(top), math.log2(math.e), out=p).clamp_(min=-115.0).exp2_().sum(-1, keepdim=True)
     p.div_(mass), z.sub_(mass.log())
     found["target_log_probability"] = (target - top - mass.log())[:, 0]
@@ -193,7 +199,7 @@ def _tile(z, p, targets, teacher, ends, scratch):
 
 
 def _top(z):
-    """Each row's first column of the maximum, by way of the maxima of groups: several times as fast as argmax on a CPU."""
+    """Return the first column of each row's maximum; by way of group maxima, several times as fast as argmax on a CPU."""
     whole = z.shape[1] // _GROUP * _GROUP
     rest = z[:, whole:].max(-1) if whole < z.shape[1] else None
     if not whole:
@@ -205,7 +211,7 @@ def _top(z):
 
 
 def _overlaps(conditions, near, layers, baseline, out):
-    """note(index, conditions, z) keeps the best tokens of logits z [token, row]; fills out's overlaps once both are there."""
+    """Return note(index, conditions, z), which keeps the best tokens of logits z [token, row] and fills out's overlaps."""
     wanted, best = {*conditions, *(baseline[i] for i in conditions)}, {}
 
     def note(index, sharing, z):
@@ -223,7 +229,7 @@ def _overlaps(conditions, near, layers, baseline, out):
 
 
 def _reader(final, targets, teacher, baseline, held, scratch, out):
-    """read(index, conditions, z, p) fills out at one layer, of logits z [token, row], of the conditions that share it."""
+    """Return read(index, conditions, z, p), which fills out for the conditions that share the logits z of one layer."""
     (log_final, p_final), (q, log_q), of_teacher = final, held, {}
     own = [-(log_end * p_end).sum(-1) for log_end, p_end in zip(*final)]
 

@@ -1,7 +1,7 @@
-"""One tile of a lens, tokens × some of the vocabulary: its logits, the sums that it leaves, and how these are merged.
+"""One tile of a lens (some tokens × one block of the vocabulary): its logits, its sums, and how tiles are merged.
 
-A tile is shifted to a maximum of 0 in every row, and its sums are relative to that maximum; `total` and `mean` bring the
-tiles of all blocks of the vocabulary to one. The functions write into the tiles that they are given.
+Each row of a tile is shifted to a maximum of 0, and its sums are relative to that maximum. `total` and `mean` merge the
+tiles of all blocks of the vocabulary. The functions write into the tiles that they are given.
 """
 
 import math
@@ -9,7 +9,7 @@ from functools import cache, reduce
 
 import torch
 
-# 2^-115 is nothing beside the largest term of a softmax, 2^0, and still a normal float: denormals are slow.
+# 2^-115 is negligible beside the largest term of a softmax, 2^0, yet a normal float: denormals are slow.
 _LOWEST = -115.0
 _LOG2_E = math.log2(math.e)
 _GROUP = 64
@@ -17,7 +17,10 @@ _PART = 256
 
 
 def logits(normed, weight, softcap, out=None):
-    """Never rounded to bfloat16: that alone puts a floor of some 5e-4 nats under the KL of late layers."""
+    """Return the float32 logits [token, column] of normed residuals [token, d] and unembedding rows [column, d].
+
+    logits = cap(normed Wᵀ), never rounded to bfloat16: that rounding alone adds some 5e-4 nats to the KL of late layers
+    """
     if weight.is_cuda and normed.dtype == weight.dtype != torch.float32:
         z = torch.mm(normed, weight.T, out_dtype=torch.float32)
     else:
@@ -26,21 +29,23 @@ def logits(normed, weight, softcap, out=None):
 
 
 def cap(z, softcap):
+    """Return the soft-capped logits, softcap · tanh(z / softcap), in place; z itself without a soft cap."""
     return z.div_(softcap).tanh_().mul_(softcap) if softcap else z
 
 
 def floats(weight):
-    """Upcast once for all layers; CUDA multiplies half precision into float32 by itself."""
+    """Return the weight in float32, upcast once for all layers; unchanged on CUDA, where half precision needs no upcast."""
     return weight if weight.is_cuda else weight.float()
 
 
 def sums_of(z, final, p_final, above, scratch, wanted):
-    """{name: [token]}: sums over one tile of one layer, whose logits z are shifted to a maximum of 0.
+    """Return sums over one tile of one layer, {name: [token]}, relative to the tile's maximum m of the logits z.
 
-    final, p_final: shifted logits of the last layer and their exponential; None at the last layer itself,
-    which returns that exponential as "p" [token, column]. above: logits of the next layer, shifted, or as they are
-    with their maximum. scratch: two tiles to write into, z being the third; None where the compiler does without, and
-    leaves z as it is but at the last layer.
+    mass = Σ_v e_v,  e_v = exp(z_v − m);  self = Σ_v e_v (z_v − m);  final, above = Σ_v e_v (z'_v − m'), z' the logits of the
+    last or the next layer;  from_final = Σ_v e'_v (z_v − m), e' of the last layer
+    final, p_final: shifted logits z' − m' and e' of the last layer; None at the last layer itself, which returns its e as
+    "p" [token, column]. above: the next layer's logits, shifted, or (compiled) a pair of logits and their maximum.
+    scratch: two tiles to write into, with z as the third; two Nones if compiled, where only the last layer changes z.
     """
     sums = top(z) if "top1" in wanted else {"max": z.amax(-1)}
     written = z if p_final is None or scratch[0] is not None else None
@@ -63,7 +68,7 @@ def sums_of(z, final, p_final, above, scratch, wanted):
 
 
 def sums_by_parts(z, final, p_final, above, scratch, wanted):
-    """`sums_of`, on a CPU of some rows at a time, so that what is written last is still in cache when it is read."""
+    """Return `sums_of`, on a CPU a few rows at a time, so that data just written is still in cache when it is read."""
     if z.device.type != "cpu":
         return sums_of(z, final, p_final, above, scratch, wanted)
     parts = []
@@ -71,7 +76,7 @@ def sums_by_parts(z, final, p_final, above, scratch, wanted):
         z_part, *given = (
             tile if tile is None else tile[start : start + _PART] for tile in (z, final, p_final, above)
         )
-        # The final layer's exponential is kept, every other one is overwritten by the next part's.
+        # Keep the final layer's exponential; the next part overwrites those of other layers.
         kept = start if p_final is None else 0
         here = scratch[0][kept : kept + len(z_part)], scratch[1][: len(z_part)]
         parts.append(sums_of(z_part, *given, here, wanted))
@@ -81,18 +86,19 @@ def sums_by_parts(z, final, p_final, above, scratch, wanted):
 
 @cache
 def compiled_sums():
+    """Return `sums_of`, compiled by torch.compile."""
     return torch.compile(sums_of, dynamic=True, recompile_limit=64)
 
 
 def _group_maxima(z):
-    """The maximum of every group of columns [token, group], the last of them perhaps narrower."""
+    """Return the maximum of every group of columns, [token, group]; the last group may be narrower."""
     whole = z.shape[1] // _GROUP * _GROUP
     maxima = z[:, :whole].unflatten(1, (-1, _GROUP)).amax(-1)
     return maxima if whole == z.shape[1] else torch.cat([maxima, z[:, whole:].amax(-1, keepdim=True)], 1)
 
 
 def _first_of_group(z, group):
-    """The columns of each token's group, their logits, and the column of the first maximum, [token, …]."""
+    """Return the columns of each token's group, their logits, and the column of the first maximum, [token, …]."""
     columns = group[:, None] * _GROUP + torch.arange(_GROUP, device=z.device)
     columns.clamp_(max=z.shape[1] - 1)
     values = z.gather(1, columns)
@@ -100,13 +106,13 @@ def _first_of_group(z, group):
 
 
 def top(z):
-    """Each row's maximum and its index, by way of the maxima of groups: five times as fast as max on a CPU."""
+    """Return each row's maximum and its column [token]; found by way of group maxima, five times as fast on a CPU."""
     maximum, group = _group_maxima(z).max(-1)
     return {"max": maximum, "top1": _first_of_group(z, group)[2][:, 0]}
 
 
 def best(z, count):
-    """The largest values [token, count] of a tile and their columns, the first of equals first."""
+    """Return the largest values of a tile and their columns, both [token, count], equal values in order of column."""
     maxima, found = _group_maxima(z), []
     for _ in range(min(count, z.shape[1])):
         value, group = maxima.max(-1, keepdim=True)
@@ -120,18 +126,24 @@ def best(z, count):
 
 
 def jaccard(a, b):
-    """Return the Jaccard index [...] of sets of ids or columns a, b [..., k], each without repeats."""
+    """Return the Jaccard index [...] of sets of ids or columns a, b [..., k], each without repeats.
+
+    jaccard = |a ∩ b| / |a ∪ b|
+    """
     shared = (a[..., :, None] == b[..., None, :]).any(-1).sum(-1)
     return shared / (2 * a.shape[-1] - shared)
 
 
 def _merge(values):
-    """The sum over blocks [block, …], in an order that does not depend on the other dimensions, as .sum(0)'s does."""
+    """Return the sum over blocks [block, …], added in order; the order of .sum(0) depends on the other dimensions."""
     return reduce(torch.add, values.unbind(0))
 
 
 def total(sums):
-    """Each softmax's largest logit and sum over all tiles, with each tile's maximum relative to the former."""
+    """Return each softmax's largest logit `top` and sum `total` over all blocks b, from the sums of `sums_of`.
+
+    top = max over b of max_b;  shift_b = max_b − top;  scale_b = exp(shift_b);  total = Σ_b scale_b mass_b
+    """
     top = sums["max"].amax(0)
     shift = sums["max"] - top
     scale = shift.exp()
@@ -140,5 +152,8 @@ def total(sums):
 
 
 def mean(tiles, under, shift):
-    """Mean of logits under the softmax `under`, from its tiles' sums of them, each relative to `shift`."""
+    """Return the mean, under the softmax `under`, of logits less their largest, from the sums `tiles` of every block b.
+
+    mean = Σ_b scale_b (tiles_b + mass_b shift_b) / total, scale, mass and total of `under`, shift of the logits
+    """
     return _merge(under["scale"] * (tiles + under["mass"] * shift)) / under["total"]

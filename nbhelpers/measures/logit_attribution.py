@@ -1,9 +1,7 @@
-"""Direct logit attribution of MLP neurons and layer updates at one position, and how broadly each acts on the
-vocabulary.
+"""Direct logit attribution of MLP neurons and layer updates at one position, and how many tokens each of them affects.
 
-Linearised: the final norm is frozen at the position, so a token's logit is a sum of what the embedding, every
-attention update and every neuron contributes. `neurons` says what a neuron is; prompts with a one-word target are at
-the end.
+The final norm is frozen at the position, so a token's logit is the sum of the contributions of the embedding, every
+attention update and every neuron (defined in `measures/neurons`). Also reads the prompts with a one-word target.
 """
 
 from collections.abc import Sequence
@@ -37,8 +35,8 @@ from nbhelpers.models.prompts import Prompt, chat_ids, read_pairs, text_ids, tit
 
 SELECTIONS = ("attribution", "random", "impact")
 STATISTICS = ("slope", "intercept", "pearson", "spearman")
-# u: the write vector (or, with the prefix `update_` and a = 1, a layer's whole update) in logits of the real
-# vocabulary.
+# u: the logits of the real vocabulary that a neuron's write vector gives (with the prefix `update_`: a layer's whole
+# update, and a = 1).
 FEATURE_UNITS = {
     "target_contribution": ("logits", "a·u[target], signed"),
     "attribution": ("logits", "|a·u[target]|"),
@@ -72,14 +70,14 @@ def direct_attribution(
     seed: int = 0,
     batch_size: int = 32,
 ) -> xr.Dataset:
-    """Return the linearised direct logit attribution of each prompt's target at its last position, one forward a batch.
+    """Return the direct logit attribution of each prompt's target at the last prompt token, in logits, one forward a batch.
 
-    Variables and units: `UNITS`. Neurons (selection, prompt, feature): of all layers, the k of most attribution, k
-    random active ones (drawn alike for PT and IT under one seed), the k of most total impact. Updates (component,
-    layer, prompt): each layer's block, attention and MLP update. The final norm is frozen, so a target's logit is that
-    of the embedding plus those of all attention updates and all neurons. ValueError: a target that is no real token,
-    or too large a k.
-
+    target_logit = R[t]·e + Σ_ℓ R[t]·attention_ℓ + Σ_n a_n u_n[t],  u_n = R w_n,  R = W diag(gain) / rms(h_L) frozen at h_L
+    attribution = |a u[t]|;  total_impact = |a| ‖u‖;  target_efficiency = |u[t]| / ‖u‖;  t the target, e the embedding
+    All variables, formulas and units: `UNITS`. Neurons (selection, prompt, feature) come from all layers: the k with the
+    largest attribution, k random active ones (the same draw for PT and IT under one seed), the k with the largest total
+    impact. Updates (component, layer, prompt): each layer's block, attention and MLP update. ValueError for a target that
+    is no real token, or a k larger than the number of active neurons.
     Elhage et al. (2021), A Mathematical Framework for Transformer Circuits; Geva et al. (2022), arXiv 2203.14680.
     """
     unembedding, parts = decoder.unembedding, []
@@ -101,7 +99,7 @@ def direct_attribution(
 
 
 class _Answer(NamedTuple):
-    """readout [vocabulary, d]; the frozen final norm's scale [token]; scale · readout[target], [token, d]."""
+    """readout: unembedding × gain [vocabulary, d]; scale: of the frozen norm [token]; direction: scale · readout[target]."""
 
     readout: Tensor
     scale: Tensor
@@ -109,7 +107,7 @@ class _Answer(NamedTuple):
 
 
 def _columns(decoder, targets):
-    """Rows of the targets in the real part of the unembedding."""
+    """Return the row of each target among the real rows of the unembedding."""
     unreal = [int(target) for target in targets if not decoder.real_tokens[target]]
     if unreal:
         raise ValueError(
@@ -143,7 +141,7 @@ def _updates(stream, answer):
 
 
 def _sizes(activation, toward, norm):
-    """What follows from a, u[target] and ‖u‖."""
+    """Return the variables that need only a, u[target] and ‖u‖."""
     return {
         "target_contribution": activation * toward,
         "attribution": (activation * toward).abs(),
@@ -170,7 +168,7 @@ def _neurons(decoder, stream, answer, rows, k, seed):
 
 
 def _select(activation, toward, norm, rows, k, seed):
-    """Positions [selection, token, k] in [token, all neurons], by each of `SELECTIONS`."""
+    """Return column indices [selection, token, k] into [token, all neurons], one choice for each of `SELECTIONS`."""
     active = activation != 0
     fewest = int(active.sum(-1).min())
     if k > fewest:
@@ -182,7 +180,7 @@ def _select(activation, toward, norm, rows, k, seed):
 
 
 def _chosen_breadth(decoder, readout, data):
-    """Breadth of the chosen neurons; one that several prompts chose is unfolded over the vocabulary once."""
+    """Return n50, n90 and promote_ratio of the chosen neurons; a neuron that several prompts share is computed once."""
     layer, neuron, activation = (data[name].values for name in ("neuron_layer", "neuron", "activation"))
     values = {name: np.zeros(layer.shape) for name in ("n50", "n90", "promote_ratio")}
     for number in np.unique(layer):
@@ -205,11 +203,12 @@ def _labelled(data):
 
 
 def log_log_fit(x, y, *, n_resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> xr.Dataset:
-    """Return slope, intercept, Pearson and Spearman r of ln y on ln x over all features, with intervals over prompts.
+    """Return slope, intercept, Pearson and Spearman r of ln y on ln x over all features, with BCa intervals over prompts.
 
-    x, y: [prompt, feature]; a feature enters where both are positive. Variables: `estimate`, `low`, `high` (statistic),
-    BCa, and `draws` (statistic, resample). Whole prompts are resampled, as their features are not independent. The same
-    seed and prompts give the same resamples: the draws of IT less those of PT are draws of the paired difference.
+    ln y = slope · ln x + intercept, least squares;  pearson = corr(ln x, ln y);  spearman = corr(rank x, rank y)
+    x, y: [prompt, feature]; features where x or y is not positive are left out. Variables: `estimate`, `low`, `high`
+    (statistic) and `draws` (statistic, resample). Whole prompts are resampled, as features of a prompt are not independent.
+    Resamples depend only on seed and number of prompts, so IT's draws minus PT's are draws of the paired difference.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     keep = (x > 0) & (y > 0)
@@ -231,7 +230,7 @@ def log_log_fit(x, y, *, n_resamples: int = 2000, confidence: float = 0.95, seed
 
 
 def _resampled_fits(points, prompt, n, drawn, axis=-1):
-    """[statistic, resample] of prompts drawn [resample, prompt]: fits that weigh each feature as often as it is drawn."""
+    """Return fits [statistic, resample] for draws [resample, prompt]: a feature's weight is how often its prompt is drawn."""
     times = (drawn[..., None] == np.arange(n)).sum(-2).astype(float)
     weights = times.T[prompt]
     shape = (-1, *[1] * (weights.ndim - 1))
@@ -241,7 +240,7 @@ def _resampled_fits(points, prompt, n, drawn, axis=-1):
 
 
 def _line(x, y, weights):
-    """Slope, intercept and correlation [resample] under weights [feature, resample]."""
+    """Return slope, intercept and correlation [resample] under weights [feature, resample]."""
     wx, wy, total = weights * x, weights * y, weights.sum(0)
     mx, my = wx.sum(0) / total, wy.sum(0) / total
     xx, xy, yy = (np.einsum("f...,f...->...", a, b) / total for a, b in ((wx, x), (wx, y), (wy, y)))
@@ -250,21 +249,21 @@ def _line(x, y, weights):
 
 
 def _ties(values):
-    """Each value's place among the distinct ones, the order that sorts values, and where each distinct one starts."""
+    """Return each value's index among the distinct values, the sorting order, and where each distinct value starts in it."""
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     return group, order, np.flatnonzero(np.diff(group[order], prepend=-1))
 
 
 def _ranks(group, order, starts, weights):
-    """Mid-ranks (less a constant) of values that occur weights [feature, resample] times."""
+    """Return mid-ranks, up to a constant, of values that occur weights [feature, resample] times."""
     sums = np.add.reduceat(weights[order], starts, axis=0)
     return (sums.cumsum(0) - sums / 2)[group]
 
 
 @dataclass(frozen=True)
 class Stub(Prompt):
-    """A prompt that one word completes: `target`, with the space before it, and its group within the category."""
+    """A prompt that one word completes. `target`: that word with the space before it; `group`: within the category."""
 
     group: str
     target: str
@@ -273,7 +272,7 @@ class Stub(Prompt):
 def read_stubs(source: str | Path | PromptSet) -> list[Stub]:
     """Return the stubs of a JSON Lines file or a data set.
 
-    Raises as `prompts.read_prompts`, ParameterError where a set names no `target`, KeyError where a line holds none.
+    Raises as `prompts.read_prompts`; ParameterError if a set names no `target` field, KeyError if a line lacks a field.
     """
     if isinstance(source, PromptSet) and not source.target:
         raise ParameterError(
@@ -286,17 +285,17 @@ def read_stubs(source: str | Path | PromptSet) -> list[Stub]:
 def single_token(
     decoder: Decoder, stubs: Sequence[Stub], *, chat: bool = False
 ) -> list[tuple[Stub, list[int], int]]:
-    """Return the stubs that one token completes in this tokenizer, each with its prompt ids and the id of its target.
+    """Return the stubs whose target is a single token, each with its prompt ids and the id of its target.
 
-    chat=False: `text`, then the target; where the tokenizer keeps digits apart from the space before them, that space
-    ends the prompt. chat=True: `message` as a user turn, and the target as the template writes a reply.
+    chat=False: `text`, then the target; where the tokenizer splits digits from the space before them, that space goes to
+    the end of the prompt. chat=True: `message` as a user turn, then the target as the start of the reply.
     """
     complete = _reply_ids if chat else _text_ids
     return [(stub, ids[:-1], ids[-1]) for stub in stubs if (ids := complete(decoder, stub))]
 
 
 def _text_ids(decoder, stub):
-    """Ids of the text and its target, or None."""
+    """Return the ids of the text and its target, or None if the target is not one token."""
     for text, word in ((stub.text, stub.target), (stub.text + " ", stub.target.lstrip())):
         ids = text_ids(decoder, text + word)
         if ids[:-1] == text_ids(decoder, text):
@@ -305,7 +304,7 @@ def _text_ids(decoder, stub):
 
 
 def _reply_ids(decoder, stub):
-    """Ids of the chat prompt and of the token that opens a reply and is the whole word, or None."""
+    """Return the ids of the chat prompt and of the reply's first token, or None if that is not the whole word."""
     ids, tokenizer, word = chat_ids(decoder, stub.message), decoder.tokenizer, stub.target.strip()
     turns = [{"role": "user", "content": stub.message}, {"role": "assistant", "content": word}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, **decoder.template_options)

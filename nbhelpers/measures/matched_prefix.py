@@ -15,10 +15,9 @@ from torch import Tensor
 from nbhelpers import progress
 from nbhelpers.core import depths
 from nbhelpers.core.params import NATIVE
-from nbhelpers.core.store import described
 from nbhelpers.measures import delta_cosine, graft_shifts, tuned_lens, update_directions
 from nbhelpers.measures.forced_tokens import check_same_ids, matched_batches, shape_of, streams
-from nbhelpers.measures.graft_shifts import GRID, UNITS, by_prompt
+from nbhelpers.measures.graft_shifts import GRID, by_prompt
 from nbhelpers.measures.lens_conditions import cells_for, compare, target_rows
 from nbhelpers.models.conditions import OTHER, TEACHER, Condition
 from nbhelpers.models.decoder import Pair, load_tokenizer
@@ -221,7 +220,7 @@ def _labelled(found, pair, batch, continuations, conditions, bases, layers):
     steps = {"prompt_index": ("step", batch.row_of_step), "token": ("step", batch.step_of_step)}
     depth = {"depth": ("layer", depths.depth(pair.n_layers)[layers])}
     found = found.assign_coords(dims | of | steps | depth).assign_attrs(n_layers=pair.n_layers)
-    return described(found, UNITS)
+    return found
 
 
 STEPWISE = ("top1", "target_rank", "target_log_probability", "kl_layer_final", "entropy", "candidate_overlap",
@@ -276,7 +275,7 @@ def with_steps(
     steps = xr.concat(kept, "step", data_vars="minimal", coords="minimal", compat="override")
     steps = steps.isel(step=np.argsort(steps.prompt_index.values, kind="stable"))
     about = {"teacher": options.get("teacher", "it"), "n_layers": pair.n_layers}
-    return found.assign_attrs(about), described(steps, UNITS).assign_attrs(about)
+    return found.assign_attrs(about), steps.assign_attrs(about)
 
 
 STEPS_FILE = "exp11_steps.nc"

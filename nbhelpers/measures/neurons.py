@@ -1,12 +1,10 @@
-"""MLP neurons as features: what each adds to the residual stream, and how broadly that acts on the vocabulary.
+"""MLP neurons: what each adds to the residual stream, and how many vocabulary tokens that affects.
 
-A neuron's activation a is what enters down_proj, act(gate)·up; its write vector w is its column of down_proj. A norm
+A neuron's activation a is its input to down_proj, act(gate)·up; its write vector w is its column of down_proj. A norm
 behind the MLP (Gemma 3, OLMo 2) is frozen at the position: its gain goes into w, its 1/rms is `scale`. In a mixture of
 experts (DeepSeek-V2) the shared experts' neurons come first, then neuron i of routed expert e at shared + e·width + i;
-a holds the router weight, so it is 0 where the router chose other experts.
-
-All follows from the stream that `capture.capture` takes in one trace: activations are computed from it again, a layer at
-a time, so [layer, token, neuron] never exists.
+a includes the router weight, so it is 0 where the router chose other experts. Activations are recomputed from the
+residual stream of `models/forward` (`capture`), one layer at a time, so [layer, token, neuron] is never in memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +23,10 @@ _TILE = 2**24
 
 
 def frozen_norm(norm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gain [d] and scale [token] of an RMS norm frozen at x [token, d]: norm(x) = scale · gain ⊙ x.
+    """Return the gain [d] and scale [token] of an RMS norm frozen at x [token, d].
 
-    Both are read off the norm's own output, so no family's convention (weight, 1 + weight, ε) is assumed.
+    norm(x) = scale · gain ⊙ x,  gain = norm(1),  scale = ⟨norm(x), gain ⊙ x⟩ / ‖gain ⊙ x‖²
+    Both come from the norm's own output, so no family's convention (weight, 1 + weight, ε) is assumed.
     """
     x = x.float()
     gain = norm(torch.ones_like(x[:1]))[0].float()
@@ -36,7 +35,10 @@ def frozen_norm(norm, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def neuron_activations(mlp, x: Tensor) -> Tensor:
-    """Return the activations [token, neuron] of an MLP module for its inputs x [token, d], in the order given above."""
+    """Return the activations [token, neuron] of an MLP module for its inputs x [token, d], in the module docstring's order.
+
+    neuron_activations = act(gate_proj x) ⊙ up_proj x, for a routed expert times its router weight
+    """
     if not hasattr(mlp, "experts"):
         return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
     experts, (_, weights, chosen) = mlp.experts, mlp.gate(x)
@@ -47,7 +49,10 @@ def neuron_activations(mlp, x: Tensor) -> Tensor:
 
 
 def write_matrix(block) -> Tensor:
-    """Return the write vectors [neuron, d] of a block's MLP, float32, with the gain of a norm behind it folded in."""
+    """Return the write vectors [neuron, d] of a block's MLP, float32.
+
+    write_matrix[n] = gain ⊙ down_proj[:, n], with the gain of a norm behind the MLP, if there is one
+    """
     mlp = block.mlp
     if hasattr(mlp, "experts"):
         routed = mlp.experts.down_proj.transpose(1, 2).flatten(0, 1)
@@ -59,18 +64,18 @@ def write_matrix(block) -> Tensor:
 
 
 def _norm(block, name):
-    """The norm whose input or output is this tensor of the stream, or None where the MLP itself holds it."""
+    """Return the norm whose input or output is this tensor of the residual stream; None if that is the MLP's own."""
     module = STREAM[block_layout(block)][name][0]
     return None if module == "mlp" else getattr(block, module)
 
 
 def decoder_blocks(decoder: Decoder):
-    """Return the bare decoder blocks of a model, in order."""
+    """Return the decoder blocks of a model as plain modules (no envoys), in order."""
     return decoder.module.get_submodule(decoder.stack_path).layers
 
 
 class NeuronLayer(NamedTuple):
-    """One layer's neurons at the measured positions; neuron n adds activation[n] · scale · write[n] to the stream.
+    """One layer's neurons at the measured positions; neuron n adds activation[n] · scale · write[n] to the residual stream.
 
     activation [token, neuron]; scale [token], 1 unless a norm follows the MLP; write [neuron, d]; float32.
     """
@@ -84,8 +89,8 @@ class NeuronLayer(NamedTuple):
 def neuron_layers(decoder: Decoder, stream: Stream) -> Iterator[NeuronLayer]:
     """Yield each layer's neurons for one batch's captured stream; one layer is in memory at a time.
 
-    ValueError unless activation · scale · write, summed over neurons, is `stream.mlp_update` (but for rounding): the MLP is
-    of a kind that this module does not know.
+    mlp_update = scale · Σ_n activation[n] · write[n]
+    ValueError if this differs from `stream.mlp_update` beyond rounding: the module does not know this kind of MLP.
     """
     before = [stream.embedding, *stream.residual]
     for layer, block in enumerate(decoder_blocks(decoder)):
@@ -101,9 +106,9 @@ def neuron_layers(decoder: Decoder, stream: Stream) -> Iterator[NeuronLayer]:
 
 
 def neuron_mass(layers: Iterable[NeuronLayer]) -> xr.DataArray:
-    """Return Σ_token |activation|·‖write vector‖ (layer, neuron) of one batch, float64: add up those of all batches.
+    """Return the summed write length of every neuron in one batch, float64 (layer, neuron); masses of batches can be added.
 
-    NaN where a layer has fewer neurons than the widest.
+    neuron_mass = Σ_token |activation| · scale · ‖write‖, NaN in layers with fewer neurons than the widest
     """
     sums = [((x.scale @ x.activation.abs()) * x.write.norm(dim=-1)).double().cpu() for x in layers]
     mass = torch.nn.utils.rnn.pad_sequence(sums, batch_first=True, padding_value=torch.nan)
@@ -111,9 +116,9 @@ def neuron_mass(layers: Iterable[NeuronLayer]) -> xr.DataArray:
 
 
 def share_count(mass, shares: Sequence[float]) -> Tensor:
-    """Return the fewest entries of mass [..., n] that hold each share of its sum, int64 [..., share]; −1 if it is 0.
+    """Return how few entries of mass [..., n] hold each share of its sum, int64 [..., share]; −1 if the sum is 0.
 
-    Negative and missing entries count as 0.
+    share_count = min{m : Σ_{i≤m} mass_i ≥ share · Σ_i mass_i}, mass in descending order, negative and missing entries as 0
     """
     ranked = torch.as_tensor(mass).nan_to_num().clamp_min(0).sort(dim=-1, descending=True).values
     running = ranked.cumsum(-1, dtype=torch.float64)  # in float32 a large vocabulary is miscounted
@@ -124,10 +129,11 @@ def share_count(mass, shares: Sequence[float]) -> Tensor:
 
 @torch.no_grad()
 def vocabulary_breadth(vectors: Tensor, readout: Tensor) -> dict[str, Tensor]:
-    """Return n50, n90, promote_ratio and norm [feature] of the logits that vectors [feature, d] make through a readout.
+    """Return n50 and n90 (tokens), promote_ratio and norm, each [feature], of the logits of vectors [feature, d].
 
-    readout [vocabulary, d]: an unembedding with the final norm's gain folded in. A vector's length changes only the
-    norm; its sign replaces promote_ratio p by 1 − p. The logits exist for a few vectors at a time.
+    promote_ratio = Σ_v max(z_v, 0) / Σ_v |z_v|;  norm = ‖z‖;  n50, n90 = `share_count` of |z| at 0.5 and 0.9;  z = R x
+    readout R [vocabulary, d]: the unembedding with the final norm's gain folded in. Scaling a vector x changes only the
+    norm; flipping its sign turns promote_ratio p into 1 − p. Only a few vectors' logits are in memory at a time.
     """
     parts = []
     for some in vectors.split(max(1, _TILE // len(readout))):
@@ -140,7 +146,10 @@ def vocabulary_breadth(vectors: Tensor, readout: Tensor) -> dict[str, Tensor]:
 
 
 def gini(x) -> float:
-    """Return the Gini coefficient of the positive entries of x: 0 where all are equal, towards 1 where one has all."""
+    """Return the Gini coefficient of the positive entries of x: 0 if all are equal, near 1 if one has all; NaN if none.
+
+    gini = 2 Σ_i i x_i / (n Σ_i x_i) − (n + 1) / n, x in ascending order, i = 1 … n
+    """
     x = np.sort(np.ravel(x).astype(float))
     x = x[x > 0]
     n = len(x)
@@ -148,9 +157,9 @@ def gini(x) -> float:
 
 
 def concentration(mass: xr.DataArray, *, dim: str = "neuron") -> xr.Dataset:
-    """Return gini, n50 and n90 of neuron masses: the dims of mass without `dim`.
+    """Return `gini` and the `share_count` of 50 % (n50) and 90 % (n90) of neuron masses over `dim`, by the other dims.
 
-    To pool layers, stack them with the neurons and name the stacked dim.
+    To pool layers, stack them with the neurons and give the stacked dim.
     """
     over = partial(xr.apply_ufunc, input_core_dims=[[dim]])
     counts = over(lambda m: share_count(m, (0.5, 0.9)).numpy(), mass, output_core_dims=[["share"]])
@@ -165,9 +174,10 @@ def concentration(mass: xr.DataArray, *, dim: str = "neuron") -> xr.Dataset:
 def top_k_jaccard(
     pt: xr.DataArray, it: xr.DataArray, ks: Sequence[int], *, dim: str = "neuron"
 ) -> xr.DataArray:
-    """Return the overlap |∩|/|∪| of PT's and IT's k neurons of most mass, (…, k); NaN with fewer than k neurons.
+    """Return the Jaccard index of PT's and IT's k neurons with the most mass, (…, k); NaN with fewer than k neurons.
 
-    pt, it: (…, dim), as `neuron_mass` gives them; to pool layers, see `concentration`.
+    top_k_jaccard = |P_k ∩ I_k| / |P_k ∪ I_k|, the sets of PT and of IT
+    pt, it: (…, dim), as `neuron_mass` returns them; to pool layers, see `concentration`.
     """
     core = {"input_core_dims": [[dim]], "output_core_dims": [[dim]]}
     places = [

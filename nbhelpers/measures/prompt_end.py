@@ -13,31 +13,12 @@ import xarray as xr
 
 from nbhelpers.core import stats
 from nbhelpers.core.params import NATIVE, VARIANTS
-from nbhelpers.core.store import described, joined
+from nbhelpers.core.store import joined
 from nbhelpers.measures import attention_entropy, delta_cosine, intrinsic_dimension
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.prompts import Prompt, chat_ids, text_ids
 
 TEMPLATES = ("raw", "chat")
-UNITS = {
-    "neighbour_distance": ("1", "distance to the nearest other prompts' states"),
-    "neighbour_index": ("1", "which prompts those are, −1 where a state repeats another"),
-    "spectrum": ("1", "eigenvalues of the covariance of the cloud, largest first"),
-    "adjacent_cosine": ("1", "cosine of a prompt's state with that after the layer before"),
-    "adjacent_cka": ("1", "linear CKA of the cloud with that after the layer before"),
-    "pair_cka": ("1", "linear CKA of PT's and IT's clouds of one layer"),
-    "attention_entropy": ("nats", "entropy of a head's attention from the last prompt position"),
-    "attention_entropy_no_sink": ("nats", "the same without the first token, the rest scaled to sum to one"),
-    "attention_sink": ("1", "attention paid to the first token"),
-    "visible_keys": ("tokens", "keys that the last position may attend to"),
-    "global_layer": ("1", "whether the layer attends to all tokens, not to a window"),
-    "dimension": ("1", "intrinsic dimension of the cloud"),
-    "dimension_low": ("1", "lower end of the middle 90 % over subsamples without replacement"),
-    "dimension_high": ("1", "upper end of the middle 90 % over subsamples without replacement"),
-    "participation_ratio": ("1", "participation ratio of the cloud's spectrum"),
-    "effective_rank": ("1", "effective rank of the cloud's spectrum"),
-    "first_share": ("1", "share of the variance along the first principal axis"),
-}
 
 
 def read_as(decoder: Decoder, prompts: Sequence[Prompt], template: str) -> list[list[int]]:
@@ -109,7 +90,7 @@ def observe_clouds(
         "layer",
         attention_entropy.visible_keys(pair.pt.config, np.array([1 << 40]))[0] == 1 << 40,
     )
-    return described(both.assign_coords(cloud_prompt=[prompt.id for prompt in prompts]), UNITS)
+    return both.assign_coords(cloud_prompt=[prompt.id for prompt in prompts])
 
 
 def native(dataset: xr.Dataset) -> xr.Dataset:
@@ -140,7 +121,7 @@ def dimensions(observed: xr.Dataset, *, draws: int, k: int, seed: int) -> xr.Dat
     }
     coords = {name: observed[name].values for name in ("template", "variant", "layer")}
     result = result.assign({name: (dims[1:], size) for name, size in sizes.items()})
-    return described(result.assign_coords(estimator=["two_nn", "mle"], **coords), UNITS)
+    return result.assign_coords(estimator=["two_nn", "mle"], **coords)
 
 
 def head_means(observed: xr.Dataset) -> xr.Dataset:
@@ -159,10 +140,7 @@ def head_means(observed: xr.Dataset) -> xr.Dataset:
             "attention_sink": observed.attention_sink.mean("head"),
         }
     )
-    units = {
-        "attention_normalised": ("1", "attention entropy over the logarithm of visible keys, mean over heads")
-    }
-    return described(found, UNITS | units)
+    return found
 
 
 def mean_over_prompts(values: xr.DataArray, **bootstrap) -> stats.Interval:

@@ -1,14 +1,11 @@
-"""The tuned lens: one affine translator a layer, trained so that the layer's lens predicts the final distribution.
+"""The tuned lens: one affine translator per layer, trained so that the layer's lens predicts the final distribution.
 
-A translator T maps the residual after its block to a residual that the final norm and the unembedding can read:
-T(h) = A h + b, started at the identity ("full", the form of the study), or T(h) = h + A h + b, started at zero
-("residual", that of Belrose et al.). The reference is always the raw last layer. The last layer's own translator starts
-at the optimum, where its gradient is exactly zero, and so stays there; it is never applied.
-
-This module knows nothing about texts or models: it takes residuals and a `lens.Unembedding`. It draws no random numbers:
-the same batches give the same lens.
-
-Belrose et al. (2023), "Eliciting latent predictions from transformers with the tuned lens".
+A translator T maps the residual after its block to one that the final norm and the unembedding can decode: T(h) = A h + b,
+initialised at the identity ("full", as in the study), or T(h) = h + A h + b, initialised at zero ("residual", as in Belrose
+et al. 2023, "Eliciting latent predictions from transformers with the tuned lens"). The reference is always the raw last
+layer. The last layer's own translator is never applied; its gradient is exactly zero from the start, so it does not change.
+This module knows nothing about texts or models: it takes residuals and an `Unembedding`. It draws no random numbers: the
+same batches give the same lens.
 """
 
 import hashlib
@@ -29,15 +26,15 @@ FORMS = ("full", "residual")
 
 
 class TunedLensError(RuntimeError):
-    """A tuned lens that cannot be trained, applied, read or written; the message is one sentence."""
+    """A tuned lens that cannot be trained, applied, loaded or written; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class TunedLens:
     """The translators of one model's layers.
 
-    weight: A of every layer, [layer, d, d]; bias: b, [layer, d]; both float32 and by the layer's block output.
-    form: "full" or "residual". digest: `unembedding_digest` of the model. metadata: where it comes from.
+    weight: A of every layer, [layer, d, d]; bias: b, [layer, d]; both float32. Entry ℓ applies to the output of block ℓ.
+    form: "full" or "residual". digest: `unembedding_digest` of the model. metadata: where the lens comes from.
     """
 
     weight: Tensor
@@ -48,7 +45,7 @@ class TunedLens:
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """Return the first 16 hex digits of the SHA-256 over shapes and values, the latter as float32 where they are floats."""
+    """Return the first 16 hex digits of the SHA-256 over the tensors' shapes and values (floats as float32)."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(str(tuple(tensor.shape)).encode())
@@ -58,9 +55,9 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
 
 
 def unembedding_digest(unembedding: Unembedding) -> str:
-    """Return what identifies the model to its lens: 16 hex digits over unembedding, final norm, ids and soft cap.
+    """Return a digest that ties a lens to its model: 16 hex digits over unembedding, final norm, token ids and soft cap.
 
-    A model loaded at another precision that holds its weights exactly has the same digest.
+    Loading the model at another precision that represents its weights exactly gives the same digest.
     """
     state = getattr(unembedding.norm, "state_dict", dict)()
     cap = torch.tensor([unembedding.softcap or 0.0])
@@ -72,10 +69,7 @@ def unembedding_digest(unembedding: Unembedding) -> str:
 def untrained(
     n_layers: int, unembedding: Unembedding, *, form: str = "full", metadata: dict | None = None
 ) -> TunedLens:
-    """Return the lens that changes nothing: exactly the raw lens, and where training starts.
-
-    TunedLensError names an unknown form.
-    """
+    """Return the lens at the start of training: T(h) = h, the raw lens exactly. TunedLensError names an unknown form."""
     if form not in FORMS:
         raise TunedLensError(f"Tuned lens form {form!r}: choose from {', '.join(FORMS)}.")
     width, device = unembedding.weight.shape[1], unembedding.weight.device
@@ -97,17 +91,17 @@ def _check(tuned, residuals):
 
 
 def _apply(tuned, layers, h):
-    """T(h) in float32 of one layer [token, d] or of several [layer, token, d]."""
+    """Return T(h) in float32 for one layer [token, d] or several [layer, token, d]."""
     translated = h @ tuned.weight[layers].mT + tuned.bias[layers][..., None, :]
     return translated if tuned.form == "full" else translated + h
 
 
 @torch.no_grad()
 def translate(tuned: TunedLens, residuals: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Return the translated residuals, [layer][token, d] in their own dtype, as `lens.lens_metrics` takes them.
+    """Return the translated residuals, [layer][token, d] in their own dtype, ready for `lens.lens_metrics`.
 
-    The last entry is the raw last residual: the reference of both lenses. The translators work in float32.
-    TunedLensError where the residuals have other layers or another width.
+    translate[ℓ] = T_ℓ(h_ℓ) for ℓ < L, in float32;  translate[L] = h_L, the raw last residual, the reference of both lenses
+    TunedLensError if the number of layers or the width of the residuals differs from the lens's.
     """
     _check(tuned, residuals)
     return [translate_layer(tuned, layer, h) for layer, h in enumerate(residuals)]
@@ -115,7 +109,7 @@ def translate(tuned: TunedLens, residuals: Tensor | Sequence[Tensor]) -> list[Te
 
 @torch.no_grad()
 def translate_layer(tuned: TunedLens, layer: int, residual: Tensor) -> Tensor:
-    """Return one layer's residual [token, d] translated, in its own dtype; the last layer's as it is."""
+    """Return `translate` of one layer's residual, [token, d], in its own dtype; the last layer's is unchanged."""
     h = residual.to(tuned.weight.device)
     return h if layer == len(tuned.bias) - 1 else _apply(tuned, layer, h.float()).to(h.dtype)
 
@@ -125,15 +119,16 @@ def metrics(
 ) -> dict[str, Tensor]:
     """Return `lens.lens_metrics` of the tuned lens, {metric: [layer, token]}, relative to the raw last layer.
 
-    options: those of `lens.lens_metrics`. At the last layer all metrics are those of the raw lens.
+    p_ℓ = softmax(lens_logits(T_ℓ(h_ℓ))) in the formulas of `lens.lens_metrics`, which takes the same options
+    At the last layer all metrics equal those of the raw lens.
     """
     return lens.lens_metrics(translate(tuned, residuals), unembedding, **options)
 
 
 def _moments(normed, weight, rows, columns):
-    """(log of the softmax's sum [row], mean unembedding row under the softmax [row, d]) of normed states [row, d].
+    """Return (log-sum-exp of the logits [row], mean unembedding row under their softmax [row, d]) of normed states [row, d].
 
-    One pass over tiles; what earlier tiles left is rescaled when a later one has the larger maximum.
+    One pass over tiles; earlier sums are rescaled when a later tile has a larger maximum.
     """
     top = torch.full((len(normed),), -torch.inf, device=normed.device)
     mass, mean = torch.zeros_like(top), torch.zeros_like(normed)
@@ -146,7 +141,7 @@ def _moments(normed, weight, rows, columns):
             torch.mm(normed[here], block.T, out=z)
             highest = torch.maximum(top[here], z.amax(-1))
             kept = (top[here] - highest).exp_()
-            # As in the lens: exp2 is the faster on a CPU, and denormals are slow.
+            # As in the lens: exp2 is faster than exp on a CPU, and denormals are slow.
             z.sub_(highest[:, None]).mul_(math.log2(math.e)).clamp_(min=-115.0).exp2_()
             mass[here] = mass[here] * kept + z.sum(-1)
             mean[here].mul_(kept[:, None]).addmm_(z, block)
@@ -165,9 +160,10 @@ def kl_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return KL(final ‖ layer) [layer] in nats and its gradients by weight and by bias, all summed over tokens.
 
-    With W the unembedding and u the final-normed translated state, dKL/du = Wᵀ softmax(W u) − Wᵀ softmax(W u_final):
-    two products a layer; those of the last layer serve all the others, whose loss and gradient are then exactly 0
-    there. `rows` tokens of all layers go together: memory is a few [layer, rows, d] and one tile of rows × columns.
+    kl_ℓ = Σ_token Σ_v p_L(v) (log p_L(v) − log p_ℓ(v)),  p_ℓ = softmax(W u_ℓ),  u_ℓ = norm(T_ℓ(h_ℓ)),  W the unembedding
+    ∂kl_ℓ/∂u_ℓ = Wᵀ p_ℓ − Wᵀ p_L
+    That takes two matrix products a layer. The last layer's are shared by all layers, so its own loss and gradient are
+    exactly 0. `rows` tokens of all layers go together: memory is a few [layer, rows, d] and one tile of rows × columns.
     TunedLensError for mismatched residuals and for soft-capped logits, whose gradient has another form.
     """
     _check(tuned, residuals)
@@ -195,7 +191,7 @@ def kl_gradients(
 
 
 def _clip(gradients, limit):
-    """Scale each layer's gradients in place so that their norm over all its parameters is at most `limit`."""
+    """Scale each layer's gradients in place to a norm of at most `limit` over all of that layer's parameters."""
     norm = sum(gradient.flatten(1).square().sum(1) for gradient in gradients).sqrt()
     scale = (limit / (norm + 1e-6)).clamp(max=1)
     for gradient in gradients:
@@ -203,18 +199,18 @@ def _clip(gradients, limit):
 
 
 def _cut(batches, tokens_per_step):
-    """Yield batches, each cut where a step is full: what is left begins the next."""
+    """Yield the batches, split where a step is full; the remainder starts the next step."""
     missing = tokens_per_step
     for batch in batches:
         while len(batch[0]):
             part, batch = [h[:missing] for h in batch], [h[missing:] for h in batch]
             missing = missing - len(part[0]) or tokens_per_step
             yield part
-        part = batch = None  # views that would keep it alive while the next one is made
+        part = batch = None  # these views would keep the old batch in memory while the next is made
 
 
 def _step(tuned, optimiser, batches, unembedding, tokens_per_step, clip, tiles):
-    """Take one step on the next batches; return the mean loss [layer] before it, and its tokens."""
+    """Take one optimiser step on the next batches; return the mean loss [layer] before it and its number of tokens."""
     tokens, sums = 0, None
     while tokens < tokens_per_step:
         if (batch := next(batches, None)) is None:
@@ -250,15 +246,16 @@ def train(
     columns: int | None = None,
     metadata: dict | None = None,
 ) -> tuple[TunedLens, xr.Dataset]:
-    """Return the lens of best validation loss, layer by layer, and the log of its training.
+    """Return the tuned lens with the lowest validation loss of each layer, and the log of its training.
 
-    batches: micro-batches of residuals, [layer][token, d] each, taken until a step has exactly `tokens_per_step`
-    tokens; what a batch has more begins the next step. The loss is their mean. validation: cached residuals
-    [layer][token, d], measured after step 1, every `validate_every` steps and the last. SGD with Nesterov momentum,
-    the rate falling linearly to 0 without warm-up, each layer's gradient clipped to norm `clip` (inf: not at all). The
-    study's learning_rate: 0.1·s, s = 0.25 for Gemma, 0.5 for Qwen and DeepSeek, else 1. Log: train_loss (step, layer)
-    and validation_loss (check, layer) in nats, chosen_step (layer), tokens (step); step and check count from 1. Memory
-    and refusals: see `kl_gradients`; TunedLensError also where batches end too soon or a loss is not finite.
+    loss_ℓ = mean over tokens of KL(p_L ‖ p_ℓ), see `kl_gradients`
+    batches: micro-batches of residuals, [layer][token, d] each. A step takes exactly `tokens_per_step` tokens; the rest of
+    a batch starts the next step. validation: cached residuals [layer][token, d], measured after step 1, every
+    `validate_every` steps and after the last. SGD with Nesterov momentum; the rate falls linearly to 0 without warm-up;
+    each layer's gradient is clipped to norm `clip` (inf: no clipping). The study's learning_rate is 0.1·s, s = 0.25 for
+    Gemma, 0.5 for Qwen and DeepSeek, else 1. Log: train_loss (step, layer) and validation_loss (check, layer) in nats,
+    chosen_step (layer), tokens (step); step and check count from 1. Memory and errors as in `kl_gradients`; TunedLensError
+    also if the batches end too soon or a loss is not finite.
     """
     tuned = untrained(len(validation), unembedding, form=form, metadata=metadata)
     parameters, tiles = [tuned.weight, tuned.bias], {"rows": rows, "columns": columns}
@@ -274,7 +271,7 @@ def train(
 
 
 def _validate(tuned, best, checks, validation, unembedding, tiles):
-    """Return the mean loss [layer] on the validation residuals; layers below all earlier `checks` go to `best`."""
+    """Return the mean loss [layer] on the validation residuals; layers better than in all earlier `checks` go to `best`."""
     kl = metrics(validation, unembedding, tuned, metrics=("kl_final_layer",), **tiles)["kl_final_layer"]
     kl = _finite(kl.double().mean(1)).cpu().numpy()
     better = torch.as_tensor(kl < np.min([np.full_like(kl, np.inf), *checks.values()], axis=0))

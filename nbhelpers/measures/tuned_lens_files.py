@@ -1,6 +1,6 @@
-"""Tuned lenses in files: a safetensors format tied to its model, and the format of the `tuned-lens` library.
+"""Save and load tuned lenses: a safetensors format tied to one model, and the format of the `tuned-lens` library.
 
-A lens that belongs to another model is refused, by the digest of the unembedding that it was trained for.
+A file stores the digest of the unembedding that the lens was trained for; a lens of another model is refused.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ LIBRARY_TYPE = "linear_tuned_lens"
 
 
 def save(tuned: TunedLens, path: Path | str) -> Path:
-    """Return `path` once the lens is there, whole: a safetensors file with its form, digest and metadata.
+    """Return `path` once the lens is written, a safetensors file with its form, digest and metadata (JSON).
 
-    `store.ResultError` where it cannot be written; an earlier file is then as it was. metadata must be JSON.
+    `store.ResultError` if it cannot be written; an earlier file then stays unchanged.
     """
     tensors = {"weight": tuned.weight.cpu().contiguous(), "bias": tuned.bias.cpu().contiguous()}
     header = {"format": FORMAT, "form": tuned.form, "unembedding": tuned.digest, "content": fingerprint(tensors.values()),
@@ -45,7 +45,7 @@ def save(tuned: TunedLens, path: Path | str) -> Path:
 def load(path: Path | str, unembedding: Unembedding) -> TunedLens:
     """Return a lens that `save` wrote, on the device of the unembedding.
 
-    TunedLensError names a file that is missing, damaged, foreign or of another model, and what to do.
+    TunedLensError names a file that is missing, damaged, not a tuned lens or of another model, and the remedy.
     """
     path = Path(path)
     try:
@@ -72,9 +72,9 @@ def load(path: Path | str, unembedding: Unembedding) -> TunedLens:
 
 
 def library_hash(head_weight: Tensor) -> str:
-    """Return the hash by which the `tuned-lens` library knows a model's whole unembedding matrix [row, d].
+    """Return the `tuned-lens` library's hash of a model's whole unembedding matrix [row, d].
 
-    It sees what NumPy prints of the float32 matrix to one decimal: the corners.
+    library_hash = SHA-256 of NumPy's printout of the float32 matrix to one decimal, which shows only the corners
     """
     with np.printoptions(threshold=1000, edgeitems=3, linewidth=75, floatmode="maxprec", suppress=False):
         text = np.array_str(head_weight.detach().cpu().float().numpy(), precision=1)
@@ -84,13 +84,13 @@ def library_hash(head_weight: Tensor) -> str:
 def read_library(
     folder: Path | str, unembedding: Unembedding, *, head_weight: Tensor | None = None
 ) -> TunedLens:
-    """Return a lens in the format of the `tuned-lens` library 0.2: config.json and params.pt, residual form.
+    """Return a lens stored in the format of the `tuned-lens` library 0.2: config.json and params.pt, residual form.
 
-    The library counts translators by the hidden state that they read: i = 0 reads the embedding, i the output of
-    block i − 1, and none that of the last block. Ours count by block output: layer l takes the library's l + 1, the
-    embedding's is left out, and the last layer's is the identity. head_weight: the model's whole unembedding [row, d],
-    where `unembedding` leaves rows out; the library's hash, if there is one, must be its. TunedLensError names what
-    is missing, damaged, of another kind or of another model.
+    In the library, translator 0 takes the embedding, translator i the output of block i − 1; the last block has
+    none. Here translator ℓ takes the output of block ℓ: it is the library's ℓ + 1. The library's translator 0 is dropped,
+    and the last layer's is the identity. head_weight: the model's whole unembedding [row, d], needed if `unembedding`
+    leaves rows out; it must match the library's hash, if there is one. TunedLensError names what is missing, damaged, of
+    another kind or of another model.
     """
     folder, width = Path(folder), unembedding.weight.shape[1]
     config = _library_config(folder / "config.json", width)
@@ -146,10 +146,10 @@ def write_library(
     revision: str | None = None,
     head_weight: Tensor | None = None,
 ) -> Path:
-    """Return `folder` once it holds the lens as the `tuned-lens` library 0.2 reads it; `read_library` has the mapping.
+    """Return `folder` once it holds the lens in the format of the `tuned-lens` library 0.2; layers as in `read_library`.
 
-    The embedding's translator is written as the identity; the last layer's, which the library has no place for and
-    no lens applies, is not. head_weight: the model's whole unembedding [row, d], for the library's hash of it.
+    The embedding's translator is written as the identity. The last layer's is not written: no lens applies it, and the
+    library has no place for it. head_weight: the model's whole unembedding [row, d], for the library's hash.
     """
     layers, width = tuned.bias.shape
     weight = tuned.weight.cpu() - (torch.eye(width) if tuned.form == "full" else 0)

@@ -1,10 +1,8 @@
-"""What an MLP update does to the prediction after its layer, in closed form: no backward pass.
+"""How an MLP update changes the prediction after its layer, to first order and in closed form (no backward pass).
 
-Signs, in words. `support_teacher` is positive where the update raises the logit of the teacher's token. `anti_top1` is
-positive where it lowers the logit of the token that leads after the layer. `anti_kl` is positive where it carries the
-layer's prediction away from the model's own final one.
-
-This module takes states, updates and an unembedding; it knows nothing of grafts or of datasets.
+`support_teacher` is positive where the update raises the logit of the teacher's token, `anti_top1` where it lowers the
+logit of the layer's top-1 token, `anti_kl` where it moves the layer's prediction away from the model's own final one.
+This module takes residuals, updates and an unembedding; it knows nothing of grafts or of datasets.
 """
 
 from collections.abc import Sequence
@@ -18,15 +16,18 @@ from nbhelpers.models.unembedding import Unembedding
 
 
 def weighted_rows(weights: Tensor, rows: Tensor) -> Tensor:
-    """Return the sums [token, d], float32, of unembedding rows [row, d] with weights [token, row]."""
+    """Return weighted sums of unembedding rows [row, d], float32 [token, d].
+
+    weighted_rows[t] = Σ_r weights[t, r] rows[r]
+    """
     return sum(part @ block.float() for part, block in zip(weights.split(32768, -1), rows.split(32768)))
 
 
 def norm_pullback(norm, h: Tensor, a: Tensor) -> Tensor:
-    """Return Jᵀa [token, d] for the Jacobian J of an RMS norm at h [token, d], float32, without a backward pass.
+    """Return Jᵀa for the Jacobian J of an RMS norm at h [token, d], float32 [token, d], without a backward pass.
 
-    With gain g and r = √(mean h² + ε): Jᵀa = (g∘a)/r − h ⟨h, g∘a⟩ / (d r³). The gain is read off the norm itself, so
-    Gemma's 1 + weight needs no case. ValueError for a norm that is not of this kind.
+    Jᵀa = (g∘a)/r − h ⟨h, g∘a⟩ / (d r³),  g the gain,  r = √(mean h² + ε)
+    The gain comes from the norm's own output, so Gemma's 1 + weight needs no special case. ValueError if it is no RMS norm.
     """
     h, eps = h.float(), getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) or 0.0
     gain = norm(torch.ones_like(h[:1])).float() * (1 + eps) ** 0.5
@@ -48,17 +49,16 @@ def projections(
     layers: Sequence[int],
     cells: int = 1 << 23,
 ) -> dict[str, Tensor]:
-    """Return what updates do to the prediction after their layer: {name: [axis, layer, token]}, axes as in `AXES`.
+    """Return each MLP update's first-order effect on the prediction after its layer, {name: [axis, layer, token]}.
 
-    `effect`, u·g: the first-order change of the axis, in logits (teacher, top-1) or nats (KL(final ‖ layer)).
-    `projection`, u·g/‖g‖: the update's length along it, in units of the residual. `cosine`: that over ‖u‖. Zero where
-    the gradient is, as for `anti_kl` at the last layer.
-
-    residual, update: [layer][token, d] of all layers, the state after each block and what its MLP added to it. rows: the
-    unembedding row of the teacher's token, [token] (`matched_lens.target_rows`). layers: those to read. The axes are
-    gradients, at the state after the layer, of the teacher's logit; of minus the leading logit; and of KL(final ‖
-    layer), which is JᵀWᵀ(p_layer − p_final) with W the unembedding and J of the final norm. The study took three backward
-    passes a layer; and, for Gemma and OLMo, the MLP's output before the norm that follows it. cells: logits held at once.
+    effect = u·g, in logits (teacher, top-1) or nats (KL);  projection = u·g / ‖g‖, in units of the residual
+    cosine = u·g / (‖g‖ ‖u‖), with u the update and g the gradient of the axis at the residual h_ℓ after the layer:
+    g = Jᵀ W[teacher's token],  −Jᵀ W[top-1 token of the layer],  JᵀWᵀ(p_ℓ − p_L), the gradient of KL(p_L ‖ p_ℓ)
+    W is the unembedding, J the Jacobian of the final norm at h_ℓ; axes in the order of `graft_shifts.AXES`. All three are 0
+    where g is, as for `anti_kl` at the last layer. residual, update: [layer][token, d] of all layers, the output of each
+    block and what its MLP added to the stream. rows: the unembedding row of the teacher's token, [token]
+    (`lens_conditions.target_rows`). layers: those to measure. cells: logits held at once. ValueError with a soft cap. The
+    study used three backward passes a layer and, for Gemma and OLMo, the MLP's output before the norm that follows it.
     """
     if unembedding.softcap:
         raise ValueError("The projections' closed form holds without a soft cap of the logits only.")
@@ -80,10 +80,10 @@ def projections(
 
 
 def _pushed(h, u, p_final, unembedding, targets, last):
-    """{name: [axis, token]} of updates u [token, d] at states h [token, d] of one layer; the last has no KL to leave."""
+    """Return {name: [axis, token]} of updates u [token, d] at residuals h [token, d]; the last layer's KL gradient is 0."""
     z, weight = lens.lens_logits(h, unembedding), unembedding.weight
     best = z.argmax(-1)
-    # The difference of probabilities first: that of two mean rows would lose its digits where they agree.
+    # Subtract the probabilities first: the difference of two nearly equal mean rows would lose its digits.
     away = torch.zeros_like(z) if last else z.softmax(-1) - p_final
     pushes = weight[targets].float(), -weight[best].float(), weighted_rows(away, weight)
     gradients = torch.stack([norm_pullback(unembedding.norm, h, push) for push in pushes])
@@ -91,7 +91,7 @@ def _pushed(h, u, p_final, unembedding, targets, last):
 
 
 def _along(u, gradients):
-    """effect, projection and cosine [axis, token] of updates [token, d] with gradients [axis, token, d]."""
+    """Return effect, projection and cosine [axis, token] of updates [token, d] with gradients [axis, token, d]."""
     effect = (u * gradients).sum(-1)
     length, size = gradients.norm(dim=-1), u.norm(dim=-1)
     projection = torch.where(length > 0, effect / length, 0.0)

@@ -1,8 +1,8 @@
-"""Where tuning moved the parameters: the size of W_IT − W_PT by kind of module and layer, read from safetensors files.
+"""Size of the weight change W_IT − W_PT by kind of module and layer, read from safetensors files.
 
-No model is built and no checkpoint is in memory: a pair of tensors is read some rows at a time, in float32 whatever the
-files hold. What a tensor is follows from the exact name of its module, never from a part of the name: a layer norm named
-post_attention_layernorm is a norm, gate_proj is no router. The vision tower and projector are left out.
+No model is built and no checkpoint is loaded whole: a pair of tensors is read a few rows at a time, in float32 whatever the
+dtype of the files. A tensor's kind follows from the full name of its module, never a part of it: post_attention_layernorm
+is a norm, gate_proj is no router. The vision tower and projector are left out.
 """
 
 import json
@@ -24,7 +24,7 @@ from nbhelpers.core.params import Checkpoint, ParameterError, require
 
 GROUPS = ("attention", "mlp", "routed", "shared", "router", "norm")
 OUTSIDE = ("embedding", "final_norm", "unembedding")
-# The names of modules inside a layer, whole, without ".weight" or ".bias". Dense and shared and routed MLPs are all "mlp".
+# Full names of modules inside a layer, without ".weight" or ".bias". Dense, shared and routed MLPs are all "mlp".
 _MODULES = {
     "attention": r"self_attn\.([qkvo]|q_a|q_b|kv_b)_proj|self_attn\.kv_a_proj_with_mqa",
     "dense": r"mlp\.(gate|up|down)_proj",
@@ -35,10 +35,10 @@ _MODULES = {
     r"|self_attn\.([qk]_norm|q_a_layernorm|kv_a_layernorm)",
 }
 _OUTSIDE = {"embed_tokens": "embedding", "norm": "final_norm", "lm_head": "unembedding"}
-# The paths under which checkpoints keep the text stack: multimodal ones have had two orders of the first.
+# Prefixes of the text stack in checkpoints; multimodal ones have used two orders of the first.
 _STACK = re.compile(r"(language_model\.model|model\.language_model|language_model|model)\.")
 _NOT_TEXT = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
-# A table of frequencies that old checkpoints hold beside the parameters.
+# A table of frequencies that old checkpoints store with the parameters.
 _NOT_LEARNT = re.compile(r".*\.rotary_emb\.inv_freq")
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _FILES = ("model*.safetensors", "model.safetensors.index.json")
@@ -46,7 +46,7 @@ _CHUNK = 1 << 22
 
 
 class Change(NamedTuple):
-    """One tensor's change: its name in the text stack, layer (None outside) and kind, and its sums of squares.
+    """One tensor's weight change: its name in the text stack, layer (None outside), kind, and sums of squares.
 
     `kind` is one of attention, dense, routed, shared, router, norm, embedding, final_norm and unembedding. `delta` is
     Σ (W_IT − W_PT)² and `before` Σ W_PT², over `n` parameters.
@@ -61,10 +61,10 @@ class Change(NamedTuple):
 
 
 def checkpoint_folder(checkpoint: Checkpoint, model: str) -> Path:
-    """Return the folder that holds a checkpoint's safetensors files, fetched from the hub where they lie there.
+    """Return the folder with a checkpoint's safetensors files, downloaded first if the checkpoint is on the hub.
 
-    Only `model*.safetensors` and the index are fetched, at the pinned revision; files in the cache are not fetched
-    again. ParameterError, which names `model`, if a local folder is missing.
+    Only `model*.safetensors` and the index are downloaded, at the pinned revision, and only if not in the cache.
+    ParameterError, which names `model`, if a local folder is missing.
     """
     if require(checkpoint, model).folder:
         return checkpoint.folder
@@ -72,9 +72,9 @@ def checkpoint_folder(checkpoint: Checkpoint, model: str) -> Path:
 
 
 def text_name(stored: str) -> str | None:
-    """Return a stored tensor's name from the text stack on, e.g. "layers.3.mlp.up_proj.weight"; None if it is no part.
+    """Return a stored tensor's name within the text stack, e.g. "layers.3.mlp.up_proj.weight"; None if it is not in it.
 
-    "language_model.model.", "model.language_model." and "model." come off; vision tower and projector give None.
+    Prefixes ("language_model.model.", "model.language_model.", "model.") are removed; vision tower and projector give None.
     """
     if _NOT_TEXT.match(stored) or _NOT_LEARNT.fullmatch(stored):
         return None
@@ -82,10 +82,7 @@ def text_name(stored: str) -> str | None:
 
 
 def kind_of(name: str) -> tuple[int | None, str]:
-    """Return the layer (None outside the layers) and the kind of a tensor by its `text_name`.
-
-    Kinds as in `Change`. ParameterError names a tensor of no known module.
-    """
+    """Return layer (None outside the layers) and kind (see `Change`) by `text_name`; ParameterError if it is unknown."""
     module = name.removesuffix(".weight").removesuffix(".bias").removesuffix(".e_score_correction_bias")
     if module in _OUTSIDE:
         return None, _OUTSIDE[module]
@@ -99,7 +96,7 @@ def kind_of(name: str) -> tuple[int | None, str]:
 def stored_tensors(folder: Path) -> dict[str, tuple[Path, str]]:
     """Return the file and stored name of every tensor of the text stack, by `text_name`.
 
-    Takes `model.safetensors.index.json` with its shards, or else `model.safetensors`. ParameterError if neither is there.
+    Reads `model.safetensors.index.json` with its shards, or else `model.safetensors`. ParameterError if both are missing.
     """
     folder = Path(folder)
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
@@ -118,10 +115,10 @@ def stored_tensors(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 def tensor_changes(pt_folder: Path, it_folder: Path) -> Iterator[Change]:
-    """Yield the change of every tensor of the text stack, one after another, sorted by file.
+    """Yield the `Change` of every tensor of the text stack, one after another, sorted by file.
 
-    A head that only one side stores is compared with the other side's embedding, to which it is tied there. Raises
-    ParameterError that names the first tensor that is missing on one side or has another shape.
+    If only one checkpoint stores an unembedding, it is compared with the other's embedding, which is tied there.
+    ParameterError names the first tensor that one checkpoint lacks or that has another shape.
     """
     pt, it = stored_tensors(pt_folder), stored_tensors(it_folder)
     for side in (pt, it):
@@ -139,14 +136,14 @@ def tensor_changes(pt_folder: Path, it_folder: Path) -> Iterator[Change]:
 
 
 def _slice(files: dict, stack: ExitStack, path: Path, stored: str):
-    """Return a tensor of a file, unread; the file stays open for the next one."""
+    """Return a handle to a tensor of a file, not yet read; the file stays open for the next tensor."""
     if path not in files:
         files[path] = stack.enter_context(safe_open(path, "pt"))
     return files[path].get_slice(stored)
 
 
 def _squares(name: str, pt, it) -> tuple[float, float, int]:
-    """Return Σ (W_IT − W_PT)², Σ W_PT² and the number of parameters of one tensor, read some rows at a time."""
+    """Return Σ (W_IT − W_PT)², Σ W_PT² and the number of parameters of one tensor, read a few rows at a time."""
     shape = pt.get_shape()
     if shape != it.get_shape():
         raise ParameterError(f"{name} is {shape} in PT and {it.get_shape()} in IT, so they are no pair.")
@@ -156,24 +153,23 @@ def _squares(name: str, pt, it) -> tuple[float, float, int]:
     for start in range(0, shape[0], rows):
         a, b = (tensor[start : start + rows].float() for tensor in (pt, it))
         before += a.square().sum(dtype=torch.float64).item()
-        # What was read may be the mapped file itself, so nothing is changed in place.
+        # A slice may be the memory-mapped file itself, so a and b are not changed in place.
         delta += (b - a).square_().sum(dtype=torch.float64).item()
     return delta, before, n
 
 
 def weight_change(pt_folder: Path, it_folder: Path) -> xr.Dataset:
-    """Return how far tuning moved each group of parameters, dims (group, layer), and those outside layers (outside).
+    """Return the weight change of each group of parameters (group, layer) and of those outside the layers (outside).
 
-    `rms` = √(Σ ‖W_IT − W_PT‖² / Σ numel), the study's measure; `relative` = √(Σ ‖W_IT − W_PT‖² / Σ ‖W_PT‖²), which
-    compares across families; `n_parameters`, all over the tensors of a group; with `outside_` before them for the
-    embedding, final norm and unembedding. NaN and 0 where a layer has no such group.
-
-    Groups: "attention" (projections, MLA's too), "mlp" (dense, shared and routed), of it "routed" and "shared" apart,
-    "router", "norm" (layer, query, key and latent norms). A tied unembedding that neither side stores counts once, as
-    the embedding. Gemma stores a norm's gain less one, so its relative norm change does not compare with the others.
-    Raises ParameterError as `tensor_changes` does.
-
-    Folders: `checkpoint_folder`. The study's L3; it sorted by parts of names, which put norms into attention.
+    rms = √(Σ ‖W_IT − W_PT‖² / Σ numel), the study's measure
+    relative = √(Σ ‖W_IT − W_PT‖² / Σ ‖W_PT‖²), which can be compared across families
+    n_parameters = Σ numel; sums over the tensors of a group
+    The variables of embedding, final norm and unembedding have the prefix `outside_`. NaN and 0 where a layer has no such
+    group. Groups: "attention" (projections, MLA's too), "mlp" (dense, shared and routed), "routed" and "shared" also on
+    their own, "router", "norm" (layer, query, key and latent norms). A tied unembedding that neither checkpoint stores
+    counts once, as the embedding. Gemma stores a norm's gain minus one, so its relative norm change is not comparable.
+    Folders: `checkpoint_folder`. ParameterError as in `tensor_changes`. The study's L3 is this measure, but with names
+    matched by their parts, which counted norms as attention.
     """
     changes = list(tensor_changes(pt_folder, it_folder))
     n_layers = 1 + max(change.layer for change in changes if change.layer is not None)
@@ -190,7 +186,7 @@ def weight_change(pt_folder: Path, it_folder: Path) -> xr.Dataset:
 
 
 def _groups(kind: str) -> tuple[str, ...]:
-    """Return the groups of `weight_change` that a kind inside a layer counts to; none for one outside."""
+    """Return the groups of `weight_change` that a kind belongs to; none for a kind outside the layers."""
     if kind in OUTSIDE:
         return ()
     return {"dense": ("mlp",), "routed": ("mlp", "routed"), "shared": ("mlp", "shared")}.get(kind, (kind,))

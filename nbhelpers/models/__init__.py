@@ -1,1 +1,1 @@
-"""A pair of models and what goes into it and comes out of it: texts, tokens, generation, one forward, edits."""
+"""Pairs of models: loading, texts and tokens, generation, the forward pass with its residual stream, edits."""

@@ -1,8 +1,8 @@
-"""Hybrids of a pair: which MLPs are replaced by what, in which host, under which prompt.
+"""Conditions: which MLPs of a host model are replaced, by what, under which prompt.
 
-A `Condition` is a recipe and a name; `condition_edits` makes it real for one pair. The eight conditions of experiment 14,
-the template branch of experiment 11, controls and sliding windows are lists of them, to be joined with
-`dict.fromkeys`, which drops repeats. This module runs nothing.
+A `Condition` describes a hybrid of a pair; `condition_edits` returns the edits that make it. The eight conditions of
+experiment 14, the template branch of experiment 11, controls and sliding windows are lists of conditions. Join lists with
+`dict.fromkeys`, which drops repeats. This module runs no model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from nbhelpers.models.edits import Edit, InterventionError, graft, scramble
 
 CONTROLS = ("graft", "block", "self", "permuted", "scrambled")
 OTHER = {"pt": "it", "it": "pt"}
-# The unmodified model on its own history: whose layers every condition is compared with.
+# The teacher: the unmodified model on its own history. Every condition's layers are compared with the teacher's.
 TEACHER = {"it": "C", "pt": "A'"}
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A host that reads a prompt and the teacher's tokens with the MLPs of some layers replaced.
+    """A host model that is given a prompt and the teacher's tokens, with the MLPs of some layers replaced.
 
-    host: "pt" or "it". prompt_format: "raw" (the text that PT reads natively) or "chat" (IT's turn). baseline: the condition
-    of the same host and prompt with nothing replaced. window: the name of `layers`. control: what takes the MLPs' place,
-    see `condition_edits`.
+    host: "pt" or "it". prompt_format: "raw" (PT's plain text) or "chat" (IT's chat turn). baseline: name of the condition
+    with the same host and prompt and no replaced MLP. window: name of `layers`. control: what replaces the MLPs, see
+    `condition_edits`.
     """
 
     name: str
@@ -43,9 +43,9 @@ TEMPLATE = Condition("A'_tmpl", "pt", "chat", "A'_tmpl")
 
 
 def swaps(windows: Mapping[str, Sequence[int]], control: str = "graft") -> list[Condition]:
-    """Return B_<window> for every window, IT's MLPs in PT, then D_<window>, PT's in IT.
+    """Return the conditions B_<window> (IT's MLPs in PT) of all windows, then D_<window> (PT's MLPs in IT).
 
-    A control's name is appended to the condition's, as in "B_late_permuted".
+    The name of a control is appended, as in "B_late_permuted".
     """
     mark = "" if control == "graft" else f"_{control}"
     return [
@@ -61,25 +61,22 @@ def symmetric_conditions(n_layers: int) -> list[Condition]:
 
 
 def study_conditions(n_layers: int) -> list[Condition]:
-    """Return the eight of `symmetric_conditions` with the template branch: A'_tmpl, and B2, its late graft.
+    """Return the eight `symmetric_conditions` and the template branch: A'_tmpl, and B2, its late graft.
 
-    In B2 and A'_tmpl, PT reads the chat prompt, so that they match the teacher in every token.
+    In A'_tmpl and B2, PT is given the chat prompt, so that its whole input equals the IT teacher's.
     """
     late = tuple(depths.windows(n_layers)["late"])
     return [*symmetric_conditions(n_layers), TEMPLATE, Condition("B2", "pt", "chat", "A'_tmpl", "late", late)]
 
 
 def control_conditions(n_layers: int, windows: Sequence[str] = ("late",)) -> list[Condition]:
-    """Return C, A' and, for the named windows, the graft and each of its controls in both hosts."""
+    """Return C, A' and, for each named window, the graft and its controls in both hosts."""
     chosen = {name: depths.windows(n_layers)[name] for name in windows}
     return [*BASELINES, *(condition for control in CONTROLS for condition in swaps(chosen, control))]
 
 
 def sliding_windows(n_layers: int, width: int, step: int = 1) -> dict[str, range]:
-    """Return windows of one width over all depths, {"3-6": range(3, 7)}, `step` layers apart.
-
-    InterventionError for a width that the model has not.
-    """
+    """Return all windows of one width, `step` layers apart, as in {"3-6": range(3, 7)}; InterventionError if none fits."""
     if not 1 <= width <= n_layers:
         raise InterventionError(f"A window of {width} layers does not fit: this model has {n_layers}.")
     starts = range(0, n_layers - width + 1, step)
@@ -87,7 +84,7 @@ def sliding_windows(n_layers: int, width: int, step: int = 1) -> dict[str, range
 
 
 def window_widths(n_layers: int, widths: Sequence[int]) -> dict[str, range]:
-    """Return early, mid and late windows of every width, {"late_3": range(L − 3, L)}; see `depths.windows`."""
+    """Return early, mid and late windows of every width, as in {"late_3": range(L − 3, L)}; see `depths.windows`."""
     found = {}
     for width in widths:
         middle = (n_layers - width) // 2
@@ -97,7 +94,7 @@ def window_widths(n_layers: int, widths: Sequence[int]) -> dict[str, range]:
 
 
 def shuffled(layers: Sequence[int], seed: int) -> list[int]:
-    """Return the layers in a random order that leaves none in its place (one random cycle)."""
+    """Return the layers in a random order in which none keeps its place (one random cycle); two layers at least."""
     if len(layers) < 2:
         raise InterventionError(
             f"Layers {list(layers)} cannot be permuted: a permuted donor needs two or more."
@@ -108,12 +105,12 @@ def shuffled(layers: Sequence[int], seed: int) -> list[int]:
 
 
 def condition_edits(condition: Condition, pair: Pair, seed: int = 0) -> list[Edit]:
-    """Return the edits that make a condition of its host.
+    """Return the edits that turn a condition's host into the condition.
 
-    Its control says what takes the MLPs' place. "graft": the other model's MLPs, the host's norms kept. "block": its
-    norms too. "self": the host's own, which must change nothing. "permuted": the other model's in a random order of the
-    same layers. "scrambled": a change of the same norm in no direction of use (`interventions.scramble`). seed: of the
-    two random ones. InterventionError for another control.
+    The control says what replaces the MLPs. "graft": the other model's MLPs, with the host's norms. "block": the other
+    model's MLPs and norms. "self": the host's own MLPs, which must change nothing. "permuted": the other model's MLPs of the
+    same layers in random order. "scrambled": a change of the same norm in a random direction (`edits.scramble`). seed: for
+    the two random controls. InterventionError for an unknown control.
     """
     host, donor = getattr(pair, condition.host), getattr(pair, OTHER[condition.host])
     layers = condition.layers

@@ -1,6 +1,6 @@
-"""Running text and prompts from a file or from a data set of the Hugging Face hub, read lazily.
+"""Running text and prompts from a JSON Lines file or a data set of the Hugging Face hub, read lazily.
 
-Knows nothing of models: what is read is text. The hub is only asked where a profile names one of its data sets.
+This module knows nothing of models. It contacts the hub only if a profile names one of its data sets.
 """
 
 import json
@@ -11,9 +11,9 @@ from nbhelpers.core.schemas import Texts
 
 
 def records(source: Texts, *, key: str = "corpus") -> Iterator[dict]:
-    """Yield the records of a JSON Lines file or of a hub data set, in order; ParameterError where they cannot be read.
+    """Yield the records of a JSON Lines file or of a hub data set, in order; ParameterError if they cannot be read.
 
-    key: what the profile calls the source.
+    key: the name of the source in the profile, for the message.
     """
     if source.hub:
         yield from _hub_records(source)
@@ -30,7 +30,7 @@ def records(source: Texts, *, key: str = "corpus") -> Iterator[dict]:
 
 
 def _hub_records(source: Texts) -> Iterator[dict]:
-    """Yield the records of a hub data set as a stream, without downloading the whole."""
+    """Yield the records of a hub data set as a stream, without downloading all of it."""
     import datasets
 
     try:
@@ -46,7 +46,7 @@ def _hub_records(source: Texts) -> Iterator[dict]:
 
 
 def value(record: dict, field: str, where: str):
-    """Return what a record holds in a field; ParameterError, with `where`, names the fields that it has."""
+    """Return the value of a record's field; ParameterError, which begins with `where`, lists the fields that exist."""
     fields = record if isinstance(record, dict) else {}
     if field not in fields:
         known = ", ".join(fields) or "none"
@@ -55,7 +55,7 @@ def value(record: dict, field: str, where: str):
 
 
 def text(record: dict, field: str, where: str) -> str:
-    """Return the text that a record holds in a field; ParameterError where it is none."""
+    """Return the text in a record's field; ParameterError if the value is not text."""
     found = value(record, field, where)
     if not isinstance(found, str):
         kind = type(found).__name__
@@ -64,7 +64,7 @@ def text(record: dict, field: str, where: str) -> str:
 
 
 def texts(source: Texts, *, fewest_characters: int = 50) -> Iterator[str]:
-    """Yield the texts of a source that are at least so many characters long, as in the study."""
+    """Yield the texts of a source that have at least `fewest_characters` characters, as in the study."""
     for number, record in enumerate(records(source), 1):
         found = text(record, source.field, f"{source.path or source.hub}, record {number},")
         if len(found) >= fewest_characters:

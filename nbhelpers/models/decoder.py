@@ -1,7 +1,7 @@
-"""One view of six decoder architectures: layers, norms, updates, unembedding, tokenizer, stop ids.
+"""One interface to six decoder architectures: layers, norms, updates, unembedding, tokenizer, stop ids.
 
-A `Decoder` wraps a `transformers` model in nnsight and finds its parts by asking the model, not by its name. The only
-table is `STREAM`: where each kind of block adds its attention and MLP updates to the residual stream.
+A `Decoder` wraps a `transformers` model in nnsight and finds its parts from the modules, not from the model's name. The
+only table is `STREAM`: where each kind of block adds its attention and MLP updates to the residual stream.
 """
 
 import operator
@@ -17,8 +17,8 @@ from nbhelpers.core.params import ModelParams, ParameterError, model_params, req
 from nbhelpers.models.tokens import check_same_tokenizer, real_token_mask, stop_ids
 from nbhelpers.models.unembedding import Unembedding
 
-# For each block layout, the (submodule, side) that holds a tensor of the stream. "pre": norms read the stream
-# (Llama, Mistral, Qwen 3, DeepSeek-V2); "sandwich": a norm on both sides (Gemma 3); "post": a norm only after (OLMo 2).
+# For each block layout, the (submodule, side) at which a tensor of the residual stream is found. "pre": norms before the
+# modules (Llama, Mistral, Qwen 3, DeepSeek-V2); "sandwich": before and after (Gemma 3); "post": only after (OLMo 2).
 STREAM = {
     "pre": {
         "attention_update": ("self_attn", "output"),
@@ -49,9 +49,9 @@ def block_layout(block) -> str:
 
 
 def stream_tensor(block, name: str):
-    """Return a tensor of the residual stream inside a trace: a name of `STREAM`, [batch, token, d].
+    """Return the tensor of the residual stream that has this name in `STREAM`, [batch, token, d], inside a trace.
 
-    Read them in forward order: attention_update, residual_mid, mlp_output, mlp_update, then the block's own output.
+    Take them in forward order: attention_update, residual_mid, mlp_output, mlp_update, then the block's own output.
     """
     submodule, side = STREAM[block_layout(block)][name]
     value = getattr(getattr(block, submodule), side)
@@ -60,7 +60,7 @@ def stream_tensor(block, name: str):
 
 @dataclass(frozen=True)
 class Decoder:
-    """A causal language model under nnsight, with its parts found and its tokenizer beside it."""
+    """A causal language model in nnsight, with its tokenizer and access to its parts."""
 
     key: str
     variant: str
@@ -75,7 +75,7 @@ class Decoder:
 
     @property
     def config(self):
-        """The text configuration (of the language part, in a multimodal wrapper)."""
+        """The text configuration (that of the language model, if the model is multimodal)."""
         return self.module.config.get_text_config()
 
     @cached_property
@@ -117,7 +117,7 @@ class Decoder:
 
     @cached_property
     def unembedding(self) -> Unembedding:
-        """The final norm and the real rows of the unembedding matrix, as the lens takes them."""
+        """The final norm and the real rows of the unembedding matrix, as input of the lens."""
         stack = operator.attrgetter(self.stack_path)(self.module)
         weight = self.module.get_output_embeddings().weight.detach()
         rows = torch.as_tensor(self.real_tokens.nonzero()[0], device=weight.device)
@@ -128,7 +128,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Pair:
-    """A pretrained model and the instruction-tuned model made from it; they share tokenizer and shape."""
+    """A pretrained model and the model instruction-tuned from it; both have the same tokenizer and shape."""
 
     key: str
     params: ModelParams
@@ -160,14 +160,14 @@ def wrap(
 ) -> Decoder:
     """Return a `Decoder` over a loaded `transformers` model (in evaluation mode, gradients off)."""
     model.eval().requires_grad_(False)
-    # Left to itself the wrapper would move an undispatched model to the first accelerator.
+    # Without a device, the wrapper would move an undispatched model to the first accelerator.
     place = {} if hasattr(model, "hf_device_map") else {"device": model.device}
     lm = TransformersModel(model, tokenizer=tokenizer, task="text-generation", **place)
     return Decoder(key, variant, lm, tokenizer, dict(template_options or {}))
 
 
 def load_tokenizer(source: str, revision: str | None = None):
-    """Return a checkpoint's tokenizer, padding on the left, with a pad token."""
+    """Return a checkpoint's tokenizer, with padding on the left and a pad token."""
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -176,9 +176,9 @@ def load_tokenizer(source: str, revision: str | None = None):
 
 
 def load_decoder(params: ModelParams, variant: str) -> Decoder:
-    """Return one variant of a pair, loaded at the dtype, device map and attention that its parameters name.
+    """Return one variant of a pair, loaded with the dtype, device map and attention of its parameters.
 
-    Remote code is never run: all six families, DeepSeek-V2 among them, have a native `transformers` class.
+    Remote code is never run: all six families, including DeepSeek-V2, have a native `transformers` class.
     """
     checkpoint = require(getattr(params, variant), params.key)
     model = AutoModelForCausalLM.from_pretrained(
@@ -193,10 +193,10 @@ def load_decoder(params: ModelParams, variant: str) -> Decoder:
 
 
 def load_pair(key: str | ModelParams) -> Pair:
-    """Return the PT/IT pair of a model key, with tokenizers and shapes checked against each other.
+    """Return the PT/IT pair of a model key, after checking that tokenizers and shapes agree.
 
-    The chat template and its stop ids come from the IT tokenizer. Raises `ParameterError` for an unknown key, a missing
-    checkpoint or models of different shape, `TokenizerError` for tokenizers that disagree.
+    The chat template and its stop ids come from the IT tokenizer. ParameterError for an unknown key, a missing checkpoint
+    or models of different shape; TokenizerError for tokenizers that differ.
     """
     params = key if isinstance(key, ModelParams) else model_params(key)
     pt, it = load_decoder(params, "pt"), load_decoder(params, "it")
@@ -206,7 +206,7 @@ def load_pair(key: str | ModelParams) -> Pair:
 
 
 def check_same_shape(pt: Decoder, it: Decoder) -> None:
-    """Raise unless both models have the same number of layers and the same width."""
+    """Raise ParameterError unless both models have the same number of layers and the same width."""
     for field in ("num_hidden_layers", "hidden_size"):
         ours, theirs = getattr(pt.config, field), getattr(it.config, field)
         if ours != theirs:

@@ -1,8 +1,4 @@
-"""Greedy generation: batched, left-padded, with a KV cache and no lens in the loop.
-
-The continuation is data. What the model computed while writing it is measured afterwards, in one teacher-forced pass
-(`nbhelpers.capture`), so nothing here is slowed or changed by measuring.
-"""
+"""Greedy generation, batched and left-padded, with a KV cache; `models/forward` measures afterwards, in one forced pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +30,7 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device=None) -> dict[st
 
 
 def batches_by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[np.ndarray]:
-    """Return indices of rows in batches of like length, longest first, so little is padding."""
+    """Return the row indices of each batch; rows of similar length go together, longest first, to save padding."""
     order = np.argsort([-len(row) for row in rows], kind="stable")
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -53,15 +49,9 @@ def generate(
 ) -> list[Continuation]:
     """Return the greedy continuation of each prompt, in the order of the prompts.
 
-    Rows are left-padded with the tokenizer's own mask; `transformers` derives position ids from it, so a row generates
-    what it would alone. Unreal vocabulary rows are never chosen.
-
-    Parameters
-    ----------
-    decoder : the model
-    prompts : ids of each prompt, already rendered (`prompts.render`)
-    max_new_tokens : cap on generated tokens, the stop token included
-    batch_size : rows decoded together
+    prompts: ids of each prompt, already rendered (`prompts.render`); max_new_tokens: cap on generated tokens, the stop token
+    included; batch_size: rows decoded together. Rows are left-padded with an attention mask, from which `transformers`
+    derives position ids, so batching does not change a row's tokens. Unreal vocabulary rows are never chosen.
     """
     unreal = [int(i) for i in np.flatnonzero(~decoder.real_tokens)]
     results: list[Continuation | None] = [None] * len(prompts)

@@ -1,7 +1,7 @@
-"""Prompt records, data sets of them, and how a prompt becomes the ids that a model reads.
+"""Prompt records, data sets of prompts, and the conversion of a prompt to a model's input ids.
 
-A record has two faces. PT reads `text`, a plain document that the answer would continue ("Question: … Answer:"). IT reads
-`message`, the request alone, as one user turn of its chat template. No suffix such as "Answer:" enters the chat turn.
+A record has two forms. PT's is `text`, a plain document that the answer would continue ("Question: … Answer:"). IT's is
+`message`, the request alone, as one user turn of its chat template, without a suffix such as "Answer:".
 """
 
 import json
@@ -21,7 +21,7 @@ from nbhelpers.models.tokens import check_one_bos
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: a unique id, its category, what PT reads and what IT is asked."""
+    """One prompt: a unique id, its category, the plain text for PT and the chat message for IT."""
 
     id: str
     category: str
@@ -32,8 +32,8 @@ class Prompt:
 def parse(record: dict, where: str) -> Prompt:
     """Return the prompt of one JSON record: ours (id, category, text, message) or the study's (`formats`, `question_type`).
 
-    The study wraps most prompts as "Question: … Answer:" and leaves that inside the chat turn; here the wrapper stays in
-    `text` and is taken off for `message`.
+    The study wraps most prompts as "Question: … Answer:", also in the chat turn; here only `text` keeps that wrapper.
+    ParameterError, which begins with `where`, names a field that is missing or empty.
     """
     if "formats" in record or "prompt" in record:
         formats = record.get("formats", {})
@@ -58,13 +58,13 @@ def without_wrapper(text: str) -> str:
 def read_prompts(source: str | Path | PromptSet) -> list[Prompt]:
     """Return every prompt of a JSON Lines file or a data set; a relative path starts at the repository's root.
 
-    Raises `ParameterError` when the source cannot be read, a line is no record, or two records share an id.
+    ParameterError if the source cannot be read, a line is no record, or two records have the same id.
     """
     return [prompt for prompt, _ in read_pairs(source)]
 
 
 def read_pairs(source: str | Path | PromptSet) -> list[tuple[Prompt, dict]]:
-    """Return every prompt of a source with its record, which may hold more; raises as `read_prompts`."""
+    """Return every prompt of a source with its record, which may have further fields; raises as `read_prompts`."""
     pairs = [(parse(record, where), record) for record, where in read_records(source)]
     if len({prompt.id for prompt, _ in pairs}) < len(pairs):
         raise ParameterError(
@@ -74,13 +74,13 @@ def read_pairs(source: str | Path | PromptSet) -> list[tuple[Prompt, dict]]:
 
 
 def title(source: str | Path | PromptSet) -> str:
-    """Return what messages call a source: the name of its file, or its hub id."""
+    """Return the name of a source for messages: its file name or its hub id."""
     path = source.path if isinstance(source, PromptSet) else source
     return Path(path).name if path else source.hub
 
 
 def read_records(source: str | Path | PromptSet) -> Iterator[tuple[dict, str]]:
-    """Yield the records of a source as our files write them, each with where it stands, for messages."""
+    """Yield the records of a source in the format of our files, each with its place in the source, for messages."""
     if isinstance(source, PromptSet):
         for number, record in enumerate(islice(corpora.records(source, key="prompts"), source.first), 1):
             where = f"{title(source)}, record {number},"
@@ -100,7 +100,7 @@ def read_records(source: str | Path | PromptSet) -> Iterator[tuple[dict, str]]:
 
 
 def from_set(record: dict, source: PromptSet, number: int, where: str) -> dict:
-    """Return a data set's record as our files write it; ParameterError where a field is missing or empty."""
+    """Return a data set's record in the format of our files; ParameterError if a field is missing or empty."""
     message = corpora.text(record, source.field, where).strip()
     if not message:
         raise ParameterError(f"{where} is empty in the field {source.field!r}; name another field.")
@@ -119,7 +119,7 @@ def from_set(record: dict, source: PromptSet, number: int, where: str) -> dict:
 
 
 def choose(prompts: Sequence[Prompt], n: int, seed: int = 0) -> list[Prompt]:
-    """Return n prompts spread as evenly as may be over categories, the same ones for the same seed, in file order."""
+    """Return n prompts, balanced over categories as far as possible, in file order; the same seed gives the same ones."""
     if not 0 < n <= len(prompts):
         raise ParameterError(
             f"n_prompts = {n} cannot be drawn: the data set holds {len(prompts)} prompts; choose 1 to {len(prompts)}"
@@ -145,10 +145,10 @@ def load_prompts(source: str | Path | PromptSet, n: int, seed: int = 0) -> list[
 
 
 def chat_ids(decoder: Decoder, message: str) -> list[int]:
-    """Return the ids of one user turn in the model's chat format, ready for the reply.
+    """Return the ids of one user turn in the model's chat format, up to the start of the reply.
 
-    The template is rendered to text and encoded with no further special tokens, so a BOS that the template writes is the
-    only one. Raises `TokenizerError` when the ids start with another number of BOS tokens than the text does.
+    The template is rendered to text and encoded without added special tokens, so the only BOS is the template's own, if
+    any. TokenizerError if the ids start with a different number of BOS tokens than the text.
     """
     tokenizer = decoder.tokenizer
     text = tokenizer.apply_chat_template(
@@ -164,7 +164,7 @@ def chat_ids(decoder: Decoder, message: str) -> list[int]:
 
 
 def text_ids(decoder: Decoder, text: str) -> list[int]:
-    """Return the ids of raw text as the tokenizer encodes it, with the one BOS that it adds itself, if any."""
+    """Return the ids of raw text, including the one BOS that the tokenizer adds, if any."""
     tokenizer = decoder.tokenizer
     ids = tokenizer(text)["input_ids"]
     expected = len(tokenizer("")["input_ids"]) if tokenizer.bos_token_id is not None else 0
@@ -173,7 +173,7 @@ def text_ids(decoder: Decoder, text: str) -> list[int]:
 
 
 def render(decoder: Decoder, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Return the ids of each prompt as this variant natively reads it: PT raw text, IT a chat turn."""
+    """Return the ids of each prompt in the variant's native format: raw text for PT, a chat turn for IT."""
     if decoder.variant == "it":
         return [chat_ids(decoder, prompt.message) for prompt in prompts]
     return [text_ids(decoder, prompt.text) for prompt in prompts]

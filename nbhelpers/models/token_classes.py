@@ -1,8 +1,7 @@
-"""What kind of token each one is: structure, punctuation, discourse, function word, content word, other, or special.
+"""Class of each token: structural, punctuation, discourse, function word, content word, other, or special.
 
-A token is classed by the word that it is part of, so the pieces of one word share its class; marks of layout and
-punctuation are classed by themselves. English only: words of other scripts are `other`. Works on ids and a tokenizer;
-no model is needed.
+A token has the class of the word that it is part of, so all pieces of a word share one class. Layout marks and punctuation
+have classes of their own. English only: words of other scripts are `other`. Needs ids and a tokenizer, no model.
 """
 
 import re
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 CLASSES = ("structural", "punctuation", "discourse", "function", "content", "other", "special")
-# Marks of layout: headers, emphasis, code, rules; at the start of a line also bullets, quotes and a list item's number.
+# Layout marks: headers, emphasis, code, rules; at the start of a line also bullets, quotes and list numbers.
 STRUCTURAL = re.compile(r"#+|\*+|`+|-{2,}|={2,}|^[ \t]*(?:[-+•]|>+|\d+\.)(?=\s)", re.MULTILINE)
 WORD = re.compile(r"[^\W\d_]+(?:[-'’/][^\W\d_]+)*|\d+(?:[.,]\d+)*")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f0-9]")
@@ -44,12 +43,12 @@ def byte_table() -> dict[str, int]:
 
 
 def is_byte_level(tokenizer) -> bool:
-    """Return whether a tokenizer's vocabulary is written in byte-level characters."""
+    """Return whether a tokenizer has a byte-level BPE vocabulary."""
     return "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
 
 
 def token_bytes(tokenizer, ids: Sequence[int]) -> list[bytes]:
-    """Return the UTF-8 bytes that each id adds to a text, spaces included; special tokens add none.
+    """Return the UTF-8 bytes of each id in a text, spaces included; special tokens have none.
 
     Decoding ids one by one would lose the space before a word in some families and break characters that span tokens.
     """
@@ -68,7 +67,7 @@ def token_bytes(tokenizer, ids: Sequence[int]) -> list[bytes]:
 
 
 def spans(pieces: Sequence[bytes]) -> tuple[str, np.ndarray]:
-    """Return the text of consecutive pieces and where each begins in it, in characters, [piece + 1]."""
+    """Return the text of consecutive pieces and the character index at which each begins, plus the end, [piece + 1]."""
     whole = b"".join(pieces)
     ends = np.cumsum([0, *map(len, pieces)])
     return whole.decode("utf-8", "ignore"), np.array(
@@ -77,7 +76,7 @@ def spans(pieces: Sequence[bytes]) -> tuple[str, np.ndarray]:
 
 
 def word_class(word: str) -> str:
-    """Return the class of one word; a contraction has that of what it is made of: don't of do, it's of it."""
+    """Return the class of one word; a contraction has the class of its first part: "don't" that of "do"."""
     lower = word.lower().replace("’", "'")
     if not LATIN.match(lower):
         return "other"
@@ -93,7 +92,7 @@ def is_mark(character: str) -> bool:
 
 
 def character_classes(text: str) -> np.ndarray:
-    """Return the class of every character, an index into `CLASSES`: its word's or its mark's, −1 for neither."""
+    """Return the class of every character's word or mark, an index into `CLASSES`; −1 if it belongs to neither."""
     found = np.full(len(text), -1)
     for word in WORD.finditer(text):
         found[word.start() : word.end()] = CLASSES.index(word_class(word[0]))
@@ -104,7 +103,7 @@ def character_classes(text: str) -> np.ndarray:
 
 
 def piece_class(piece: str, classes: np.ndarray) -> str:
-    """Return the class of a piece of text from those of its characters."""
+    """Return the class of a piece of text from the classes of its characters."""
     marked = [kind for character, kind in zip(piece, classes) if not character.isspace()]
     structural = CLASSES.index("structural")
     if marked and all(kind == structural for kind in marked):
@@ -116,9 +115,9 @@ def piece_class(piece: str, classes: np.ndarray) -> str:
 def token_classes(tokenizer, ids: Sequence[int]) -> np.ndarray:
     """Return the class of each token of one text, an index into `CLASSES`, int8 [token].
 
-    The first rule that holds decides: a special token is `special`; one of nothing but marks of layout `structural`; a
-    token with letters or digits has its word's class, the first word's where it holds several; white space and
-    punctuation are `punctuation`. Bytes that only together make a character share its class.
+    The first rule that applies decides. A special token is `special`. A token of layout marks only is `structural`. A token
+    with letters or digits has the class of its (first) word. White space and punctuation are `punctuation`. Anything else
+    is `other`. Tokens that share one character have the class of that character.
     """
     pieces = token_bytes(tokenizer, ids)
     text, starts = spans(pieces)

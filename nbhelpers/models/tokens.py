@@ -1,13 +1,10 @@
-"""Which vocabulary rows are real tokens, and which special tokens begin and end a text.
-
-Works on a tokenizer alone; no model is needed.
-"""
+"""Which vocabulary rows are real tokens, and which special tokens begin and end a text; needs a tokenizer, no model."""
 
 import re
 
 import numpy as np
 
-# Rows that no training text can have contained: `<unused12>`, `<|reserved_special_token_3|>`, `<|extra_id_0|>`,
+# Tokens that no training text can contain: `<unused12>`, `<|reserved_special_token_3|>`, `<|extra_id_0|>`,
 # `[control_7]`, `<special_9>`, and the like.
 PLACEHOLDER = re.compile(
     r"<unused\d+>|\[control_\d+\]|.*(reserved|extra_id|placeholder|dummy).*|<special_\d+>", re.I
@@ -15,23 +12,15 @@ PLACEHOLDER = re.compile(
 
 
 class TokenizerError(ValueError):
-    """A tokenizer that does not do what a measurement needs; the message is one sentence."""
+    """A tokenizer that a measurement cannot use; the message is one sentence."""
 
 
 def real_token_mask(tokenizer, n_rows: int) -> np.ndarray:
-    """Return which embedding rows stand for tokens that text can contain.
+    """Return which rows of the unembedding matrix are tokens that text can contain, bool [n_rows].
 
-    A row is unreal when it lies past the tokenizer's vocabulary or when its token is a placeholder. Unreal rows are
-    dropped before every softmax, argmax and ranking (DESIGN §5.6): untrained, they can absorb probability mass.
-
-    Parameters
-    ----------
-    tokenizer : a `transformers` tokenizer
-    n_rows : rows of the unembedding matrix
-
-    Returns
-    -------
-    bool array [n_rows]
+    tokenizer: a `transformers` tokenizer. A row is unreal if it lies past the tokenizer's vocabulary or its token is a
+    placeholder. Unreal rows are dropped before every softmax, argmax and ranking (DESIGN §5.6): they are untrained and can
+    take probability mass.
     """
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
     mask = np.zeros(n_rows, dtype=bool)
@@ -42,10 +31,10 @@ def real_token_mask(tokenizer, n_rows: int) -> np.ndarray:
 
 
 def stop_ids(tokenizer, template_options: dict | None = None) -> tuple[int, ...]:
-    """Return the ids that end a reply: the tokenizer's EOS and the special token its chat template closes a turn with.
+    """Return the ids that end a reply: the tokenizer's EOS and the special token that ends a turn of its chat template.
 
-    Both are looked up, never written down: the template is rendered with a marked reply, and the first token after the
-    mark is taken when it is an added token.
+    Neither is hard-coded: the template is rendered with a marker as the reply, and the first token after the marker counts
+    if it is an added token. TokenizerError if both are missing.
     """
     stops = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if tokenizer.chat_template:
@@ -63,10 +52,7 @@ def stop_ids(tokenizer, template_options: dict | None = None) -> tuple[int, ...]
 
 
 def check_same_tokenizer(pt, it, key: str) -> None:
-    """Raise unless PT and IT turn text into the same ids.
-
-    Added tokens may differ only where the PT tokenizer has no entry for them; every shared string must have one id.
-    """
+    """Raise TokenizerError unless all PT tokens have the same id in IT (which may add up to 64) and a probe text agrees."""
     ours, theirs = pt.get_vocab(), it.get_vocab()
     moved = [token for token, index in ours.items() if theirs.get(token, index) != index]
     missing = set(ours) - set(theirs)
@@ -85,7 +71,7 @@ def check_same_tokenizer(pt, it, key: str) -> None:
 
 
 def bos_count(tokenizer, ids) -> int:
-    """Return how many beginning-of-sequence tokens these ids start with."""
+    """Return how many BOS tokens these ids start with."""
     count = 0
     while count < len(ids) and ids[count] == tokenizer.bos_token_id:
         count += 1
@@ -93,7 +79,7 @@ def bos_count(tokenizer, ids) -> int:
 
 
 def check_one_bos(tokenizer, ids, expected: int, what: str) -> None:
-    """Raise unless the ids begin with exactly `expected` (0 or 1) BOS tokens."""
+    """Raise TokenizerError unless the ids begin with exactly `expected` (0 or 1) BOS tokens."""
     found = bos_count(tokenizer, ids)
     if found != expected:
         raise TokenizerError(

@@ -1,4 +1,4 @@
-"""What turns a residual into logits."""
+"""The final norm and the unembedding matrix, which map a residual to logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Unembedding:
-    """What turns a residual into logits: the final norm, then the unembedding rows of the real vocabulary.
+    """The map from a residual to logits: the final norm, then the unembedding rows of the real vocabulary.
 
-    norm: maps [token, d] to [token, d]. weight: [real vocabulary, d]; rows that no text can produce
-    (padding, `<unusedN>`, reserved ids) are left out, which equals a logit of -inf before every softmax and
-    argmax. token_ids: [real vocabulary] int64, the model's own id of each row. softcap: tanh soft cap of
-    the logits, if any.
+    norm: maps [token, d] to [token, d]. weight: [real vocabulary, d]; rows that no text can produce (padding, `<unusedN>`,
+    reserved ids) are left out, which equals a logit of -inf before every softmax and argmax. token_ids: [real vocabulary]
+    int64, the model's own id of each row. softcap: tanh soft cap of the logits, if any.
     """
 
     norm: Callable[[Tensor], Tensor]

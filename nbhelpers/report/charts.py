@@ -294,3 +294,18 @@ def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) ->
     tips = [*hint(label), "prompts:Q"]
     dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, tooltip=tips)
     return panels(rows, title, zero, bar, dot, toggles=toggles)
+
+
+def variant_dots(
+    rows: pd.DataFrame, label: str, order: list[str], *, x: str, title: str, zero=False
+) -> alt.Chart:
+    """Return dots with intervals of PT and IT, a row for each value of `label` and a panel a model, a line at zero if asked."""
+    y = alt.Y(f"{label}:N", title=None, sort=order, axis=alt.Axis(grid=True, ticks=False))
+    offset, colour = alt.YOffset("variant:N", sort=["PT", "IT"]), by_variant()["color"]
+    bar = alt.Chart().mark_rule(strokeWidth=2)
+    bar = bar.encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y, yOffset=offset, color=colour)
+    dot = alt.Chart().mark_point(size=40, filled=True, opacity=1)
+    tips = [*hint(label, "variant"), *(["prompts:Q"] if "prompts" in rows else [])]
+    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, yOffset=offset, color=colour, tooltip=tips)
+    line = [alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))] if zero else []
+    return panels(rows, title, *line, bar, dot)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pandas as pd
 import xarray as xr
 
-from nbhelpers.core import params, stats, store
+from nbhelpers.core import params, stats
 from nbhelpers.report.text import ENDS, written
 
 FEWEST = 5  # prompts that an interval needs
@@ -50,12 +50,6 @@ def family_titles(profile: str) -> dict[str, str]:
     models.sort(key=lambda model: params.FAMILIES.index(model.family))
     shared = Counter(model.family for model in models)
     return {model.key: model.title if shared[model.family] > 1 else TITLES[model.family] for model in models}
-
-
-def open_results(profile: str, experiment: str = "exp09") -> dict[str, xr.Dataset]:
-    """Return panel title → dataset for every model of a profile; ResultError names one that is missing."""
-    found = store.load_profile(profile, experiment)
-    return {title: found[key] for key, title in family_titles(profile).items()}
 
 
 def is_dense(dataset: xr.Dataset) -> bool:

@@ -1,4 +1,4 @@
-"""The figures of the internal-causality chapter (experiments 11 and 14), a panel a family.
+"""What the graft experiments (11, 13 and 14) share: names of conditions and read-outs, colours, and dots by window.
 
 Windows have one colour throughout: early blue, mid orange, late red, as in the study; hosts are grey (PT) and green (IT).
 As in `charts`, functions take results and return charts; intervals are 95 % BCa intervals of means over prompts.
@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import altair as alt
 import pandas as pd
+import xarray as xr
 
+from nbhelpers.measures import graft_shifts
 from nbhelpers.report import charts
 from nbhelpers.report.charts import PANEL, hint, interval_rows, panels
 
@@ -29,6 +31,38 @@ READINGS = {
     "delta_cosine_mlp": ("δ-cosine of the MLP", "cosine"),
     "nll": ("NLL of the teacher's tokens", "nats"),
 }
+# What quantities call the conditions → their names in the datasets.
+CONDITIONS = {
+    "a": "A'", "b_early": "B_early", "b_mid": "B_mid", "b_late": "B_late", "a_template": "A'_tmpl",
+    "b2": "B2", "c": "C", "d_early": "D_early", "d_mid": "D_mid", "d_late": "D_late",
+}  # fmt: skip
+CONTROLS = {
+    "graft": "graft",
+    "block": "graft with its norms",
+    "self": "own MLPs (identity)",
+    "permuted": "layers shuffled",
+    "scrambled": "same size, scrambled",
+}
+# Where this run's definition is not the published one.
+BY_PROMPT = "published: means over steps; here: by prompt"
+LAST = "; published: the last layer through its translator"
+UPDATED_MLP = "published: Gemma's and OLMo's MLPs before the norm that follows"
+
+
+def lead(changed: dict[str, xr.DataArray]) -> xr.DataArray:
+    """Return the late window's value minus the larger of the other windows' means, or of zero, by prompt; {window: [prompt]}.
+
+    A window leads only in the direction that the study claims: a late change of the other sign is no lead.
+    """
+    others = [changed[name] for name in WINDOWS if name != "late"] + [0 * changed["late"]]
+    return changed["late"] - max(others, key=lambda values: float(values.mean()))
+
+
+def study_windows(shifted: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
+    """Return `graft_shifts.shifts` by side and window, one basis, the study's windows."""
+    chosen = graft_shifts.by_window(shifted, control)
+    chosen = chosen.sel(basis=basis, drop=True) if "basis" in chosen.dims else chosen
+    return chosen.sel(window=[name for name in WINDOWS if name in chosen.window.values])
 
 
 def window_colour(windows=WINDOWS, title=None, symbol="stroke") -> alt.Color:

@@ -1,21 +1,105 @@
-"""The quantities of the claims ledger, computed from one result of one pair; no model is loaded, nothing is drawn.
+"""Quantities: what pages and the ledger say of one pair, each defined once, by name.
 
-A metric's name says what it is of: `.raw` or `.tuned` for the lens, `.pt` or `.it` for one variant (`.it_plain` is IT
+A slice's `quantities(result)` maps a dataset to {name: Quantity}. Tables, interval figures, verdicts and the ledger
+select from it by name and restate no formula.
+
+A name says what a quantity is of: `.raw` or `.tuned` for the lens, `.pt` or `.it` for one variant (`.it_plain` is IT
 without its template); without a variant it is IT − PT. Clouds of states and attention are read under a template, `.raw`
 or `.chat` for both models, `.native` for each model's own.
 """
 
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
+import pandas as pd
 import xarray as xr
 
-from nbhelpers.core import depths, params
-from nbhelpers.measures.graft_shifts import WINDOWS
+from nbhelpers.core import depths, params, stats
+from nbhelpers.report import charts
 
 VARIANTS = params.VARIANTS
 SPECTRA = ("participation_ratio", "effective_rank", "first_share")
+DIMENSIONS = {"two_nn": "TwoNN", "mle": "maximum likelihood"}
 
 
-def shift(values: xr.DataArray) -> xr.DataArray:
+@dataclass(frozen=True)
+class Quantity:
+    """One named number of one pair.
+
+    values: one a prompt, an array with its prompts; or one number; or an interval that the dataset holds. unit: as in the
+    datasets. kind: "level", a size; "shift", a difference; "ratio", of two sizes. centre: the value that parts the two
+    signs, None where a sign says nothing. note: how this definition differs from the published one.
+    """
+
+    values: xr.DataArray | stats.Interval | float
+    unit: str
+    kind: Literal["level", "shift", "ratio"]
+    centre: float | None = None
+    note: str = ""
+
+
+Quantities = dict[str, Quantity]
+Source = Callable[[xr.Dataset], Quantities]
+
+
+def levels(values: Mapping, unit: str, note: str = "", centre: float | None = None) -> Quantities:
+    """Return sizes by name as quantities; with a centre where their side of it says something."""
+    return {name: Quantity(value, unit, "level", centre, note) for name, value in values.items()}
+
+
+def shifts(values: Mapping, unit: str, note: str = "") -> Quantities:
+    """Return differences by name as quantities, whose sign is told from zero."""
+    return {name: Quantity(value, unit, "shift", 0.0, note) for name, value in values.items()}
+
+
+def ratios(values: Mapping, note: str = "") -> Quantities:
+    """Return ratios by name as quantities, whose sign is told from one."""
+    return {name: Quantity(value, "1", "ratio", 1.0, note) for name, value in values.items()}
+
+
+_KEPT: dict[tuple[int, Source], tuple[weakref.ref, Quantities]] = {}
+
+
+def kept(source: Source, dataset: xr.Dataset) -> Quantities:
+    """Return `source(dataset)`, computed once while the dataset lives: a page selects from it many times."""
+    key = id(dataset), source
+    if key not in _KEPT or _KEPT[key][0]() is not dataset:
+        _KEPT[key] = weakref.ref(dataset, lambda _: _KEPT.pop(key, None)), source(dataset)
+    return _KEPT[key][1]
+
+
+def named(source: Source, name: str) -> Callable[[xr.Dataset], xr.DataArray]:
+    """Return the function dataset → [prompt] of one quantity by prompt; prompts without a value are left out."""
+
+    def by_prompt(dataset: xr.Dataset) -> xr.DataArray:
+        values = kept(source, dataset)[name].values
+        (dim,) = values.dims
+        return values.rename({dim: "prompt"} if dim != "prompt" else {}).dropna("prompt")
+
+    return by_prompt
+
+
+def value(source: Source, dataset: xr.Dataset, name: str) -> float:
+    """Return one quantity as a number: its mean over prompts, or the middle of its interval."""
+    found = kept(source, dataset)[name].values
+    return float(found.mean if isinstance(found, stats.Interval) else np.nanmean(found))
+
+
+def interval_rows(results, source: Source, names: Mapping[str, Mapping]) -> pd.DataFrame:
+    """Return mean and interval of quantities by prompt, a row for each family and name; names: {quantity: its labels}."""
+    rows = [
+        charts.interval_row(named(source, name)(dataset), panel=title, **labels)
+        for title, dataset in results.items()
+        for name, labels in names.items()
+        if name in kept(source, dataset)
+    ]
+    return pd.DataFrame(rows)
+
+
+def difference(values: xr.DataArray) -> xr.DataArray:
     """Return IT − PT, without the variant dimension."""
     return values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
 
@@ -30,72 +114,75 @@ def by_variant(name: str, values: xr.DataArray) -> dict[str, xr.DataArray]:
     return {f"{name}.{v}": values.sel(variant=v, drop=True) for v in VARIANTS}
 
 
-def weights(result: xr.Dataset) -> dict:
+def with_shift(
+    name: str, values: xr.DataArray, unit: str, suffix: str = "", note: str = "", centre=None
+) -> Quantities:
+    """Return a level of each variant and its shift: `name.suffix.pt`, `name.suffix.it`, `name_shift.suffix`."""
+    both = levels(by_variant(name + suffix, values), unit, note, centre)
+    return both | shifts({f"{name}_shift{suffix}": difference(values)}, unit, note)
+
+
+def weights(result: xr.Dataset) -> Quantities:
     """Return how much parameters moved, RMS, by kind of module: mean, spread, peak, late over early layers."""
-    found, n = {}, result.sizes["layer"]
+    note = "published attention counts norms, too; here projections alone"
+    size, ratio, n = {}, {}, result.sizes["layer"]
     for group in ("mlp", "attention"):
         rms = result["weight_rms"].sel(group=group).values
-        found[f"weight_mean.{group}"] = rms.mean()
-        found[f"weight_variation.{group}"] = rms.std() / rms.mean()
-        found[f"weight_peak_layer.{group}"] = np.argmax(rms)
+        size[f"weight_mean.{group}"] = rms.mean()
+        size[f"weight_variation.{group}"] = rms.std() / rms.mean()
+        size[f"weight_peak_layer.{group}"] = np.argmax(rms)
         for name, start in {"late": depths.onset(n), "last_third": 2 * n // 3}.items():
-            found[f"weight_{name}_ratio.{group}"] = rms[start:].mean() / rms[:start].mean()
-    return found
+            ratio[f"weight_{name}_ratio.{group}"] = rms[start:].mean() / rms[:start].mean()
+    return levels(size, "RMS", note) | ratios(ratio, note)
 
 
-def read_as(values: xr.DataArray, reading: str) -> xr.DataArray:
+def read_as(values: xr.DataArray, template: str) -> xr.DataArray:
     """Return values under one template for both models, or under each model's native one."""
-    if reading != "native":
-        return values.sel(template=reading, drop=True)
-    parts = [values.sel(variant=v, template=template, drop=True) for v, template in params.NATIVE.items()]
+    if template != "native":
+        return values.sel(template=template, drop=True)
+    parts = [values.sel(variant=v, template=t, drop=True) for v, t in params.NATIVE.items()]
     return xr.concat(parts, "variant").assign_coords(variant=list(params.NATIVE))
 
 
-def clouds(result: xr.Dataset) -> dict:
+def clouds(result: xr.Dataset) -> Quantities:
     """Return dimension and spectrum of the states at the prompt's end, and attention entropy there, where measured."""
     found, n = {}, result.sizes["layer"]
     late = depths.final_fifth(n)
-    for reading in ("raw", "chat", "native"):
+    for template in ("raw", "chat", "native"):
+        moved = {}
         for estimator in result["estimator"].values if "dimension" in result else ():
-            one = shift(read_as(result["dimension"].sel(estimator=estimator, drop=True), reading))
-            found[f"late_dimension_shift.{estimator}.{reading}"] = over(one, late)
-            found[f"last_dimension_shift.{estimator}.{reading}"] = one.isel(layer=-1)
+            one = difference(read_as(result["dimension"].sel(estimator=estimator, drop=True), template))
+            moved[f"late_dimension_shift.{estimator}.{template}"] = over(one, late)
+            moved[f"last_dimension_shift.{estimator}.{template}"] = one.isel(layer=-1)
         for name in SPECTRA:
             if name in result:
-                found[f"late_{name}_shift.{reading}"] = over(shift(read_as(result[name], reading)), late)
+                moved[f"late_{name}_shift.{template}"] = over(
+                    difference(read_as(result[name], template)), late
+                )
+        found |= shifts(moved, "1")
         if "attention_entropy" in result:
-            found |= attention(read_as(result["attention_entropy"], reading), reading)
+            found |= attention(result, template)
     return found
 
 
-def attention(entropy: xr.DataArray, reading: str) -> dict:
-    """Return shifts of attention entropy, nats, [cloud_prompt]: over all layers and around a third of the depth."""
-    by_prompt, n = shift(entropy), entropy.sizes["layer"]
+def attention(result: xr.Dataset, template: str) -> Quantities:
+    """Return shifts of attention entropy, [cloud_prompt]: over all layers and around a third of the depth, nats; and as a
+    share of its ceiling.
+    """
+    by_prompt = difference(read_as(result["attention_entropy"], template))
+    n = by_prompt.sizes["layer"]
     centre, reach = round(0.33 * n), max(1, n // 10)
     around = range(max(centre - reach, 0), min(centre + reach + 1, n))
-    return {
-        f"attention_entropy_shift.{reading}": by_prompt.mean("layer"),
-        f"attention_entropy_shift_third.{reading}": over(by_prompt, around),
-        f"attention_entropy_shift_third_layer.{reading}": by_prompt.isel(layer=centre, drop=True),
-        f"attention_entropy_peak_layer.{reading}": np.argmax(abs(by_prompt.mean("cloud_prompt").values)),
+    moved = {
+        f"attention_entropy_shift.{template}": by_prompt.mean("layer"),
+        f"attention_entropy_shift_third.{template}": over(by_prompt, around),
+        f"attention_entropy_shift_third_layer.{template}": by_prompt.isel(layer=centre, drop=True),
     }
-
-
-def with_shift(name: str, values: xr.DataArray, suffix: str = "") -> dict:
-    """Return values of each variant and IT − PT: `name.suffix.pt`, `name.suffix.it`, `name_shift.suffix`."""
-    return by_variant(name + suffix, values) | {f"{name}_shift{suffix}": shift(values)}
-
-
-CONDITIONS = {
-    "a": "A'", "b_early": "B_early", "b_mid": "B_mid", "b_late": "B_late", "a_template": "A'_tmpl",
-    "b2": "B2", "c": "C", "d_early": "D_early", "d_mid": "D_mid", "d_late": "D_late",
-}  # fmt: skip
-
-
-def lead(changed: dict[str, xr.DataArray]) -> xr.DataArray:
-    """Return the late window's value minus the larger of the other windows' means, or of zero, by prompt; {window: [prompt]}.
-
-    A window leads only in the direction that the study claims: a late change of the other sign is no lead.
-    """
-    others = [changed[name] for name in WINDOWS if name != "late"] + [0 * changed["late"]]
-    return changed["late"] - max(others, key=lambda values: float(values.mean()))
+    note = "published without naming the template; window at a third scaled with depth"
+    peak = {f"attention_entropy_peak_layer.{template}": np.argmax(abs(by_prompt.mean("cloud_prompt").values))}
+    share = difference(read_as(result["attention_normalised"], template)).mean("layer")
+    return (
+        shifts(moved, "nats", note)
+        | levels(peak, "layer", "in layers of this model")
+        | shifts({f"attention_share_shift.{template}": share}, "1")
+    )

@@ -18,12 +18,17 @@ def p_value(p: float, digits: int = 2) -> str:
 def written(table: pd.DataFrame, digits=2) -> list[str]:
     """Return each row's mean and interval as text, "0.42 [0.31, 0.55]", with a true minus sign."""
     rows = table[ENDS].itertuples(index=False, name=None)
-    return ["{} [{}, {}]".format(*(number(value, digits) for value in row)) for row in rows]
+    return [interval(row, digits) for row in rows]
 
 
 def number(value, digits=2) -> str:
     """Return a number as text with a true minus sign, none before a zero; a dash for NaN."""
     return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def interval(ends, digits=2) -> str:
+    """Return a value and the ends of its interval as text, "0.42 [0.31, 0.55]"."""
+    return "{} [{}, {}]".format(*(number(value, digits) for value in ends))
 
 
 def percent(share) -> str:

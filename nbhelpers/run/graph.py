@@ -29,7 +29,7 @@ SCIENCE, DRAWING = ("core", "models", "measures"), ("report",)
 # Of `core`, what says which parameters and results there are: values are hashed and results checked, not code.
 RECORDS = {"core.params", "core.schemas", "core.store", "core.variables", "core.cost"}
 # Of a slice, the files that measure nothing.
-DECLARED, DRAWN = "experiment", ("quantities", "report")
+DECLARED, DRAWN = "experiment", ("quantities", "report", "figures")
 TARGETS = ("all", "compared", "measured")
 TOTAL = re.compile(r"^total +(\d+)$")
 STEP = re.compile(r"^(\d+) of (\d+) steps")
@@ -211,7 +211,8 @@ def _fault(path: Path, run: params.Run) -> str:
         if not path.with_name(name).exists():
             return f"its {name} is missing; measuring anew."
     try:
-        found = store.attributes(path, experiment=run.key)["parameter_hash"]
+        found = store.attributes(path, experiment=run.key, expects=experiments.variables(run.key))
+        found = found["parameter_hash"]
     except store.ResultError as error:
         return f"{error} Measuring anew."
     return "" if found == run.hash else "made with other parameters or weights; measuring anew."

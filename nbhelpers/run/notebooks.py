@@ -19,6 +19,7 @@ from pathlib import Path
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 
+from nbhelpers import experiments
 from nbhelpers.core import params, store
 
 # An interrupt at shutdown is how every kernel ends, not an error to show.
@@ -269,9 +270,10 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path
         execute(source, output, given, label=label, version=version, bar=bar)
     path = store.result_path(run.profile.name, run.model.key, run.key)
     _as_new(path, [store.result_path(run.profile.name, run.model.key, key) for key in run.upstream])
-    if store.attributes(path, experiment=run.key)["parameter_hash"] != run.hash:
+    expects = experiments.variables(run.key)
+    if store.attributes(path, experiment=run.key, expects=expects)["parameter_hash"] != run.hash:
         raise BatchError(
-            f"{label}: {store.shown(path)} is not of this run; the notebook must end in store.save."
+            f"{label}: {store.shown(path)} is not of this run; the notebook must call experiments.save."
         )
     return path
 
@@ -298,7 +300,7 @@ def upstream(run: params.Run, key: str):
         if done.returncode:
             last = (done.stderr.strip() or f"{key} of {run.model.key} failed.").splitlines()[-1]
             raise BatchError(last.removeprefix("nbh: "))
-    dataset = store.load(path, experiment=key)
+    dataset = experiments.load(run.profile.name, run.model.key, key)
     if dataset.attrs["parameter_hash"] != run.upstream[key]:
         raise store.ResultError(
             f"{store.shown(path)} was made with other parameters than those of {run.key}; make it anew with "
@@ -313,7 +315,8 @@ def compare(key: str, profile: str, *, version: str, bar: bool = False) -> Path:
     if not experiment.across:
         raise params.ParameterError(f"{key} has no across-model notebook (params/experiments/{key}.yml).")
     for model in chosen.models:
-        store.attributes(store.result_path(profile, model, key), experiment=key)
+        path = store.result_path(profile, model, key)
+        store.attributes(path, experiment=key, expects=experiments.variables(key))
     source, output = notebook_path(experiment.across), executed_path(profile, experiment.across)
     with kernel_environment(chosen.model_copy(update={"gpus": 0}), local=True):
         label = f"{key} · all models"

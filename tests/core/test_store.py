@@ -8,8 +8,10 @@ import pytest
 import xarray as xr
 
 from nbhelpers import experiments
-from nbhelpers.core import params, store, variables
+from nbhelpers.core import params, store
+from nbhelpers.core.variables import Variable
 from tests import synthetic
+from tests.specs import complete
 
 
 @pytest.fixture
@@ -45,14 +47,19 @@ def test_attributes_are_those_of_the_whole_result(written):
 @pytest.mark.parametrize(
     "promised, says",
     [
-        ({"value": ("prompt", "layer"), "other": ("prompt",)}, "not complete: no other"),
-        ({"value": ("prompt",)}, "not complete: value has dims ('prompt', 'layer'), not ('prompt',)"),
+        (
+            {"value": Variable(("prompt", "layer"), "1", "v"), "other": Variable(("prompt",), "1", "o")},
+            "not complete: no other",
+        ),
+        (
+            {"value": Variable(("prompt",), "1", "v")},
+            "not complete: value has dims ('prompt', 'layer'), not ('prompt',)",
+        ),
     ],
 )
-def test_a_result_of_an_earlier_schema_is_refused(written, monkeypatch, read, promised, says):
-    monkeypatch.setitem(variables.REQUIRED, "exp90", promised)
+def test_a_result_of_an_earlier_declaration_is_refused(written, read, promised, says):
     with pytest.raises(store.ResultError) as error:
-        read(written[0])
+        read(written[0], expects=promised)
     shown, remedy = "_build/results/pocket/ann/exp90.nc", "make it anew with `nbh run exp90 --model ann`."
     assert str(error.value) == f"{shown} is {says}; {remedy}"
 
@@ -187,18 +194,19 @@ def test_incomplete_provenance_is_refused(written):
 
 def test_the_schema_of_exp09_is_checked():
     dataset = synthetic.dataset("llama")
-    assert store.validate(dataset, "exp09") is dataset
+    assert complete(dataset, "exp09") is dataset
     wrong = dataset.drop_vars("kl_adjacent").transpose()
     wrong["entropy"] = wrong["entropy"].isel(layer=0)
     del wrong["category"].attrs["units"]
     with pytest.raises(store.ResultError) as error:
-        store.validate(wrong, "exp09")
+        complete(wrong, "exp09")
     for part in ("no kl_adjacent", "entropy has dims", "category has no units"):
         assert part in str(error.value)
 
 
 def test_every_experiment_says_what_its_result_holds():
-    assert set(params.keys("experiments")) <= set(variables.REQUIRED)
+    assert set(params.keys("experiments")) == set(experiments.slices())
+    assert all(experiments.variables(key) for key in params.keys("experiments"))
 
 
 def test_artifacts_lie_beside_their_dataset(project):
@@ -212,4 +220,4 @@ def test_a_profile_is_loaded_in_its_order(project, written):
     for model in ("cid", "bob"):
         path = store.result_path("pocket", model, "exp90")
         store.save(dataset, path, provenance=provenance | {"model": model})
-    assert list(store.load_profile("pocket", "exp90")) == ["ann", "bob", "cid"]
+    assert list(store.of_profile("pocket", "exp90", store.load)) == ["ann", "bob", "cid"]

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbhelpers.core import store, variables
+from nbhelpers import experiments
+from nbhelpers.core import store
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp00_observations import measure as exp00_measure
 from nbhelpers.measures import lens, lens_tiles
@@ -18,6 +19,7 @@ from nbhelpers.models import generation, prompts
 from nbhelpers.models.decoder import load_pair
 from nbhelpers.models.token_classes import CLASSES, token_classes
 from tests.measures.test_tuned_lens import perturbed
+from tests.specs import complete
 
 POCKET = "pocket/prompts.jsonl"
 KEYS = ("llama_pocket", "gemma_pocket")  # no norm behind attention and MLP, and one behind each
@@ -283,17 +285,16 @@ def test_texts_are_recorded_as_they_were_written(key):
 
 @every_case
 def test_what_the_capture_leaves_to_others_is_clouds_and_weights(key):
-    observed, schema = case(key).observed, variables.REQUIRED["exp00"]
+    observed, schema = case(key).observed, experiments.variables("exp00")
     assert set(observed.data_vars) <= set(schema)
     for name, values in observed.data_vars.items():
-        assert set(values.dims) == set(schema[name]), name
-        assert values.attrs["units"] and values.attrs["long_name"]
+        assert set(values.dims) == set(schema[name].dims), name
         assert values.dtype.itemsize <= 4 or name in (
             "neuron_mass",
             *("n_tokens", "text", "category", "message"),
         )
     with pytest.raises(store.ResultError) as error:
-        store.validate(observed, "exp00")
+        complete(observed, "exp00")
     assert "no spectrum" in str(error.value) and "no kl_" not in str(error.value)
 
 

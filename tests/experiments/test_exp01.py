@@ -9,12 +9,12 @@ import xarray as xr
 from scipy import stats
 
 from nbhelpers import experiments
-from nbhelpers.core import store
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp01_narrowing import measure as exp01_measure
 from nbhelpers.experiments.exp01_narrowing import quantities as exp01_quantities
 from nbhelpers.measures import logit_attribution
 from tests.experiments.test_exp00 import KEYS, case, log_probabilities, states
+from tests.specs import complete
 
 OPTIONS = experiments.experiment_params("exp01", n_resamples=100).model_copy(
     update=dict(n_neurons=30, batch_size=4)
@@ -129,7 +129,7 @@ def result():
 
 def test_the_dataset_is_whole_and_of_the_stubs_that_one_token_answers():
     found, kept = result()
-    assert store.validate(found, "exp01") is found
+    assert complete(found, "exp01") is found
     assert found.prompt.values.tolist() == [stub.id for stub, *_ in kept]
     assert found.target.values.tolist() == [stub.target for stub, *_ in kept]
     assert set(found.group.values) == {"memorisation", "reasoning"}

@@ -13,6 +13,7 @@ from nbhelpers.experiments.exp02_prompt_kinds import measure as exp02_measure
 from nbhelpers.models import generation, prompts
 from nbhelpers.models.prompts import Prompt
 from tests.experiments.test_exp00 import KEYS, case, geometry_row, lens_row, log_probabilities, states
+from tests.specs import complete
 
 OPTIONS = experiments.experiment_params("exp02", n_permutations=200).model_copy(
     update=dict(max_new_tokens=7, batch_size=5, n_prompts=6, lens_rows=8)
@@ -171,4 +172,4 @@ def test_the_dataset_tests_each_condition_and_measure():
     shift = block.sel(condition="IT") - block.sel(condition="IT without template")
     np.testing.assert_array_equal(found.template_shift, shift.transpose(*found.template_shift.dims))
     with pytest.raises(store.ResultError, match="not complete: no weight_rms; no weight_relative.$"):
-        store.validate(found, "exp02")
+        complete(found, "exp02")

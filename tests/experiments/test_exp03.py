@@ -14,6 +14,7 @@ from nbhelpers.measures.steps import history_steps
 from nbhelpers.models.token_classes import CLASSES
 from tests import handmade
 from tests.experiments.test_exp00 import KEYS, case
+from tests.specs import complete
 
 OPTIONS = experiments.experiment_params("exp03")
 # Of ten layers: content 0 – 3, format 4 – 5, corrective 6 – 9. What follows is token 5; the top token by layer:
@@ -194,7 +195,7 @@ def test_a_real_pair_makes_up_its_mind_on_its_own_text_and_not_always_on_the_oth
 def test_the_dataset_is_whole_with_its_neurons():
     found = exp03_measure.summarise(case(KEYS[0]).observed, OPTIONS)
     with pytest.raises(store.ResultError) as error:
-        store.validate(found, "exp03")
+        complete(found, "exp03")
     assert str(error.value) == (
         "the exp03 dataset is not complete: no gini; no n50; no n90; no neuron_overlap."
     )

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from nbhelpers import experiments
-from nbhelpers.core import params, store
+from nbhelpers.core import params
 from nbhelpers.core.params import FAMILIES, VARIANTS
 from nbhelpers.experiments.exp07_0g_tuned_lens import measure as exp07_0g_measure
 from nbhelpers.measures import tuned_lens
@@ -17,6 +17,7 @@ from nbhelpers.models import corpora
 from nbhelpers.models.decoder import load_pair
 from tests.experiments.test_exp00 import lens_row, log_probabilities, states
 from tests.measures.test_tuned_lens import perturbed
+from tests.specs import complete
 
 KEY = "llama_pocket"
 SMALL = dict(steps=2, tokens_per_step=100, n_validation_tokens=90, n_test_tokens=70, max_text_tokens=32,
@@ -251,7 +252,7 @@ def test_the_last_layers_translator_is_judged_though_it_is_never_applied():
 
 def test_the_dataset_is_whole_and_keeps_each_variants_log():
     _, found = judged()
-    assert store.validate(found, "exp07_0g") is found
+    assert complete(found, "exp07_0g") is found
     assert (found.train_loss.sel(variant="it") == 1).all() and (
         found.validation_loss.sel(variant="pt") == 10
     ).all()

@@ -7,14 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers import experiments
-from nbhelpers.core import store
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp07_0j_onset import measure as exp07_0j_measure
 from nbhelpers.experiments.exp09_convergence_gap import measure as exp09_measure
 from tests.experiments.test_exp00 import KEYS, case
+from tests.specs import complete
 
 OPTIONS = experiments.experiment_params("exp07_0j", n_permutations=300)
 RULES = exp07_0j_measure.rule_names(OPTIONS)
+
+
+def onset_by_rule(cosine, options):
+    """Return what a pair's δ-cosines by variant say."""
+    return exp07_0j_measure.onset_by_rule((cosine["it"] - cosine["pt"]).dropna("prompt"), options)
 
 
 def stepped(n_layers=12, at=8, size=0.3, n_prompts=30, noise=0.01, seed=0):
@@ -93,11 +98,11 @@ def test_exchanging_pt_and_it_is_symmetric():
 
 
 def test_a_real_fall_stands_out_of_the_exchange_null_and_noise_does_not():
-    found = exp07_0j_measure.summarise(curves(stepped()), OPTIONS).squeeze("component")
+    found = onset_by_rule(curves(stepped()), OPTIONS).squeeze("component")
     strict = found.sel(rule=["drop 0.05", "drop 0.1", "drop 0.15"])
     assert (strict.onset == 8).all() and (strict.found_resampled == 1).all()
     assert (strict.sel(rule=["drop 0.1", "drop 0.15"]).found_exchanged < 0.06).all()
-    noise = exp07_0j_measure.summarise(curves(stepped(size=0.0, noise=0.02)), OPTIONS).squeeze("component")
+    noise = onset_by_rule(curves(stepped(size=0.0, noise=0.02)), OPTIONS).squeeze("component")
     assert (noise.sel(rule=["drop 0.05", "drop 0.1", "drop 0.15"]).onset == exp07_0j_measure.NONE).all()
     assert float(noise.found_exchanged.sel(rule="0.5 σ")) > 0.5  # a lenient rule finds an onset in anything
 
@@ -118,8 +123,8 @@ def test_bootstrap_draws_prompts_with_replacement():
 
 
 def test_the_same_seed_gives_the_same_dataset_and_another_one_other_draws():
-    one, again = (exp07_0j_measure.summarise(curves(stepped(noise=0.2)), OPTIONS) for _ in range(2))
-    other = exp07_0j_measure.summarise(curves(stepped(noise=0.2)), OPTIONS.model_copy(update={"seed": 1}))
+    one, again = (onset_by_rule(curves(stepped(noise=0.2)), OPTIONS) for _ in range(2))
+    other = onset_by_rule(curves(stepped(noise=0.2)), OPTIONS.model_copy(update={"seed": 1}))
     assert one.identical(again)
     assert not one.found_exchanged.equals(other.found_exchanged) and one.onset.equals(other.onset)
 
@@ -128,14 +133,14 @@ def test_a_prompt_that_either_model_lacks_is_left_out():
     differences = stepped(n_prompts=8)
     holes = curves(differences)
     holes["pt"] = holes["pt"].where(holes["pt"].prompt != 3)
-    found = exp07_0j_measure.summarise(holes, OPTIONS)
-    assert found.identical(exp07_0j_measure.summarise(curves(np.delete(differences, 3, axis=0)), OPTIONS))
+    found = onset_by_rule(holes, OPTIONS)
+    assert found.identical(onset_by_rule(curves(np.delete(differences, 3, axis=0)), OPTIONS))
 
 
 def test_the_dataset_of_a_real_pair_is_whole():
     free = {v: exp09_measure.free_profile(case(KEYS[0]).observed, v).delta_cosine for v in VARIANTS}
-    found = exp07_0j_measure.summarise(free, OPTIONS)
-    assert store.validate(found, "exp07_0j") is found
+    found = onset_by_rule(free, OPTIONS)
+    assert complete(found, "exp07_0j") is found
     mean = (free["it"] - free["pt"]).dropna("prompt").mean("prompt").sel(component="mlp")
     np.testing.assert_array_equal(
         found.onset.sel(component="mlp"), exp07_0j_measure.onsets(mean.values, OPTIONS)

@@ -15,6 +15,7 @@ from nbhelpers.experiments.exp09_convergence_gap import measure as exp09_measure
 from nbhelpers.measures import prompt_end, tuned_lens
 from nbhelpers.models import decoder, generation, prompts
 from tests.experiments.test_exp00 import COMBINATIONS, KEYS, LENSES, POCKET, case, slow
+from tests.specs import complete
 
 OPTIONS = experiments.experiment_params("exp09", n_resamples=2000)
 RULES = (
@@ -245,7 +246,7 @@ def test_the_dataset_is_whole_with_its_side_panels(key):
     panels = prompt_end.side_panels(store.joined(c.observed, seen), seed=0)
     weights = ("group", "layer"), np.zeros((6, result(key).sizes["layer"])), {"units": "1", "long_name": "w"}
     whole = store.joined(result(key), panels).assign(weight_rms=weights, weight_relative=weights)
-    assert store.validate(whole, "exp09") is whole
+    assert complete(whole, "exp09") is whole
 
 
 def test_every_variable_was_checked():

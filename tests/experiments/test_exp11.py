@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nbhelpers.core import schemas, store
+from nbhelpers.core import schemas
 from nbhelpers.experiments.exp11_matched_prefix import experiment as exp11_experiment
 from nbhelpers.experiments.exp11_matched_prefix import measure as exp11_measure
 from nbhelpers.experiments.exp13_token_support import measure as exp13_measure
@@ -17,6 +17,7 @@ from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt
 from tests import synthetic
 from tests.grafted import case
+from tests.specs import complete
 
 OPTIONS = exp11_experiment.Params(n_prompts=3, batch_size=2, sliding_width=5, sliding_step=4, widths=[2])
 
@@ -82,8 +83,8 @@ def test_swept_windows_slide_and_widen():
 def test_the_dataset_is_whole_and_is_what_single_passes_give():
     found, steps = whole()
     given = case("llama")
-    store.validate(found, "exp11")
-    store.validate(steps, "exp11_steps")
+    complete(found, "exp11")
+    complete(steps, "exp11_steps")
     assert found.sizes["condition"] == 18 and list(found.teacher.values) == ["it", "pt"]
     assert list(found.prompt.values) == [prompt.id for prompt in given.chosen]
     one = matched_prefix.matched_prefix(
@@ -133,7 +134,7 @@ def caused():
 
 def test_causal_shifts_are_those_of_the_conditions():
     grafted, found = caused()
-    store.validate(found.drop_attrs(deep=False), "exp14")
+    complete(found.drop_attrs(deep=False), "exp14")
     of_it = grafted.sel(teacher="it")
     for side, letter, base in (("sufficiency", "B", "A'"), ("necessity", "D", "C")):
         one = of_it.kl_final_layer.sel(basis="pt", lens="raw")
@@ -209,7 +210,7 @@ def test_token_support_of_real_steps():
     found, steps = whole()
     given = case("llama")
     made = exp13_measure.summarise(steps, given.pair.it.tokenizer, schemas.ExperimentParams(n_resamples=100))
-    store.validate(made, "exp13")
+    complete(made, "exp13")
     assert int(made.n_steps.sum()) == steps.sizes["step"] == sum(len(text.ids) for text in given.made)
     assert list(made.measured.values) == ["A'", "B_late", "C", "D_late", "pooled"]
     top = steps.top1.sel(basis="host", lens="raw").isel(layer=slice(9, None))

@@ -137,21 +137,6 @@ def test_rank_gains_by_hand():
     assert exp13_support.rank_gains(steps).sel(condition="B_mid").rank_gain.fillna(0).values.any() == False  # noqa: E712
 
 
-def test_everything_says_its_units():
-    steps = made_up((4, 3, 5))
-    gains, counts = exp13_support.rank_gains(steps), exp13_support.replaced(steps, Words())
-    shares = exp13_support.shares(counts, n_resamples=10)
-    found = (
-        gains,
-        exp13_support.grouped_means(gains),
-        exp13_support.late_wins(steps),
-        shares,
-        graft_shifts.by_window(gains),
-    )
-    for dataset in (*found, xr.Dataset({"replaced": counts})):
-        assert all({"units", "long_name"} <= set(values.attrs) for values in dataset.values())
-
-
 def test_gains_by_window_and_group():
     steps = made_up((4, 3, 5))
     gains = exp13_support.rank_gains(steps)

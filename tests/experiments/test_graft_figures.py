@@ -13,7 +13,6 @@ from nbhelpers.core import stats
 from nbhelpers.experiments.exp11_matched_prefix import report as exp11_report
 from nbhelpers.experiments.exp13_token_support import report as exp13_report
 from nbhelpers.experiments.exp14_symmetric_causality import report as exp14_report
-from nbhelpers.measures import graft_shifts
 from nbhelpers.report import charts, graft_charts
 from tests import synthetic
 from tests.specs import chart_makers, controls, filters, rows
@@ -324,7 +323,6 @@ def test_colours_of_pt_and_it_are_not_those_of_windows():
         graft_charts.IT_HOST,
     }
     assert list(graft_charts.WINDOWS) == ["early", "mid", "late"]
-    assert set(graft_shifts.UNITS) >= {"kl_layer_final", "nll", "commitment"}
 
 
 def test_late_shifts_by_token_weigh_long_replies_more():

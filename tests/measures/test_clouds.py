@@ -16,6 +16,7 @@ from nbhelpers.models import prompts
 from nbhelpers.models.decoder import load_pair
 from tests import handmade
 from tests.experiments.test_exp00 import POCKET, case, states
+from tests.specs import complete
 
 KEY, N = "gemma_pocket", 20  # windowed and global layers
 
@@ -205,7 +206,7 @@ def test_side_panels_and_exp04_are_whole_at_the_fewest_cloud_prompts_allowed():
     expected = prompt_end.dimensions(few, draws=100, k=10, seed=0).dimension
     np.testing.assert_array_equal(panels.dimension, expected)
     found = exp04_measure.summarise(few, experiments.experiment_params("exp04", n_permutations=100))
-    assert store.validate(found, "exp04") is found
+    assert complete(found, "exp04") is found
     native = prompt_end.native(found[["dimension", "adjacent_change"]])
     shift = native.dimension.sel(estimator="two_nn")
     inside = np.isin(np.arange(12), depths.around_third(12))

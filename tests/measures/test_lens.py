@@ -486,5 +486,5 @@ def test_wrong_input_is_named():
 
 
 def test_the_lens_does_without_nnsight():
-    check = "import sys, nbhelpers.lens; sys.exit('nnsight' in sys.modules or 'transformers' in sys.modules)"
+    check = "import sys, nbhelpers.measures.lens; sys.exit('nnsight' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

@@ -324,7 +324,6 @@ def test_steps_carry_their_tokens_prompts_and_conditions():
         "A'_tmpl",
     )
     assert (int(about.first_layer), int(about.last_layer)) == (7, 11)
-    assert all("units" in values.attrs and "long_name" in values.attrs for values in found.values())
 
 
 def test_one_pass_gives_prompts_and_steps():

@@ -17,6 +17,7 @@ from nbhelpers.measures import logit_attribution
 from nbhelpers.models import prompts
 from nbhelpers.models.decoder import load_pair
 from nbhelpers.models.tokens import TokenizerError
+from tests.stubs import REPOSITORY
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
 POCKET = "pocket/prompts.jsonl"
@@ -102,9 +103,7 @@ def test_study_records_are_read():
 
 
 def test_study_data_set_loads():
-    folder = Path(
-        os.environ.get("STUDY_DATASETS", Path(__file__).parents[2] / "shared" / "reference" / "datasets")
-    )
+    folder = Path(os.environ.get("STUDY_DATASETS", REPOSITORY.parent / "shared" / "reference" / "datasets"))
     path = folder / "exp3_dataset.jsonl"
     if not path.exists():
         pytest.skip(f"the study's prompt set is not at {path}")

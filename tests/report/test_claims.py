@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from nbhelpers import experiments
-from nbhelpers.core import params, stats, variables
+from nbhelpers.core import params, stats
 from nbhelpers.experiments.exp07_0g_tuned_lens import quantities as exp07_0g_quantities
 from nbhelpers.report import ledger, quantities
 from tests import synthetic
@@ -47,7 +47,7 @@ def made(experiment, family="gemma", seed=0):
     """Return a made-up dataset with every variable that an experiment promises, numbers between 0 and 1."""
     rng = np.random.default_rng([seed, len(family), *experiment.encode()])
     coords = COORDS | {"rule": RULES.get(experiment, [])}
-    schema = dict(variables.REQUIRED[experiment])
+    schema = {name: variable.dims for name, variable in experiments.variables(experiment).items()}
     if experiment == "exp09":
         shape = ("template", "variant", "layer")
         schema |= dict.fromkeys(quantities.SPECTRA, shape)

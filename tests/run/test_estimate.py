@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from nbhelpers import experiments
-from nbhelpers.core import params, variables
+from nbhelpers.core import params
 from nbhelpers.core.schemas import Size
+from nbhelpers.experiments.exp00_observations import experiment as exp00_experiment
 from nbhelpers.run import estimate
 from tests.stubs import REPOSITORY
 
@@ -36,7 +37,7 @@ def test_a_steps_numbers_are_those_of_the_schema():
     sizes = {"variant": 2, "lens": 2, "component": 3, "layer": 1, "step": 1}
     per_step = [
         [sizes[dim] for dim in dims]
-        for dims in variables.REQUIRED["exp00"].values()
+        for dims in (variable.dims for variable in experiments.variables("exp00").values())
         if {"layer", "step"} <= set(dims)
     ]
     counted = 0
@@ -45,7 +46,7 @@ def test_a_steps_numbers_are_those_of_the_schema():
         for size in dims:
             product *= size
         counted += product
-    assert counted == 2 * (2 * estimate.PER_LENS + estimate.PER_STEP)
+    assert counted == 2 * (2 * exp00_experiment.PER_LENS + exp00_experiment.PER_STEP)
 
 
 def test_the_tuned_lens_by_hand():

@@ -1,4 +1,4 @@
-"""The parameters of exp00."""
+"""What exp00 takes and what its dataset holds."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from pydantic import Field
 from nbhelpers.core.cost import BYTES, Cost, batches, lens_buffers, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import GenerationParams, Size
+from nbhelpers.core.variables import declared
 
 HISTORIES = 2  # whose tokens
 PER_LENS, PER_STEP = 12, 8  # numbers kept of a layer at a step and model: of each lens; of geometry
@@ -33,3 +34,88 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     return Cost(
         e.n_prompts, 2 * tokens, 4 * tokens, passes, held + 2 * tokens * a_step, 2.0 * tokens * a_step
     )
+
+
+VARIABLES = declared(
+    {
+        ("variant", "lens", "layer", "step"): {
+            "kl_final_layer": ("nats", "KL(final ‖ layer)"),
+            "kl_layer_final": ("nats", "KL(layer ‖ final)"),
+            "kl_adjacent": ("nats", "KL(previous layer ‖ layer)"),
+            "entropy": ("nats", "entropy of the layer's lens distribution"),
+            "top1": ("1", "token id that the layer's lens ranks first"),
+            "top1_probability": ("1", "probability of the layer's own first token"),
+            "target_log_probability": ("nats", "log-probability of the token that follows"),
+            "target_rank": ("1", "rank of the token that follows, 1 is first"),
+            "turnover": ("1", "Jaccard index of a layer's five best tokens with the previous layer's"),
+            "candidates_final": ("1", "Jaccard index of a layer's five best tokens with the last layer's"),
+            "kl_final_layer_cross": ("nats", "KL(final ‖ layer) read through the other model's lens"),
+            "kl_layer_final_cross": ("nats", "KL(layer ‖ final) read through the other model's lens"),
+        },
+        ("variant", "component", "layer", "step"): {
+            "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
+            "update_norm": ("1", "Euclidean norm of an update"),
+        },
+        ("variant", "layer", "step"): {
+            "residual_norm": ("1", "Euclidean norm of the residual stream after the layer"),
+            "cosine_to_final": ("1", "cosine of the residual stream with that after the last layer"),
+        },
+        ("step",): {
+            "token_id": ("1", "id of the token that the step predicts"),
+            "token_class": (
+                "1",
+                "class of the token that the step predicts, an index into token_classes.CLASSES",
+            ),
+        },
+        ("variant", "layer", "neuron"): {
+            "neuron_mass": ("1", "Σ |activation|·‖write vector‖ of a neuron over the model's own steps"),
+        },
+        ("variant", "prompt"): {
+            "n_tokens": ("tokens", "generated tokens, the stop token included"),
+            "stopped": ("1", "whether the model ended its turn before the cap"),
+            "text": ("1", "generated text"),
+        },
+        ("prompt",): {
+            "category": ("1", "category of the prompt"),
+            "message": ("1", "what IT is asked"),
+        },
+        ("template", "variant", "layer", "cloud_prompt", "neighbour"): {
+            "neighbour_distance": ("1", "distance to the nearest other prompts' states"),
+            "neighbour_index": ("1", "which prompts those are, −1 where a state repeats another"),
+        },
+        ("template", "variant", "layer", "axis"): {
+            "spectrum": ("1", "eigenvalues of the covariance of the cloud, largest first"),
+        },
+        ("template", "variant", "layer"): {
+            "adjacent_cka": ("1", "linear CKA of the cloud with that after the layer before"),
+        },
+        ("template", "variant", "cloud_prompt", "layer"): {
+            "adjacent_cosine": ("1", "cosine of a prompt's state with that after the layer before"),
+            "visible_keys": ("tokens", "keys that the last position may attend to"),
+        },
+        ("template", "variant", "cloud_prompt", "layer", "head"): {
+            "attention_entropy": ("nats", "entropy of a head's attention from the last prompt position"),
+            "attention_entropy_no_sink": (
+                "nats",
+                "the same without the first token, the rest scaled to sum to one",
+            ),
+            "attention_sink": ("1", "attention paid to the first token"),
+        },
+        ("template", "layer"): {
+            "pair_cka": ("1", "linear CKA of PT's and IT's clouds of one layer"),
+        },
+        ("layer",): {
+            "global_layer": ("1", "whether the layer attends to all tokens, not to a window"),
+        },
+        ("group", "layer"): {
+            "weight_rms": ("1", "RMS weight change"),
+            "weight_relative": ("1", "relative weight change"),
+            "weight_count": ("1", "parameters"),
+        },
+        ("outside",): {
+            "outside_rms": ("1", "RMS weight change"),
+            "outside_relative": ("1", "relative weight change"),
+            "outside_n_parameters": ("1", "parameters"),
+        },
+    }
+)

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from nbhelpers.core.depths import depth
 from nbhelpers.core.params import VARIANTS
-from nbhelpers.core.store import described
 from nbhelpers.measures import delta_cosine, lens, lens_tiles, neurons, tuned_lens
-from nbhelpers.measures.steps import LENSES, OBSERVED
+from nbhelpers.measures.steps import LENSES
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import Batch, Stream, narrow, replay
 from nbhelpers.models.generation import Continuation
@@ -168,7 +167,7 @@ def with_texts(
     found = found.assign_coords(
         prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
     )
-    return described(found, OBSERVED)
+    return found
 
 
 def class_names(codes) -> np.ndarray:

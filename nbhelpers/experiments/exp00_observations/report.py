@@ -8,7 +8,9 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import params
+from nbhelpers.experiments.exp00_observations.quantities import quantities
 from nbhelpers.report.charts import by_variant, panels, tidy
+from nbhelpers.report.quantities import value
 from nbhelpers.report.text import counted, percent
 
 
@@ -40,40 +42,22 @@ def lengths(results) -> alt.Chart:
     return panels(rows, "Length of the texts", line)
 
 
-def own(observed: xr.Dataset, variant: str) -> xr.Dataset:
-    """Return exp00's steps of one model on the text that it wrote."""
-    return observed.sel(variant=variant).isel(step=np.flatnonzero((observed.history == variant).values))
-
-
-def final_entropy(observed: xr.Dataset, variant: str) -> float:
-    """Return the mean entropy of a model's own predictions on its own text, nats."""
-    return float(own(observed, variant).entropy.sel(lens="raw").isel(layer=-1).mean())
-
-
-def same_token(observed: xr.Dataset, history: str) -> float:
-    """Return the share of steps on one history at which both models' final first token is the same."""
-    at = np.flatnonzero((observed.history == history).values)
-    top = observed.top1.sel(lens="raw").isel(layer=-1, step=at)
-    return float((top.sel(variant="pt") == top.sel(variant="it")).mean())
-
-
 def volume(results) -> pd.DataFrame:
     """Return how much each model of exp00 wrote, and how sharp its end point is, by family."""
 
-    def arrow(of: Callable) -> str:
-        return " → ".join(of(variant) for variant in params.VARIANTS)
-
-    def sharpness(d, v):
-        return f"{float(own(d, v).top1_probability.sel(lens='raw').isel(layer=-1).mean()):.2f}"
+    def arrow(dataset, name: str, shown: Callable) -> str:
+        return " → ".join(
+            shown(value(quantities, dataset, f"{name}.{variant}")) for variant in params.VARIANTS
+        )
 
     rows = {
         title: {
-            "tokens PT → IT": arrow(lambda v, d=d: f"{float(d.n_tokens.sel(variant=v).mean()):.1f}"),
-            "ended PT → IT": arrow(lambda v, d=d: percent(d.stopped.sel(variant=v).mean())),
-            "final entropy, nats": arrow(lambda v, d=d: f"{final_entropy(d, v):.2f}"),
-            "top probability": arrow(lambda v, d=d: sharpness(d, v)),
-            "same first token on PT's text": percent(same_token(d, "pt")),
-            "on IT's text": percent(same_token(d, "it")),
+            "tokens PT → IT": arrow(d, "n_tokens", lambda n: f"{n:.1f}"),
+            "ended PT → IT": arrow(d, "stopped", percent),
+            "final entropy, nats": arrow(d, "final_entropy", lambda h: f"{h:.2f}"),
+            "top probability": arrow(d, "final_top1_probability", lambda p: f"{p:.2f}"),
+            "same top-1 token on PT's text": percent(value(quantities, d, "same_top1.pt")),
+            "on IT's text": percent(value(quantities, d, "same_top1.it")),
         }
         for title, d in results.items()
     }
@@ -83,9 +67,8 @@ def volume(results) -> pd.DataFrame:
 def verdict(results) -> str:
     """Return how long the texts are and how sharp the end points."""
     total = len(results)
-    length = {t: d.n_tokens.mean("prompt") for t, d in results.items()}
-    longer = [t for t, n in length.items() if float(n.sel(variant="pt") - n.sel(variant="it")) > 0]
-    sharper = [t for t, d in results.items() if final_entropy(d, "it") < final_entropy(d, "pt")]
+    longer = [t for t, d in results.items() if value(quantities, d, "n_tokens_shift") < 0]
+    sharper = [t for t, d in results.items() if value(quantities, d, "final_entropy_shift") < 0]
     return (
         f"On average PT writes the longer texts in {counted(longer, total)}. IT's own predictions end with the lower mean "
         f"entropy in {counted(sharper, total)}."

@@ -1,4 +1,4 @@
-"""The parameters of exp01."""
+"""What exp01 takes and what its dataset holds."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from pydantic import Field
 from nbhelpers.core.cost import PROMPT_TOKENS, Cost, batches, lens_buffers, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Prompts, Size
+from nbhelpers.core.variables import declared
 
 
 class Params(ForwardParams):
@@ -26,3 +27,42 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     return Cost(
         e.n_prompts, 0, tokens, 2 * batches(e.n_prompts, e.batch_size), held, e.n_prompts * e.n_neurons * 1e3
     )
+
+
+VARIABLES = declared(
+    {
+        ("variant", "prompt"): {
+            "target_rank": ("1", "rank of the answer among the real tokens, 1 is best"),
+        },
+        ("variant", "component", "layer", "prompt"): {
+            "update_n90": ("tokens", "N90 of a layer's whole update"),
+            "update_n50": ("tokens", "N50 of a layer's whole update"),
+            "update_target_contribution": ("logits", "what an update contributes to the answer's logit"),
+        },
+        ("variant", "prompt", "layer"): {
+            "support": ("tokens", "effective support exp H of the layer's raw-lens distribution"),
+        },
+        ("variant", "selection", "prompt", "layer"): {
+            "neuron_n90": ("1", "mean ln N90 of the chosen neurons of a layer"),
+        },
+        ("variant", "sample"): {
+            "sample_n90": ("tokens", "N90 of a sample of neurons chosen by attribution"),
+            "sample_attribution": ("logits", "attribution of the sample"),
+            "sample_layer": ("1", "layers of the sample"),
+        },
+        ("variant", "selection", "quantity", "statistic"): {
+            "fit": ("1", "ln of a quantity on ln N90: slope, intercept, Pearson and Spearman r"),
+            "fit_low": ("1", "lower end of the 95 % interval of the fit, prompts resampled"),
+            "fit_high": ("1", "upper end of the 95 % interval of the fit, prompts resampled"),
+        },
+        ("selection", "quantity", "statistic"): {
+            "fit_shift": ("1", "IT − PT of the fit"),
+            "fit_shift_low": ("1", "lower end of the interval of the shift"),
+            "fit_shift_high": ("1", "upper end of the interval of the shift"),
+        },
+        ("prompt",): {
+            "group": ("1", "memorisation or reasoning"),
+            "target": ("1", "the word that answers"),
+        },
+    }
+)

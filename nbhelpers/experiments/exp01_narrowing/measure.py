@@ -5,44 +5,25 @@ does to the logits; its attribution to the answer; and the effective support exp
 Both models read plain text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
 from nbhelpers.core.params import VARIANTS
-from nbhelpers.core.store import described
 from nbhelpers.experiments.exp01_narrowing.experiment import Params
 from nbhelpers.measures import logit_attribution
 from nbhelpers.measures.logit_attribution import Stub
 from nbhelpers.models import prompts
-from nbhelpers.models.decoder import Pair
+from nbhelpers.models.decoder import Decoder, Pair
 
 # What is regressed on the logarithm of N90, over a prompt's chosen neurons.
 FITS = {"attribution": "attribution", "target_efficiency": "target efficiency"}
-UNITS = {
-    "support": ("tokens", "effective support exp H of the layer's raw-lens distribution"),
-    "target_rank": ("1", "rank of the answer among the real tokens, 1 is best"),
-    "neuron_n90": ("1", "mean ln N90 of the chosen neurons of a layer"),
-    "update_n90": ("tokens", "N90 of a layer's whole update"),
-    "update_n50": ("tokens", "N50 of a layer's whole update"),
-    "update_target_contribution": ("logits", "what an update contributes to the answer's logit"),
-    "fit": ("1", "ln of a quantity on ln N90: slope, intercept, Pearson and Spearman r"),
-    "fit_low": ("1", "lower end of the 95 % interval of the fit, prompts resampled"),
-    "fit_high": ("1", "upper end of the 95 % interval of the fit, prompts resampled"),
-    "fit_shift": ("1", "IT − PT of the fit"),
-    "fit_shift_low": ("1", "lower end of the interval of the shift"),
-    "fit_shift_high": ("1", "upper end of the interval of the shift"),
-    "group": ("1", "memorisation or reasoning"),
-    "target": ("1", "the word that answers"),
-    "sample_n90": ("tokens", "N90 of a sample of neurons chosen by attribution"),
-    "sample_attribution": ("logits", "attribution of the sample"),
-    "sample_layer": ("1", "layers of the sample"),
-}
 N_SAMPLE = 300
+Kept = list[tuple[Stub, list[int], int]]  # stubs with the ids of their prompt and of their answer
 
 
-def chosen_stubs(pair: Pair, stubs: Sequence[Stub], n: int) -> list[tuple[Stub, list[int], int]]:
+def chosen_stubs(pair: Pair, stubs: Sequence[Stub], n: int) -> Kept:
     """Return up to n stubs whose answer is one token, balanced over categories, with prompt ids and target id.
 
     The two models share the tokenizer.
@@ -95,16 +76,18 @@ def sample(found: xr.Dataset, seed: int) -> xr.Dataset:
     )
 
 
-def of_variant(decoder, kept, options: Params) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return one variant's dataset without fits, and its fits with their draws."""
+def neurons_of(decoder: Decoder, kept: Kept, options: Params) -> xr.Dataset:
+    """Return what the chosen neurons and each layer's updates do to the logits at the answer (`direct_attribution`)."""
     ids, targets = [row for _, row, _ in kept], [target for *_, target in kept]
     size = dict(k=options.n_neurons, seed=options.seed, batch_size=options.batch_size)
-    found = logit_attribution.direct_attribution(decoder, ids, targets, **size)
+    return logit_attribution.direct_attribution(decoder, ids, targets, **size)
+
+
+def by_layer(found: xr.Dataset, options: Params) -> xr.Dataset:
+    """Return effective support, breadth of updates and of neurons by layer, and a sample of neurons for a scatter plot."""
     names = ["target_rank", "update_n90", "update_n50", "update_target_contribution"]
     profile = found[names].assign(support=np.exp(found.lens_entropy), neuron_n90=layer_means(found))
-    return xr.merge([profile, sample(found, options.seed)], compat="override", join="exact"), fits(
-        found, options
-    )
+    return xr.merge([profile, sample(found, options.seed)], compat="override", join="exact")
 
 
 def shift(pt: xr.DataArray, it: xr.DataArray, confidence: float) -> list[xr.DataArray]:
@@ -113,16 +96,25 @@ def shift(pt: xr.DataArray, it: xr.DataArray, confidence: float) -> list[xr.Data
     return [(it - pt).quantile(end, "resample").drop_vars("quantile") for end in ends]
 
 
+def assembled(
+    layers: Mapping[str, xr.Dataset], fitted: Mapping[str, xr.Dataset], kept: Kept, confidence: float
+) -> xr.Dataset:
+    """Return one dataset of both models' `by_layer` and `fits`, with the shift IT − PT of the fits and its interval."""
+    found, both = (xr.concat([of[v] for v in VARIANTS], "variant") for of in (layers, fitted))
+    names = {"estimate": "fit", "low": "fit_low", "high": "fit_high"}
+    found = found.assign({new: both[old] for old, new in names.items()})
+    low, high = shift(fitted["pt"].draws, fitted["it"].draws, confidence)
+    difference = fitted["it"].estimate - fitted["pt"].estimate
+    found = found.assign(fit_shift=difference, fit_shift_low=low, fit_shift_high=high)
+    texts = {"group": [stub.category for stub, *_ in kept], "target": [stub.target for stub, *_ in kept]}
+    found = found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
+    return found.assign_coords(variant=list(VARIANTS), prompt=[stub.id for stub, *_ in kept])
+
+
 def summarise(pair: Pair, stubs: Sequence[Stub], options: Params) -> xr.Dataset:
     """Return exp01's dataset for one pair: breadth by layer, fits of attribution on breadth, effective support."""
     kept = chosen_stubs(pair, stubs, options.n_prompts)
-    (pt, pt_fit), (it, it_fit) = (of_variant(decoder, kept, options) for decoder in pair)
-    found = xr.concat([pt, it], "variant").assign_coords(variant=list(VARIANTS))
-    both = xr.concat([pt_fit, it_fit], "variant")
-    names = {"estimate": "fit", "low": "fit_low", "high": "fit_high"}
-    found = found.assign({new: both[old] for old, new in names.items()})
-    low, high = shift(pt_fit.draws, it_fit.draws, options.confidence)
-    found = found.assign(fit_shift=it_fit.estimate - pt_fit.estimate, fit_shift_low=low, fit_shift_high=high)
-    found["group"] = ("prompt", np.array([stub.category for stub, *_ in kept], dtype=object))
-    found["target"] = ("prompt", np.array([stub.target for stub, *_ in kept], dtype=object))
-    return described(found.assign_coords(prompt=[stub.id for stub, *_ in kept]), UNITS)
+    found = {decoder.variant: neurons_of(decoder, kept, options) for decoder in pair}
+    layers = {variant: by_layer(one, options) for variant, one in found.items()}
+    fitted = {variant: fits(one, options) for variant, one in found.items()}
+    return assembled(layers, fitted, kept, options.confidence)

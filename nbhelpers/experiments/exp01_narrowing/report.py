@@ -1,16 +1,18 @@
 """The figures, table and verdict of exp01: how many neurons and tokens an answer rests on, by layer."""
 
+from functools import partial
+
 import altair as alt
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nbhelpers.core import params
-from nbhelpers.experiments.exp01_narrowing.quantities import depth_trend
+from nbhelpers.core import params, stats
+from nbhelpers.experiments.exp01_narrowing.quantities import STATISTICS, quantities
 from nbhelpers.report import charts
-from nbhelpers.report.charts import IT, PT, by_variant, hint, panels, tidy
-from nbhelpers.report.sentences import compared, grounds, sentence
-from nbhelpers.report.text import number
+from nbhelpers.report.charts import IT, PT, panels, tidy
+from nbhelpers.report.quantities import kept, named
+from nbhelpers.report.sentences import by_interval, compared, grounds, sentence
+from nbhelpers.report.text import interval
 
 
 def log_axis() -> dict:
@@ -64,77 +66,48 @@ def breadth_scatter(results) -> alt.Chart:
 
 def breadth_fits(results, statistic="pearson") -> alt.Chart:
     """Return the correlation of log attribution with log N90, with intervals over prompts, by selection, PT and IT."""
+    order = ["attribution", "random", "impact"]
+    rows = pd.DataFrame(
+        [
+            {"panel": title, "selection": selection, "variant": charts.NAMES[v]}
+            | dict(zip(("mean", "low", "high"), fit_of(dataset, statistic, selection, v)))
+            for title, dataset in results.items()
+            for selection in order
+            for v in params.VARIANTS
+        ]
+    ).round(charts.DIGITS)
+    heading = "Correlation of log attribution with log breadth"
+    return charts.variant_dots(rows, "selection", order, x="r", title=heading, zero=True)
 
-    def measure(dataset):
-        one = dataset[["fit", "fit_low", "fit_high"]].sel(
-            statistic=statistic, quantity="attribution", drop=True
-        )
-        return one.rename(fit="mean", fit_low="low", fit_high="high")
 
-    rows = tidy(results, measure)
-    y = alt.Y(
-        "selection:N",
-        title=None,
-        sort=["attribution", "random", "impact"],
-        axis=alt.Axis(grid=True, ticks=False),
-    )
-    offset, colour = alt.YOffset("variant:N", sort=["PT", "IT"]), by_variant()["color"]
-    zero = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
-    bar = alt.Chart().mark_rule(strokeWidth=2)
-    bar = bar.encode(x=alt.X("low:Q", title="r"), x2="high:Q", y=y, yOffset=offset, color=colour)
-    dot = alt.Chart().mark_point(size=40, filled=True, opacity=1)
-    tips = hint("selection", "variant")
-    dot = dot.encode(x=alt.X("mean:Q", title="r"), y=y, yOffset=offset, color=colour, tooltip=tips)
-    return panels(rows, "Correlation of log attribution with log breadth", zero, bar, dot)
+def fit_of(dataset: xr.Dataset, statistic: str, selection: str, variant: str) -> stats.Interval:
+    """Return slope or Pearson's r of log attribution on log N90, with its interval."""
+    return kept(quantities, dataset)[f"attribution_{statistic}.{selection}.{variant}"].values
 
 
 def fit_table(results) -> pd.DataFrame:
     """Return exp01's slope and correlation of log attribution on log N90, by family, selection and variant."""
     rows = {}
     for title, d in results.items():
-        for selection in d.selection.values:
-            one = d.sel(selection=selection, quantity="attribution")
-            rows[title, str(selection)] = {
-                f"{statistic}, {v.upper()}": _interval(one.sel(statistic=statistic, variant=v))
-                for statistic in ("slope", "pearson")
+        for selection in map(str, d.selection.values):
+            rows[title, selection] = {
+                f"{statistic}, {v.upper()}": interval(fit_of(d, statistic, selection, v))
+                for statistic in STATISTICS
                 for v in params.VARIANTS
             }
     return pd.DataFrame(rows).T.rename_axis([None, "chosen by"])
 
 
-def _interval(one: xr.Dataset) -> str:
-    """Return a fitted value with its interval as text."""
-    fit, low, high = (number(float(one[name])) for name in ("fit", "fit_low", "fit_high"))
-    return f"{fit} [{low}, {high}]"
-
-
-def fit_signs(results, selection: str, variant: str) -> dict[str, list[str]]:
-    """Return the families whose correlation of log attribution with log N90 is above, below or open at zero, at 95 %."""
-    groups = {"above": [], "below": [], "open": []}
-    for title, d in results.items():
-        one = d.sel(selection=selection, variant=variant, statistic="pearson", quantity="attribution")
-        low, high = float(one.fit_low), float(one.fit_high)
-        groups["above" if low > 0 else "below" if high < 0 else "open"].append(title)
-    return groups
-
-
-def support_fall(dataset: xr.Dataset, variant: str) -> xr.DataArray:
-    """Return ln of the effective support of the middle layer over that of the last, [prompt]; above zero it narrows."""
-    support = np.log(dataset.support.sel(variant=variant, drop=True))
-    middle = support.isel(layer=support.sizes["layer"] // 2, drop=True)
-    return (middle - support.isel(layer=-1, drop=True)).dropna("prompt")
-
-
 def verdict(results) -> str:
     """Return what this run says of narrowing with depth and of attribution and breadth."""
-    falls = {
-        v: sentence(results, lambda d, v=v: support_fall(d, v), "narrower", "wider") for v in params.VARIANTS
-    }
-    trend = sentence(results, lambda d: depth_trend(d).dropna("prompt"), "broader", "narrower")
-    fits = {
-        s: compared(fit_signs(results, s, "it"), len(results), "above zero", "below it")
+    of = partial(named, quantities)
+    falls = {v: sentence(results, of(f"support_fall.{v}"), "narrower", "wider") for v in params.VARIANTS}
+    trend = sentence(results, of("update_breadth_trend.it"), "broader", "narrower")
+    signs = {
+        s: by_interval(results, lambda d, s=s: fit_of(d, "pearson", s, "it"))
         for s in ("attribution", "random")
     }
+    fits = {s: compared(found, len(results), "above zero", "below it") for s, found in signs.items()}
     return (
         f"At the end of the stack the lens distribution at the answer is, compared with the middle, for PT {falls['pt']}; "
         f"for IT it is {falls['it']}. With depth, IT's MLP updates are {trend}. In IT the correlation of log attribution "

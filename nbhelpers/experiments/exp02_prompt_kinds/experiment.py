@@ -1,4 +1,4 @@
-"""The parameters of exp02."""
+"""What exp02 takes and what its dataset holds."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from pydantic import Field
 from nbhelpers.core.cost import Cost, generation_cost
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import GenerationParams, Prompts, Size
+from nbhelpers.core.variables import declared
 
 
 class Params(GenerationParams):
@@ -19,3 +20,42 @@ class Params(GenerationParams):
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return what exp02 takes: every prompt continued under three conditions."""
     return generation_cost(run, size, conditions=3)
+
+
+VARIABLES = declared(
+    {
+        ("condition", "component", "prompt", "layer"): {
+            "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
+            "update_norm": ("1", "Euclidean norm of an update"),
+        },
+        ("condition", "prompt", "layer"): {
+            "entropy": ("nats", "entropy of the layer's raw-lens distribution"),
+            "kl_final_layer": ("nats", "KL(final ‖ layer), raw lens"),
+            "residual_norm": ("1", "Euclidean norm of the residual stream after the layer"),
+        },
+        ("condition", "part", "prompt", "layer"): {
+            "delta_cosine_by_part": ("1", "δ-cosine of the block update by third of the generated text"),
+        },
+        ("condition", "prompt"): {
+            "n_tokens": ("tokens", "generated tokens, the stop token included"),
+            "text": ("1", "generated text"),
+        },
+        ("prompt",): {
+            "category": ("1", "kind of the prompt: IC, OOC or R"),
+            "form": ("1", "whether the prompt is a stub to complete or a question"),
+        },
+        ("prompt", "layer"): {
+            "template_shift": ("1", "δ-cosine of the block, IT with its template less IT without, by prompt"),
+        },
+        ("condition", "measure", "layer"): {
+            "f_statistic": ("1", "one-way F of the kinds by layer"),
+        },
+        ("condition", "measure"): {
+            "p_layers": ("1", "p of the largest F over layers, kinds permuted within forms"),
+        },
+        ("group", "layer"): {
+            "weight_rms": ("1", "RMS weight change"),
+            "weight_relative": ("1", "relative weight change"),
+        },
+    }
+)

@@ -4,14 +4,14 @@ Three conditions, each continuing every prompt by itself: PT on plain text, IT i
 The null hypothesis is that in-context, out-of-context and reasoning prompts have the same profile over layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
 from nbhelpers.core import stats
 from nbhelpers.core.depths import depth
-from nbhelpers.core.store import described, joined
+from nbhelpers.core.store import joined
 from nbhelpers.experiments.exp02_prompt_kinds.experiment import Params
 from nbhelpers.measures import delta_cosine, lens, prompt_end
 from nbhelpers.models import forward, generation
@@ -24,21 +24,6 @@ KINDS = ("IC", "OOC", "R")
 TITLES = {"IC": "in context", "OOC": "out of context", "R": "reasoning"}
 PARTS = ("first third", "second third", "last third")
 MEASURES = ("delta_cosine", "update_norm", "entropy", "kl_final_layer")
-UNITS = {
-    "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
-    "update_norm": ("1", "Euclidean norm of an update"),
-    "residual_norm": ("1", "Euclidean norm of the residual stream after the layer"),
-    "entropy": ("nats", "entropy of the layer's raw-lens distribution"),
-    "kl_final_layer": ("nats", "KL(final ‖ layer), raw lens"),
-    "delta_cosine_by_part": ("1", "δ-cosine of the block update by third of the generated text"),
-    "n_tokens": ("tokens", "generated tokens, the stop token included"),
-    "text": ("1", "generated text"),
-    "category": ("1", "kind of the prompt: IC, OOC or R"),
-    "form": ("1", "whether the prompt is a stub to complete or a question"),
-    "f_statistic": ("1", "one-way F of the kinds by layer"),
-    "p_layers": ("1", "p of the largest F over layers, kinds permuted within forms"),
-    "template_shift": ("1", "δ-cosine of the block, IT with its template less IT without, by prompt"),
-}
 
 
 def measure(decoder: Decoder, ids, made, *, batch_size: int, rows: int) -> xr.Dataset:
@@ -159,18 +144,20 @@ def form_of(prompt: Prompt) -> str:
     return "question" if prompt.text.rstrip().endswith("Answer:") else "stub"
 
 
-def summarise(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
-    """Return exp02's dataset for one pair: profiles by condition and prompt, and the tests of the kinds."""
-    parts = [observe_condition(pair, name, prompts, options) for name in CONDITIONS]
-    found = xr.concat(parts, "condition").assign_coords(condition=list(CONDITIONS))
-    found["category"] = ("prompt", np.array([prompt.category for prompt in prompts], dtype=object))
-    found["form"] = ("prompt", np.array([form_of(prompt) for prompt in prompts], dtype=object))
+def assembled(parts: Mapping[str, xr.Dataset], prompts: Sequence[Prompt]) -> xr.Dataset:
+    """Return the profiles of all conditions as one dataset, with the prompts' kinds and forms and the template's shift."""
+    found = xr.concat(parts.values(), "condition").assign_coords(condition=list(parts))
+    texts = {"category": [p.category for p in prompts], "form": [form_of(p) for p in prompts]}
+    found = found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
     n_layers = found.sizes["layer"]
-    found = found.assign_coords(
-        prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
-    )
+    coords = {"layer": np.arange(n_layers), "depth": ("layer", depth(n_layers))}
+    found = found.assign_coords(coords | {"prompt": [prompt.id for prompt in prompts]})
     block = found.delta_cosine.sel(component="block", drop=True)
-    found["template_shift"] = block.sel(condition="IT", drop=True) - block.sel(
-        condition="IT without template", drop=True
-    )
-    return described(joined(found, tests(found, options)), UNITS)
+    with_, without = (block.sel(condition=name, drop=True) for name in ("IT", "IT without template"))
+    return found.assign(template_shift=with_ - without)
+
+
+def summarise(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
+    """Return exp02's dataset for one pair, but for weights: profiles by condition and prompt, and the tests of the kinds."""
+    profiles = assembled({c: observe_condition(pair, c, prompts, options) for c in CONDITIONS}, prompts)
+    return joined(profiles, tests(profiles, options))

@@ -4,22 +4,51 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core import depths
-from nbhelpers.report.quantities import weights
+from nbhelpers.report.quantities import Quantities, levels, shifts, weights
 
 CONDITIONS = {"pt": "PT", "it": "IT", "it_plain": "IT without template"}
 KINDS = ("IC", "OOC", "R")
+OWN = "kinds of prompts are this project's own"
+BLOCK = "the whole block's update, as computed; the text says MLP"
+UNMEASURED = {}
 
 
-def quantities(result: xr.Dataset) -> dict:
-    """Return the block's δ-cosine of each kind of prompt, with and without the template, and weight change."""
-    block, found = result["delta_cosine"].sel(component="block", drop=True), weights(result)
+def quantities(result: xr.Dataset) -> Quantities:
+    """Return the block's δ-cosine of each kind of prompt, with and without the template, tests of kinds, weight change."""
+    return of_kinds(result) | of_template(result) | tests(result) | weights(result)
+
+
+def of_kinds(result: xr.Dataset) -> Quantities:
+    """Return the δ-cosine at the onset and at the last layer by kind and condition, and what the template changes."""
+    block, found = result["delta_cosine"].sel(component="block", drop=True), {}
     for kind in KINDS:
         of = {"prompt": np.flatnonzero((result["category"] == kind).values)}
         for place, at in {"onset": depths.onset(result.sizes["layer"]), "last_layer": -1}.items():
             one = block.isel(layer=at, drop=True).isel(of)
-            for name, condition in CONDITIONS.items():
-                found[f"delta_cosine_{place}.{kind}.{name}"] = one.sel(condition=condition, drop=True)
-            found[f"template_shift.{place}.{kind}"] = (
-                found[f"delta_cosine_{place}.{kind}.it"] - found[f"delta_cosine_{place}.{kind}.it_plain"]
-            )
+            each = {v: one.sel(condition=name, drop=True) for v, name in CONDITIONS.items()}
+            named = {f"delta_cosine_{place}.{kind}.{v}": values for v, values in each.items()}
+            found |= levels(named, "cosine", BLOCK, centre=0.0)
+            found |= shifts({f"template_shift.{place}.{kind}": each["it"] - each["it_plain"]}, "cosine", OWN)
     return found
+
+
+def of_template(result: xr.Dataset) -> Quantities:
+    """Return what the template changes in IT's δ-cosine, and how far IT lies from PT in the final fifth with and without."""
+    template = result["template_shift"]
+    block = result["delta_cosine"].sel(component="block", drop=True)
+    late = block.isel(layer=list(depths.final_fifth(result.sizes["layer"]))).mean("layer")
+    pt = late.sel(condition="PT", drop=True)
+    moved = {
+        "template_effect.last": template.isel(layer=-1, drop=True),
+        # Without the first layer, which adds to the embedding, and the last, which stands apart.
+        "template_effect.other": template.isel(layer=slice(1, -1)).mean("layer"),
+        "late_cosine_shift.it": late.sel(condition=CONDITIONS["it"], drop=True) - pt,
+        "late_cosine_shift.it_plain": late.sel(condition=CONDITIONS["it_plain"], drop=True) - pt,
+    }
+    return shifts(moved, "cosine")
+
+
+def tests(result: xr.Dataset) -> Quantities:
+    """Return the largest p over conditions that kinds of prompts have one profile of a measure."""
+    largest = result["p_layers"].max("condition")
+    return levels({f"kinds_p.{m}": float(largest.sel(measure=m)) for m in result["measure"].values}, "1")

@@ -1,11 +1,14 @@
 """The figures, tables and verdict of exp02."""
 
+from collections.abc import Callable
+
 import altair as alt
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nbhelpers.core import depths, stats
+from nbhelpers.core import stats
+from nbhelpers.experiments.exp02_prompt_kinds.quantities import quantities
 from nbhelpers.report.charts import (
     INK,
     IT,
@@ -19,6 +22,7 @@ from nbhelpers.report.charts import (
     tidy,
 )
 from nbhelpers.report.families import cells
+from nbhelpers.report.quantities import named, value
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import counted, p_value
 
@@ -68,46 +72,36 @@ def kinds_table(results) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis(["measure", "condition"])
 
 
-def template_effect(dataset: xr.Dataset, which: str) -> xr.DataArray:
-    """Return IT less IT without its template of the δ-cosine, [prompt]: at the last layer, or the others' mean."""
-    values = dataset.template_shift
-    if which == "last":
-        return values.isel(layer=-1, drop=True).dropna("prompt")
-    return values.isel(layer=slice(1, -1)).mean("layer").dropna("prompt")
-
-
-def late_cosine(dataset: xr.Dataset, condition: str) -> xr.DataArray:
-    """Return the δ-cosine of IT under a condition less PT's in the final fifth of the layers, [prompt]."""
-    block = dataset.delta_cosine.sel(component="block", drop=True)
-    block = block.isel(layer=list(depths.final_fifth(dataset.sizes["layer"]))).mean("layer")
-    return (block.sel(condition=condition, drop=True) - block.sel(condition="PT", drop=True)).dropna("prompt")
-
-
 def template_table(results) -> pd.DataFrame:
     """Return what the template changes in the δ-cosine and how much of the late shift is left without it, by family."""
-    measures = {
-        "template's effect, last layer": lambda d: template_effect(d, "last"),
-        "template's effect, other layers": lambda d: template_effect(d, "other"),
-        "IT − PT, final fifth, with template": lambda d: late_cosine(d, "IT"),
-        "IT − PT, final fifth, without": lambda d: late_cosine(d, "IT without template"),
+    names = {
+        "template's effect, last layer": "template_effect.last",
+        "template's effect, other layers": "template_effect.other",
+        "IT − PT, final fifth, with template": "late_cosine_shift.it",
+        "IT − PT, final fifth, without": "late_cosine_shift.it_plain",
     }
-    return cells(results, measures)
+    return cells(results, {heading: named(quantities, name) for heading, name in names.items()})
 
 
 def kinds_differ(results, measure: str) -> list[str]:
     """Return the families in which kinds of prompts differ in a measure under all conditions (Holm over families)."""
-    p = np.array([d.p_layers.sel(measure=measure).values.max() for d in results.values()])
+    p = [value(quantities, d, f"kinds_p.{measure}") for d in results.values()]
     return [title for title, adjusted in zip(results, stats.holm(p)) if adjusted < 0.05]
+
+
+def opposition(name: str) -> Callable:
+    """Return a shift of the δ-cosine by prompt with its sign turned: a lower cosine opposes the stream more."""
+    return lambda dataset: -named(quantities, name)(dataset)
 
 
 def verdict(results) -> str:
     """Return whether kinds of prompts differ, and whether the late shift needs the template."""
     total = len(results)
     cosine, entropy = kinds_differ(results, "delta_cosine"), kinds_differ(results, "entropy")
-    opposed = ("stronger in IT than in PT", "weaker in IT")  # a lower cosine opposes the stream more
-    with_ = sentence(results, lambda d: -late_cosine(d, "IT"), *opposed)
-    without = sentence(results, lambda d: -late_cosine(d, "IT without template"), *opposed)
-    last = sentence(results, lambda d: -template_effect(d, "last"), "stronger", "weaker")
+    opposed = ("stronger in IT than in PT", "weaker in IT")
+    with_ = sentence(results, opposition("late_cosine_shift.it"), *opposed)
+    without = sentence(results, opposition("late_cosine_shift.it_plain"), *opposed)
+    last = sentence(results, opposition("template_effect.last"), "stronger", "weaker")
     several = ", Holm over families" if total > 1 else ""
     return (
         f"In-context, out-of-context and reasoning prompts differ in the δ-cosine of some layer under all three conditions "

@@ -4,13 +4,15 @@ Phases of adjacent divergence, changes of mind by token class, turnover of candi
 each model on its own history and on the other's. Loads no model, draws nothing.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import xarray as xr
 
 from nbhelpers.core.depths import onset, phases
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.core.schemas import CommitmentParams
-from nbhelpers.core.store import described, joined
+from nbhelpers.core.store import joined
 from nbhelpers.measures import commitment
 from nbhelpers.measures.steps import STRATA, confidence, history_steps, prompt_means, strata
 from nbhelpers.models.token_classes import CLASSES
@@ -25,39 +27,6 @@ CURVES = (
 )
 RULES = ("kl_continuous", "kl_stays")
 AGREEMENT = ("same token", "another token")
-UNITS = {
-    "kl_final_layer": ("nats", "KL(final ‖ layer)"),
-    "kl_adjacent": ("nats", "KL(previous layer ‖ layer)"),
-    "turnover": ("1", "Jaccard index of a layer's five best tokens with the previous layer's"),
-    "candidates_final": ("1", "Jaccard index of a layer's five best tokens with the last layer's"),
-    "target_probability": ("1", "probability of the token that follows"),
-    "target_log_rank": ("1", "natural logarithm of the rank of the token that follows"),
-    "delta_cosine": ("1", "δ-cosine of the block update, mean over steps"),
-    "phase_kl_adjacent": ("nats", "KL(previous layer ‖ layer), mean over the layers of a phase"),
-    "phase_of_mind": (
-        "1",
-        "share of steps whose first layer with the following token on top lies in a phase",
-    ),
-    "late_mind_change": (
-        "1",
-        "share of a class's steps that first rank the following token first at the onset or later",
-    ),
-    "late_flips": ("1", "changes of the first token in the corrective phase, a step"),
-    "kl_adjacent_at_change": (
-        "nats",
-        "KL(previous layer ‖ layer) at the layer that first ranks the following token first",
-    ),
-    "class_share": ("1", "share of steps that predict a token of the class"),
-    "commitment_by_confidence": (
-        "layers",
-        "mean commitment layer of the steps in a stratum of final probability",
-    ),
-    "kl_by_agreement": (
-        "nats",
-        "KL(final ‖ layer) of steps by whether both models' final first token is the same",
-    ),
-    "agreement": ("1", "share of steps at which both models' final first token is the same"),
-}
 
 
 def with_target(steps: xr.Dataset) -> xr.Dataset:
@@ -152,40 +121,50 @@ def final_token(steps: xr.Dataset) -> np.ndarray:
     return steps.top1.sel(lens="raw").isel(layer=-1).values
 
 
-def on_history(observed: xr.Dataset, variant: str, history: str, options: CommitmentParams) -> xr.Dataset:
-    """Return everything that exp03 says of one model on one history."""
-    n = observed.sizes["prompt"]
-    steps = with_target(history_steps(observed, variant, history))
-    writer = history_steps(observed, history, history)
+def over_histories(observed: xr.Dataset, measure: Callable, *options) -> xr.Dataset:
+    """Return `measure(observed, variant, history, *options)` of both models on both texts, dims (variant, history, …)."""
+    rows = [xr.concat([measure(observed, v, h, *options) for h in VARIANTS], "history") for v in VARIANTS]
+    found = xr.concat(rows, "variant").assign_coords(variant=list(VARIANTS), history=list(VARIANTS))
+    return found.assign_coords({name: observed[name] for name in ("prompt", "layer", "depth", "lens")})
+
+
+def curves(observed: xr.Dataset, variant: str, history: str) -> xr.Dataset:
+    """Return one model's per-prompt curves on one text: divergences, turnover, and the token that follows."""
+    steps, n = with_target(history_steps(observed, variant, history)), observed.sizes["prompt"]
+    cosine = prompt_means(steps.delta_cosine.sel(component="block", drop=True), n)
+    return prompt_means(steps[list(CURVES)], n).assign(delta_cosine=cosine)
+
+
+def by_phase(observed: xr.Dataset, variant: str, history: str) -> xr.Dataset:
+    """Return the adjacent KL and the changes of mind of each phase, (phase, prompt, lens)."""
+    steps, n = history_steps(observed, variant, history), observed.sizes["prompt"]
+    found = {"phase_kl_adjacent": phase_means(steps, n), "phase_of_mind": phase_of_mind(steps, n)}
+    return xr.Dataset(found).assign_coords(phase=list(phases(observed.sizes["layer"])))
+
+
+def changes_of_mind(observed: xr.Dataset, variant: str, history: str) -> xr.Dataset:
+    """Return changes of mind by class of the token that follows (`minds`)."""
+    return minds(history_steps(observed, variant, history), observed.sizes["prompt"])
+
+
+def by_confidence(observed: xr.Dataset, variant: str, history: str, options: CommitmentParams) -> xr.Dataset:
+    """Return commitment layers within strata of the writer's confidence, (stratum, prompt, rule, lens)."""
+    stratum = strata(confidence(history_steps(observed, history, history)), options.confidence_edges)
+    steps, n = history_steps(observed, variant, history), observed.sizes["prompt"]
+    layers = commitment_by_confidence(steps, stratum, n, options.kl_threshold)
+    return xr.Dataset({"commitment_by_confidence": layers})
+
+
+def where_both_agree(observed: xr.Dataset, variant: str, history: str) -> xr.Dataset:
+    """Return KL curves where both models end on the same token and where not, and how often they do."""
+    steps = history_steps(observed, variant, history)
     other = history_steps(observed, VARIANTS[variant == "pt"], history)
     agrees = final_token(steps) == final_token(other)
-    stratum = strata(confidence(writer), options.confidence_edges)
-    found = joined(prompt_means(steps[list(CURVES)], n), minds(steps, n))
-    cosine = steps.delta_cosine.sel(component="block", drop=True)
-    return found.assign(
-        delta_cosine=prompt_means(cosine, n),
-        phase_kl_adjacent=phase_means(steps, n),
-        phase_of_mind=phase_of_mind(steps, n),
-        commitment_by_confidence=commitment_by_confidence(steps, stratum, n, options.kl_threshold),
-        kl_by_agreement=by_agreement(steps, agrees, n),
-        agreement=float(agrees.mean()),
-    )
+    split = by_agreement(steps, agrees, observed.sizes["prompt"])
+    return xr.Dataset({"kl_by_agreement": split, "agreement": float(agrees.mean())})
 
 
 def summarise(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
-    """Return exp03's dataset for one pair: every measure for both models on both histories, with units and names."""
-    rows = [
-        xr.concat([on_history(observed, variant, history, options) for history in VARIANTS], "history")
-        for variant in VARIANTS
-    ]
-    found = xr.concat(rows, "variant").assign_coords(
-        variant=list(VARIANTS), history=list(VARIANTS), phase=list(phases(observed.sizes["layer"]))
-    )
-    found = found.assign_coords({name: observed[name] for name in ("prompt", "layer", "depth", "lens")})
-    return described(found, UNITS)
-
-
-def free_of(result: xr.Dataset) -> xr.Dataset:
-    """Return exp03's measures free running: each model on the history that it wrote."""
-    parts = [result.sel(variant=v, history=v, drop=True) for v in VARIANTS]
-    return xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
+    """Return exp03's dataset for one pair, but for neurons: every measure for both models on both histories."""
+    found = [over_histories(observed, m) for m in (curves, by_phase, changes_of_mind, where_both_agree)]
+    return joined(*found, over_histories(observed, by_confidence, options))

@@ -3,45 +3,123 @@
 import xarray as xr
 
 from nbhelpers.core import depths
-from nbhelpers.report.quantities import VARIANTS, by_variant, over, shift, with_shift
+from nbhelpers.measures import steps
+from nbhelpers.report.quantities import (
+    VARIANTS,
+    Quantities,
+    by_variant,
+    difference,
+    levels,
+    over,
+    shifts,
+    with_shift,
+)  # fmt: skip
 
 STRUCTURAL = ("structural", "discourse", "punctuation")
+MINDS = ("late_mind_change", "late_flips", "kl_adjacent_at_change")
+NEURONS = "published: dictionary features; here: MLP neurons"
+OF_DICTIONARIES = "needs the study's dictionaries of features, which exist for one family"
+OTHER_THRESHOLD = "one threshold of commitment by confidence is kept, 0.1 nats"
+BY_POSITION = "pairs steps of two texts by position; here both models read the same text (gap_by_agreement)"
+UNMEASURED = {
+    **{f"delay_by_confidence_tau_{tau}.{s}": OTHER_THRESHOLD for tau in ("0.2", "0.5", "1") for s in steps.STRATA},
+    **{f"delay_by_match_tau_{tau}.{m}": BY_POSITION for tau in ("0.1", "0.2", "0.5", "1")
+       for m in ("matched", "mismatched")},
+    **dict.fromkeys(("token_share.matched", "token_share.divergent"), BY_POSITION),
+    **{f"kl_adjacent_burst.layers_{at}": "layers of one 34-layer model; the figure shows every layer"
+       for at in ("5_6", "15_17", "27_28")},
+    **{f"{name}.{v}": OF_DICTIONARIES for v in VARIANTS
+       for name in ("active_features", "median_activation", "p90_activation", "last_two_layers_mass")},
+    **{f"own_feature_share.{at}": OF_DICTIONARIES for at in ("early.most", "late.least", "late.most")},
+    **{f"neuron_overlap.k{k}": "an MLP of the pocket size has no 100 neurons that stand out; 10, 20 and 50 are kept"
+       for k in (100, 1000)},
+    **{f"first_crossing_median.{v}": "a median over pooled steps; exp09 keeps counts by layer of every rule"
+       for v in VARIANTS},
+}  # fmt: skip
 
 
-def quantities(result: xr.Dataset) -> dict:
-    """Return how predictions are revised, each model on its own text, and how concentrated its use of neurons is."""
+def quantities(result: xr.Dataset) -> Quantities:
+    """Return how predictions are revised, on each model's own text and on IT's, and how concentrated its neurons are."""
     parts = [result.sel(variant=v, history=v, drop=True) for v in VARIANTS]
     own = xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
-    raw = own.sel(lens="raw", drop=True)
-    found, ranges = {}, depths.phases(result.sizes["layer"])
-    for phase, layers in ranges.items():
-        for lens in result["lens"].values:
+    same = result.sel(history="it", drop=True)
+    late = depths.phases(result.sizes["layer"])["corrective"]
+    return (
+        of_phases(own) | of_minds(own, "free") | of_minds(same, "it") | by_confidence(own, same)
+        | by_agreement(same) | structural(own) | concentration(result, late)
+        | with_shift("delta_cosine_corrective", over(own["delta_cosine"], late), "cosine",
+                     note="the whole block's update, as computed; the text says MLP", centre=0.0)
+    )  # fmt: skip
+
+
+def of_phases(own: xr.Dataset) -> Quantities:
+    """Return adjacent divergence, changes of mind and turnover of the study's phases, free running."""
+    found, raw = {}, own.sel(lens="raw", drop=True)
+    clipped = "Gemma's figures: KL(layer ‖ before), clipped, no template; here KL(before ‖ layer)"
+    for phase, layers in depths.phases(own.sizes["layer"]).items():
+        for lens in own["lens"].values:
             kl = own["phase_kl_adjacent"].sel(phase=phase, lens=lens, drop=True)
-            found |= with_shift("phase_kl_adjacent", kl, f".{phase}.{lens}")
-        found |= with_shift("phase_of_mind", raw["phase_of_mind"].sel(phase=phase, drop=True), f".{phase}")
+            found |= with_shift("phase_kl_adjacent", kl, "nats", f".{phase}.{lens}", clipped)
+        found |= with_shift(
+            "phase_of_mind", raw["phase_of_mind"].sel(phase=phase, drop=True), "1", f".{phase}"
+        )
         # Layer 0 has no layer before it.
-        turnover = over(raw["turnover"], [i for i in layers if i])
-        found |= with_shift("turnover", turnover, f".{phase}")
-    for stratum in result["stratum"].values:
-        layer = raw["commitment_by_confidence"].sel(stratum=stratum, rule="kl_continuous", drop=True)
-        found |= by_variant(f"commitment_by_confidence.{stratum}", layer)
-        found[f"delay_by_confidence.{stratum}"] = shift(layer)
-    found |= with_shift("delta_cosine_corrective", over(raw["delta_cosine"], ranges["corrective"]))
-    found |= with_shift("late_change_structural_share", structural_share(raw))
-    return found | concentration(result, ranges["corrective"])
+        found |= with_shift("turnover", over(raw["turnover"], [i for i in layers if i]), "1", f".{phase}")
+    return found
 
 
-def structural_share(own: xr.Dataset) -> xr.DataArray:
-    """Return the share of late changes of mind that end on a structural token, discourse or punctuation, (variant)."""
-    late = (own["late_mind_change"].mean("prompt") * own["class_share"]).fillna(0)
-    structural = late.sel(token_class=late["token_class"].isin(STRUCTURAL))
-    return structural.sum("token_class") / late.sum("token_class")
+def of_minds(of: xr.Dataset, text: str) -> Quantities:
+    """Return late changes of mind by class of the token that follows, raw lens, on one choice of texts."""
+    found = {}
+    for name in MINDS:
+        values, unit = of[name].sel(lens="raw", drop=True), "nats" if name.startswith("kl") else "1"
+        for kind in of["token_class"].values:
+            found |= with_shift(name, values.sel(token_class=kind, drop=True), unit, f".{text}.{kind}")
+    return found
 
 
-def concentration(result: xr.Dataset, layers) -> dict:
-    """Return Gini, N50 and N90 of the use of neurons, and PT's and IT's shared ones, mean over some layers."""
+def by_confidence(own: xr.Dataset, same: xr.Dataset) -> Quantities:
+    """Return the layer of the first crossing within strata of confidence, free running, and its delay on IT's text."""
+    note, found = "published without IT's template; in layers of this model", {}
+    for stratum in own["stratum"].values:
+        at = dict(stratum=stratum, rule="kl_continuous", lens="raw", drop=True)
+        layer = own["commitment_by_confidence"].sel(**at)
+        found |= levels(by_variant(f"commitment_by_confidence.{stratum}", layer), "layers")
+        found |= shifts({f"delay_by_confidence.{stratum}": difference(layer)}, "layers", note)
+        matched = difference(same["commitment_by_confidence"].sel(**at))
+        found |= shifts({f"matched_delay_by_confidence.{stratum}": matched}, "layers")
+    return found
+
+
+def by_agreement(same: xr.Dataset) -> Quantities:
+    """Return the late-half gap on IT's text where both models end on the same token and where not, nats, and how often."""
+    late = list(depths.late_half(same.sizes["layer"]))
+    gap = difference(over(same["kl_by_agreement"].sel(lens="raw", drop=True), late))
+    found = {
+        f"gap_by_agreement.{kind}": gap.sel(agreement_of=kind, drop=True) for kind in gap.agreement_of.values
+    }
+    return shifts(found, "nats") | levels({"agreement.it": float(same["agreement"].sel(variant="pt"))}, "1")
+
+
+def structural(own: xr.Dataset) -> Quantities:
+    """Return the share of late changes of mind that end on a structural token, discourse or punctuation."""
+    rate = own["late_mind_change"].sel(lens="raw", drop=True).mean("prompt")
+    late = (rate * own["class_share"]).fillna(0)
+    kept = late.sel(token_class=late["token_class"].isin(STRUCTURAL))
+    share = kept.sum("token_class") / late.sum("token_class")
+    return with_shift(
+        "late_change_structural_share", share, "1", note="from rates by token class, means over prompts"
+    )
+
+
+def concentration(result: xr.Dataset, layers) -> Quantities:
+    """Return Gini, N50 and N90 of the use of neurons, and PT's and IT's shared ones, mean over some layers and over all."""
     found = {}
     for name in ("gini", "n50", "n90"):
-        found |= with_shift(name, over(result[name], layers))
-    shared = over(result["neuron_overlap"], layers)
-    return found | {f"neuron_overlap.k{k}": shared.sel(k=k) for k in result["k"].values}
+        found |= with_shift(name, over(result[name], layers), "1", note=NEURONS)
+    shared = result["neuron_overlap"]
+    late = {f"neuron_overlap.k{k}": float(over(shared, layers).sel(k=k)) for k in result["k"].values}
+    every = {
+        f"neuron_overlap_all_layers.k{k}": float(shared.mean("layer").sel(k=k)) for k in result["k"].values
+    }
+    return found | levels(late, "1", NEURONS) | levels(every, "1")

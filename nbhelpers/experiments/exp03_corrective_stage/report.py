@@ -2,24 +2,24 @@
 
 import altair as alt
 import pandas as pd
-import xarray as xr
 
-from nbhelpers.core import depths, params
+from nbhelpers.core import params
+from nbhelpers.experiments.exp03_corrective_stage.quantities import quantities
+from nbhelpers.measures.steps import STRATA
 from nbhelpers.models.token_classes import CLASSES
 from nbhelpers.report import charts
 from nbhelpers.report.charts import (
     NAMES,
     by_variant,
-    difference,
     dots,
-    hint,
-    interval_row,
     layers_axis,
     onset_rule,
     panels,
     tidy,
+    variant_dots,
 )
-from nbhelpers.report.families import cells, free, shift
+from nbhelpers.report.families import FEWEST, cells, free
+from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import percent
 
@@ -55,53 +55,31 @@ def emergence(results) -> alt.Chart:
     )  # fmt: skip
 
 
-def minds_by_class(results, measure="late_mind_change", history="free", lens="raw") -> alt.Chart:
-    """Return a measure of late changes of mind by class of the following token, PT and IT, with intervals."""
-    found = []
-    for title, d in results.items():
-        one = free(d[[measure]]) if history == "free" else d[[measure]].sel(history=history)
-        values = one[measure].sel(lens=lens)
-        for variant in ("pt", "it"):
-            for kind in values.token_class.values:
-                row = interval_row(
-                    values.sel(variant=variant, token_class=kind), panel=title, token_class=str(kind)
-                )
-                found.append(row | {"variant": NAMES[variant]})
-    rows = pd.DataFrame(found).dropna(subset=["mean"])
-    rows = rows[(rows["prompts"] >= 5) & (rows["token_class"] != "special")].round(charts.DIGITS)
-    y = alt.Y("token_class:N", title=None, sort=list(CLASSES), axis=alt.Axis(grid=True, ticks=False))
-    offset = alt.YOffset("variant:N", sort=["PT", "IT"])
-    colour, (heading, unit) = by_variant()["color"], MINDS[measure]
-    bar = (
-        alt.Chart()
-        .mark_rule(strokeWidth=2)
-        .encode(x=alt.X("low:Q", title=unit), x2="high:Q", y=y, yOffset=offset, color=colour)
+def minds_by_class(results, measure="late_mind_change", text="free") -> alt.Chart:
+    """Return a measure of late changes of mind by class of the following token, raw lens, PT and IT, with intervals.
+
+    text: "free", each model on its own, or "it", both on IT's.
+    """
+    names = {
+        f"{measure}.{text}.{kind}.{v}": {"token_class": kind, "variant": NAMES[v]}
+        for kind in CLASSES
+        if kind != "special"
+        for v in params.VARIANTS
+    }
+    rows = interval_rows(results, quantities, names).dropna(subset=["mean"])
+    rows = rows[rows["prompts"] >= FEWEST].round(charts.DIGITS)
+    heading, unit = MINDS[measure]
+    return variant_dots(
+        rows, "token_class", list(CLASSES), x=unit, title=f"{heading}, by class of the following token"
     )
-    dot = alt.Chart().mark_point(size=40, filled=True, opacity=1)
-    dot = dot.encode(
-        x=alt.X("mean:Q", title=unit),
-        y=y,
-        yOffset=offset,
-        color=colour,
-        tooltip=[*hint("token_class", "variant"), "prompts:Q"],
-    )
-    return panels(rows, f"{heading}, by class of the following token", bar, dot)
 
 
-def commitment_by_confidence(results, rule="kl_continuous", lens="raw", history="free") -> alt.Chart:
-    """Return the delay IT − PT of commitment by confidence of the final prediction, with intervals over prompts."""
-    found = []
-    for title, d in results.items():
-        names = ["commitment_by_confidence"]
-        one = free(d[names]) if history == "free" else d[names].sel(history=history)
-        shift = difference(one.commitment_by_confidence.sel(rule=rule, lens=lens))
-        found += [
-            interval_row(shift.sel(stratum=s), panel=title, stratum=str(s)) for s in shift.stratum.values
-        ]
-    where = "free running" if history == "free" else f"on {NAMES[history]}'s tokens"
-    return dots(
-        pd.DataFrame(found), "stratum", x="IT − PT, layers", title=f"Commitment delay by confidence, {where}"
-    )
+def commitment_by_confidence(results, text="free") -> alt.Chart:
+    """Return the delay IT − PT of commitment by confidence of the final prediction, raw lens, with intervals over prompts."""
+    start = "delay_by_confidence" if text == "free" else "matched_delay_by_confidence"
+    rows = interval_rows(results, quantities, {f"{start}.{s}": {"stratum": s} for s in STRATA})
+    where = "free running" if text == "free" else "on IT's tokens"
+    return dots(rows, "stratum", x="IT − PT, layers", title=f"Commitment delay by confidence, {where}")
 
 
 def neuron_gini(results) -> alt.Chart:
@@ -122,66 +100,43 @@ def neuron_gini(results) -> alt.Chart:
     return panels(rows, "Concentration of neuron use by layer", onset_rule(), line)
 
 
-def phase(dataset: xr.Dataset, name: str, lens: str = "raw") -> xr.DataArray:
-    """Return IT − PT of exp03's adjacent KL averaged over a phase, free running, nats [prompt]."""
-    values = free(dataset[["phase_kl_adjacent"]]).phase_kl_adjacent
-    return shift(values.sel(phase=name, lens=lens, drop=True))
-
-
 def phase_table(results) -> pd.DataFrame:
-    """Return IT − PT of the adjacent KL by phase, nats, by family."""
-    return cells(
-        results, {name: lambda d, n=name: phase(d, n) for name in ("content", "format", "corrective")}
-    )
-
-
-def agreement_gap(dataset: xr.Dataset, which: str, history: str = "it") -> xr.DataArray:
-    """Return the late-half KL gap IT − PT on one history, [prompt], where both end on the same token, or not."""
-    curve = dataset.kl_by_agreement.sel(history=history, agreement_of=which, lens="raw", drop=True)
-    return shift(curve.isel(layer=list(depths.late_half(dataset.sizes["layer"]))).mean("layer"))
+    """Return IT − PT of the adjacent KL by phase, free running, raw lens, nats, by family."""
+    phases = ("content", "format", "corrective")
+    return cells(results, {name: named(quantities, f"phase_kl_adjacent_shift.{name}.raw") for name in phases})
 
 
 def agreement_table(results) -> pd.DataFrame:
     """Return the gap on IT's text where both models end on the same token and where they do not, by family."""
     kinds = [str(kind) for kind in next(iter(results.values())).agreement_of.values]
-    table = cells(results, {kind: lambda d, k=kind: agreement_gap(d, k) for kind in kinds})
-    share = {t: percent(d.agreement.sel(variant="pt", history="it")) for t, d in results.items()}
+    table = cells(results, {kind: named(quantities, f"gap_by_agreement.{kind}") for kind in kinds})
+    share = {title: percent(value(quantities, d, "agreement.it")) for title, d in results.items()}
     return table.assign(**{"share of steps with the same token": pd.Series(share)})
 
 
 def gini_table(results) -> pd.DataFrame:
-    """Return the mean Gini coefficient of neuron use in late layers and the overlap of the most used neurons."""
+    """Return the mean Gini coefficient of neuron use from the onset on, and the overlap of the most used neurons."""
     rows = {}
     for title, d in results.items():
-        late = d.gini.isel(layer=slice(depths.onset(d.sizes["layer"]), None)).mean("layer")
-        overlap = d.neuron_overlap.mean("layer")
-        rows[title] = {f"Gini, {v.upper()}": f"{float(late.sel(variant=v)):.3f}" for v in params.VARIANTS}
-        rows[title] |= {f"top {int(k)} shared": f"{float(overlap.sel(k=k)):.2f}" for k in overlap.k.values}
+        rows[title] = {
+            f"Gini, {v.upper()}": f"{value(quantities, d, f'gini.{v}'):.3f}" for v in params.VARIANTS
+        }
+        shared = {int(k): value(quantities, d, f"neuron_overlap_all_layers.k{k}") for k in d.k.values}
+        rows[title] |= {f"top {k} shared": f"{share:.2f}" for k, share in shared.items()}
     return pd.DataFrame(rows).T.rename_axis(None)
-
-
-def late_minds(dataset: xr.Dataset, kind: str, lens: str = "raw") -> xr.DataArray:
-    """Return IT − PT of the share of a class's tokens that are first ranked first late, free running, [prompt]."""
-    values = free(dataset[["late_mind_change"]]).late_mind_change
-    return shift(values.sel(token_class=kind, lens=lens, drop=True))
-
-
-def delay(dataset: xr.Dataset, stratum: str, history="free", rule="kl_continuous") -> xr.DataArray:
-    """Return IT − PT of the commitment layer within a stratum of confidence, layers [prompt]."""
-    one = dataset[["commitment_by_confidence"]]
-    one = free(one) if history == "free" else one.sel(history=history, drop=True)
-    return shift(one.commitment_by_confidence.sel(stratum=stratum, rule=rule, lens="raw", drop=True))
 
 
 def verdict(results) -> str:
     """Return what this run says of a corrective stage."""
     larger, later = ("larger in IT than in PT", "smaller in IT"), ("later in IT than in PT", "earlier in IT")
-    corrective = sentence(results, lambda d: phase(d, "corrective"), *larger)
-    content = sentence(results, lambda d: phase(d, "content"), *larger)
-    structural = sentence(results, lambda d: late_minds(d, "structural"), *larger)
-    contents = sentence(results, lambda d: late_minds(d, "content"), *larger)
-    high, low = (sentence(results, lambda d, s=s: delay(d, s), *later) for s in ("high", "low"))
-    matched = sentence(results, lambda d: delay(d, "high", "it"), *later)
+
+    def of(name, signs):
+        return sentence(results, named(quantities, name), *signs)
+
+    corrective, content = (of(f"phase_kl_adjacent_shift.{p}.raw", larger) for p in ("corrective", "content"))
+    structural, contents = (of(f"late_mind_change_shift.free.{k}", larger) for k in ("structural", "content"))
+    high, low = (of(f"delay_by_confidence.{stratum}", later) for stratum in ("high", "low"))
+    matched = of("matched_delay_by_confidence.high", later)
     return (
         f"Free running, the divergence from layer to layer in the corrective phase is {corrective}; in the content phase it "
         f"is {content}. The share of structural tokens that come first only from the onset on is {structural}; that of "

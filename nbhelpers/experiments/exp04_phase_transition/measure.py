@@ -9,21 +9,9 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core.depths import around_third
-from nbhelpers.core.store import described, joined
+from nbhelpers.core.store import joined
 from nbhelpers.experiments.exp04_phase_transition.experiment import Params
 from nbhelpers.measures import prompt_end
-
-UNITS = {
-    "statistic": ("1", "mean over the window less mean over the other layers"),
-    "p_permuted": ("1", "two-sided p of the statistic against layers in random order"),
-    "p_window": ("1", "share of windows of this width with a statistic at least as large in size"),
-    "global_statistic": ("1", "mean over layers of global attention less mean over the others"),
-    "p_global": ("1", "two-sided p of it against layers in random order"),
-    "lowest_layer": ("layers", "layer of the lowest dimension between 0.2 L and 0.5 L"),
-    "sharpness": ("1", "|difference of dimension across the lowest layer| / the larger of the two"),
-    "attention_normalised": ("1", "attention entropy over the logarithm of visible keys, mean over heads"),
-    "adjacent_change": ("1", "1 − cosine of a prompt's state with that after the layer before"),
-}
 
 
 def contrast(profile: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -86,27 +74,27 @@ def dip(dimension: xr.DataArray) -> xr.Dataset:
     return xr.Dataset({"lowest_layer": at.drop_vars("layer", errors="ignore"), "sharpness": sharpness})
 
 
+def clouds(observed: xr.Dataset, options: Params) -> xr.Dataset:
+    """Return dimension, spectrum, attention entropy and change between layers of the states at the prompt's end."""
+    size = dict(draws=options.n_subsamples, k=options.mle_neighbours, seed=options.seed)
+    found = joined(prompt_end.dimensions(observed, **size), prompt_end.head_means(observed))
+    kept = {name: observed[name] for name in ("adjacent_cka", "pair_cka", "global_layer")}
+    return found.assign(kept).assign(adjacent_change=1 - observed.adjacent_cosine)
+
+
 def summarise(observed: xr.Dataset, options: Params) -> xr.Dataset:
     """Return exp04's dataset for one pair: dimension, attention entropy, change between layers, and the tests."""
-    found = prompt_end.dimensions(
-        observed, draws=options.n_subsamples, k=options.mle_neighbours, seed=options.seed
-    )
-    heads = prompt_end.head_means(observed)
-    kept = ("adjacent_cka", "pair_cka", "global_layer")
-    found = joined(found, heads).assign({name: observed[name] for name in kept})
-    found["adjacent_change"] = 1 - observed.adjacent_cosine
-    found = joined(found, dip(found.dimension.sel(estimator="two_nn", drop=True)))
-    native = prompt_end.native(
-        found[["dimension", "adjacent_cka", "attention_normalised", "adjacent_change"]]
-    )
-    profiles = tested(native)
-    tests = standing_out(profiles, observed.global_layer.values, options)
+    found = clouds(observed, options)
+    lowest = dip(found.dimension.sel(estimator="two_nn", drop=True))
+    tests = standing_out(tested(found), observed.global_layer.values, options)
     coords = {name: observed[name] for name in ("layer", "depth")}
-    return described(joined(found, tests).assign_coords(coords), UNITS | prompt_end.UNITS)
+    return joined(found, lowest, tests).assign_coords(coords)
 
 
-def tested(native: xr.Dataset) -> dict[str, np.ndarray]:
+def tested(found: xr.Dataset) -> dict[str, np.ndarray]:
     """Return the profiles over layers that are asked whether a third of the depth stands out, under native templates."""
+    names = ["dimension", "adjacent_cka", "attention_normalised", "adjacent_change"]
+    native = prompt_end.native(found[names])
     entropy = native.attention_normalised.mean("cloud_prompt")
     dimension = native.dimension.sel(estimator="two_nn", drop=True)
     change = native.adjacent_change.mean("cloud_prompt")

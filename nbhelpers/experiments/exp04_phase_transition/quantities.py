@@ -3,18 +3,44 @@
 import numpy as np
 import xarray as xr
 
-from nbhelpers.report.quantities import by_variant, clouds
+from nbhelpers.core.depths import around_third
+from nbhelpers.report.quantities import Quantities, by_variant, clouds, levels, ratios
+
+HERE = "in layers of this model"
+OF_DICTIONARIES = "needs the study's dictionaries of features, which exist for one family"
+UNMEASURED = {
+    "late_dimension_shift.lpca.native": "local PCA is not computed: it has no parameter-free form",
+    "late_dimension_shift.two_nn_stored.native": "an older run's TwoNN; the estimator of its follow-up is measured",
+    **{f"feature_continuity.{name}": OF_DICTIONARIES
+       for name in ("cross_dip.pt", "cross_dip.it", "layers_10_11.it", "layers_11_12.it")},
+    **{f"feature_deaths.{v}": OF_DICTIONARIES for v in ("pt", "it")},
+}  # fmt: skip
 
 
-def quantities(result: xr.Dataset) -> dict:
-    """Return dimension, its lowest layer and how sharp it is there, both models on plain text, and the clouds."""
+def quantities(result: xr.Dataset) -> Quantities:
+    """Return dimension, its lowest layer and how sharp it is there, both models on plain text, the clouds, the windows."""
     plain = result.sel(template="raw")
     two_nn = plain["dimension"].sel(estimator="two_nn", drop=True)
     at, sharp = plain["lowest_layer"], plain["sharpness"]
-    found = by_variant("lowest_layer", at) | by_variant("sharpness", sharp)
-    found["sharpness_ratio"] = sharp.sel(variant="it") / sharp.sel(variant="pt").where(lambda x: x > 0)
-    found |= by_variant("dimension_lowest", two_nn.sel(layer=at))
-    found |= by_variant("dimension_last", two_nn.isel(layer=-1))
+    searched = f"{HERE}; searched between 0.2 and 0.5 of the depth"
+    ratio = sharp.sel(variant="it") / sharp.sel(variant="pt").where(lambda x: x > 0)
+    lowest = two_nn.fillna(np.inf).argmin("layer")
     return (
-        found | by_variant("dimension_minimum_layer", two_nn.fillna(np.inf).argmin("layer")) | clouds(result)
+        levels(by_variant("lowest_layer", at), "layers", searched)
+        | levels(by_variant("sharpness", sharp), "1")
+        | ratios({"sharpness_ratio": ratio})
+        | levels(by_variant("dimension_lowest", two_nn.sel(layer=at)), "1")
+        | levels(by_variant("dimension_last", two_nn.isel(layer=-1)), "1")
+        | levels(by_variant("dimension_minimum_layer", lowest), "layers", HERE)
+        | clouds(result)
+        | windows(result)
     )
+
+
+def windows(result: xr.Dataset) -> Quantities:
+    """Return in how many profiles a third of the depth has the largest contrast of all windows, of how many, by chance."""
+    n_layers, n = result.sizes["layer"], result.sizes["profile"]
+    total = n_layers - len(around_third(n_layers)) + 1
+    # A change between layers has no value at layer 0, hence a window less: 1.5 tells the first rank from the second.
+    largest = int((result["p_window"] < 1.5 / total).sum())
+    return levels({"third_is_largest": largest, "profiles": n, "third_by_chance": n / total}, "profiles")

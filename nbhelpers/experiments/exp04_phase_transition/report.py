@@ -2,13 +2,12 @@
 
 import altair as alt
 import pandas as pd
-import xarray as xr
 
-from nbhelpers.core import depths, params
+from nbhelpers.experiments.exp04_phase_transition.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.charts import by_variant, layers_axis, panels, tidy
-from nbhelpers.report.families import shift
 from nbhelpers.report.geometry_charts import TEMPLATES
+from nbhelpers.report.quantities import DIMENSIONS, named, value
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import number, p_value
 
@@ -57,55 +56,34 @@ def transition_table(results) -> pd.DataFrame:
 READ_AS = {"native": "native prompts", "raw": "plain text for both", "chat": "chat turns for both"}
 
 
-def late_dimension(dataset: xr.Dataset, template: str, estimator: str = "two_nn") -> float:
-    """Return IT − PT of the mean intrinsic dimension over the final fifth, under one template or the native ones."""
-    layers = list(depths.final_fifth(dataset.sizes["layer"]))
-    curve = dataset.dimension.sel(estimator=estimator).isel(layer=layers).mean("layer")
-    chosen = params.NATIVE if template == "native" else dict.fromkeys(params.VARIANTS, template)
-    pt, it = (float(curve.sel(variant=v, template=chosen[v])) for v in params.VARIANTS)
-    return it - pt
-
-
 def higher(results, template: str) -> str:
     """Return, by estimator, where IT's cloud has the higher dimension late: a count of families, or yes or no."""
     said = []
-    for estimator, name in (("two_nn", "TwoNN"), ("mle", "maximum likelihood")):
-        above = [late_dimension(d, template, estimator) > 0 for d in results.values()]
+    for estimator, name in DIMENSIONS.items():
+        shift = f"late_dimension_shift.{estimator}.{template}"
+        above = [value(quantities, dataset, shift) > 0 for dataset in results.values()]
         said.append(f"{sum(above) if len(above) > 1 else 'yes' if above[0] else 'no'} by {name}")
     return f"with {READ_AS[template]}: {', '.join(said)}"
-
-
-def attention_mean(dataset: xr.Dataset, template: str) -> xr.DataArray:
-    """Return IT − PT of the attention entropy over its ceiling, mean over layers, [prompt]."""
-    values = dataset.attention_normalised.mean("layer")
-    if template == "native":
-        it, pt = (values.sel(variant=v, template=params.NATIVE[v], drop=True) for v in ("it", "pt"))
-        return (it - pt).rename(cloud_prompt="prompt").dropna("prompt")
-    return shift(values.sel(template=template, drop=True), "cloud_prompt")
-
-
-def extreme(dataset: xr.Dataset) -> tuple[int, int, float]:
-    """Return in how many profiles a third of the depth has the largest contrast of all windows, of how many, by chance."""
-    n_layers = dataset.sizes["layer"]
-    windows = n_layers - len(depths.around_third(n_layers)) + 1
-    # A change between layers has no value at layer 0, hence a window less: 1.5 tells the first rank from the second.
-    largest = int((dataset.p_window < 1.5 / windows).sum())
-    return largest, dataset.sizes["profile"], dataset.sizes["profile"] / windows
 
 
 def verdict(results) -> str:
     """Return what this run says of a transition near a third of the depth."""
     total = len(results)
     where = "" if total == 1 else f", families of {total}"
-    largest, profiles, chance = map(sum, zip(*map(extreme, results.values())))
-    native = sentence(
-        results, lambda d: attention_mean(d, "native"), "wider in IT than in PT", "narrower in IT"
+    largest, profiles, chance = (
+        sum(value(quantities, dataset, name) for dataset in results.values())
+        for name in ("third_is_largest", "profiles", "third_by_chance")
     )
-    chat = sentence(results, lambda d: attention_mean(d, "chat"), "wider in IT than in PT", "narrower in IT")
+    native = sentence(
+        results, named(quantities, "attention_share_shift.native"), "wider in IT than in PT", "narrower in IT"
+    )
+    chat = sentence(
+        results, named(quantities, "attention_share_shift.chat"), "wider in IT than in PT", "narrower in IT"
+    )
     return (
         f"IT's cloud has the higher dimension in the final fifth of the layers (point values{where}) "
         f"{'; '.join(higher(results, template) for template in READ_AS)}. Of all windows of its width, the one at a third of "
-        f"the depth has the largest contrast in {largest} of {profiles} profiles over layers, where chance alone would give "
+        f"the depth has the largest contrast in {largest:.0f} of {profiles:.0f} profiles over layers, where chance alone would give "
         f"about {chance:.0f}. Under native templates, attention from the prompt's end is, as a share of its ceiling, "
         f"{native}; with chat turns for both it is {chat}. {grounds(results)}"
     )

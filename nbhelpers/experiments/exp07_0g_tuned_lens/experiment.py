@@ -1,4 +1,4 @@
-"""The parameters of exp07_0g."""
+"""What exp07_0g takes and what its dataset holds."""
 
 import math
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from pydantic import Field
 from nbhelpers.core.cost import BYTES, Cost, lens_buffers, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size, Texts
+from nbhelpers.core.variables import declared
 
 
 class Params(ForwardParams):
@@ -46,3 +47,33 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     residuals = size.layers * size.width * BYTES[run.model.dtype] * held_tokens
     held = weights(run, size, 2) + translators + residuals + lens_buffers(size, e.lens_rows, tiles=3)
     return Cost(0, 0, tokens, passes, held, 2.0 * size.layers * size.width**2 * 4)
+
+
+VARIABLES = declared(
+    {
+        ("variant", "lens", "text", "layer"): {
+            "kl_final_layer": ("nats", "KL(final ‖ layer) on held-out text"),
+            "kl_layer_final": ("nats", "KL(layer ‖ final) on held-out text"),
+            "top1_agreement": ("1", "share of tokens whose first token is the final layer's"),
+        },
+        ("variant",): {
+            "last_layer_kl": (
+                "nats",
+                "KL of the final distribution from the last layer read through its own translator",
+            ),
+            "gate": ("1", "whether the lens passes"),
+        },
+        ("text", "layer"): {
+            "kl_transfer": ("nats", "KL(final ‖ layer) of IT read with PT's translators"),
+        },
+        ("variant", "step", "layer"): {
+            "train_loss": ("nats", "training loss, KL(final ‖ layer), by gradient step"),
+        },
+        ("variant", "check", "layer"): {
+            "validation_loss": ("nats", "validation loss, KL(final ‖ layer)"),
+        },
+        ("variant", "layer"): {
+            "chosen_step": ("steps", "gradient step whose state was kept"),
+        },
+    }
+)

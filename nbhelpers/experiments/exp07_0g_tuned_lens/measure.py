@@ -15,7 +15,6 @@ from torch import Tensor
 from nbhelpers.core import stats
 from nbhelpers.core.depths import depth
 from nbhelpers.core.params import VARIANTS, ParameterError, Run
-from nbhelpers.core.store import described
 from nbhelpers.measures import lens, tuned_lens
 from nbhelpers.measures.steps import LENSES
 from nbhelpers.models import corpora, forward
@@ -29,20 +28,6 @@ CLOSER_SHARE, LAST_LAYER_KL = (
     0.9,
     0.05,
 )  # the gate: share of layers that must be closer; nats of the last translator
-UNITS = {
-    "kl_final_layer": ("nats", "KL(final ‖ layer) on held-out text"),
-    "kl_layer_final": ("nats", "KL(layer ‖ final) on held-out text"),
-    "top1_agreement": ("1", "share of tokens whose first token is the final layer's"),
-    "kl_transfer": ("nats", "KL(final ‖ layer) of IT read with PT's translators"),
-    "last_layer_kl": (
-        "nats",
-        "KL of the final distribution from the last layer read through its own translator",
-    ),
-    "gate": ("1", "whether the lens passes"),
-    "train_loss": ("nats", "training loss, KL(final ‖ layer), by gradient step"),
-    "validation_loss": ("nats", "validation loss, KL(final ‖ layer)"),
-    "chosen_step": ("steps", "gradient step whose state was kept"),
-}
 
 
 def rate(run: Run) -> float:
@@ -198,4 +183,4 @@ def evaluate(pair: Pair, trained: dict[str, tuple[tuned_lens.TunedLens, xr.Datas
     found = found.assign({name: logs[name] for name in ("train_loss", "validation_loss", "chosen_step")})
     n_layers = found.sizes["layer"]
     coords = {"variant": list(VARIANTS), "layer": np.arange(n_layers), "depth": ("layer", depth(n_layers))}
-    return described(found.assign_coords(coords), UNITS)
+    return found.assign_coords(coords)

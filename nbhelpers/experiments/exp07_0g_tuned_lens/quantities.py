@@ -1,8 +1,18 @@
 """The quantities of exp07_0g, from one pair's dataset."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import xarray as xr
 
-from nbhelpers.report.quantities import VARIANTS, by_variant
+from nbhelpers.report.quantities import VARIANTS, Quantities, Quantity, by_variant, levels, shifts
+
+RECIPE = "a setting of the training, which this book's parameters state for its own"
+UNMEASURED = {
+    f"recipe.{name}": RECIPE
+    for name in ("learning_rate", "momentum", "steps", "tokens_per_step", "clip", "scale_gemma",
+                 "scale_qwen_deepseek", "scale_others", "activations", "unique_tokens")
+}  # fmt: skip
 
 
 def ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
@@ -11,15 +21,30 @@ def ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
     return found + (part - found * whole) / whole.mean()
 
 
-def quantities(result: xr.Dataset) -> dict:
+def quantities(result: xr.Dataset) -> Quantities:
     """Return by how much the tuned lens is closer than the raw one at 0.6 of the depth, and how often each agrees."""
     n, found = result.sizes["layer"], {}
     for v in VARIANTS:
-        kl = result["kl_final_layer"].sel(variant=v).isel(layer=int(0.6 * n))
+        kl = result["kl_final_layer"].sel(variant=v, drop=True).isel(layer=int(0.6 * n), drop=True)
         raw, tuned = (kl.sel(lens=name, drop=True) for name in ("raw", "tuned"))
-        found[f"lens_improvement.{v}"] = ratio(raw - tuned, raw)
+        note = "published on generated text; here on held-out text"
+        found |= levels({f"lens_improvement.{v}": ratio(raw - tuned, raw)}, "1", note, centre=0.0)
+        found |= shifts({f"lens_gain.{v}": raw - tuned}, "nats")
         for lens in ("raw", "tuned"):
-            top1 = result["top1_agreement"].sel(variant=v, lens=lens, drop=True)
-            found[f"top1_agreement.{lens}.{v}"] = top1.mean("layer")
-            found[f"top1_agreement_last_layer.{lens}.{v}"] = top1.isel(layer=-1)
-    return found | by_variant("last_layer_kl", result["last_layer_kl"])
+            top1 = result["top1_agreement"].sel(variant=v, lens=lens)
+            mean, last = top1.mean("layer"), top1.isel(layer=-1)
+            named = {f"top1_agreement.{lens}.{v}": mean, f"top1_agreement_last_layer.{lens}.{v}": last}
+            found |= levels(named, "1", "published for an older run's translators")
+    return found | levels(by_variant("last_layer_kl", result["last_layer_kl"]), "nats")
+
+
+def across(found: Mapping[str, Quantities]) -> Quantities:
+    """Return the least and the largest gain of PT's tuned lens over all families but Gemma, as the study counted them."""
+    gains = [
+        float(np.mean(of["lens_improvement.pt"].values)) for title, of in found.items() if title != "gemma"
+    ]
+    ends = {"least": min(gains), "most": max(gains)}
+    note = "both models in the study; here PT's"
+    return {
+        f"lens_improvement_range.{end}": Quantity(gain, "1", "level", 0.0, note) for end, gain in ends.items()
+    }

@@ -5,8 +5,10 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import params
+from nbhelpers.experiments.exp07_0g_tuned_lens.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.charts import IT, banded, bands, by_category, by_variant, layers_axis, panels, tidy
+from nbhelpers.report.quantities import named
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import counted, number
 
@@ -80,18 +82,12 @@ def lens_table(results) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis(None)
 
 
-def lens_gain(dataset: xr.Dataset, variant: str) -> xr.DataArray:
-    """Return raw − tuned KL(final ‖ layer) at 0.6 of the depth, nats by held-out text; above zero tuned is closer."""
-    curve = dataset.kl_final_layer.sel(variant=variant, drop=True).rename(text="prompt")
-    return at_depth(curve.sel(lens="raw", drop=True) - curve.sel(lens="tuned", drop=True)).dropna("prompt")
-
-
 def verdict(results) -> str:
     """Return whether the tuned lenses do what they are for."""
     passed = [title for title, d in results.items() if bool(d.gate.all())]
     closer = "closer to the final prediction than the raw lens"
-    pt = sentence(results, lambda d: lens_gain(d, "pt"), closer, "farther from it")
-    it = sentence(results, lambda d: lens_gain(d, "it"), closer, "farther from it")
+    pt = sentence(results, named(quantities, "lens_gain.pt"), closer, "farther from it")
+    it = sentence(results, named(quantities, "lens_gain.it"), closer, "farther from it")
     return (
         f"On held-out text, at 0.6 of the depth, PT's tuned lens is {pt}. IT's tuned lens is {it}. Both lenses pass the gate "
         f"in {counted(passed, len(results))}: closer than the raw lens at nine tenths of the layers and at 0.6 of the depth, "

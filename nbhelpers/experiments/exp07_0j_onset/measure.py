@@ -6,7 +6,7 @@ searched, the baseline is the first half of the layers, and two nulls are given:
 and a bootstrap.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -88,28 +88,15 @@ def _quantiles(values: np.ndarray, ends: Sequence[float]) -> np.ndarray:
     return np.quantile(values, ends, method="nearest") if len(values) else np.full(len(ends), np.nan)
 
 
-def summarise(cosine: Mapping[str, xr.DataArray], options: Params) -> xr.Dataset:
-    """Return exp07_0j's dataset from each variant's δ-cosines (component, prompt, layer), with units and names.
+def onset_by_rule(difference: xr.DataArray, options: Params) -> xr.Dataset:
+    """Return exp07_0j's dataset from IT − PT of the δ-cosine, (component, prompt, layer).
 
-    For each component: the mean curve IT − PT, the onset under each rule with a bootstrap interval, and how often a
-    rule finds an onset when PT and IT are exchanged at random (its false-alarm rate).
+    For each component: which layers of the mean curve meet a rule, the onset under each rule with a bootstrap interval,
+    and how often a rule finds an onset when PT and IT are exchanged at random (its false-alarm rate).
     """
-    difference = (cosine["it"] - cosine["pt"]).dropna("prompt")
     parts = [_of_component(difference.sel(component=c), options) for c in difference.component.values]
     found = xr.concat(parts, "component").assign_coords(component=difference.component.values)
-    found["delta_cosine_shift"] = difference.transpose("component", "prompt", "layer")
-    units = {
-        "onset": ("layers", "first layer of the first run that meets a rule, −1 for none"),
-        "onset_low": ("layers", "lower end of the bootstrap interval of the onset"),
-        "onset_high": ("layers", "upper end of the bootstrap interval of the onset"),
-        "found_resampled": ("1", "share of bootstrap resamples with an onset"),
-        "found_exchanged": ("1", "share of random exchanges of PT and IT with an onset"),
-        "meets": ("1", "whether the mean curve meets a rule at a layer"),
-        "delta_cosine_shift": ("1", "IT − PT of the δ-cosine, by prompt"),
-    }
-    for name, (unit, long_name) in units.items():
-        found[name].attrs = {"units": unit, "long_name": long_name}
-    return found
+    return found.assign(delta_cosine_shift=difference.transpose("component", "prompt", "layer"))
 
 
 def _of_component(difference: xr.DataArray, options: Params) -> xr.Dataset:

@@ -4,9 +4,13 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core import stats
+from nbhelpers.report.quantities import Quantities, levels
+
+NOTE = "published: searched above layer 14 only, against layers 6–14; in layers of this model"
+UNMEASURED = {}
 
 
-def quantities(result: xr.Dataset) -> dict:
+def quantities(result: xr.Dataset) -> Quantities:
     """Return the layer from which the block's δ-cosine falls, −1 for none, under each rule, and how rules differ."""
     block, n = result.sel(component="block"), result.sizes["layer"]
     found, layers = {}, {}
@@ -19,7 +23,7 @@ def quantities(result: xr.Dataset) -> dict:
     for name, start in {"sigma": "sigma", "all": ""}.items():
         reached = [layer for rule, layer in layers.items() if rule.startswith(start) and layer >= 0]
         found[f"onset_span.{name}"] = max(reached) - min(reached) if reached else np.nan
-    return found | {
-        "onset_depth.least": min(reached) / n if reached else np.nan,
-        "onset_depth.most": max(reached) / n if reached else np.nan,
-    }
+    found["onset_depth.least"] = min(reached) / n if reached else np.nan
+    found["onset_depth.most"] = max(reached) / n if reached else np.nan
+    alarm = {"onset_by_chance.most": float(block["found_exchanged"].max())}
+    return levels(found, "onset layer", NOTE) | levels(alarm, "1")

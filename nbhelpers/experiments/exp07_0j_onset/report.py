@@ -5,7 +5,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from nbhelpers.experiments.exp07_0j_onset.quantities import quantities
 from nbhelpers.report.charts import IT, panels, tidy
+from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import WORDS, counted, percent
 
 
@@ -54,8 +56,8 @@ def _layer(value: float) -> str:
 
 def found_onsets(dataset: xr.Dataset) -> np.ndarray:
     """Return the onsets of the block's δ-cosine, layers, of the rules that find one."""
-    found = dataset.onset.sel(component="block").values
-    return found[found >= 0]
+    onsets = [q.values.mean for name, q in kept(quantities, dataset).items() if name.startswith("onset.")]
+    return np.array([layer for layer in onsets if layer >= 0])
 
 
 def agree(dataset: xr.Dataset) -> bool:
@@ -70,7 +72,7 @@ def verdict(results) -> str:
     agreeing = [title for title, d in results.items() if agree(d)]
     some = {t: f"{t} {_span(found)}" for t, found in onsets.items() if len(found)}
     layers = f" (layers: {'; '.join(some.values())})" if some else ""
-    alarm = max(float(d.found_exchanged.sel(component="block").max()) for d in results.values())
+    alarm = max(value(quantities, dataset, "onset_by_chance.most") for dataset in results.values())
     rules = next(iter(results.values())).sizes["rule"]
     return (
         f"All {WORDS[rules]} rules find an onset within 15 % of the depth of each other in {counted(agreeing, total)}; at "

@@ -4,7 +4,7 @@ Per-prompt means of the free-running curves, commitment layers under every rule,
 history, by confidence and by generation step, and paired differences with intervals. Loads no model, draws nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
@@ -12,11 +12,10 @@ import xarray as xr
 from nbhelpers.core import stats
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.core.schemas import CommitmentParams
-from nbhelpers.core.store import described, joined
+from nbhelpers.core.store import joined
 from nbhelpers.measures import convergence_gap
 from nbhelpers.measures.commitment import commitment_counts, commitment_table
 from nbhelpers.measures.steps import (
-    OBSERVED,
     STRATA,
     confidence,
     free_steps,
@@ -30,36 +29,6 @@ KL = tuple(f"kl_{direction}" for direction in DIRECTIONS)
 CURVES = (*KL, "entropy", "kl_adjacent", "top1_agreement", "top1_probability")
 FIRST = (*KL, "entropy")
 SHAPES = ("delta_cosine", "update_norm", "residual_norm", "cosine_to_final")
-NAMES = {
-    "top1_agreement": ("1", "share of steps whose top-1 token is the final layer's"),
-    "kl_final_layer_first": ("nats", "KL(final ‖ layer) at the last prompt position"),
-    "kl_layer_final_first": ("nats", "KL(layer ‖ final) at the last prompt position"),
-    "entropy_first": ("nats", "entropy at the last prompt position"),
-    "kl_final_layer_matched": (
-        "nats",
-        "KL(final ‖ layer) of either model on one history, by whose lens reads it",
-    ),
-    "kl_layer_final_matched": (
-        "nats",
-        "KL(layer ‖ final) of either model on one history, by whose lens reads it",
-    ),
-    "kl_by_confidence": (
-        "nats",
-        "KL(final ‖ layer) of steps in a stratum of final top-1 probability, free running",
-    ),
-    "kl_by_confidence_matched": ("nats", "the same on one history, strata by the confidence of its writer"),
-    "steps_by_confidence": ("steps", "free-running steps in a stratum"),
-    "delta_cosine_by_step": ("1", "δ-cosine of the block update, by generation step, mean over prompts"),
-    "commitment": ("layers", "mean commitment layer of a prompt's steps"),
-    "commitment_count": ("steps", "steps that commit at the layer, pooled over prompts"),
-    "convergence_gap": ("nats", "mean over the late half of IT − PT, by prompt"),
-    "convergence_gap_low": ("nats", "lower end of the interval of the convergence gap"),
-    "convergence_gap_high": ("nats", "upper end of the interval of the convergence gap"),
-    "convergence_gap_tokens": ("nats", "convergence gap with every step weighted equally"),
-    "commitment_delay": ("layers", "IT − PT of a prompt's mean commitment layer"),
-    "commitment_delay_low": ("layers", "lower end of the interval of the delay"),
-    "commitment_delay_high": ("layers", "upper end of the interval of the delay"),
-}
 
 
 def with_agreement(steps: xr.Dataset) -> xr.Dataset:
@@ -189,14 +158,23 @@ def gaps_and_delays(profile: xr.Dataset, options: CommitmentParams) -> xr.Datase
     return out
 
 
+def of_both(observed: xr.Dataset, measure: Callable, *options) -> xr.Dataset:
+    """Return `measure(observed, variant, *options)` of both models, with a dim `variant`."""
+    parts = [measure(observed, variant, *options) for variant in VARIANTS]
+    return xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
+
+
+def assembled(observed: xr.Dataset, *parts: xr.Dataset) -> xr.Dataset:
+    """Return measures as one dataset, with the texts' lengths and categories and the δ-cosine by generation step."""
+    kept = {name: observed[name] for name in ("n_tokens", "stopped", "category")}
+    coords = {name: observed[name] for name in ("prompt", "layer", "depth")}
+    found = joined(*parts).assign(kept).assign_coords(coords)
+    return found.assign(delta_cosine_by_step=cosine_by_step(observed))
+
+
 def summarise(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
-    """Return exp09's dataset for one pair: what `contents.REQUIRED["exp09"]` lists, with units and names."""
-    parts = [joined(free_profile(observed, v), commitment(observed, v, options)) for v in VARIANTS]
-    profile = xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
-    kept = ("n_tokens", "stopped", "category")
-    profile = profile.assign({name: observed[name] for name in kept})
-    profile = profile.assign_coords({name: observed[name] for name in ("prompt", "layer", "depth")})
+    """Return exp09's dataset for one pair, but for its side panels: everything that comes from steps."""
+    own = of_both(observed, free_profile), of_both(observed, commitment, options)
     strata_of = by_confidence(observed, options.confidence_edges)
-    profile = joined(profile, matched_curves(observed), strata_of)
-    profile["delta_cosine_by_step"] = cosine_by_step(observed)
-    return described(joined(profile, gaps_and_delays(profile, options)), OBSERVED | NAMES)
+    profile = assembled(observed, *own, matched_curves(observed), strata_of)
+    return joined(profile, gaps_and_delays(profile, options))

@@ -1,12 +1,81 @@
 """The quantities of exp09, from one pair's dataset."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
 
 from nbhelpers.core import depths
-from nbhelpers.report.quantities import VARIANTS, by_variant, clouds, over, shift, weights
+from nbhelpers.report.quantities import (
+    VARIANTS,
+    Quantities,
+    Quantity,
+    by_variant,
+    clouds,
+    difference,
+    levels,
+    over,
+    shifts,
+    weights,
+)  # fmt: skip
 
 SLICES = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9, 10)}
+# The names of the gap in either direction of the divergence.
+GAPS = {"final_layer": "kl_excess", "layer_final": "kl_layer_final_excess"}
+# The study's rules of commitment, whose cells of family, rule and lens it counts reversals in.
+STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
+POOLED = "published: pooled over tokens; here: means by prompt"
+COSINE = "the whole block's update, as computed; the text says MLP"
+UNMEASURED = {
+    "steps_range.least": "a figure of an older run; the steps of this run stand by variant",
+    "steps_range.most": "a figure of an older run; the steps of this run stand by variant",
+    "kl_excess_final_eight.tuned.least": "eight layers of one 36-layer model",
+    "kl_excess_final_eight.tuned.most": "eight layers of one 36-layer model",
+    "matched_delay.kl_stays_0.1": "needs PT's tuned lens for both models on IT's text, with commitment; exp09 keeps curves",
+    "weight_peak_band.first": "a band of layers of one 34-layer model; the peak layer is measured",
+    "weight_peak_band.last": "a band of layers of one 34-layer model; the peak layer is measured",
+    "n_positive.late_dimension_shift.lpca.native": "local PCA is not computed: it has no parameter-free form",
+    "threshold_validity.top1_unchanged_below_0.1": "no released file holds it, and no experiment here measures it yet",
+    "threshold_validity.top5_stable_below_0.1": "no released file holds it, and no experiment here measures it yet",
+}
+
+
+def quantities(result: xr.Dataset) -> Quantities:
+    """Return exp09's quantities: gaps, commitment, δ-cosine, end points, weights, clouds."""
+    found = updates(result) | end_point(result)
+    for lens in result["lens"].values:
+        found |= gaps(result, lens) | commitments(result, lens) | matched(result, lens)
+        found |= strata(result, lens)
+    return found | commitment_to_final_state(result) | weights(result) | clouds(result)
+
+
+def parts(n_layers: int) -> dict[str, range]:
+    """Return the layers over which a gap is averaged, by name."""
+    thirds = {f"{name}_third": layers for name, layers in depths.thirds(n_layers).items()}
+    return thirds | {"late_half": depths.late_half(n_layers), "final_fifth": depths.final_fifth(n_layers)}
+
+
+def gaps(result: xr.Dataset, lens: str) -> Quantities:
+    """Return IT − PT of the distance to the own final distribution through one lens, nats, in both directions."""
+    n, found = result.sizes["layer"], {}
+    for direction, name in GAPS.items():
+        kl = result[f"kl_{direction}"].sel(lens=lens, drop=True)
+        moved = {f"{name}_{part}.{lens}": difference(over(kl, at)) for part, at in parts(n).items()}
+        found |= shifts(moved, "nats", f"{POOLED}, paired")
+    kl = result["kl_final_layer"].sel(lens=lens, drop=True)
+    above, half = difference(kl.mean("prompt")).values > 0, list(depths.late_half(n))
+    shared = f"{POOLED}, shares of its layers"
+    by_token = {f"kl_excess_late_half_by_token.{lens}": result.convergence_gap_tokens.sel(
+        lens=lens, direction="final_layer", drop=True)}  # fmt: skip
+    return (
+        found
+        | shifts(by_token, "nats")
+        | levels({f"layers_above.{lens}": above[half].mean()}, "1", shared, centre=0.5)
+        | levels({f"late_layers_above.{lens}": above[half[:-1]].sum()}, "layers")
+        | levels({f"crossover.{lens}": np.argmax(above[::-1]) if above.any() else n}, "layers")
+        | levels(by_variant(f"kl_first_layer.{lens}", kl.isel(layer=0).mean("prompt")), "nats",
+                 "published without, here with a mask over vocabulary rows that no token has")
+    )  # fmt: skip
 
 
 def quantile_layer(counts: xr.DataArray, share: float = 0.5) -> int:
@@ -14,78 +83,118 @@ def quantile_layer(counts: xr.DataArray, share: float = 0.5) -> int:
     return int(np.argmax(np.cumsum(counts.values) >= share * counts.values.sum()))
 
 
-def gaps(result: xr.Dataset, lens: str) -> dict:
-    """Return distances to the own final distribution through one lens, nats, KL(final ‖ layer)."""
-    kl, n = result["kl_final_layer"].sel(lens=lens, drop=True), result.sizes["layer"]
-    parts = {f"{name}_third": layers for name, layers in depths.thirds(n).items()}
-    parts |= {"late_half": depths.late_half(n), "final_fifth": depths.final_fifth(n)}
-    found = {f"kl_excess_{name}.{lens}": shift(over(kl, layers)) for name, layers in parts.items()}
-    mean = shift(kl.mean("prompt"))
-    above = mean.values > 0
-    found[f"layers_above.{lens}"] = above[list(depths.late_half(n))].mean()
-    found[f"crossover.{lens}"] = np.argmax(above[::-1]) if above.any() else n
-    return found | by_variant(f"kl_first_layer.{lens}", kl.isel(layer=0).mean("prompt"))
-
-
-def commitments(result: xr.Dataset, lens: str) -> dict:
+def commitments(result: xr.Dataset, lens: str) -> Quantities:
     """Return commitment delays through one lens, paired by prompt, and means and medians over pooled steps, layers."""
     counts = result["commitment_count"].sel(lens=lens, drop=True)
-    delay, found = shift(result["commitment"].sel(lens=lens, drop=True)), {}
+    delay, found = difference(result["commitment"].sel(lens=lens, drop=True)), {}
     layers = np.arange(result.sizes["layer"])
-    for rule in result["rule"].values:
+    for rule in [str(rule) for rule in result["rule"].values if rule != "cosine_0.95"]:
         of = {v: counts.sel(variant=v, rule=rule, drop=True) for v in VARIANTS}
-        found[f"commitment_delay.{lens}.{rule}"] = delay.sel(rule=rule, drop=True)
+        one, name = delay.sel(rule=rule, drop=True), f"{lens}.{rule}"
+        found |= shifts({f"commitment_delay.{name}": one}, "layers", f"{POOLED}; in layers of this model")
         # The same by another name: the study gave it by step and by prompt.
-        found[f"commitment_delay_by_prompt.{lens}.{rule}"] = found[f"commitment_delay.{lens}.{rule}"]
-        for v, count in of.items():
-            found[f"commitment.{lens}.{rule}.{v}"] = (count.values * layers).sum() / count.values.sum()
+        steps = "published without each text's first five steps; in layers of this model"
+        found |= shifts({f"commitment_delay_by_prompt.{name}": one}, "layers", steps)
+        means = {v: (n.values * layers).sum() / n.values.sum() for v, n in of.items()}
+        found |= levels({f"commitment.{name}.{v}": mean for v, mean in means.items()}, "layers")
         median = quantile_layer(of["it"]) - quantile_layer(of["pt"])
-        found[f"commitment_delay_median.{lens}.{rule}"] = median
+        found |= shifts({f"commitment_delay_median.{name}": median}, "layers", _as_computed(rule))
     return found
 
 
-def matched(result: xr.Dataset, lens: str) -> dict:
-    """Return KL(layer ‖ final) over the final fifth when both models read IT's text, each through its own lens, nats."""
+def _as_computed(rule: str) -> str:
+    """Return how the study's code differs from its text in two of its rules."""
+    if rule == "top1_first":
+        return "published as the first match, computed as one that stays"
+    return (
+        "published as the first crossing, computed as the one that stays"
+        if rule.startswith("kl_first")
+        else ""
+    )
+
+
+def commitment_to_final_state(result: xr.Dataset) -> Quantities:
+    """Return the delay by the cosine to the final residual, which no lens reads; absent where it was not measured."""
+    if "cosine_0.95" not in result["rule"].values:
+        return {}
+    layer = result["commitment"].isel(lens=0, drop=True).sel(rule="cosine_0.95", drop=True)
+    return shifts(
+        {"commitment_delay.cosine_0.95": difference(layer)}, "layers", f"{POOLED}; in layers of this model"
+    )
+
+
+def matched(result: xr.Dataset, lens: str) -> Quantities:
+    """Return gaps when both models read one text, each through its own lens, nats: late half, KL(final ‖ layer), and the
+    final fifth, KL(layer ‖ final), on IT's text.
+    """
+    n, found = result.sizes["layer"], {}
+    for history in VARIANTS:
+        at = dict(history=history, basis="own", lens=lens, drop=True)
+        curve = result["kl_final_layer_matched"].sel(**at)
+        gap = difference(over(curve, depths.late_half(n)))
+        found |= shifts({f"matched_gap_late_half.{history}.{lens}": gap}, "nats")
     curve = result["kl_layer_final_matched"].sel(history="it", basis="own", lens=lens, drop=True)
-    late = over(curve, depths.final_fifth(result.sizes["layer"]))
-    found = by_variant(f"matched_kl_final_fifth.{lens}", late)
-    return found | {f"matched_gap_final_fifth.{lens}": shift(late)}
+    late, note = over(curve, depths.final_fifth(n)), "published: means over steps; here: by prompt"
+    found |= levels(by_variant(f"matched_kl_final_fifth.{lens}", late), "nats", note)
+    return found | shifts({f"matched_gap_final_fifth.{lens}": difference(late)}, "nats", note)
 
 
-def updates(result: xr.Dataset) -> dict:
+def strata(result: xr.Dataset, lens: str) -> Quantities:
+    """Return the late-half gap, nats, by confidence of the final prediction, free and on IT's text, and by category."""
+    half, found = depths.late_half(result.sizes["layer"]), {}
+    free = difference(over(result["kl_by_confidence"].sel(lens=lens, drop=True), half))
+    same = result["kl_by_confidence_matched"].sel(history="it", lens=lens, drop=True)
+    same = difference(over(same, half))
+    for stratum in result["stratum"].values:
+        found[f"gap_by_confidence.{stratum}.free.{lens}"] = free.sel(stratum=stratum, drop=True)
+        found[f"gap_by_confidence.{stratum}.it.{lens}"] = same.sel(stratum=stratum, drop=True)
+    for direction, name in GAPS.items():
+        gap = difference(over(result[f"kl_{direction}"].sel(lens=lens, drop=True), half))
+        for category in dict.fromkeys(result["category"].values.tolist()):
+            inside = np.flatnonzero(result["category"].values == category)
+            found[f"{name}_by_category.{category}.{lens}"] = gap.isel(prompt=inside)
+    return shifts(found, "nats")
+
+
+def updates(result: xr.Dataset) -> Quantities:
     """Return shifts of the block's δ-cosine and of the cosine to the final state."""
     cosine, n = result["delta_cosine"].sel(component="block", drop=True), result.sizes["layer"]
-    parts = {name: range(a * n // 10, b * n // 10) for name, (a, b) in SLICES.items()}
-    parts |= {f"{name}_third": layers for name, layers in depths.thirds(n).items()}
+    at = {name: range(a * n // 10, b * n // 10) for name, (a, b) in SLICES.items()}
+    at |= {f"{name}_third": layers for name, layers in depths.thirds(n).items()}
     # The published curve has no first layer, whose predecessor would be the embedding.
-    parts["early_third"] = range(1, n // 3)
-    parts |= {"final_fifth": depths.final_fifth(n), "last_layer": [n - 1]}
-    found = {f"delta_cosine_shift.{name}": shift(over(cosine, at)) for name, at in parts.items() if len(at)}
-    below = shift(cosine.mean("prompt")).values[list(depths.final_fifth(n))] < 0
-    found["delta_cosine_layers_below.final_fifth"] = below.mean()
-    found |= by_variant("delta_cosine_last_layer", cosine.isel(layer=-1, drop=True))
-    to_final = result["cosine_to_final"]
-    mean, onset = shift(to_final.mean("prompt")).values, to_final.isel(layer=depths.onset(n), drop=True)
-    found["cosine_to_final_shift.mean"] = shift(to_final.mean("layer"))
-    found["cosine_to_final_shift.extreme"] = mean[np.argmax(abs(mean))]
-    found["cosine_to_final_shift.onset"] = shift(onset)
-    return found | by_variant("cosine_to_final_onset", onset)
+    at |= {"early_third": range(1, n // 3), "final_fifth": depths.final_fifth(n), "last_layer": [n - 1]}
+    moved = {f"delta_cosine_shift.{name}": difference(over(cosine, to)) for name, to in at.items() if len(to)}
+    below = difference(cosine.mean("prompt")).values[list(depths.final_fifth(n))] < 0
+    last, final = cosine.isel(layer=-1, drop=True), result["cosine_to_final"]
+    mean, onset = difference(final.mean("prompt")).values, final.isel(layer=depths.onset(n), drop=True)
+    to_final = {
+        "cosine_to_final_shift.mean": difference(final.mean("layer")),
+        "cosine_to_final_shift.extreme": mean[np.argmax(abs(mean))],
+        "cosine_to_final_shift.onset": difference(onset),
+    }
+    return (
+        shifts(moved, "cosine", COSINE)
+        | levels({"delta_cosine_layers_below.final_fifth": below.mean()}, "1", COSINE, centre=0.5)
+        | levels(by_variant("delta_cosine_last_layer", last), "cosine", COSINE, centre=0.0)
+        | shifts(to_final, "cosine")
+        | levels(by_variant("cosine_to_final_onset", onset), "cosine")
+    )
 
 
-def end_point(result: xr.Dataset) -> dict:
+def end_point(result: xr.Dataset) -> Quantities:
     """Return entropy, nats, and top probability of the final distribution, and the steps that were measured."""
     last = result.sel(lens="raw").isel(layer=-1, drop=True)
-    found = by_variant("final_entropy", last["entropy"])
-    if "top1_probability" in result:
-        found |= by_variant("final_top1_probability", last["top1_probability"])
     steps = (result["n_tokens"] - 1).clip(min=0).sum("prompt")
-    return found | by_variant("steps", steps)
+    return (
+        levels(by_variant("final_entropy", last["entropy"]), "nats")
+        | levels(by_variant("final_top1_probability", last["top1_probability"]), "1")
+        | levels(by_variant("steps", steps), "steps", "fewer prompts and shorter texts than in the study")
+    )
 
 
-def quantities(result: xr.Dataset) -> dict:
-    """Return exp09's quantities: gaps, commitment, δ-cosine, end points, weights, clouds."""
-    found = updates(result) | end_point(result)
-    for lens in result["lens"].values:
-        found |= gaps(result, lens) | commitments(result, lens)
-        found |= matched(result, lens) if "kl_layer_final_matched" in result else {}
-    return found | (weights(result) if "weight_rms" in result else {}) | clouds(result)
+def across(found: Mapping[str, Quantities]) -> Quantities:
+    """Return in how many cells of family, rule and lens IT commits earlier, as the study counted them."""
+    cells = [f"commitment_delay.{lens}.{rule}" for lens in ("raw", "tuned") for rule in STUDY_RULES]
+    delays = [of[cell].values for of in found.values() for cell in cells if cell in of]
+    earlier = float(sum(float(delay.mean()) < 0 for delay in delays))
+    return {"reversals": Quantity(earlier, "cells", "level", None, "cells of the four rules and both lenses")}

@@ -1,4 +1,4 @@
-"""The parameters of exp11."""
+"""What exp11 takes and what its dataset holds."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from pydantic import Field
 from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, batches, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size
+from nbhelpers.core.variables import declared
 
 GRAFTED, EIGHT, CELLS = 18, 8, 1 << 23  # conditions, those of exp14; logits read at once
 
@@ -42,3 +43,118 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     held = weights(run, size, 2) + translators + 2 * max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept
     passes = forwards * batches(e.n_prompts, e.batch_size)
     return Cost(e.n_prompts, 0, forwards * tokens, passes, held, readings + kept)
+
+
+VARIABLES = declared(
+    {
+        ("teacher", "prompt", "lens", "basis", "condition", "layer"): {
+            "kl_layer_final": ("nats", "KL(layer ‖ own final)"),
+            "kl_final_layer": ("nats", "KL(own final ‖ layer)"),
+            "kl_layer_baseline_final": ("nats", "KL(layer ‖ the baseline's final)"),
+            "kl_layer_teacher_final": ("nats", "KL(layer ‖ the teacher model's final)"),
+            "kl_layer_teacher": ("nats", "KL(layer ‖ the teacher model's same layer)"),
+            "kl_teacher_layer": ("nats", "KL(the teacher model's same layer ‖ layer)"),
+            "js_teacher": ("nats", "Jensen-Shannon divergence from the teacher model's same layer"),
+            "entropy": ("nats", "entropy of the layer's lens distribution"),
+            "target_log_probability": ("nats", "log-probability of the teacher's token"),
+            "target_log_rank": ("1", "natural logarithm of the rank of the teacher's token"),
+            "top1_final": ("1", "share of steps whose layer ranks the final first token first"),
+        },
+        ("teacher", "prompt", "condition", "layer"): {
+            "residual_cosine_teacher": ("1", "cosine of the residual stream with the teacher model's"),
+            "residual_distance_teacher": (
+                "1",
+                "distance of the residual stream from the teacher model's, over its norm",
+            ),
+        },
+        ("teacher", "prompt", "component", "condition", "layer"): {
+            "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
+            "update_norm": ("1", "Euclidean norm of an update"),
+        },
+        ("teacher", "prompt", "axis", "condition", "layer"): {
+            "effect": ("logits or nats", "first-order change of an axis by the layer's MLP update"),
+            "projection": ("1", "length of the layer's MLP update along an axis, in units of the residual"),
+            "cosine": ("1", "cosine of the layer's MLP update with an axis"),
+        },
+        ("teacher", "prompt", "condition"): {
+            "nll": (
+                "nats",
+                "negative log-probability of the teacher's token under the condition's own output",
+            ),
+            "agreement_teacher": ("1", "share of steps where the condition would write the teacher's token"),
+            "agreement_baseline": (
+                "1",
+                "share of steps where the condition would write what its baseline would",
+            ),
+            "first_divergence_teacher": (
+                "tokens",
+                "first step where it would not, the reply's length if there is none",
+            ),
+            "first_divergence_baseline": (
+                "tokens",
+                "first step where it would not, the reply's length if there is none",
+            ),
+        },
+        ("teacher", "prompt", "rule", "lens", "basis", "condition"): {
+            "commitment": ("layer", "mean commitment layer"),
+        },
+        ("teacher", "prompt"): {
+            "n_tokens": ("tokens", "tokens of the teacher's reply"),
+        },
+        ("side", "sweep", "lens", "prompt"): {
+            "sweep_kl_layer_final": ("nats", "KL(layer ‖ own final): change by a window, final fifth"),
+            "sweep_kl_final_layer": ("nats", "KL(own final ‖ layer): change by a window, final fifth"),
+            "sweep_kl_layer_teacher": (
+                "nats",
+                "KL(layer ‖ the teacher model's same layer): change by a window, final fifth",
+            ),
+            "sweep_js_teacher": (
+                "nats",
+                "Jensen-Shannon divergence from the teacher model's same layer: change by a window, final fifth",
+            ),
+        },
+        ("side", "sweep", "prompt"): {
+            "sweep_nll": (
+                "nats",
+                "negative log-probability of the teacher's token under the condition's own output: change by a window, final fifth",
+            ),
+        },
+        ("sweep",): {
+            "sweep_first": ("layer", "first layer of the window"),
+            "sweep_width": ("layers", "width of the window"),
+        },
+        ("prompt",): {
+            "category": ("1", "category of the prompt"),
+            "message": ("1", "what IT is asked"),
+        },
+    }
+)
+
+
+# The steps that exp13 reads lie beside the dataset, in a file of their own.
+STEPS = declared(
+    {
+        ("lens", "basis", "condition", "layer", "step"): {
+            "top1": ("1", "token id that the layer's lens ranks first"),
+            "target_rank": ("1", "rank of the teacher's token, 1 is first"),
+            "target_log_probability": ("nats", "log-probability of the teacher's token"),
+            "kl_layer_final": ("nats", "KL(layer ‖ own final)"),
+            "entropy": ("nats", "entropy of the layer's lens distribution"),
+            "candidate_overlap": ("1", "Jaccard index of the twenty best tokens with the baseline's"),
+        },
+        ("component", "condition", "layer", "step"): {
+            "delta_cosine": ("1", "cosine of an update with the residual stream that it is added to"),
+            "update_norm": ("1", "Euclidean norm of an update"),
+        },
+        ("axis", "condition", "layer", "step"): {
+            "effect": ("logits or nats", "first-order change of an axis by the layer's MLP update"),
+            "projection": ("1", "length of the layer's MLP update along an axis, in units of the residual"),
+            "cosine": ("1", "cosine of the layer's MLP update with an axis"),
+        },
+        ("step",): {
+            "token_id": ("1", "id of the teacher's token that the step predicts"),
+            "token_class": ("1", "class of that token, an index into token_classes.CLASSES"),
+        },
+    }
+)
+ARTIFACTS = {"exp11_steps": STEPS}

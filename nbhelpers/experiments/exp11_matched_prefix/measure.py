@@ -10,10 +10,9 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core import depths
-from nbhelpers.core.store import described
 from nbhelpers.experiments.exp11_matched_prefix.experiment import Params
 from nbhelpers.measures import tuned_lens
-from nbhelpers.measures.graft_shifts import UNITS, by_window, shifts
+from nbhelpers.measures.graft_shifts import by_window, shifts
 from nbhelpers.measures.matched_prefix import matched_prefix, with_steps
 from nbhelpers.models.conditions import (
     BASELINES,
@@ -32,16 +31,6 @@ from nbhelpers.models.prompts import Prompt, choose
 # Conditions whose late MLP updates are read along the axes of `late_updates`.
 PROJECTED = ("A'", "B_late", "C", "D_late")
 SWEPT = ("kl_layer_final", "kl_final_layer", "kl_layer_teacher", "js_teacher", "nll")
-ABOUT = {
-    **{
-        f"sweep_{name}": (UNITS[name][0], f"{UNITS[name][1]}: change by a window, final fifth")
-        for name in SWEPT
-    },
-    "sweep_first": ("layer", "first layer of the window"),
-    "sweep_width": ("layers", "width of the window"),
-    "category": ("1", "category of the prompt"),
-    "message": ("1", "what IT is asked"),
-}
 
 
 def replies(observed: xr.Dataset, history: str, prompts: Sequence[str]) -> list[Continuation]:
@@ -74,6 +63,32 @@ def swept_windows(n_layers: int, options: Params) -> dict[str, range]:
     return sliding | window_widths(n_layers, options.widths)
 
 
+def forced_replies(
+    pair: Pair, prompts: Sequence[Prompt], written: Mapping[str, Sequence[Continuation]], **shared
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return what every condition says of both teachers' replies, and the steps that exp13 reads of IT's.
+
+    written: the replies of each teacher, "it" and "pt". IT's are read under all conditions and controls, PT's under the
+    eight of `symmetric_conditions`; NaN for the others. `graft_shifts.by_prompt` with a dim `teacher`.
+    """
+    eight = symmetric_conditions(pair.n_layers)
+    options = dict(stepwise=[condition.name for condition in eight], projected=PROJECTED)
+    forced, steps = with_steps(
+        pair, prompts, written["it"], main_conditions(pair.n_layers), **options, **shared
+    )
+    back = matched_prefix(pair, prompts, written["pt"], eight, teacher="pt", **shared)
+    teacher, how = xr.IndexVariable("teacher", ["it", "pt"]), {"coords": "minimal", "compat": "override"}
+    both = xr.concat([forced, back], teacher, join="outer", **how)
+    return both.sel(condition=forced.condition.values), steps
+
+
+def assembled(forced: xr.Dataset, swept: xr.Dataset, prompts: Sequence[Prompt]) -> xr.Dataset:
+    """Return one dataset of `forced_replies` and `sweep`, with each prompt's category and message."""
+    texts = {"category": [p.category for p in prompts], "message": [p.message for p in prompts]}
+    found = forced.merge(swept, combine_attrs="drop").assign_attrs(n_layers=forced.attrs["n_layers"])
+    return found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
+
+
 def measure(
     pair: Pair,
     prompts: Sequence[Prompt],
@@ -81,39 +96,16 @@ def measure(
     lenses: Mapping[str, tuned_lens.TunedLens],
     options: Params,
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return exp11's dataset, and the steps that exp13 reads (`matched_prefix.with_steps`).
-
-    written: the replies of each teacher, "it" and "pt", by prompt. lenses: by variant. The dataset has what
-    `effects.by_prompt` gives, with a dim `teacher`, NaN for conditions that only IT's replies were read under; the
-    sweep's shifts (`sweep`).
-    """
-    shared = {
-        "lenses": lenses,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-        "grid": options.kl_grid,
-    }
-    eight = [condition.name for condition in symmetric_conditions(pair.n_layers)]
-    forced, steps = with_steps(
-        pair, prompts, written["it"], main_conditions(pair.n_layers), stepwise=eight,
-        projected=PROJECTED, **shared,
-    )  # fmt: skip
-    back = matched_prefix(
-        pair, prompts, written["pt"], symmetric_conditions(pair.n_layers), teacher="pt",
-        **shared,
-    )  # fmt: skip
-    both = xr.concat(
-        [forced, back],
-        xr.IndexVariable("teacher", ["it", "pt"]),
-        join="outer",
-        coords="minimal",
-        compat="override",
-    )
+    """Return exp11's dataset and the steps that exp13 reads. written: replies by teacher; lenses: by variant."""
+    shared = shared_options(lenses, options)
+    forced, steps = forced_replies(pair, prompts, written, **shared)
     swept = sweep(pair, prompts, written["it"], options, **shared)
-    found = both.sel(condition=forced.condition.values).merge(swept, combine_attrs="drop")
-    texts = {"category": [p.category for p in prompts], "message": [p.message for p in prompts]}
-    found = found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
-    return described(found, UNITS | ABOUT).assign_attrs(n_layers=pair.n_layers), steps
+    return assembled(forced, swept, prompts), steps
+
+
+def shared_options(lenses: Mapping[str, tuned_lens.TunedLens], options: Params) -> dict:
+    """Return the options of `matched_prefix` that every pass of exp11 has."""
+    return dict(lenses=lenses, batch_size=options.batch_size, seed=options.seed, grid=options.kl_grid)
 
 
 def sweep(pair: Pair, prompts, written, options: Params, **shared) -> xr.Dataset:

@@ -1,57 +1,142 @@
 """The quantities of exp11, from one pair's dataset.
 
-Replies are IT's. Distances are KL(layer ‖ own final) through the tuned lens over the final fifth, unless a name says
-otherwise: `window` is the replaced layers. Shifts are against the same host with nothing replaced, read through PT's
-lens; levels through each host's own. Conditions go by the names of `CONDITIONS`.
+Replies are IT's. Published figures are read through the tuned lens over the final fifth, unless a name says otherwise:
+`window` is the replaced layers. `kl_shift` and its like are against the same host with nothing replaced, read through
+PT's lens; levels, and everything under `shift.`, through each host's own. Conditions go by the names of `CONDITIONS`.
 """
+
+from collections.abc import Mapping
 
 import xarray as xr
 
+from nbhelpers.core import stats
 from nbhelpers.core.depths import final_fifth
-from nbhelpers.measures.graft_shifts import RULE, WINDOWS, shifts
-from nbhelpers.report.quantities import CONDITIONS, lead
+from nbhelpers.measures import graft_shifts
+from nbhelpers.measures.graft_shifts import RULE, WINDOWS
+from nbhelpers.report.graft_charts import (
+    BY_PROMPT,
+    CONDITIONS,
+    CONTROLS,
+    LAST,
+    UPDATED_MLP,
+    lead,
+    study_windows,
+)
+from nbhelpers.report.quantities import Quantities, Quantity, levels, shifts
 
 # What the grafts of exp11 are called → their condition.
 GRAFTS = {"early": "B_early", "mid": "B_mid", "late": "B_late", "template": "B2"}
-READINGS = {
+PUBLISHED = {
     "kl_shift": "kl_layer_final",
     "cross_kl_shift": "kl_layer_teacher",
     "mlp_cosine_shift": "delta_cosine",
 }
+LATE = ("kl_layer_final", "kl_layer_teacher", "js_teacher", "delta_cosine", "commitment", "nll")
+UNITS = {"delta_cosine": "cosine", "commitment": "layers"}
+NOT_KEPT = "the first step at which two conditions of PT part is kept against the teacher and the host alone"
+UNMEASURED = {
+    "first_difference_range.least": NOT_KEPT,
+    "first_difference_range.most": NOT_KEPT,
+    "structural_mass_shift": "the probability of all structural tokens together is not kept",
+}
 
 
-def quantities(result: xr.Dataset) -> dict:
+def quantities(result: xr.Dataset) -> Quantities:
     """Return exp11's quantities: shifts by window and in the template branch, levels, commitment, first divergence."""
     of_it = result.sel(teacher="it", drop=True)
-    return graft_shifts(of_it) | graft_levels(of_it)
+    changed = graft_shifts.shifts(of_it)
+    return as_published(changed) | through_hosts(changed, of_it["n_tokens"]) | graft_levels(of_it)
 
 
-def graft_shifts(of_it: xr.Dataset) -> dict:
+def as_published(changed: xr.Dataset) -> Quantities:
     """Return what IT's MLPs change in PT, read through PT's lens, in the final fifth and in the window itself."""
-    changed = shifts(of_it[[*READINGS.values(), "commitment"]])
     changed = changed.sel(lens="tuned", basis="pt", component="mlp", rule=RULE).reset_coords(drop=True)
-    found = {}
+    found, unit = {}, {"kl_shift": "nats", "cross_kl_shift": "nats", "mlp_cosine_shift": "cosine"}
+    note = {"mlp_cosine_shift": UPDATED_MLP}
     for window, condition in GRAFTS.items():
         one = changed.sel(condition=condition, drop=True)
-        for name, reading in READINGS.items():
-            for region in ("final_fifth", "window"):
-                found[f"{name}.{region}.{window}"] = one[reading].sel(region=region, drop=True)
-        found[f"commitment_shift.{window}"] = one["commitment"]
-    return found | {"late_lead": lead({w: found[f"kl_shift.final_fifth.{w}"] for w in WINDOWS})}
+        for name, readout in PUBLISHED.items():
+            named = {f"{name}.{region}.{window}": one[readout].sel(region=region, drop=True)
+                     for region in ("final_fifth", "window")}  # fmt: skip
+            found |= shifts(named, unit[name], note.get(name, BY_PROMPT + LAST))
+        found |= shifts(
+            {f"commitment_shift.{window}": one["commitment"]}, "layers", f"in layers of this model{LAST}"
+        )
+    moved = {w: found[f"kl_shift.final_fifth.{w}"].values for w in WINDOWS}
+    return found | shifts({"late_lead": lead(moved)}, "nats", BY_PROMPT + LAST)
 
 
-def graft_levels(of_it: xr.Dataset) -> dict:
+def through_hosts(changed: xr.Dataset, n_tokens: xr.DataArray) -> Quantities:
+    """Return the late window's shifts in the final fifth through each host's lens, by read-out, side, control and lens.
+
+    `shift.<read-out>.<side>.<control>.<lens>`; `.by_token` with every token counting once; `shift.<read-out>.template.<lens>`,
+    B2 − A'_tmpl.
+    """
+    found = {}
+    for control in CONTROLS:
+        chosen = study_windows(changed[list(LATE)], control).sel(window="late", drop=True)
+        for readout in LATE:
+            values = _final_fifth(chosen[readout])
+            for side in values["side"].values:
+                found |= _by_lens(
+                    f"shift.{readout}.{side}.{control}", values.sel(side=side, drop=True), readout
+                )
+    branch = changed.sel(condition="B2", basis="host")
+    for readout in ("kl_layer_final", "kl_layer_teacher"):
+        found |= _by_lens(f"shift.{readout}.template", _final_fifth(branch[readout]), readout)
+    pooled = {}
+    for name in [name for name in found if name.startswith("shift.kl_layer_final.") and ".graft." in name]:
+        values = found[name].values
+        weights = n_tokens.sel(prompt=values["prompt"])
+        pooled[f"{name}.by_token"] = float(stats.token_weighted_mean(values.values, weights.values))
+    return found | shifts(pooled, "nats")
+
+
+def _final_fifth(values: xr.DataArray) -> xr.DataArray:
+    """Return the shifts of one read-out in the final fifth, of the MLP and the study's rule of commitment."""
+    wanted = {"region": "final_fifth", "rule": RULE, "component": "mlp"}
+    return values.sel({dim: at for dim, at in wanted.items() if dim in values.dims}).reset_coords(drop=True)
+
+
+def _by_lens(name: str, values: xr.DataArray, readout: str) -> Quantities:
+    """Return shifts [prompt] through each lens; what no lens reads has the same value through both."""
+    named = {f"{name}.{lens}": values.sel(lens=lens, drop=True) if "lens" in values.dims else values
+             for lens in ("raw", "tuned")}  # fmt: skip
+    return shifts(named, UNITS.get(readout, "nats"))
+
+
+def graft_levels(of_it: xr.Dataset) -> Quantities:
     """Return each condition's own values: late distances, commitment, first divergence from the teacher, length."""
     late, found = list(final_fifth(of_it.sizes["layer"])), {}
     tuned = of_it.sel(lens="tuned", drop=True)
     host = tuned.sel(basis="host", drop=True)
+    commitment = tuned["commitment"].sel(rule=RULE, basis="pt", drop=True)
     for short, name in CONDITIONS.items():
-        own, at = host.sel(condition=name, drop=True), {"condition": name, "drop": True}
-        found[f"kl_level.{short}"] = own["kl_layer_final"].isel(layer=late).mean("layer")
-        found[f"cross_kl_level.{short}"] = own["kl_layer_teacher"].isel(layer=late).mean("layer")
-        found[f"residual_cosine.{short}"] = own["residual_cosine_teacher"].isel(layer=late).mean("layer")
-        found[f"first_miss.{short}"] = own["first_divergence_teacher"]
-        found[f"commitment_layer.{short}"] = (
-            tuned["commitment"].sel(rule=RULE, basis="pt", drop=True).sel(**at)
+        own = host.sel(condition=name, drop=True)
+        mean = (
+            own[["kl_layer_final", "kl_layer_teacher", "residual_cosine_teacher"]]
+            .isel(layer=late)
+            .mean("layer")
         )
-    return found | {"reply_length.it": of_it["n_tokens"]}
+        at = {
+            f"kl_level.{short}": mean["kl_layer_final"],
+            f"cross_kl_level.{short}": mean["kl_layer_teacher"],
+        }
+        found |= levels(at, "nats", BY_PROMPT + LAST)
+        found |= levels({f"residual_cosine.{short}": mean["residual_cosine_teacher"]}, "cosine")
+        found |= levels({f"first_miss.{short}": own["first_divergence_teacher"]}, "tokens")
+        found |= levels({f"agreement.{short}": own["agreement_teacher"]}, "1")
+        layer = {f"commitment_layer.{short}": commitment.sel(condition=name, drop=True)}
+        found |= levels(layer, "layers", f"in layers of this model{LAST}")
+    return found | levels({"reply_length.it": of_it["n_tokens"]}, "tokens", "shorter texts than in the study")
+
+
+def across(found: Mapping[str, Quantities]) -> Quantities:
+    """Return the least and the largest rise of the late distance by IT's late MLPs among the dense families."""
+    name = "kl_shift.final_fifth.late"
+    rises = [float(of[name].values.mean()) for title, of in found.items() if title != "deepseek"]
+    ends = {"least": min(rises), "most": max(rises)}
+    return {
+        f"kl_shift_range.{end}": Quantity(rise, "nats", "shift", 0.0, BY_PROMPT + LAST)
+        for end, rise in ends.items()
+    }

@@ -6,32 +6,31 @@ import altair as alt
 import pandas as pd
 import xarray as xr
 
-from nbhelpers.core import depths, stats
+from nbhelpers.core import depths
+from nbhelpers.experiments.exp11_matched_prefix.quantities import quantities
 from nbhelpers.measures.graft_shifts import by_window, shifts
+from nbhelpers.report import charts
 from nbhelpers.report.charts import banded, bands, layers_axis, onset_rule, panels, root_scale, tidy
 from nbhelpers.report.families import interval_table
 from nbhelpers.report.graft_charts import (
     BASES,
+    CONDITIONS,
+    CONTROLS,
     IT_HOST,
     PT_HOST,
     READINGS,
     SIDES,
     WINDOWS,
     grouped_dots,
+    study_windows,
     window_colour,
     window_rows,
 )
+from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import number, percent, written
 
 HOSTS = {"PT": ("A'", "B_"), "IT": ("C", "D_")}
-CONTROLS = {
-    "graft": "graft",
-    "block": "graft with its norms",
-    "self": "own MLPs (identity)",
-    "permuted": "layers shuffled",
-    "scrambled": "same size, scrambled",
-}
 
 
 def of_it(dataset: xr.Dataset) -> xr.Dataset:
@@ -69,18 +68,6 @@ def final_fifth(values: xr.DataArray) -> xr.DataArray:
     return values.sel(region="final_fifth", drop=True) if "region" in values.dims else values
 
 
-def windows_of(dataset: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
-    """Return the shifts of exp11 by side and window, IT's replies, one basis, the study's windows."""
-    return study_windows(shifts(of_it(dataset)), control, basis)
-
-
-def study_windows(shifted: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
-    """Return `effects.shifts` by side and window, one basis, the study's windows."""
-    chosen = by_window(shifted, control)
-    chosen = chosen.sel(basis=basis, drop=True) if "basis" in chosen.dims else chosen
-    return chosen.sel(window=[name for name in WINDOWS if name in chosen.window.values])
-
-
 def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
     """Return what each window's graft changes in the final fifth; the reader chooses the lens and whose it is."""
     title, unit = READINGS[reading]
@@ -103,19 +90,21 @@ def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
     )
 
 
-def controls(results, reading="kl_layer_final") -> alt.Chart:
+def controls(results, readout="kl_layer_final") -> alt.Chart:
     """Return the late graft's shift beside its controls; the reader chooses the lens."""
-
-    def values(dataset):
-        shifted = shifts(of_it(dataset[[reading]]))
-        parts = [
-            final_fifth(study_windows(shifted, control)[reading]).sel(window="late", drop=True)
-            for control in CONTROLS
-        ]
-        return xr.concat(parts, xr.IndexVariable("control", list(CONTROLS.values())))
-
-    title, unit = READINGS[reading]
-    rows = window_rows(results, values).sort_values("side", ascending=True, kind="stable")
+    names = {
+        f"shift.{readout}.{side}.{control}.{lens}": {
+            "side": place,
+            "control": CONTROLS[control],
+            "lens": lens,
+        }
+        for side, place in reversed(SIDES.items())
+        for control in CONTROLS
+        for lens in ("raw", "tuned")
+    }
+    rows = interval_rows(results, quantities, names).dropna(subset=["mean"]).round(charts.DIGITS)
+    rows = rows.sort_values("side", kind="stable")
+    title, unit = READINGS[readout]
     hosts = {SIDES["sufficiency"]: WINDOWS["late"], SIDES["necessity"]: IT_HOST}
     scale = alt.Scale(domain=list(hosts), range=list(hosts.values()))
     colour = alt.Color(
@@ -211,87 +200,57 @@ LATE = {
 }
 
 
-def late_shift(
-    dataset: xr.Dataset, reading: str, side: str, lens="tuned", window="late", control="graft"
-) -> xr.DataArray:
-    """Return what one window's graft changes in the final fifth by prompt, [prompt], from exp11's dataset."""
-    return of_window(windows_of(dataset[[reading]], control)[reading], side, lens, window)
-
-
-def of_window(shifted: xr.DataArray, side: str, lens="tuned", window="late") -> xr.DataArray:
-    """Return one window's shifts in the final fifth by prompt, [prompt], from those of `windows_of`."""
-    wanted = {"region": "final_fifth", "lens": lens, "rule": "kl_layer_final_0.1", "component": "mlp"}
-    one = shifted.sel(side=side, window=window)
-    one = one.sel({dim: value for dim, value in wanted.items() if dim in one.dims})
-    return one.reset_coords(drop=True).dropna("prompt")
+def late(readout="kl_layer_final", side="sufficiency", control="graft", lens="tuned") -> Callable:
+    """Return the function dataset → [prompt] of the late window's shift in the final fifth, each host's own lens."""
+    return named(quantities, f"shift.{readout}.{side}.{control}.{lens}")
 
 
 def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
-    """Return the late graft's shifts of several readings as text, a row a family and one for the dense pool."""
-    columns, shifted = {}, {title: windows_of(dataset[[*LATE]]) for title, dataset in results.items()}
-    for reading, heading in LATE.items():
-        table = interval_table(shifted, lambda d, r=reading: of_window(d[r], side, lens))
+    """Return the late graft's shifts of several read-outs as text, a row a family and one for the dense pool."""
+    columns = {}
+    for readout, heading in LATE.items():
+        table = interval_table(results, late(readout, side, lens=lens))
         columns[heading] = pd.Series(written(table, 3), index=table["family"])
     table = pd.DataFrame(columns).rename_axis(None)
-    tokens = {title: number(by_token(dataset, side, lens), 3) for title, dataset in results.items()}
+    name = f"shift.kl_layer_final.{side}.graft.{lens}.by_token"
+    tokens = {title: number(value(quantities, dataset, name), 3) for title, dataset in results.items()}
     table.insert(1, "the same by token", pd.Series(tokens).reindex(table.index).fillna(""))
     return table
-
-
-def by_token(dataset: xr.Dataset, side="sufficiency", lens="tuned") -> float:
-    """Return the late graft's shift of KL(layer ‖ own final) with every token counting once, as the study pooled, nats."""
-    shift, n = late_shift(dataset, "kl_layer_final", side, lens), dataset.n_tokens.sel(teacher="it")
-    return float(stats.token_weighted_mean(shift.values, n.sel(prompt=shift.prompt).values))
-
-
-def template_shift(dataset: xr.Dataset, reading: str, lens="tuned") -> xr.DataArray:
-    """Return B2 − A'_tmpl in the final fifth, [prompt]: IT's late MLPs in PT, which reads the chat turn."""
-    one = shifts(of_it(dataset[[reading]]))[reading].sel(
-        condition="B2", basis="host", region="final_fifth", lens=lens
-    )
-    return one.reset_coords(drop=True).dropna("prompt")
 
 
 def branch_table(results, lens="tuned") -> pd.DataFrame:
     """Return the late graft's shift of KL(layer ‖ own final) under the raw prompt and in the template branch, as text."""
     columns = {
-        "plain prompt, B_late − A'": lambda d: late_shift(d, "kl_layer_final", "sufficiency", lens),
-        "chat turn, B2 − A'_tmpl": lambda d: template_shift(d, "kl_layer_final", lens),
+        "plain prompt, B_late − A'": late(lens=lens),
+        "chat turn, B2 − A'_tmpl": named(quantities, f"shift.kl_layer_final.template.{lens}"),
     }
     found = {name: interval_table(results, measure) for name, measure in columns.items()}
-    return pd.DataFrame(
-        {name: pd.Series(written(table, 3), index=table["family"]) for name, table in found.items()}
-    ).rename_axis(None)
+    texts = {name: pd.Series(written(table, 3), index=table["family"]) for name, table in found.items()}
+    return pd.DataFrame(texts).rename_axis(None)
 
 
 def divergence_table(results) -> pd.DataFrame:
     """Return where each condition would first write another token than the teacher, and how often it agrees, as text."""
-    names = ["A'", "B_early", "B_mid", "B_late", "A'_tmpl", "B2", "D_early", "D_mid", "D_late"]
+    shown = {short: name for short, name in CONDITIONS.items() if name != "C"}
     rows = {}
     for title, dataset in results.items():
-        one = of_it(dataset).sel(condition=names)
-        step, share = one.first_divergence_teacher.mean("prompt"), one.agreement_teacher.mean("prompt")
-        rows[title] = [f"{number(float(s), 1)} · {percent(a)}" for s, a in zip(step.values, share.values)]
-    return pd.DataFrame(rows, index=names).T.rename_axis(None)
+        steps, shares = (
+            [value(quantities, dataset, f"{of}.{c}") for c in shown] for of in ("first_miss", "agreement")
+        )
+        rows[title] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(steps, shares)]
+    return pd.DataFrame(rows, index=list(shown.values())).T.rename_axis(None)
 
 
 def verdict(results) -> str:
     """Return what IT's late MLPs do in PT under the same tokens, and what the controls do."""
     later = ("above the host's", "below the host's")
-    late = sentence(results, lambda d: late_shift(d, "kl_layer_final", "sufficiency"), *later)
-    raw = sentence(results, lambda d: late_shift(d, "kl_layer_final", "sufficiency", "raw"), *later)
-    branch = sentence(results, lambda d: template_shift(d, "kl_layer_final"), *later)
-    scrambled = sentence(
-        results, lambda d: late_shift(d, "kl_layer_final", "sufficiency", control="scrambled"), *later
-    )
-    cross = sentence(
-        results,
-        lambda d: -late_shift(d, "kl_layer_teacher", "sufficiency"),
-        "closer to the teacher's",
-        "farther from them",
-    )
+    tuned, raw = (sentence(results, late(lens=lens), *later) for lens in ("tuned", "raw"))
+    branch = sentence(results, named(quantities, "shift.kl_layer_final.template.tuned"), *later)
+    scrambled = sentence(results, late(control="scrambled"), *later)
+    closer = ("closer to the teacher's", "farther from them")
+    cross = sentence(results, lambda dataset: -late("kl_layer_teacher")(dataset), *closer)
     return (
-        f"With IT's late MLPs, PT's distance KL(layer ‖ own final) in the final fifth is, tuned lens, {late}; raw lens, "
+        f"With IT's late MLPs, PT's distance KL(layer ‖ own final) in the final fifth is, tuned lens, {tuned}; raw lens, "
         f"{raw}. In the template branch it is {branch}. After a change of the same size in scrambled directions it is "
         f"{scrambled}. The late distributions of the graft are, compared with the host's, {cross}. {grounds(results)}"
     )

@@ -11,7 +11,6 @@ import xarray as xr
 
 from nbhelpers.core import resampling, stats
 from nbhelpers.core.depths import final_fifth
-from nbhelpers.core.store import described
 from nbhelpers.measures.graft_shifts import AXES, PROJECTIONS, baselines
 
 OF_UPDATES = (*AXES, "delta_cosine", "remainder")
@@ -20,11 +19,6 @@ KINDS = ("level", "within_prompt", "shift")
 # What a correlation is partialled for: the entropy over the same layers, or of the condition's own output.
 GIVEN = ("nothing", "late_entropy", "final_entropy")
 POOLED = "pooled"
-UNITS = {
-    "value": ("1", "Pearson's r with late KL(layer ‖ own final)"),
-    "low": ("1", "lower end of its 95 % interval over prompts"),
-    "high": ("1", "upper end of its 95 % interval over prompts"),
-}
 
 
 def features(steps: xr.Dataset, *, basis: str = "host", scale: str = "cosine") -> xr.Dataset:
@@ -92,7 +86,14 @@ def correlations(
         if each.sizes["condition"]
     ]
     known = [kind for kind, each in kinds.items() if each.sizes["condition"]]
-    return described(xr.concat(found, xr.IndexVariable("kind", known)), UNITS)
+    return xr.concat(found, xr.IndexVariable("kind", known))
+
+
+def by_scale(steps: xr.Dataset, **draws) -> xr.Dataset:
+    """Return `correlations` of updates measured by their cosine and by their projection, with a dim `scale`."""
+    scales = ("cosine", "projection")
+    found = [correlations(steps, scale=scale, **draws) for scale in scales]
+    return xr.concat(found, xr.IndexVariable("scale", list(scales)))
 
 
 def centred(values: xr.DataArray, prompt: np.ndarray) -> xr.DataArray:

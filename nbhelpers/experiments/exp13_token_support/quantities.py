@@ -5,33 +5,61 @@ import xarray as xr
 from nbhelpers.core import stats
 from nbhelpers.experiments.exp13_token_support import support
 from nbhelpers.measures.graft_shifts import WINDOWS
-from nbhelpers.report.quantities import CONDITIONS
+from nbhelpers.report.graft_charts import BY_PROMPT, CONDITIONS, UPDATED_MLP
+from nbhelpers.report.quantities import Quantities, levels, shifts
 
 UPDATED = ("a", "b_late", "c", "d_late")
 GROUPS = ("format", "content", "function_other")
 ROLES = {"displaced": "displaced_share", "supported": "supported_share", "change": "share_change"}
+CLASSES = ("content", "function", "punctuation", "structural", "discourse", "other")
+CLASSED = "published: candidates classed by themselves; here: in their text, special tokens apart"
+ALL_ROWS = "published: among all vocabulary rows; here among those of tokens"
+UNMEASURED = {
+    f"dense_three.rank_gain.{window}.{group}": "a pool of the three families of which traces survive; here all families stand"
+    for window in WINDOWS for group in GROUPS
+}  # fmt: skip
 
 
-def quantities(result: xr.Dataset) -> dict:
+def quantities(result: xr.Dataset) -> Quantities:
     """Return exp13's quantities: tokens that the late graft replaces, rank gains, late wins, updates, correlations."""
     return replacements(result) | gains(result) | late_wins(result) | updates(result) | correlations(result)
 
 
-def replacements(result: xr.Dataset) -> dict:
-    """Return shares of token groups among the first tokens that the late graft displaces and supports, tuned lens.
+def interval(one: xr.Dataset, *names: str) -> stats.Interval:
+    """Return a value with its interval from three variables of a dataset."""
+    return stats.Interval(*(float(one[name]) for name in names))
 
-    With the share of cells that it replaces, and the overlap of the twenty best tokens with and without it.
+
+def replacements(result: xr.Dataset) -> Quantities:
+    """Return shares of token groups and classes among the top-1 tokens that the late graft displaces and supports.
+
+    Tuned lens. With the share of cells that it replaces, and the overlap of the twenty best tokens with and without it.
     """
     counts = result["replaced"].sel(condition=["B_late"], lens=["tuned"])
     shares, found = support.shares(support.grouped(counts, "displaced", "supported")).squeeze(), {}
     for role, name in ROLES.items():
+        make = shifts if role == "change" else levels
         for group in GROUPS:
             one = shares.sel(role=role, token_class=group)
-            found[f"{name}.{group}"] = stats.Interval(*(float(one[end]) for end in ("value", "low", "high")))
+            found |= make({f"{name}.{group}": interval(one, "value", "low", "high")}, "1", CLASSED)
+    each = result.sel(condition="B_late", lens="tuned")
+    for role in ROLES:
+        make = shifts if role == "change" else levels
+        for kind in CLASSES:
+            one = each.sel(role=role, token_class=kind)
+            found |= make(
+                {f"{role}_class.{kind}": interval(one, "share", "share_low", "share_high")}, "1", CLASSED
+            )
     cells = result["n_steps"].sum(["part", "token_class"]) * result["cells_per_step"]
-    found["replaced_share"] = counts.squeeze(drop=True).sum(["displaced", "supported"]) / cells
-    overlap = result["candidate_overlap"].sel(measured="B_late", lens="tuned", drop=True)
-    return found | {"candidate_overlap": overlap.reset_coords(drop=True)}
+    replaced = counts.squeeze(drop=True).sum(["displaced", "supported"]) / cells
+    overlap = (
+        result["candidate_overlap"].sel(measured="B_late", lens="tuned", drop=True).reset_coords(drop=True)
+    )
+    return (
+        found
+        | levels({"replaced_share": replaced}, "1")
+        | levels({"candidate_overlap": overlap}, "1", BY_PROMPT)
+    )
 
 
 def all_steps(means: xr.Dataset, dim: str = "part") -> xr.Dataset:
@@ -42,51 +70,73 @@ def all_steps(means: xr.Dataset, dim: str = "part") -> xr.Dataset:
     return found.assign(n_steps=total)
 
 
-def gains(result: xr.Dataset) -> dict:
-    """Return what each graft does for the rank of the teacher's token by group, late layers, all steps."""
+def gains(result: xr.Dataset) -> Quantities:
+    """Return what each graft does for the rank of the teacher's token by group, late layers, all steps; and, of later
+    steps, what the late one does for its log rank by class.
+    """
     means, found = all_steps(result[["rank_gain", "rank_win", "n_steps"]]).reset_coords(drop=True), {}
     groups = support.grouped_means(means)
     for window in WINDOWS:
         for group in GROUPS:
             one = groups.sel(condition=f"B_{window}", lens="tuned", token_class=group, drop=True)
-            found[f"rank_gain.{window}.{group}"] = one["rank_gain"]
-            found[f"rank_win.{window}.{group}"] = one["rank_win"]
+            found |= shifts({f"rank_gain.{window}.{group}": one["rank_gain"]}, "ranks", BY_PROMPT)
+            found |= levels({f"rank_win.{window}.{group}": one["rank_win"]}, "1", BY_PROMPT)
+    late = means["rank_gain"].sel(condition="B_late", lens="tuned", drop=True)
+    classes = {
+        f"rank_gain.late.{kind}": late.sel(token_class=kind, drop=True)
+        for kind in CLASSES
+        if kind != "content"
+    }
     whole = all_steps(means, "token_class")["rank_gain"].sel(lens="raw", drop=True)
-    for short in ("b_late", "d_late"):
-        found[f"rank_gain_raw.{short}"] = whole.sel(condition=CONDITIONS[short], drop=True)
     raw = groups["rank_gain"].sel(condition="B_late", lens="raw", drop=True)
-    return found | {f"rank_gain_raw.b_late.{g}": raw.sel(token_class=g, drop=True) for g in GROUPS}
+    named = {
+        f"rank_gain_raw.{c}": whole.sel(condition=CONDITIONS[c], drop=True) for c in ("b_late", "d_late")
+    }
+    named |= {f"rank_gain_raw.b_late.{g}": raw.sel(token_class=g, drop=True) for g in GROUPS}
+    later = result["log_rank_gain"].sel(part="later", condition="B_late", lens="tuned", drop=True)
+    logs = {f"log_rank_gain_later.{kind}": later.sel(token_class=kind, drop=True) for kind in CLASSES}
+    return (
+        found
+        | shifts(classes, "ranks", BY_PROMPT)
+        | shifts(named, "ranks", f"{BY_PROMPT}; {ALL_ROWS}")
+        | shifts({name: values.reset_coords(drop=True) for name, values in logs.items()}, "1")
+    )
 
 
-def late_wins(result: xr.Dataset) -> dict:
+def late_wins(result: xr.Dataset) -> Quantities:
     """Return the share of steps whose token first leads at a late layer, and what the late graft adds to it."""
     means = all_steps(all_steps(result[["late_win", "n_steps"]]), "token_class")["late_win"]
     means = means.sel(lens="tuned", drop=True).reset_coords(drop=True)
-    found = {
-        f"late_win.{short}": means.sel(reader=CONDITIONS[short], drop=True) for short in ("a", "b_late", "c")
-    }
-    return found | {"late_win_shift.b_late": found["late_win.b_late"] - found["late_win.a"]}
+    won = {c: means.sel(reader=CONDITIONS[c], drop=True) for c in ("a", "b_late", "c")}
+    note = "published: all through PT's lens; here: each through its host's"
+    found = levels({f"late_win.{c}": share for c, share in won.items()}, "1", note)
+    return found | shifts({"late_win_shift.b_late": won["b_late"] - won["a"]}, "1", note)
 
 
-def updates(result: xr.Dataset) -> dict:
+def updates(result: xr.Dataset) -> Quantities:
     """Return late MLP updates along each axis, mean over the final fifth."""
     mean = result["projection"].mean("layer").reset_coords(drop=True)
-    return {
+    named = {
         f"projection.{axis}.{short}": mean.sel(axis=axis, measured=CONDITIONS[short], drop=True)
         for axis in mean["axis"].values
         for short in UPDATED
     }
+    return levels(named, "residual units", UPDATED_MLP, centre=0.0)
 
 
-def correlations(result: xr.Dataset) -> dict:
-    """Return r of late updates with the late distance over the steps of all conditions together, as the study pooled."""
+def correlations(result: xr.Dataset) -> Quantities:
+    """Return r of late updates with the late distance over the steps of all conditions together, as the study pooled; and
+    the largest r, by size, of a shift of an update with the shift of the distance.
+    """
     one, found = result.sel(kind="level", given="nothing", measured="pooled", lens="tuned"), {}
     # The study gave it of projections and of cosines; the others have one scale.
     for scale, name in (("projection", "late_kl_r"), ("cosine", "late_kl_r_cosine")):
         for feature in one["feature"].values:
             if scale == "projection" or feature in result["axis"]:
-                ends = (
-                    float(one[part].sel(feature=feature, scale=scale)) for part in ("r", "r_low", "r_high")
-                )
-                found[f"{name}.{feature}"] = stats.Interval(*ends)
-    return found
+                r = interval(one.sel(feature=feature, scale=scale), "r", "r_low", "r_high")
+                note = ALL_ROWS if feature == "rank_gain" else UPDATED_MLP
+                found |= levels({f"{name}.{feature}": r}, "1", note, centre=0.0)
+    chosen = {"scale": "cosine", "kind": "shift", "given": "nothing", "lens": "tuned"}
+    of_updates = [feature for feature in result["feature"].values if feature != "rank_gain"]
+    largest = float(abs(result["r"].sel(chosen | {"feature": of_updates})).max())
+    return found | levels({"shift_r.largest": largest}, "1")

@@ -5,8 +5,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from nbhelpers.core import stats
 from nbhelpers.experiments.exp13_token_support import support
 from nbhelpers.experiments.exp13_token_support.correlates import OF_UPDATES
+from nbhelpers.experiments.exp13_token_support.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.families import POOL, is_dense
 from nbhelpers.report.graft_charts import (
@@ -18,8 +20,9 @@ from nbhelpers.report.graft_charts import (
     window_colour,
     window_rows,
 )
+from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.sentences import by_interval, compared, others_rest_on, sentence
-from nbhelpers.report.text import number
+from nbhelpers.report.text import interval, number
 
 CLASSES = {
     "structural": "structural",
@@ -163,39 +166,23 @@ def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> p
             if bool(cell.r.isnull().all()):
                 continue
             rows[title, str(condition)] = {
-                FEATURES[str(f)]: "{} [{}, {}]".format(
-                    *(number(float(cell[name].sel(feature=f))) for name in ("r", "r_low", "r_high"))
+                FEATURES[str(f)]: interval(
+                    [float(cell[end].sel(feature=f)) for end in ("r", "r_low", "r_high")]
                 )
                 for f in one.feature.values
             }
     return pd.DataFrame(rows).T.rename_axis([None, None])
 
 
-def gain_by_prompt(
-    dataset: xr.Dataset, kind: str, condition="B_late", lens="tuned", gain="log_rank_gain"
-) -> xr.DataArray:
-    """Return the gain of the teacher's tokens of one class by prompt, later steps, [prompt]."""
-    one = dataset[gain].sel(part="later", token_class=kind, condition=condition, lens=lens)
-    return one.reset_coords(drop=True).dropna("prompt")
+def change(dataset: xr.Dataset, kind: str) -> stats.Interval:
+    """Return the share of a class among the tokens that the late graft brings less that among those it takes, tuned lens."""
+    return kept(quantities, dataset)[f"change_class.{kind}"].values
 
 
-def class_change(
-    dataset: xr.Dataset, kind: str, condition="B_late", lens="tuned"
-) -> tuple[float, float, float]:
-    """Return the share of a class among supported tokens less that among displaced, and its interval."""
-    one = dataset.sel(token_class=kind, condition=condition, lens=lens, role="change")
-    return tuple(float(one[name]) for name in ("share", "share_low", "share_high"))
-
-
-def class_table(results, condition="B_late", lens="tuned") -> pd.DataFrame:
-    """Return by class the change of its share from displaced to supported first tokens as text, a row a family."""
+def class_table(results) -> pd.DataFrame:
+    """Return by class the change of its share from displaced to supported top-1 tokens as text, a row a family."""
     rows = {
-        title: {
-            name: "{} [{}, {}]".format(
-                *(number(value) for value in class_change(dataset, kind, condition, lens))
-            )
-            for kind, name in CLASSES.items()
-        }
+        title: {name: interval(change(dataset, kind)) for kind, name in CLASSES.items()}
         for title, dataset in results.items()
     }
     return pd.DataFrame(rows).T.rename_axis(None)
@@ -204,15 +191,15 @@ def class_table(results, condition="B_late", lens="tuned") -> pd.DataFrame:
 def pooled_classes(results, condition="B_late", lens="tuned") -> pd.DataFrame:
     """Return `class_table` for all families together and for the dense ones, every replaced cell counting once."""
     dense = {title: dataset for title, dataset in results.items() if is_dense(dataset)}
-    pools = {"all families": results} | ({POOL: dense} if len(dense) > 1 else {})
-    rows = {}
+    pools, rows = {"all families": results} | ({POOL: dense} if len(dense) > 1 else {}), {}
     for name, chosen in pools.items():
-        counts = [
-            d.replaced.sel(condition=[condition], lens=[lens]).drop_vars("prompt") for d in chosen.values()
-        ]
-        shares = support.shares(xr.concat(counts, "prompt"))
-        pooled = shares.rename(value="share", low="share_low", high="share_high")
-        rows |= class_table({name: pooled}, condition, lens).T.to_dict()
+        one = {"condition": [condition], "lens": [lens]}
+        counts = [dataset.replaced.sel(one).drop_vars("prompt") for dataset in chosen.values()]
+        pooled = support.shares(xr.concat(counts, "prompt")).squeeze().sel(role="change")
+        each = {title: pooled.sel(token_class=kind) for kind, title in CLASSES.items()}
+        rows[name] = {
+            t: interval([float(c[end]) for end in ("value", "low", "high")]) for t, c in each.items()
+        }
     return pd.DataFrame(rows).T.rename_axis(None)
 
 
@@ -221,14 +208,14 @@ def verdict(results) -> str:
     total = len(results)
     frequency = ("more frequent", "less frequent")
     changed = {
-        kind: compared(by_interval(results, lambda d, k=kind: class_change(d, k)), total, *frequency)
+        kind: compared(by_interval(results, lambda d, k=kind: change(d, k)), total, *frequency)
         for kind in ("content", "function")
     }
-    content = sentence(results, lambda d: gain_by_prompt(d, "content"), "positive", "negative")
-    function = sentence(results, lambda d: gain_by_prompt(d, "function"), "positive", "negative")
-    chosen = {"scale": "cosine", "kind": "shift", "given": "nothing", "lens": "tuned"}
-    shifts = [d.r.sel(chosen | {"feature": list(OF_UPDATES)}) for d in results.values()]
-    sizes = [float(np.abs(r).max()) for r in shifts]
+    content, function = (
+        sentence(results, named(quantities, f"log_rank_gain_later.{kind}"), "positive", "negative")
+        for kind in ("content", "function")
+    )
+    sizes = [value(quantities, dataset, "shift_r.largest") for dataset in results.values()]
     largest = max((size for size in sizes if not np.isnan(size)), default=np.nan)
     each = ", each family alone" if total > 1 else ""
     return (

@@ -13,7 +13,6 @@ import xarray as xr
 
 from nbhelpers.core import resampling, stats
 from nbhelpers.core.depths import final_fifth
-from nbhelpers.core.store import described
 from nbhelpers.measures.graft_shifts import against_baseline, with_conditions
 from nbhelpers.models.token_classes import CLASSES, token_classes
 
@@ -25,22 +24,6 @@ GROUPS = {
     "content": ("content",),
     "function_other": ("function", "other"),
     "special": ("special",),
-}
-UNITS = {
-    "n_steps": ("tokens", "steps whose teacher token is of the class"),
-    "rank_gain": ("ranks", "baseline's rank of the teacher's token minus the condition's"),
-    "log_rank_gain": ("1", "the same of natural logarithms of ranks"),
-    "log_probability_gain": (
-        "nats",
-        "condition's log-probability of the teacher's token minus the baseline's",
-    ),
-    "rank_win": ("1", "share of steps where the graft moves the teacher's token up"),
-    "rank_loss": ("1", "share of steps where the graft moves the teacher's token down"),
-    "late_win": ("1", "share of steps whose token first leads in the final fifth"),
-    "never": ("1", "share of steps whose token leads at no layer"),
-    "value": ("1", "share of a class among the tokens displaced or supported"),
-    "low": ("1", "lower end of its 95 % interval over prompts"),
-    "high": ("1", "upper end of its 95 % interval over prompts"),
 }
 # Tokens before a candidate that decide its word; no word or mark is longer.
 _CONTEXT = 24
@@ -132,7 +115,7 @@ def shares(counts: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) ->
         name: counts[name] for name in counts.coords if counts[name].dims in {("condition",), ("lens",)}
     }
     found = {name: (dims, end) for name, end in zip(("value", "low", "high"), ends)}
-    return described(xr.Dataset(found, coords), UNITS)
+    return xr.Dataset(found, coords)
 
 
 def grouped(counts: xr.DataArray, *dims: str) -> xr.DataArray:
@@ -151,7 +134,7 @@ def grouped_means(gains: xr.Dataset) -> xr.Dataset:
         here, n = gains.sel(token_class=list(kinds)).drop_vars("n_steps"), steps.sel(token_class=list(kinds))
         total = n.sum("token_class")
         parts.append(((here * n).sum("token_class") / total.where(total > 0)).assign(n_steps=total))
-    return described(xr.concat(parts, xr.IndexVariable("token_class", list(GROUPS))), UNITS)
+    return xr.concat(parts, xr.IndexVariable("token_class", list(GROUPS)))
 
 
 def rank_gains(steps: xr.Dataset, *, layers: Sequence[int] | None = None, basis: str = "host") -> xr.Dataset:
@@ -198,7 +181,7 @@ def by_class(values: xr.Dataset, steps: xr.Dataset) -> xr.Dataset:
         found[name] = (*dims, *array.dims[:-1]), np.array(masked)
     kept = {name: coord for name, coord in values.coords.items() if "step" not in coord.dims}
     kept |= {"part": list(PARTS), "token_class": list(CLASSES), "prompt": prompts}
-    return described(xr.Dataset(found, kept), UNITS)
+    return xr.Dataset(found, kept)
 
 
 def late_wins(steps: xr.Dataset, *, basis: str = "host") -> xr.Dataset:

@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core.schemas import ExperimentParams
-from nbhelpers.core.store import described
 from nbhelpers.measures.graft_shifts import RULE, WINDOWS, by_window, shifts, strongest_window, tested
 
 # Read-out → the sign of what the study calls a shift towards IT, on the PT side; the IT side's is the other one.
@@ -25,18 +24,6 @@ TOWARDS_IT = {
     "delta_cosine_block": -1,
     "delta_cosine_mlp": -1,
     "nll": -1,
-}
-UNITS = {
-    "shift": ("nats, layers or 1", "change from the host's baseline, by read-out"),
-    "mean": ("nats, layers or 1", "mean change over prompts"),
-    "low": ("nats, layers or 1", "lower end of its BCa interval"),
-    "high": ("nats, layers or 1", "upper end of its BCa interval"),
-    "p": ("1", "two-sided p of the sign-flip test over prompts"),
-    "p_holm": ("1", "the same, Holm over windows and sides, within each read-out, region, lens and basis"),
-    "strongest": (
-        "1",
-        "bootstrap probability that the window has the largest change in the study's direction",
-    ),
 }
 
 
@@ -70,18 +57,26 @@ def towards(shift: xr.DataArray) -> xr.DataArray:
     return shift * sign * side
 
 
+def window_shifts(grafted: xr.Dataset) -> xr.DataArray:
+    """Return every read-out's shift by side and window, B_w − A' and D_w − C, from exp11's dataset; IT's replies."""
+    changed = by_window(shifts(grafted.sel(teacher="it", drop=True)))
+    return readouts(changed.sel(window=list(WINDOWS))).astype(float)
+
+
+def tests_of(shift: xr.DataArray, **draws) -> xr.Dataset:
+    """Return `graft_shifts.tested` of shifts, corrected within each read-out, region, lens and basis."""
+    return tested(shift, within=("readout", "region", "lens", "basis"), **draws)
+
+
 def summarise(grafted: xr.Dataset, options: ExperimentParams) -> xr.Dataset:
     """Return exp14's dataset for one pair, from exp11's: `shift`, its tests, and `strongest`.
 
     `mean`, `low`, `high`, `p`, `p_holm` (readout, region, side, window, lens, basis); `strongest` likewise. IT's replies.
     """
-    of_it = grafted.sel(teacher="it", drop=True)
-    shift = readouts(by_window(shifts(of_it)).sel(window=list(WINDOWS))).astype(float)
-    draws = {"n_resamples": options.n_resamples, "seed": options.seed}
-    found = tested(shift, within=("readout", "region", "lens", "basis"), **draws)
-    found["strongest"] = strongest_of(towards(shift), **draws)
-    found["shift"] = shift.astype(np.float32)
-    return described(found, UNITS).assign_attrs(n_layers=grafted.attrs["n_layers"])
+    shift, draws = window_shifts(grafted), {"n_resamples": options.n_resamples, "seed": options.seed}
+    strongest = strongest_of(towards(shift), **draws)
+    found = tests_of(shift, **draws).assign(strongest=strongest, shift=shift.astype(np.float32))
+    return found.assign_attrs(n_layers=grafted.attrs["n_layers"])
 
 
 def strongest_of(values: xr.DataArray, **draws) -> xr.DataArray:

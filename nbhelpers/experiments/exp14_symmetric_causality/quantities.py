@@ -3,27 +3,64 @@
 import xarray as xr
 
 from nbhelpers.measures.graft_shifts import WINDOWS
-from nbhelpers.report.quantities import lead
+from nbhelpers.report.graft_charts import BY_PROMPT, LAST, UPDATED_MLP, lead
+from nbhelpers.report.quantities import Quantities, levels, shifts
 
 SIDES = {"sufficiency": "b", "necessity": "d"}
+UNMEASURED = {}
 
 
-def quantities(result: xr.Dataset) -> dict:
-    """Return exp14's quantities by side and window: shifts of late distance, commitment and δ-cosine."""
+def quantities(result: xr.Dataset) -> Quantities:
+    """Return exp14's quantities by side and window: shifts of late distance, commitment and δ-cosine, and the strongest."""
     shift = result["shift"].sel(lens="tuned", basis="host", drop=True)
     fifth, found = shift.sel(region="final_fifth", drop=True), {}
     for side, letter in SIDES.items():
+        moved = {}
         for window in WINDOWS:
             at, name = {"side": side, "window": window, "drop": True}, f"{side}.{window}"
-            found[f"kl_shift.{name}"] = fifth.sel(readout="kl_layer_final", **at)
+            moved[window] = fifth.sel(readout="kl_layer_final", **at)
             inside = shift.sel(region="window", readout="kl_layer_final", **at)
-            found[f"kl_window_shift.{name}"] = inside
-            found[f"commitment_shift.{name}"] = fifth.sel(readout="commitment", **at)
-            found[f"mlp_cosine_shift.{name}"] = fifth.sel(readout="delta_cosine_mlp", **at)
+            found |= shifts(
+                {f"kl_shift.{name}": moved[window], f"kl_window_shift.{name}": inside},
+                "nats",
+                BY_PROMPT + LAST,
+            )
+            layer = {f"commitment_shift.{name}": fifth.sel(readout="commitment", **at)}
+            found |= shifts(layer, "layers", f"in layers of this model{LAST}")
+            cosine = {f"mlp_cosine_shift.{name}": fifth.sel(readout="delta_cosine_mlp", **at)}
+            found |= shifts(cosine, "cosine", UPDATED_MLP)
             cross = fifth.sel(readout="kl_layer_teacher", **at)
             # The baseline of IT's side is the teacher itself, so that its shift is a level.
-            level = f"cross_kl_level.{letter}_{window}"
-            found[level if side == "necessity" else f"cross_kl_shift.{name}"] = cross
+            level = levels({f"cross_kl_level.{letter}_{window}": cross}, "nats", BY_PROMPT + LAST)
+            moves = shifts({f"cross_kl_shift.{name}": cross}, "nats", BY_PROMPT + LAST)
+            found |= level if side == "necessity" else moves
         sign = 1 if side == "sufficiency" else -1
-        found[f"late_lead.{side}"] = lead({w: sign * found[f"kl_shift.{side}.{w}"] for w in WINDOWS})
+        led = lead({window: sign * values for window, values in moved.items()})
+        found |= shifts({f"late_lead.{side}": led}, "nats", BY_PROMPT + LAST)
+    return found | by_readout(result) | strongest(result)
+
+
+def by_readout(result: xr.Dataset) -> Quantities:
+    """Return `shift.<read-out>.<side>.<window>.<lens>`: shifts of every read-out in the final fifth."""
+    fifth, found = result["shift"].sel(region="final_fifth", basis="host", drop=True), {}
+    for readout in fifth["readout"].values:
+        unit = "layers" if readout == "commitment" else "cosine" if "cosine" in str(readout) else "nats"
+        for side in SIDES:
+            for window in WINDOWS:
+                one = fifth.sel(readout=readout, side=side, window=window, drop=True)
+                named = {f"shift.{readout}.{side}.{window}.{lens}": one.sel(lens=lens, drop=True).reset_coords(drop=True)
+                         for lens in ("raw", "tuned")}  # fmt: skip
+                found |= shifts(named, unit)
     return found
+
+
+def strongest(result: xr.Dataset) -> Quantities:
+    """Return `strongest_late.<read-out>.<side>.<region>.<lens>`: the probability that the late window is the strongest."""
+    late, found = result["strongest"].sel(window="late", basis="host", drop=True), {}
+    for readout in late["readout"].values:
+        for side in SIDES:
+            for region in late["region"].values:
+                one = late.sel(readout=readout, side=side, region=region)
+                found |= {f"strongest_late.{readout}.{side}.{region}.{lens}": float(one.sel(lens=lens))
+                          for lens in ("raw", "tuned")}  # fmt: skip
+    return levels(found, "1")

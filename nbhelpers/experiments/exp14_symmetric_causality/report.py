@@ -6,6 +6,7 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import stats
+from nbhelpers.experiments.exp14_symmetric_causality.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.charts import panels
 from nbhelpers.report.families import POOL, interval_table, is_dense, pooled
@@ -18,6 +19,7 @@ from nbhelpers.report.graft_charts import (
     window_colour,
     window_rows,
 )
+from nbhelpers.report.quantities import named, value
 from nbhelpers.report.sentences import SURE, others_rest_on, sentence
 from nbhelpers.report.text import counted, written
 
@@ -136,19 +138,9 @@ def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
     return pd.DataFrame(rows, index=columns).T
 
 
-def window_shift(
-    dataset: xr.Dataset, side: str, window: str, readout="kl_layer_final", lens="tuned"
-) -> xr.DataArray:
-    """Return exp14's shift of one window in the final fifth, [prompt]."""
-    one = dataset["shift"].sel(
-        side=side, window=window, readout=readout, lens=lens, basis="host", region="final_fifth"
-    )
-    return one.reset_coords(drop=True).dropna("prompt")
-
-
 def pool_table(results, side, window, readout, lens) -> pd.DataFrame:
     """Return the dense pool's mean and interval of one window's shift."""
-    table = interval_table(results, lambda d: window_shift(d, side, window, readout, lens))
+    table = interval_table(results, named(quantities, f"shift.{readout}.{side}.{window}.{lens}"))
     return table[table["family"] == POOL]
 
 
@@ -156,17 +148,8 @@ def strongest_late(
     results, readout="kl_layer_final", lens="tuned", region="final_fifth"
 ) -> dict[str, dict[str, float]]:
     """Return by side and family the bootstrap probability that the late window is the strongest, of one read-out."""
-    return {
-        side: {
-            title: float(
-                d.strongest.sel(
-                    side=side, window="late", readout=readout, lens=lens, basis="host", region=region
-                )
-            )
-            for title, d in results.items()
-        }
-        for side in SIDES
-    }
+    names = {side: f"strongest_late.{readout}.{side}.{region}.{lens}" for side in SIDES}
+    return {side: {t: value(quantities, d, name) for t, d in results.items()} for side, name in names.items()}
 
 
 def readout_table(results, lens="tuned") -> pd.DataFrame:
@@ -193,8 +176,10 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
 def verdict(results) -> str:
     """Return whether the late window is the strongest, both ways, and on which read-outs it is not."""
     total = len(results)
-    put = sentence(results, lambda d: window_shift(d, "sufficiency", "late"), "positive", "negative")
-    taken = sentence(results, lambda d: -window_shift(d, "necessity", "late"), "negative", "positive")
+    put = sentence(results, named(quantities, "kl_shift.sufficiency.late"), "positive", "negative")
+    taken = sentence(
+        results, lambda d: -named(quantities, "kl_shift.necessity.late")(d), "negative", "positive"
+    )
     probable = strongest_late(results)
     sure = {side: [t for t, p in found.items() if p >= SURE] for side, found in probable.items()}
     cross = strongest_late(results, "kl_layer_teacher")["necessity"]

@@ -1,0 +1,37 @@
+"""The quantities of exp00, from one pair's dataset: how long the texts are, and how sharp the end points."""
+
+import numpy as np
+import xarray as xr
+
+from nbhelpers.measures.steps import free_steps, history_steps, prompt_means
+from nbhelpers.report.quantities import VARIANTS, Quantities, by_variant, levels, with_shift
+
+
+def quantities(result: xr.Dataset) -> Quantities:
+    """Return exp00's quantities: lengths, how many texts end, the end point on each model's own text, and agreement."""
+    found = with_shift("n_tokens", result["n_tokens"], "tokens")
+    found |= levels(by_variant("stopped", result["stopped"].astype(float)), "1")
+    return found | end_point(result) | agreement(result)
+
+
+def end_point(result: xr.Dataset) -> Quantities:
+    """Return entropy, nats, and top probability of the final distribution, means over the same steps as in exp09."""
+    found, n = {}, result.sizes["prompt"]
+    for name, unit in {"entropy": "nats", "top1_probability": "1"}.items():
+        last = [
+            free_steps(result, v)[name].sel(lens="raw", drop=True).isel(layer=-1, drop=True) for v in VARIANTS
+        ]
+        both = xr.concat([prompt_means(one, n) for one in last], xr.IndexVariable("variant", list(VARIANTS)))
+        found |= with_shift(f"final_{name}", both, unit)
+    return found
+
+
+def agreement(result: xr.Dataset) -> Quantities:
+    """Return the share of steps on one text at which both models' final top-1 token is the same, `.pt` by PT's text."""
+    found = {}
+    for history in VARIANTS:
+        tops = [
+            history_steps(result, v, history).top1.sel(lens="raw", drop=True).isel(layer=-1) for v in VARIANTS
+        ]
+        found[f"same_top1.{history}"] = float(np.mean(tops[0].values == tops[1].values))
+    return levels(found, "1")
