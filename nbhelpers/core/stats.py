@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
-from scipy import stats as scipy_stats
 
 
 class StatisticsError(ValueError):
@@ -127,33 +126,6 @@ def token_weighted_mean(values: ArrayLike, counts: ArrayLike) -> np.ndarray:
     return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
-class PairedTest(NamedTuple):
-    """Two-sided p-values that a paired difference is centred on zero."""
-
-    wilcoxon: float
-    sign_flip: float
-
-
-def paired_test(it: ArrayLike, pt: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> PairedTest:
-    """Return two-sided p-values of IT − PT over paired prompts, Wilcoxon's and by flipping signs of the mean.
-
-    it, pt: [prompt]; a pair with a NaN is dropped; identical arrays give 1. StatisticsError with fewer than
-    two pairs.
-    """
-    difference = paired_difference(it, pt)
-    if not difference.any():
-        return PairedTest(1.0, 1.0)
-    flipped = scipy_stats.permutation_test(
-        (difference, np.zeros_like(difference)),
-        lambda a, b, axis: (a - b).mean(axis),
-        permutation_type="samples",
-        n_resamples=n_resamples,
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
-    return PairedTest(float(scipy_stats.wilcoxon(difference).pvalue), float(flipped.pvalue))
-
-
 def sign_flip(differences: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
     """Return the two-sided p-value that each column's mean is zero, [column], by flipping signs of whole prompts.
 
@@ -172,38 +144,6 @@ def sign_flip(differences: ArrayLike, *, n_resamples: int = 10_000, seed: int = 
     # Rounding must not part a flip from the observed sum that it equals.
     hits = (np.abs(signs @ x) >= np.abs(x.sum(0)) - 1e-12 * np.abs(x).sum(0)).sum(0)
     return hits / len(signs) if every else (hits + 1) / (len(signs) + 1)
-
-
-def paired_difference(it: ArrayLike, pt: ArrayLike) -> np.ndarray:
-    """Return IT − PT of the prompts where both were measured; StatisticsError with fewer than two."""
-    it, pt = np.asarray(it, dtype=float), np.asarray(pt, dtype=float)
-    if it.shape != pt.shape or it.ndim != 1:
-        raise StatisticsError(f"Paired values must be two arrays [prompt], not {it.shape} and {pt.shape}.")
-    difference = it - pt
-    difference = difference[~np.isnan(difference)]
-    if len(difference) < 2:
-        raise StatisticsError(
-            f"A paired statistic needs two measured pairs: {len(difference)} of {len(it)} are."
-        )
-    return difference
-
-
-def cohen_dz(it: ArrayLike, pt: ArrayLike) -> float:
-    """Return Cohen's d_z, the mean paired difference over its standard deviation; NaN if it does not
-    vary.
-    """
-    difference = paired_difference(it, pt)
-    spread = difference.std(ddof=1)
-    return float(difference.mean() / spread) if spread > 0 else float("nan")
-
-
-def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:
-    """Return Cliff's delta, P(a > b) − P(a < b), of two samples, in [−1, 1]; NaNs are left out."""
-    a, b = (np.asarray(x, dtype=float).ravel() for x in (a, b))
-    a, b = a[~np.isnan(a)], b[~np.isnan(b)]
-    if not len(a) or not len(b):
-        raise StatisticsError("Cliff's delta needs at least one measured value in each sample.")
-    return float(2 * scipy_stats.mannwhitneyu(a, b).statistic / (len(a) * len(b)) - 1)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

@@ -38,11 +38,6 @@ class LastPosition:
     length: np.ndarray
     residual: np.ndarray
 
-    @property
-    def visible_keys_without_sink(self) -> np.ndarray:
-        """Number of visible keys other than key 0, [prompt, layer]; a sliding window that has moved on excludes key 0."""
-        return self.visible_keys - (self.visible_keys == self.length[:, None])
-
 
 def attention_entropy(weights: Tensor) -> dict[str, Tensor]:
     """Return the entropies of attention rows [..., key] in nats and their weight on key 0, each float32 [...].
@@ -66,18 +61,6 @@ def attention_entropy(weights: Tensor) -> dict[str, Tensor]:
         ),
         "sink": weights[..., 0],
     }
-
-
-def normalised_entropy(entropy: np.ndarray, visible_keys: np.ndarray) -> np.ndarray:
-    """Return the entropy as a share of its maximum, [prompt, layer, head]; NaN where one key or none is visible.
-
-    normalised_entropy = entropy / log(visible_keys), which is 1 for uniform attention
-    entropy: [prompt, layer, head] in nats; visible_keys: [prompt, layer]. The chat template makes IT's prompts longer,
-    and the maximum log T grows with the length T. Compare PT with IT only by this ratio, or at equal lengths.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ceiling = np.log(visible_keys.astype(np.float32))[..., None]
-        return np.where(ceiling > 0, entropy / ceiling, np.nan).astype(np.float32)
 
 
 def visible_keys(config, length: np.ndarray) -> np.ndarray:

@@ -70,16 +70,6 @@ def top1_stable(top1: ArrayLike, window: int = 3) -> np.ndarray:
     return _first(holds)
 
 
-def top1_qualified(top1: ArrayLike, rank: ArrayLike, worst: int = 3) -> np.ndarray:
-    """Return the first layer from which the top-1 token is the final one and its rank [..., layer] stays ≤
-    `worst`.
-
-    Ranks count from 1. The clause on rank adds nothing, since a token that stays first has rank 1: equal to
-    `top1_strict`, and kept to show that.
-    """
-    return _first(_onwards(_agrees(top1) & (np.asarray(rank) <= worst)))
-
-
 def kl_first(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
     """Return the first layer with KL below `threshold` nats: "KL commitment" as the paper's text has it."""
     return _first(_below(kl, threshold))
@@ -118,50 +108,6 @@ def majority_below(kl: ArrayLike, threshold: float = 0.1, share: float = 0.9) ->
     return _first(_below(kl, threshold) & (_share_below(kl, threshold) >= share))
 
 
-def majority_adaptive(
-    kl: ArrayLike, threshold: float = 0.1, share: float = 0.9, enough: int = 10
-) -> np.ndarray:
-    """Return the first layer with KL below `threshold` from which `share` are too, or all but one of the
-    last few.
-
-    "All but one" replaces the share where fewer than `enough` layers are left. The study uses it in some
-    plots.
-    """
-    below, share_below = _below(kl, threshold), _share_below(kl, threshold)
-    left = _left(below.shape[-1])
-    all_but_one = left - _sum_onwards(below) <= 1
-    return _first(below & np.where(left >= enough, share_below >= share, all_but_one))
-
-
-def _mean_onwards(kl):
-    kl = np.asarray(kl)
-    return _sum_onwards(kl) / _left(kl.shape[-1])
-
-
-def kl_mean(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
-    """Return the first layer from which the mean KL of the remaining layers is below `threshold` nats."""
-    return _first(_mean_onwards(kl) < threshold)
-
-
-def kl_and_mean(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
-    """Return the first layer where both KL and its mean over the remaining layers are below `threshold`
-    nats.
-    """
-    return _first(_below(kl, threshold) & (_mean_onwards(kl) < threshold))
-
-
-def kl_median(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
-    """Return the first layer from which the median KL of the remaining layers is below `threshold` nats."""
-    kl = np.asarray(kl)
-    medians = [np.median(kl[..., layer:], axis=-1) for layer in range(kl.shape[-1])]
-    return _first(np.stack(medians, axis=-1) < threshold)
-
-
-def kl_mean_and_median(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
-    """Return the later of `kl_mean` and `kl_median`."""
-    return np.maximum(kl_mean(kl, threshold), kl_median(kl, threshold))
-
-
 def kl_continuous(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
     """Return the depth, in layers and fractions, at which KL first falls below `threshold`, float [...].
 
@@ -190,17 +136,11 @@ def entropy_stays(entropy: ArrayLike, threshold: float = 0.2) -> np.ndarray:
     return _first(_onwards(_below(entropy, threshold)))
 
 
-def entropy_near_final(entropy: ArrayLike, threshold: float = 0.2) -> np.ndarray:
-    """Return the first layer from which entropy stays within `threshold` nats of its final value: the
-    titles.
-    """
-    entropy = np.asarray(entropy)
-    return _first(_onwards(np.abs(entropy - entropy[..., -1:]) < threshold))
-
-
 def commitment_table(
     top1: ArrayLike,
     kl: ArrayLike,
+    entropy: ArrayLike,
+    cosine: ArrayLike,
     *,
     threshold: float = 0.1,
     grid: Sequence[float] = (0.05, 0.1, 0.2, 0.5, 1.0),
@@ -209,8 +149,9 @@ def commitment_table(
 ) -> dict[str, np.ndarray]:
     """Return {rule: layer of commitment [...]} of the rules that experiment 09 stores, in their order.
 
-    top1, kl: [..., layer]. threshold: nats, of the rules that take one; grid: nats, of `kl_stays` beside
-    it.
+    top1, kl, entropy: [..., layer] of one lens; cosine: the cosine to the final residual, which no lens reads and which
+    broadcasts to the others' shape. threshold: nats, of the rules that take one; grid: nats, of `kl_stays` beside it. The
+    last three rules have the thresholds of the study's figures.
     """
     table = {"top1_first": top1_first(top1), "top1_strict": top1_strict(top1)}
     table[f"top1_stable{window}"] = top1_stable(top1, window)
@@ -218,15 +159,12 @@ def commitment_table(
     table |= {f"kl_stays_{value}": kl_stays(kl, value) for value in sorted({threshold, *grid})}
     table[f"majority_{threshold}"] = majority(kl, threshold, share)
     table[f"majority_below_{threshold}"] = majority_below(kl, threshold, share)
+    table["kl_qualified_0.5_3x"] = kl_qualified(kl, 0.5, 3)
+    table["entropy_0.2"] = entropy_stays(entropy, 0.2)
+    table["cosine_0.95"] = np.broadcast_to(cosine_stays(cosine, 0.95), table["entropy_0.2"].shape)
     return table
 
 
 def commitment_counts(commitment: ArrayLike, n_layers: int) -> np.ndarray:
     """Return how many tokens commit at each layer, int [layer], from layers of any shape."""
     return np.bincount(np.ravel(commitment).astype(int), minlength=n_layers)
-
-
-def commitment_ecdf(commitment: ArrayLike, n_layers: int) -> np.ndarray:
-    """Return the share of tokens that have committed by each layer [layer]; it ends at 1."""
-    counts = commitment_counts(commitment, n_layers)
-    return np.cumsum(counts) / max(counts.sum(), 1)

@@ -33,23 +33,6 @@ def convergence_gap(kl_it: ArrayLike, kl_pt: ArrayLike) -> np.ndarray:
     return layer_gap(kl_it, kl_pt)
 
 
-def gap_by_third(kl_it: ArrayLike, kl_pt: ArrayLike) -> dict[str, np.ndarray]:
-    """Return the convergence gap of each third of the layers, {early, middle, late: nats [prompt]}.
-
-    gap_by_third = mean_{ℓ ∈ third} (kl_it[ℓ] − kl_pt[ℓ]), thirds cut at ⌊L/3⌋ and ⌊2L/3⌋
-    """
-    thirds = depths.thirds(np.shape(kl_it)[-1])
-    return {name: layer_gap(kl_it, kl_pt, layers) for name, layers in thirds.items()}
-
-
-def final_fifth_gap(kl_it: ArrayLike, kl_pt: ArrayLike) -> np.ndarray:
-    """Return the convergence gap of the last fifth of the layers, nats [prompt].
-
-    final_fifth_gap = mean_{⌊0.8 L⌋ ≤ ℓ < L} (kl_it[ℓ] − kl_pt[ℓ])
-    """
-    return layer_gap(kl_it, kl_pt, depths.final_fifth(np.shape(kl_it)[-1]))
-
-
 def token_weighted_gap(
     kl_it: ArrayLike, kl_pt: ArrayLike, tokens_it: ArrayLike, tokens_pt: ArrayLike, layers=None
 ) -> float:
@@ -60,14 +43,3 @@ def token_weighted_gap(
     """
     it, pt = stats.token_weighted_mean(kl_it, tokens_it), stats.token_weighted_mean(kl_pt, tokens_pt)
     return float(layer_gap(it, pt, layers))
-
-
-def layers_above(kl_it: ArrayLike, kl_pt: ArrayLike, layers: Sequence[int] | None = None) -> tuple[int, int]:
-    """Return the number of `layers` (None: the late half) where IT's mean curve lies above PT's, and the number of `layers`.
-
-    layers_above = #{ℓ ∈ layers : mean_i kl_it[i, ℓ] > mean_i kl_pt[i, ℓ]}, #layers
-    kl_it, kl_pt: [prompt, layer]; NaN left out. Both curves are 0 at the last layer, so that layer never counts.
-    """
-    it, pt = np.nanmean(kl_it, axis=0), np.nanmean(kl_pt, axis=0)
-    layers = list(depths.late_half(len(it)) if layers is None else layers)
-    return int((it > pt)[layers].sum()), len(layers)

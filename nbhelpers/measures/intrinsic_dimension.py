@@ -227,18 +227,3 @@ def linear_cka(x: ArrayLike, y: ArrayLike) -> float:
     else:
         own_x, own_y, shared = x.T @ x, y.T @ y, (y.T @ x).square().sum()
     return float(_ratio(shared.numpy(), (own_x.norm() * own_y.norm()).numpy()))
-
-
-def knn_overlap(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
-    """Return the mean share of a point's k nearest neighbours that are the same in two clouds, in [0, 1].
-
-    knn_overlap = mean_i |A_i ∩ B_i| / k,  A_i and B_i the k nearest neighbours of point i
-    a, b: [point, ≥ k], row indices of the same points (`Neighbours.indices`); a point that repeats another in either
-    cloud (−1) is left out. The expected value for unrelated clouds is k / (points − 1). ValueError if k does not fit.
-    """
-    a, b = np.asarray(a), np.asarray(b)
-    if len(a) != len(b) or not 1 <= k <= min(a.shape[1], b.shape[1]):
-        raise ValueError(f"k = {k} does not fit lists of neighbours of shapes {a.shape} and {b.shape}.")
-    measured = (a[:, 0] >= 0) & (b[:, 0] >= 0)
-    shared = (a[measured, :k, None] == b[measured, None, :k]).any(-1)
-    return float(shared.mean()) if measured.any() else float("nan")

@@ -276,6 +276,3 @@ def with_steps(
     steps = steps.isel(step=np.argsort(steps.prompt_index.values, kind="stable"))
     about = {"teacher": options.get("teacher", "it"), "n_layers": pair.n_layers}
     return found.assign_attrs(about), steps.assign_attrs(about)
-
-
-STEPS_FILE = "exp11_steps.nc"

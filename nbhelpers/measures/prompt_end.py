@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import xarray as xr
 
-from nbhelpers.core import stats
 from nbhelpers.core.params import NATIVE, VARIANTS
 from nbhelpers.core.store import joined
 from nbhelpers.measures import attention_entropy, delta_cosine, intrinsic_dimension
@@ -141,11 +140,6 @@ def head_means(observed: xr.Dataset) -> xr.Dataset:
         }
     )
     return found
-
-
-def mean_over_prompts(values: xr.DataArray, **bootstrap) -> stats.Interval:
-    """Return the mean over cloud prompts and its BCa interval, shaped as the other dimensions."""
-    return stats.bca_mean(values.transpose("cloud_prompt", ...).values, **bootstrap)
 
 
 def side_panels(observed: xr.Dataset, *, seed: int) -> xr.Dataset:

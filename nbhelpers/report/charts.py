@@ -28,6 +28,9 @@ RULES = {
     "kl_stays_": "KL stays below {} nats",
     "majority_below_": "KL below {} nats, as most later layers",
     "majority_": "most later layers below {} nats",
+    "kl_qualified_0.5_3x": "KL below 0.5 nats, then never above 1.5",
+    "entropy_": "entropy stays below {} nats",
+    "cosine_": "cosine to the final state stays above {}",
 }
 DIGITS = 4
 ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
@@ -254,11 +257,6 @@ def training_loss(cards) -> alt.Chart:
 def difference(values: xr.DataArray) -> xr.DataArray:
     """Return IT − PT, prompt by prompt."""
     return values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
-
-
-def zero_line() -> alt.Chart:
-    """Return a horizontal line at zero, drawn once a panel."""
-    return alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(0))
 
 
 def interval_row(values: xr.DataArray, **labels) -> dict:

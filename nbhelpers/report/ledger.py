@@ -107,12 +107,6 @@ def agreement(centre: float | None, value: float, run: float, low: float, high: 
     return "same sign" if (run > centre) == (value > centre) else "other sign"
 
 
-def quantity_of(metric: str) -> str:
-    """Return the quantity that a published figure is of: its metric, or what a pool of families is taken of."""
-    pool, _, name = metric.partition(".")
-    return name if pool in (DENSE, POSITIVE, NEGATIVE) else metric
-
-
 def pooled(found: Mapping[str, Quantities], runs: Mapping[str, pd.DataFrame], dense, across: Callable):
     """Return the quantities and values of all families together: means, means of the dense, counts of signs, and `across`."""
     values = pd.concat(runs.values())["value"].groupby(level=0, sort=False)

@@ -1,7 +1,7 @@
 """What measuring costs: capture beside a bare forward, and exp09's raw-lens measurement beside a loop over tokens.
 
-    python tests/bench_capture.py                                        # a minute or two
-    python tests/bench_capture.py --layers 4 --vocabulary 4000 --cap 8 --looped 1 --repeats 1
+    python tests/bench/bench_capture.py                                        # a minute or two
+    python tests/bench/bench_capture.py --layers 4 --vocabulary 4000 --cap 8 --looped 1 --repeats 1
 
 First a random Llama (d = 512, 16 layers, 32,000 tokens): one forward over prompts with their continuations, bare, and
 with the residual stream and what attention and MLPs add to it kept at every generated token. Then a pocket pair: both

@@ -1,7 +1,7 @@
 """What matched prefix costs: all eight conditions of experiment 14 at once, beside a loop that decodes them step by step.
 
-    python tests/bench_graft.py                  # d = 512, 16 layers, 32,000 tokens; and a pocket pair; minutes
-    python tests/bench_graft.py --layers 4 --vocabulary 4000 --forced 32 --steps 8
+    python tests/bench/bench_graft.py                  # d = 512, 16 layers, 32,000 tokens; and a pocket pair; minutes
+    python tests/bench/bench_graft.py --layers 4 --vocabulary 4000 --forced 32 --steps 8
 
 Both read the same numbers, which are compared, through the host's lens and through PT's: KL in both directions to the
 own final layer, to the baseline's and the teacher's, to and from the teacher's same layer, Jensen-Shannon, entropy,
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nbhelpers.measures import lens_conditions, matched_prefix
 from nbhelpers.models import decoder, edits

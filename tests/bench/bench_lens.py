@@ -1,7 +1,7 @@
 """What the lens costs: seconds and memory of every way to get the KL curve, beside the matrix products alone.
 
-    python tests/bench_lens.py                         # Llama shape: d = 512, 16 layers, 32,000 tokens; minutes
-    python tests/bench_lens.py --layers 4 --tokens 256 --vocabulary 8192 --repeats 2
+    python tests/bench/bench_lens.py                         # Llama shape: d = 512, 16 layers, 32,000 tokens; minutes
+    python tests/bench/bench_lens.py --layers 4 --tokens 256 --vocabulary 8192 --repeats 2
 
 Seconds are the best of interleaved repeats in this process. Memory is the peak of resident memory above inputs and
 libraries, each method in a process of its own. The residuals are random: no method's cost depends on them. On a busy
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nbhelpers.measures import lens
 from nbhelpers.models.unembedding import Unembedding

@@ -1,11 +1,11 @@
 """What a joint training step of the tuned lens costs beside its two matrix products, and what its reading costs.
 
-    python tests/bench_tuned_lens.py                   # d = 512, 16 layers, 32,000 tokens; minutes
-    python tests/bench_tuned_lens.py --layers 4 --tokens 256 --vocabulary 8192 --repeats 2
+    python tests/bench/bench_tuned_lens.py                   # d = 512, 16 layers, 32,000 tokens; minutes
+    python tests/bench/bench_tuned_lens.py --layers 4 --tokens 256 --vocabulary 8192 --repeats 2
 
 A step is the loss and the gradients of all layers' translators; its bound is two products a layer, the logits and their
-softmax times the unembedding, the final layer's included, for the others use them. Commitment is that of tokens which
-settle at any layer alike, and at worst at layer 0 all of them. How time and memory are measured: see bench_lens.py.
+softmax times the unembedding, the final layer's included, for the others use them. How time and memory are measured:
+see bench_lens.py.
 """
 
 from functools import partial
@@ -13,9 +13,9 @@ from functools import partial
 import bench_lens
 import torch
 
-from nbhelpers.measures import early_exit, lens, tuned_lens
+from nbhelpers.measures import lens, tuned_lens
 
-STEP_TARGET, COMMITMENT_TARGET = 1.25, 1.0
+STEP_TARGET = 1.25
 
 
 def inputs(options):
@@ -95,32 +95,6 @@ READINGS = {
 }
 
 
-def settling(residuals, worst):
-    """Residuals that come to the last one, nearly, at layers drawn evenly, or all at layer 0."""
-    last, layers = residuals[-1], len(residuals)
-    at = torch.zeros(len(last)) if worst else torch.randint(layers, (len(last),))
-    near = [last + 1e-3 * torch.randn_like(last) for _ in range(layers - 1)]
-    return [
-        torch.where((at <= layer)[:, None], near[layer], residuals[layer]) for layer in range(layers - 1)
-    ] + [last]
-
-
-def commitment_methods():
-    """The full curve and the layers from the top, {rule: (curve, ours)}."""
-    metrics = {"kl_stays": "kl_final_layer", "top1_strict": "top1"}
-    return {
-        rule: (
-            lambda residuals, unembedding, name=name: lens.lens_metrics(
-                residuals, unembedding, metrics=(name,)
-            ),
-            lambda residuals, unembedding, rule=rule: early_exit.commitment_from_top(
-                residuals, unembedding, rule=rule
-            ),
-        )
-        for rule, name in metrics.items()
-    }
-
-
 def report(options):
     """Print the tables, then each target with what was measured."""
     given = residuals, unembedding, _ = inputs(options)
@@ -132,12 +106,6 @@ def report(options):
     print()
     bench_lens.verdict("step, ours", times["step, ours"] / bound, STEP_TARGET)
     print(f"lens, tuned: {times['lens, tuned'] / times['lens, raw']:.2f} of the raw lens")
-    for name, worst in {"settling at any layer": False, "all settled at layer 0": True}.items():
-        settled = settling(residuals, worst)
-        for rule, (curve, ours) in commitment_methods().items():
-            spent = bench_lens.seconds(options, {"curve": curve, "ours": ours}, (settled, unembedding))
-            ratio = spent["ours"] / spent["curve"]
-            bench_lens.verdict(f"commitment, {rule}, {name}", ratio, COMMITMENT_TARGET, "its curve")
 
 
 def main():

@@ -12,6 +12,7 @@ from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp03_corrective_stage import measure as exp03_measure
 from nbhelpers.measures.steps import history_steps
 from nbhelpers.models.token_classes import CLASSES
+from nbhelpers.report import families
 from tests import handmade
 from tests.experiments.test_exp00 import KEYS, case
 from tests.specs import complete
@@ -165,7 +166,7 @@ def test_what_holds_for_any_steps(seed, n_layers, lengths):
             assert (one.late_flips.fillna(0) <= n_layers - late).all()
             assert float(one.class_share.sum()) == pytest.approx(1)
     assert (found.agreement.sel(variant="pt") == found.agreement.sel(variant="it")).all()
-    for name, values in exp03_measure.free_of(found).data_vars.items():
+    for name, values in families.free(found).data_vars.items():
         for variant in VARIANTS:
             own = found[name].sel(variant=variant, history=variant, drop=True)
             np.testing.assert_array_equal(values.sel(variant=variant).transpose(*own.dims), own)

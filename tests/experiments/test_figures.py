@@ -15,6 +15,7 @@ from nbhelpers.experiments.exp03_corrective_stage import report as exp03_report
 from nbhelpers.experiments.exp04_phase_transition import report as exp04_report
 from nbhelpers.experiments.exp07_0g_tuned_lens import report as exp07_0g_report
 from nbhelpers.experiments.exp07_0j_onset import report as exp07_0j_report
+from nbhelpers.experiments.exp09_convergence_gap import figures as exp09_figures
 from nbhelpers.experiments.exp09_convergence_gap import report as exp09_report
 from nbhelpers.report import charts, geometry_charts
 from tests import synthetic
@@ -27,25 +28,25 @@ ESTIMATORS = {"estimator": ["TwoNN", "maximum likelihood"]}
 RULES = {"rule": ["first top-1 match", "KL stays below 0.1 nats"]}  # two of the eleven
 # name → (experiment, function of results, what the reader chooses from)
 FIGURES = {
-    "kl_curves": ("exp09", exp09_report.kl_curves, LENS),
-    "kl_layer_final": ("exp09", lambda r: exp09_report.kl_curves(r, "layer_final"), LENS),
-    "kl_tuned": ("exp09", lambda r: exp09_report.kl_curves(r, lens="tuned"), {}),
-    "entropy_profile": ("exp09", exp09_report.entropy_profile, LENS),
-    "confidence_profile": ("exp09", exp09_report.confidence_profile, LENS),
-    "adjacent_profile": ("exp09", exp09_report.adjacent_profile, LENS),
-    "cosine_to_final": ("exp09", exp09_report.cosine_to_final, {}),
-    "delta_cosine": ("exp09", exp09_report.delta_cosine, {}),
-    "delta_cosine_shift": ("exp09", lambda r: exp09_report.delta_cosine_shift(r, "mlp"), {}),
-    "commitment_histograms": ("exp09", exp09_report.commitment_histograms, LENS | RULES),
-    "commitment_cdf": ("exp09", exp09_report.commitment_cdf, LENS | RULES),
-    "threshold_sensitivity": ("exp09", exp09_report.threshold_sensitivity, LENS),
-    "matched_curves": ("exp09", exp09_report.matched_curves, LENS | {"basis": ["own", "the other model's"]}),
+    "kl_curves": ("exp09", exp09_figures.kl_curves, LENS),
+    "kl_layer_final": ("exp09", lambda r: exp09_figures.kl_curves(r, "layer_final"), LENS),
+    "kl_tuned": ("exp09", lambda r: exp09_figures.kl_curves(r, lens="tuned"), {}),
+    "entropy_profile": ("exp09", exp09_figures.entropy_profile, LENS),
+    "confidence_profile": ("exp09", exp09_figures.confidence_profile, LENS),
+    "adjacent_profile": ("exp09", exp09_figures.adjacent_profile, LENS),
+    "cosine_to_final": ("exp09", exp09_figures.cosine_to_final, {}),
+    "delta_cosine": ("exp09", exp09_figures.delta_cosine, {}),
+    "delta_cosine_shift": ("exp09", lambda r: exp09_figures.delta_cosine_shift(r, "mlp"), {}),
+    "commitment_histograms": ("exp09", exp09_figures.commitment_histograms, LENS | RULES),
+    "commitment_cdf": ("exp09", exp09_figures.commitment_cdf, LENS | RULES),
+    "threshold_sensitivity": ("exp09", exp09_figures.threshold_sensitivity, LENS),
+    "matched_curves": ("exp09", exp09_figures.matched_curves, LENS | {"basis": ["own", "the other model's"]}),
     "history_gap": ("exp09", exp09_report.history_gap, {}),
     "gap_intervals": ("exp09", exp09_report.gap_intervals, {}),
     "confidence_gap": ("exp09", exp09_report.confidence_gap, {}),
     "confidence_gap_matched": ("exp09", lambda r: exp09_report.confidence_gap(r, matched=True), {}),
     "category_gap": ("exp09", exp09_report.category_gap, {}),
-    "cosine_heat": ("exp09", exp09_report.cosine_heat, {"variant": ["IT", "PT"]}),
+    "cosine_heat": ("exp09", exp09_figures.cosine_heat, {"variant": ["IT", "PT"]}),
     "weight_change": ("exp09", geometry_charts.weight_change, {}),
     "weight_rms": ("exp09", lambda r: geometry_charts.weight_change(r, "rms"), {}),
     "lengths": ("exp00", exp00_report.lengths, {}),
@@ -94,7 +95,7 @@ FIGURES = {
 }
 # What takes no results, or is a part of a chart.
 PARTS = {
-    "entropy_note", "onset_rule", "zero_line", "panels", "layer_profile", "shift_profile", "training_loss",
+    "entropy_note", "onset_rule", "panels", "layer_profile", "shift_profile", "training_loss",
     "dots",
 }  # fmt: skip
 
@@ -292,7 +293,7 @@ def test_the_share_of_texts_that_are_so_long():
 
 def test_the_heat_map_holds_every_generated_token_and_layer():
     d = made("exp09")["Llama"]
-    data = rows(exp09_report.cosine_heat({"Llama": d})).set_index(["variant", "token", "layer"])["cosine"]
+    data = rows(exp09_figures.cosine_heat({"Llama": d})).set_index(["variant", "token", "layer"])["cosine"]
     assert len(data) == 2 * 47 * 12 and data.index.get_level_values("token").min() == 1
     assert data["IT", 5, 7] == pytest.approx(
         float(at(d, "it", "delta_cosine_by_step", token=5, layer=7)), abs=1e-4
@@ -302,7 +303,7 @@ def test_the_heat_map_holds_every_generated_token_and_layer():
 def test_a_heat_map_leaves_out_steps_that_no_text_has():
     d = made("exp09")["Llama"].copy(deep=True)
     d["delta_cosine_by_step"].loc[{"variant": "it", "token": slice(30, None)}] = np.nan
-    data = rows(exp09_report.cosine_heat({"Llama": d}))
+    data = rows(exp09_figures.cosine_heat({"Llama": d}))
     assert data[data["variant"] == "IT"]["token"].max() == 29 and data["token"].max() == 47
 
 

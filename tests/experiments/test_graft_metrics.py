@@ -34,7 +34,7 @@ def results():
 def one(results, experiment):
     """Return a family's dataset and its quantities' means by name."""
     result = results[experiment]["llama"]
-    found = quantities_of(experiment)(result)
+    found = {n: q.values for n, q in quantities_of(experiment).quantities(result).items()}
     mean = {name: float(np.mean(v.mean if isinstance(v, stats.Interval) else v)) for name, v in found.items()}
     return result, mean
 

@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 from nbhelpers import experiments
-from nbhelpers.core import depths, params, stats, store
+from nbhelpers.core import depths, params, store
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp04_phase_transition import measure as exp04_measure
 from nbhelpers.measures import prompt_end
@@ -155,13 +155,6 @@ def test_uniform_attention_has_a_normalised_entropy_of_one():
     made = heads()
     made["attention_entropy"][:] = np.log(made.visible_keys)
     assert prompt_end.head_means(made).attention_normalised.isel(layer=1).values == pytest.approx(1)
-
-
-def test_mean_over_prompts_is_the_bootstrap_over_prompts():
-    values = prompt_end.head_means(heads()).attention_entropy
-    found = prompt_end.mean_over_prompts(values, n_resamples=200)
-    expected = stats.bca_mean(values.transpose("cloud_prompt", ...).values, n_resamples=200)
-    assert all((a == b).all() for a, b in zip(found, expected)) and found.mean.shape == (1, 1, 2)
 
 
 def two_nn(points, discard=0.1):

@@ -230,15 +230,3 @@ def test_cka_by_hand():
     assert np.isnan(intrinsic_dimension.linear_cka(x, np.ones((4, 2))))
     with pytest.raises(ValueError, match="one of 4 and one of 3"):
         intrinsic_dimension.linear_cka(x, y[:3])
-
-
-def test_overlap_of_neighbours():
-    a, b = np.array([[1, 2, 3], [0, 2, 3], [3, 0, 1]]), np.array([[2, 1, 0], [3, 5, 4], [-1, -1, -1]])
-    assert intrinsic_dimension.knn_overlap(a, b, k=2) == pytest.approx((1 + 0) / 2)
-    assert intrinsic_dimension.knn_overlap(a, b, k=3) == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert intrinsic_dimension.knn_overlap(a, a, k=3) == 1
-    rng = np.random.default_rng(13)
-    one, other = (intrinsic_dimension.neighbours(rng.normal(size=(400, 6))).indices for _ in range(2))
-    assert intrinsic_dimension.knn_overlap(one, other) == pytest.approx(10 / 399, abs=0.01)
-    with pytest.raises(ValueError, match="k = 4"):
-        intrinsic_dimension.knn_overlap(a, b, k=4)

@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from math import log
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nbhelpers.measures import commitment, early_exit, lens
+from nbhelpers.measures import lens
 from nbhelpers.models.unembedding import Unembedding
 
 KL = ("kl_final_layer", "kl_layer_final", "kl_adjacent")
@@ -272,78 +271,6 @@ def test_targets_must_be_real_tokens():
             lens.lens_metrics(residuals, unembedding, targets=targets, **ask)
 
 
-def settling(layers, tokens, d, vocabulary, scale, seed, dtype=torch.float32):
-    """A case whose residuals become the last one at some layer of each token, with relapses."""
-    residuals, unembedding = case(layers, tokens, d, vocabulary, scale=scale, seed=seed)
-    g = torch.Generator().manual_seed(seed)
-    part = torch.rand(layers, tokens, 1, generator=g) * torch.linspace(1, 0, layers)[:, None, None]
-    part *= torch.rand(tokens, 1, generator=g) < 0.8
-    mixed = part * residuals + (1 - part) * residuals[-1:]
-    norm, weight = unembedding.norm.to(dtype), unembedding.weight.to(dtype)
-    return mixed.to(dtype), replace(unembedding, norm=norm, weight=weight)
-
-
-def assert_curves_answer(residuals, unembedding, thresholds=(0.1,), **tiles):
-    """commitment_from_top equals the rules on the curve; thresholds may be (layer, token) of the curve itself."""
-    curve = lens.lens_metrics(residuals, unembedding, metrics=("kl_final_layer", "top1"), **tiles)
-    kl, top1 = curve["kl_final_layer"].T.numpy(), curve["top1"].T.numpy()
-    got = early_exit.commitment_from_top(residuals, unembedding, rule="top1_strict", **tiles)
-    assert got.dtype == torch.int64
-    np.testing.assert_array_equal(got, commitment.top1_strict(top1))
-    for threshold in thresholds:
-        if isinstance(threshold, tuple):
-            threshold = float(kl[threshold[1] % len(kl), threshold[0] % kl.shape[1]])
-        got = early_exit.commitment_from_top(
-            residuals, unembedding, rule="kl_stays", threshold=threshold, **tiles
-        )
-        np.testing.assert_array_equal(got, commitment.kl_stays(kl, threshold))
-    return kl
-
-
-@settings(max_examples=40)
-@given(
-    st.integers(1, 8), st.integers(1, 40), st.integers(3, 70), st.integers(2, 400), st.integers(1, 50),
-    st.integers(1, 450), st.floats(0.1, 8), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 39)), max_size=4),
-    st.integers(0, 999),
-)  # fmt: skip
-def test_commitment_is_exactly_the_curves(layers, tokens, d, vocabulary, rows, columns, scale, edges, seed):
-    """Thresholds on the very values of the curve: one bit of difference would show."""
-    residuals, unembedding = settling(layers, tokens, d, vocabulary, scale, seed)
-    thresholds = (0.1, 1.0, 0.0, -1.0, float("inf"), float("nan"), *edges)
-    assert_curves_answer(residuals, unembedding, thresholds, rows=rows, columns=columns)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_commitment_of_a_token_left_alone_on_the_verge(seed):
-    """The product of one row rounds unlike that of many: only the curve's own shape gives the curve's own bits."""
-    residuals, unembedding = case(6, 20, 64, 500, scale=2.0, seed=seed)
-    part = torch.linspace(0, 0.5, 5)[:, None]
-    residuals[:5, 0] = (1 - part) * residuals[:5, 0] + part * residuals[5, 0]
-    assert_curves_answer(residuals, unembedding, [(layer, 0) for layer in range(5)])
-
-
-@pytest.mark.parametrize("kind", ["bfloat16", "soft cap", "equal logits"])
-def test_commitment_of_other_models(kind):
-    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-    residuals, unembedding = settling(6, 60, 16, 300, 4.0, 1, dtype)
-    if kind == "soft cap":
-        unembedding = replace(unembedding, softcap=5.0)
-    if kind == "equal logits":
-        unembedding = replace(unembedding, weight=unembedding.weight[:10].repeat(30, 1))
-    kl = assert_curves_answer(residuals, unembedding, (0.1, (2, 5), (3, 9)), rows=25, columns=128)
-    assert 0 < (kl < 0.1).mean() < 1
-
-
-def test_commitment_of_tokens_that_settle_at_once_late_or_never():
-    residuals, unembedding = case(5, 3, 16, 300)
-    residuals[:, 0] = residuals[-1, 0]
-    residuals[3, 1] = residuals[-1, 1]
-    residuals[:3, 2] = residuals[-1, 2]
-    residuals[3, 2] = -residuals[-1, 2]
-    for rule in early_exit.COMMITMENT_RULES:
-        assert early_exit.commitment_from_top(residuals, unembedding, rule=rule).tolist() == [0, 3, 4]
-
-
 class Counted(torch.nn.Module):
     """A norm that counts the (layer, token) pairs that it has normed, which are those unembedded."""
 
@@ -354,33 +281,6 @@ class Counted(torch.nn.Module):
     def forward(self, h):
         self.pairs += len(h)
         return self.norm(h)
-
-
-@pytest.mark.parametrize("rule", early_exit.COMMITMENT_RULES)
-@pytest.mark.parametrize("rows", [512, 16])
-def test_layers_below_the_first_failure_are_never_unembedded(rule, rows):
-    residuals, unembedding = settling(8, 64, 16, 300, 4.0, 2)
-    counted = replace(unembedding, norm=Counted(unembedding.norm))
-    layer = early_exit.commitment_from_top(residuals, counted, rule=rule, rows=rows)
-    lens.lens_metrics(residuals, curve := replace(unembedding, norm=Counted(unembedding.norm)))
-    assert 0 < layer.double().mean() < 7
-    # The last layer, those where the rule holds, and the one below where it does not, if there is one.
-    assert counted.norm.pairs == (8 - layer + (layer > 0)).sum().item() < curve.norm.pairs == 8 * 64
-
-
-def test_commitment_holds_one_final_distribution_a_tile_of_tokens():
-    residuals, unembedding = settling(6, 200, 8, 1000, 4.0, 3)
-    with Largest() as largest:
-        early_exit.commitment_from_top(residuals, unembedding, rule="kl_stays", rows=32, columns=256)
-    assert largest.numel <= 32 * 1000
-
-
-def test_an_unknown_commitment_rule_is_refused():
-    residuals, unembedding = case()
-    with pytest.raises(ValueError, match="'kl_first': choose from kl_stays, top1_strict"):
-        early_exit.commitment_from_top(residuals, unembedding, rule="kl_first")
-    with pytest.raises(ValueError, match=r"must be \[layer, token, 16\]"):
-        early_exit.commitment_from_top(residuals[..., :8], unembedding, rule="kl_stays")
 
 
 class Largest(TorchDispatchMode):

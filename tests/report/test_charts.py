@@ -13,7 +13,7 @@ import vl_convert
 import xarray as xr
 from nbformat import v4
 
-from nbhelpers.experiments.exp09_convergence_gap import report as exp09_report
+from nbhelpers.experiments.exp09_convergence_gap import figures as exp09_figures
 from nbhelpers.report import charts
 from tests import synthetic
 from tests.specs import controls, rows
@@ -27,13 +27,13 @@ def results():
 
 def test_the_title_names_the_direction(results):
     for direction, name in (("final_layer", "KL(final ‖ layer)"), ("layer_final", "KL(layer ‖ final)")):
-        text = exp09_report.kl_curves(results, direction).to_json(ensure_ascii=False)
+        text = exp09_figures.kl_curves(results, direction).to_json(ensure_ascii=False)
         assert f"{name}, nats" in text and f"{name} by layer" in text
 
 
 def test_same_bytes_in_another_process():
     command = (
-        "import hashlib; from nbhelpers.experiments.exp09_convergence_gap import report as gap_figures; "
+        "import hashlib; from nbhelpers.experiments.exp09_convergence_gap import figures as gap_figures; "
         "from tests import synthetic; "
         "made = synthetic.results(n_prompts=8); "
         "text = gap_figures.kl_curves(made).to_json() + gap_figures.commitment_cdf(made).to_json(); "
@@ -42,12 +42,12 @@ def test_same_bytes_in_another_process():
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(synthetic.REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
     made = synthetic.results(n_prompts=8)
-    here = exp09_report.kl_curves(made).to_json() + exp09_report.commitment_cdf(made).to_json()
+    here = exp09_figures.kl_curves(made).to_json() + exp09_figures.commitment_cdf(made).to_json()
     assert done.stdout.strip() == hashlib.sha256(here.encode()).hexdigest()
 
 
 def test_renderer_emits_the_specification_alone(results):
-    bundle = exp09_report.kl_curves(results, lens="raw")._repr_mimebundle_()
+    bundle = exp09_figures.kl_curves(results, lens="raw")._repr_mimebundle_()
     assert set(bundle) == {charts.VEGALITE, "text/plain"}
     assert bundle["text/plain"] == "<chart: KL(final ‖ layer) by layer, raw lens (√ scale)>"
     cell = v4.new_code_cell(outputs=[v4.new_output("execute_result", bundle, execution_count=1)])
@@ -56,7 +56,7 @@ def test_renderer_emits_the_specification_alone(results):
 
 
 def test_curve_is_the_mean_over_prompts(results):
-    plotted = rows(exp09_report.kl_curves(results, lens="raw")).set_index(["panel", "variant"]).sort_index()
+    plotted = rows(exp09_figures.kl_curves(results, lens="raw")).set_index(["panel", "variant"]).sort_index()
     for family, dataset in results.items():
         for variant in ("pt", "it"):
             mean = dataset["kl_final_layer"].sel(variant=variant, lens="raw").values.mean(axis=0)
@@ -68,22 +68,23 @@ def test_curve_is_the_mean_over_prompts(results):
 
 
 def test_either_lens_is_there_to_choose(results):
-    chart = exp09_report.kl_curves(results)
+    chart = exp09_figures.kl_curves(results)
     assert controls(chart) == {"lens": ["raw", "tuned"]}
     mean = rows(chart).groupby(["panel", "lens"])["mean"].mean()
     assert (mean[:, "tuned"] < mean[:, "raw"]).all()
-    assert not controls(exp09_report.kl_curves(results, lens="tuned"))
+    assert not controls(exp09_figures.kl_curves(results, lens="tuned"))
 
 
 def test_one_value_is_no_choice(results):
     raw = {title: data.sel(lens=["raw"]) for title, data in results.items()}
-    assert not controls(exp09_report.kl_curves(raw))
-    assert controls(exp09_report.commitment_cdf(raw)).keys() == {"rule"}
+    assert not controls(exp09_figures.kl_curves(raw))
+    assert controls(exp09_figures.commitment_cdf(raw)).keys() == {"rule"}
 
 
 def test_a_few_values_are_buttons_and_many_a_list(results):
     inputs = {
-        p["name"]: p["bind"]["input"] for p in exp09_report.commitment_histograms(results).to_dict()["params"]
+        p["name"]: p["bind"]["input"]
+        for p in exp09_figures.commitment_histograms(results).to_dict()["params"]
     }
     assert inputs == {"shown_lens": "radio", "shown_rule": "select"}
 
@@ -91,13 +92,13 @@ def test_a_few_values_are_buttons_and_many_a_list(results):
 def test_swapping_the_variants_flips_the_shift(results):
     made = results["Gemma"]
     swapped = made.assign_coords(variant=["it", "pt"])
-    one, other = (rows(exp09_report.delta_cosine_shift({"Gemma": data})) for data in (made, swapped))
+    one, other = (rows(exp09_figures.delta_cosine_shift({"Gemma": data})) for data in (made, swapped))
     np.testing.assert_allclose(one["mean"], -other["mean"], atol=2e-4)
     np.testing.assert_allclose(one["low"], -other["high"], atol=2e-2)
 
 
 def test_shares_and_centres(results):
-    drawn = exp09_report.shares(results, "kl_stays_0.1")
+    drawn = exp09_figures.shares(results, "kl_stays_0.1")
     assert set(drawn["lens"]) == {"raw", "tuned"}
     grouped = drawn.groupby(["panel", "variant", "lens"])
     np.testing.assert_allclose(grouped["share"].sum(), 1, atol=1e-3)
@@ -109,17 +110,17 @@ def test_shares_and_centres(results):
 
 
 def test_packed_rows_are_drawn_like_the_rows(results):
-    drawn = rows(exp09_report.commitment_histograms(results, "top1_first"))
-    wanted = exp09_report.shares(results, "top1_first")
+    drawn = rows(exp09_figures.commitment_histograms(results, "top1_first"))
+    wanted = exp09_figures.shares(results, "top1_first")
     keys = ["panel", "variant", "lens", "layer"]
     found, wanted = (table.set_index(keys)["share"].sort_index() for table in (drawn, wanted))
     assert found.to_dict() == wanted.to_dict()
-    svg = vl_convert.vegalite_to_svg(exp09_report.commitment_histograms(results, "top1_first").to_json())
+    svg = vl_convert.vegalite_to_svg(exp09_figures.commitment_histograms(results, "top1_first").to_json())
     assert svg.count('aria-roledescription="rect mark"') == 6 * 2 * 12
 
 
 def test_thresholds_are_read_from_the_rules(results):
-    drawn = rows(exp09_report.threshold_sensitivity(results))
+    drawn = rows(exp09_figures.threshold_sensitivity(results))
     assert sorted(drawn["threshold"].unique()) == [0.05, 0.1, 0.2, 0.5, 1.0]
     mean = results["Qwen"]["commitment"].sel(variant="pt", lens="raw", rule="kl_stays_0.5").values.mean() / 12
     chosen = drawn.query("panel == 'Qwen' and variant == 'PT' and threshold == 0.5 and lens == 'raw'")
@@ -129,13 +130,13 @@ def test_thresholds_are_read_from_the_rules(results):
 def test_families_of_other_depths_share_a_figure():
     made = {"Gemma": synthetic.dataset("gemma", n_prompts=8, n_layers=34)}
     made["DeepSeek"] = synthetic.dataset("deepseek", n_prompts=8, n_layers=27)
-    drawn = rows(exp09_report.kl_curves(made))
+    drawn = rows(exp09_figures.kl_curves(made))
     assert drawn.groupby("panel")["layer"].max().to_dict() == {"Gemma": 33, "DeepSeek": 26}
     assert drawn.groupby("panel")["onset"].first().to_dict() == {"Gemma": 20, "DeepSeek": 16}
 
 
 def test_a_dataset_alone_is_titled_by_its_model(results):
-    assert set(rows(exp09_report.kl_curves(results["Llama"]))["panel"]) == {"llama_pocket"}
+    assert set(rows(exp09_figures.kl_curves(results["Llama"]))["panel"]) == {"llama_pocket"}
 
 
 def test_training_loss_has_a_panel_for_each_card():

@@ -67,7 +67,7 @@ def made(experiment, family="gemma", seed=0):
 
 
 def quantities_of(experiment):
-    """Return what says a dataset's quantities; nothing for an experiment without published figures."""
+    """Return the module that says a dataset's quantities."""
     return (
         experiments.part(experiment, "quantities").quantities if experiment != "exp01" else lambda result: {}
     )
@@ -75,7 +75,7 @@ def quantities_of(experiment):
 
 def measured(result, **options):
     """Return the values of a made-up dataset's quantities."""
-    return ledger.measured(result, quantities_of(result.attrs["experiment"]), **options)
+    return ledger.measured(quantities_of(result.attrs["experiment"]).quantities(result), **options)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import Batch, Stream, narrow, replay
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt
-from nbhelpers.models.token_classes import CLASSES, token_classes
+from nbhelpers.models.token_classes import token_classes
 from nbhelpers.models.unembedding import Unembedding
 
 KL = ("kl_final_layer", "kl_layer_final")
@@ -168,8 +168,3 @@ def with_texts(
         prompt=[prompt.id for prompt in prompts], layer=np.arange(n_layers), depth=("layer", depth(n_layers))
     )
     return found
-
-
-def class_names(codes) -> np.ndarray:
-    """Return the names of token classes from their codes."""
-    return np.array(CLASSES)[np.asarray(codes)]

@@ -48,8 +48,11 @@ def free_profile(observed: xr.Dataset, variant: str) -> xr.Dataset:
 def commitment_layers(steps: xr.Dataset, options: CommitmentParams) -> xr.DataArray:
     """Return the layer at which each step commits, by every rule and lens, (rule, lens, step)."""
     table = commitment_table(
-        steps.top1.transpose("lens", "step", "layer").values,
-        steps.kl_final_layer.transpose("lens", "step", "layer").values,
+        *(
+            steps[name].transpose("lens", "step", "layer").values
+            for name in ("top1", "kl_final_layer", "entropy")
+        ),
+        steps.cosine_to_final.transpose("step", "layer").values,
         threshold=options.kl_threshold,
         grid=options.kl_grid,
         share=options.majority_share,
