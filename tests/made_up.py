@@ -14,7 +14,7 @@ from tests import made_up_grafts
 RULES = (
     "top1_first", "top1_strict", "top1_stable3", "kl_first_0.1",
     *(f"kl_stays_{threshold}" for threshold in (0.05, 0.1, 0.2, 0.5, 1.0)),
-    "majority_0.1", "majority_below_0.1",
+    "majority_0.1", "majority_below_0.1", "kl_qualified_0.5_3x", "entropy_0.2", "cosine_0.95",
 )  # fmt: skip
 PROFILES = (
     "dimension, PT", "dimension, IT", "1 − CKA to the layer before, PT", "1 − CKA to the layer before, IT",
@@ -56,6 +56,7 @@ SIZES = {
     "neuron": 8,
     "neighbour": 3,
     "axis": 4,
+    "outside": 3,
     "head": 2,
     "cloud_prompt": 20,
     "text": 20,

@@ -28,6 +28,7 @@ COORDS = {
         "side": ["sufficiency", "necessity"],
         "sweep": list(SWEEP),
         "rule": ["kl_layer_final_0.05", "kl_layer_final_0.1", "top1"],
+        "axis": list(graft_shifts.AXES),
     },
     "exp13": {
         "condition": GRAFTED,

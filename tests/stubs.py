@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SIZES = "profiles:\n  pocket: {n_prompts: 4, max_new_tokens: 4, batch_size: 2}\n"
 MEASURE = """
 import time
 import numpy as np, xarray as xr
@@ -73,12 +74,17 @@ def write_params(root, models):
         (root / "params/models" / f"{key}.yml").write_text(text)
     (root / "params/profiles/pocket.yml").write_text(
         f"name: pocket\ntitle: Stub\nmodels: [{', '.join(models)}]\nprompts: stub\nthreads: 1\n"
-        "experiments:\n  exp90: {n_prompts: 4, max_new_tokens: 4, batch_size: 2}\n"
     )
     (root / "params/experiments/exp90.yml").write_text(
-        "key: exp90\ntitle: Stub\nnotebook: exp90_stub.ipynb\nacross: exp90_stub_across.ipynb\n"
+        "key: exp90\ntitle: Stub\nnotebook: exp90_stub.ipynb\nacross: exp90_stub_across.ipynb\n" + SIZES
     )
     (root / "params/published.csv").write_text("id\n")
+
+
+def resize(root, key, old, new):
+    """Change how many prompts the pocket profile gives an experiment."""
+    path = root / f"params/experiments/{key}.yml"
+    path.write_text(path.read_text().replace(f"n_prompts: {old}", f"n_prompts: {new}"))
 
 
 def write_second_experiment(root):
@@ -88,8 +94,7 @@ def write_second_experiment(root):
         code('model = "ann"\nprofile = "pocket"\nseed = 0', "parameters"), code(READ),
     )  # fmt: skip
     (root / "params/experiments/exp91.yml").write_text(
-        "key: exp91\ntitle: Second\nnotebook: exp91_stub.ipynb\nneeds: [exp90]\n"
+        "key: exp91\ntitle: Second\nnotebook: exp91_stub.ipynb\nneeds: [exp90]\n" + SIZES
     )
     profile = root / "params/profiles/pocket.yml"
-    more = "  exp91: {n_prompts: 4, max_new_tokens: 4, batch_size: 2}\n"
-    profile.write_text(profile.read_text().replace(", bob, cid", "") + more)
+    profile.write_text(profile.read_text().replace(", bob, cid", ""))

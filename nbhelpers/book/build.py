@@ -73,17 +73,21 @@ def chapter(profile: str, key: str) -> dict:
 
 
 def contents(folder: Path, profile: str) -> tuple[dict, list[str]]:
-    """Return the table of contents with each `experiment: key` spelled out, and those keys."""
+    """Return the table of contents, each chapter of experiments filled with those that name it, and their keys."""
     toc = yaml.safe_load((folder / "_toc.yml").read_text(encoding="utf-8"))
-    keys = [
-        entry["experiment"] for part in toc["parts"] for entry in part["chapters"] if "experiment" in entry
-    ]
+    captions = [part["caption"] for part in toc["parts"]]
+    found: dict[str, list[str]] = {}
+    for key in sorted(params.keys("experiments"), key=lambda key: (params.experiment(key).place, key)):
+        caption = params.experiment(key).chapter
+        if caption and caption not in captions:
+            known = params.suggestion(caption, captions)
+            raise BookError(f"params/experiments/{key}.yml: book/_toc.yml has no chapter {caption!r}; {known}.")
+        found.setdefault(caption, []).append(key)
     for part in toc["parts"]:
-        part["chapters"] = [
-            chapter(profile, entry["experiment"]) if "experiment" in entry else entry
-            for entry in part["chapters"]
-        ]
-    return toc, keys
+        of_part = [chapter(profile, key) for key in found.get(part["caption"], [])]
+        part["chapters"] = part.get("chapters", []) + of_part
+    toc["parts"] = [part for part in toc["parts"] if part["chapters"]]
+    return toc, [key for caption in captions for key in found.get(caption, [])]
 
 
 def files(toc: dict) -> list[str]:

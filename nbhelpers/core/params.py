@@ -86,7 +86,7 @@ class ModelParams(Record):
 
 
 class ProfileParams(Record):
-    """One profile, `params/profiles/<name>.yml`: which models, which prompts, which sizes."""
+    """One profile, `params/profiles/<name>.yml`: which models, which prompts, on what machine."""
 
     name: str
     title: str
@@ -94,23 +94,27 @@ class ProfileParams(Record):
     prompts: Prompts
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one notebook")
     gpus: int = Field(default=0, ge=0, description="GPUs a notebook takes of those given to the batch")
-    experiments: dict[str, dict[str, Any]] = {}
+    lens_compile: bool = Field(default=False, description="compile the lens; pays off for large vocabularies")
 
 
 class Experiment(Record):
-    """One experiment, `params/experiments/<key>.yml`: its notebooks, what it builds on, its default parameters.
+    """One experiment, `params/experiments/<key>.yml`: its notebooks, what it builds on, its parameters, its chapter.
 
     `needs` names the experiments whose results its notebook reads; `artifacts` the files, beside its dataset, that it
-    leaves for others.
+    leaves for others. `parameters` hold in every profile; `profiles` gives the sizes of each. `chapter` is a caption of
+    the book's contents, `place` the position there; an experiment without a chapter has no page.
     """
 
     key: str
     title: str
+    chapter: str | None = None
+    place: int = Field(default=99, ge=1, description="position in the chapter; equal places go by key")
     notebook: str
     across: str | None = None
     needs: list[str] = []
     artifacts: list[str] = []
     parameters: dict[str, Any] = {}
+    profiles: dict[str, dict[str, Any]] = {}
 
 
 class Run(Record):
@@ -250,10 +254,6 @@ def profile_params(name: str) -> ProfileParams:
         if key not in keys("models"):
             known = suggestion(key, keys("models"))
             raise ParameterError(f"params/profiles/{name}.yml: there is no model {key!r}; {known}.")
-    for key in profile.experiments:
-        if key not in keys("experiments"):
-            known = suggestion(key, keys("experiments"))
-            raise ParameterError(f"params/profiles/{name}.yml: there is no experiment {key!r}; {known}.")
     return profile
 
 
@@ -267,8 +267,13 @@ def profile_of(model: str) -> str:
 
 
 def experiment(key: str) -> Experiment:
-    """Return the experiment `params/experiments/<key>.yml`."""
-    return _read("experiments", key, Experiment)
+    """Return the experiment `params/experiments/<key>.yml`; every profile that it names exists."""
+    found = _read("experiments", key, Experiment)
+    for name in found.profiles:
+        if name not in keys("profiles"):
+            known = suggestion(name, keys("profiles"))
+            raise ParameterError(f"params/experiments/{key}.yml: there is no profile {name!r}; {known}.")
+    return found
 
 
 def ordered(chosen: list[str] | None = None) -> list[str]:

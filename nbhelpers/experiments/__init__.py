@@ -108,13 +108,11 @@ def open_results(profile: str, key: str) -> dict[str, xr.Dataset]:
 
 
 def experiment_params(key: str, profile: str = "pocket", **overrides) -> ExperimentParams:
-    """Return an experiment's parameters: its defaults, then the profile's sizes, then `overrides`."""
-    kind = schema(key)
-    defaults = experiment(key).parameters
-    sizes = profile_params(profile).experiments.get(key, {})
+    """Return an experiment's parameters: its own, then the sizes of a profile, then `overrides`."""
+    kind, own, file = schema(key), experiment(key), f"params/experiments/{key}.yml"
     layers = [
-        (defaults, f"params/experiments/{key}.yml"),
-        (sizes, f"params/profiles/{profile}.yml, {key}"),
+        (own.parameters, file),
+        (own.profiles.get(profile_params(profile).name, {}), f"{file}, profiles: {profile}"),
         (overrides, f"the parameters given for {key}"),
     ]
     merged = {}
@@ -125,7 +123,7 @@ def experiment_params(key: str, profile: str = "pocket", **overrides) -> Experim
                 raise ParameterError(f"{source}: unknown parameter {name!r}; {known}.")
         merged |= values
         checked(kind, _complete(kind) | merged, source)
-    return checked(kind, merged, f"params/profiles/{profile}.yml, {key}")
+    return checked(kind, merged, f"{file}, profiles: {profile}")
 
 
 def _complete(kind: type[ExperimentParams]) -> dict:

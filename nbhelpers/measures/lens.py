@@ -65,21 +65,22 @@ def lens_metrics(
     are computed only on request. targets: one id a token [token]. The norm runs in the model's dtype; logits, softmax and
     sums are float32, also for bfloat16 models. rows, columns: tile of tokens × vocabulary; they change speed and memory,
     not results. columns=None takes 4,096 on a CPU, where a tile then fits in cache, and 32,768 elsewhere. compile fuses the
-    work on a tile with torch.compile, which pays off from some ten thousand tokens. ValueError names an unknown metric,
-    mismatched residuals, missing targets or a target that is not in the real vocabulary.
+    work on a tile with torch.compile, which pays off from some ten thousand tokens; a machine that has no compiler says so
+    and goes on without. ValueError names an unknown metric, mismatched residuals, missing targets or a target that is not in the real vocabulary.
     nostalgebraist (2020), "interpreting GPT: the logit lens".
     """
     check(residuals, unembedding, metrics)
     wanted, device, tokens = frozenset(metrics), unembedding.weight.device, len(residuals[0])
     targets = _target_rows(targets, tokens, unembedding) if wanted.intersection(TARGET_METRICS) else None
     columns, rows = tile_columns(unembedding, columns), max(1, min(rows, tokens))
+    compiled = lens_tiles.compiled_sums(device.type) if compile else None
     buffers = [torch.empty(rows * columns, device=device) for _ in range(6)]
     out = _empty(metrics, len(residuals), tokens, unembedding)
     for start in range(0, tokens, rows):
         here = slice(start, start + rows)
         chunk = [residual[here].to(device) for residual in residuals]
         more = _more(chunk, unembedding, None if targets is None else targets[here], wanted)
-        sums = _sums(chunk, unembedding, columns, wanted, buffers, compile, more)
+        sums = _sums(chunk, unembedding, columns, wanted, buffers, compiled, more)
         for name, values in _finish(sums, wanted).items():
             out[name][:, here] = unembedding.token_ids[values] if name in _IDS else values
     return out
@@ -153,31 +154,31 @@ def _target_rows(targets, tokens, unembedding):
     return order[at]
 
 
-def _sums(chunk, unembedding, columns, wanted, buffers, compile, more):
+def _sums(chunk, unembedding, columns, wanted, buffers, compiled, more):
     """Return {name: [block, layer, token]}, the sums of `lens_tiles.sums_of` for each layer and vocabulary block.
 
-    more: the pair that `_more` returns; its notes are added to the sums.
+    compiled: that function, compiled, or None. more: the pair that `_more` returns; its notes are added to the sums.
     """
     layers, tokens, norm, softcap = len(chunk), len(chunk[0]), unembedding.norm, unembedding.softcap
     starts = range(0, len(unembedding.weight), columns)
     sums = {name: torch.zeros(len(starts), layers, tokens, device=chunk[0].device) for name in _SUMS}
     sums["top1"] = sums["max"].long()
-    tile_sums, (read, noted) = lens_tiles.compiled_sums() if compile else lens_tiles.sums_by_parts, more
+    tile_sums, (read, noted) = compiled or lens_tiles.sums_by_parts, more
     for block, start in enumerate(starts):
         weight = lens_tiles.floats(unembedding.weight[start : start + columns])
         final, *others, p_final, p, product = (b[: tokens * len(weight)].view(tokens, -1) for b in buffers)
-        if compile:
+        if compiled:
             p_final = p = product = None
         z = lens_tiles.logits(norm(chunk[-1]), weight, softcap, out=final)
         read(z, layers - 1, start, product)
         found = [tile_sums(z, None, None, None, (p_final, product), wanted)]
         final, p_final = z, found[0].pop("p")
-        above = (z, torch.zeros_like(found[0]["max"])) if compile else z
+        above = (z, torch.zeros_like(found[0]["max"])) if compiled else z
         for layer in range(layers - 2, -1, -1):
             z = lens_tiles.logits(norm(chunk[layer]), weight, softcap, out=others[layer % 2])
             read(z, layer, start, product)
             found.append(tile_sums(z, final, p_final, above, (p, product), wanted))
-            above = (z, found[-1]["max"]) if compile else z
+            above = (z, found[-1]["max"]) if compiled else z
         for layer, tile in enumerate(reversed(found)):
             for name, values in tile.items():
                 sums[name][block, layer] = values

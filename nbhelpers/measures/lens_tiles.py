@@ -85,9 +85,16 @@ def sums_by_parts(z, final, p_final, above, scratch, wanted):
 
 
 @cache
-def compiled_sums():
-    """Return `sums_of`, compiled by torch.compile."""
-    return torch.compile(sums_of, dynamic=True, recompile_limit=64)
+def compiled_sums(device_type):
+    """Return `sums_of`, compiled by torch.compile for a type of device; None, once printed, where nothing compiles it."""
+    compiled = torch.compile(sums_of, dynamic=True, recompile_limit=64)
+    try:
+        compiled(torch.zeros(2, 2, device=device_type), None, None, None, (None, None), frozenset())
+    except RuntimeError as error:  # torch raises its own kinds, by what is missing
+        why = str(error).strip().splitlines()[0]
+        print(f"The lens runs without torch.compile, slower and with the same numbers: {why}", flush=True)
+        return None
+    return compiled
 
 
 def _group_maxima(z):

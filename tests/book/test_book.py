@@ -18,7 +18,7 @@ KEYS = params.ordered()
 FEW_PAGES = """
 format: jb-book
 root: index
-parts: [{caption: Registry, chapters: [{experiment: exp09}, {file: reproducibility}]}]
+parts: [{caption: Observation}, {caption: Registry, chapters: [{file: reproducibility}]}]
 """
 
 
@@ -133,6 +133,8 @@ def test_a_fault_fails_the_build_and_leaves_the_book(book_root, monkeypatch):
     try:
         path.write_text(whole + wrong)
         contents.write_text(FEW_PAGES)
+        keys = params.keys
+        monkeypatch.setattr(params, "keys", lambda kind: ["exp09"] if kind == "experiments" else keys(kind))
         with pytest.raises(build.BookError) as error:
             build.build("pocket")
     finally:
@@ -158,6 +160,19 @@ def test_what_a_killed_build_left_does_no_harm(book_root, monkeypatch):
         build.build("pocket")
     assert (book_root / "_build/html/index.html").exists()
     assert not (book_root / "_build/.book").exists()
+
+
+def test_chapters_are_filled_in_the_order_of_their_places(root):
+    toc, keys = build.contents(root / "book", "pocket")
+    assert keys == [key for part in toc["parts"] for key in keys if params.experiment(key).chapter == part["caption"]]
+    assert keys[0] == "exp09" and sorted(keys) == sorted(KEYS)
+
+
+def test_an_unknown_chapter_is_named(root):
+    contents = root / "book/_toc.yml"
+    contents.write_text(contents.read_text().replace("caption: Validation", "caption: Validations"))
+    with pytest.raises(build.BookError, match="exp07_0g.yml.*no chapter 'Validation'; did you mean 'Validations'"):
+        build.contents(root / "book", "pocket")
 
 
 @pytest.mark.parametrize("key", KEYS)

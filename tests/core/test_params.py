@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from nbhelpers import experiments
 from nbhelpers.core import depths, params
+from tests.stubs import SIZES, resize
 
 DEPTHS = st.integers(min_value=2, max_value=200)
 
@@ -53,7 +54,7 @@ def test_six_families_in_the_fixed_order(name):
 
 def test_later_layers_of_parameters_win(project):
     (project / "params/experiments/exp90.yml").write_text(
-        "key: exp90\ntitle: t\nnotebook: n.ipynb\nparameters: {seed: 3, n_prompts: 9, confidence: 0.9}\n"
+        "key: exp90\ntitle: t\nnotebook: n.ipynb\nparameters: {seed: 3, n_prompts: 9, confidence: 0.9}\n" + SIZES
     )
     found = experiments.resolve("exp90", model="ann", profile="pocket", seed=7).experiment
     assert (found.confidence, found.n_prompts, found.seed) == (0.9, 4, 7)
@@ -90,18 +91,17 @@ def chain():
 
 
 def test_a_runs_hash_changes_with_an_upstream_parameter_and_not_the_other_way(chained):
-    profile = chained / "params/profiles/pocket.yml"
     exp90, exp91 = chain()
     assert exp90 == experiments.resolve("exp90", model="ann").hash
-    profile.write_text(profile.read_text().replace("exp91: {n_prompts: 4", "exp91: {n_prompts: 5"))
+    resize(chained, "exp91", 4, 5)
     assert (
         experiments.resolve("exp90", model="ann").hash
         == exp90
         != experiments.resolve("exp91", model="ann").hash
     )
-    profile.write_text(profile.read_text().replace("exp91: {n_prompts: 5", "exp91: {n_prompts: 4"))
+    resize(chained, "exp91", 5, 4)
     assert chain() == (exp90, exp91)
-    profile.write_text(profile.read_text().replace("exp90: {n_prompts: 4", "exp90: {n_prompts: 3"))
+    resize(chained, "exp90", 4, 3)
     assert all(new != old for new, old in zip(chain(), (exp90, exp91)))
 
 
@@ -219,6 +219,19 @@ def test_a_profile_with_an_unknown_model_is_refused(project):
     path.write_text(path.read_text().replace("ann", "anne"))
     with pytest.raises(params.ParameterError, match="did you mean 'ann'"):
         params.profile_params("pocket")
+
+
+def test_sizes_of_an_unknown_profile_are_refused(project):
+    path = project / "params/experiments/exp90.yml"
+    path.write_text(path.read_text().replace("pocket:", "pockets:"))
+    with pytest.raises(params.ParameterError, match="exp90.yml: there is no profile 'pockets'; did you mean 'pocket'"):
+        params.experiment("exp90")
+
+
+def test_a_profile_without_sizes_is_told_where_they_go(project):
+    (project / "params/profiles/mine.yml").write_text("name: mine\ntitle: Mine\nmodels: [ann]\nprompts: stub\n")
+    with pytest.raises(params.ParameterError, match="exp90.yml, profiles: mine: the key 'batch_size' is missing"):
+        experiments.resolve("exp90", model="ann", profile="mine")
 
 
 def test_a_missing_checkpoint_is_one_sentence(project):

@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 
+from nbhelpers import experiments
 from nbhelpers.core import params, store
+from nbhelpers.experiments.exp09_convergence_gap import quantities as exp09_quantities
 from nbhelpers.experiments.exp09_convergence_gap import report as exp09_report
 from nbhelpers.report import families, sentences
+from nbhelpers.report.quantities import named, value
 from nbhelpers.report.text import counted, number, percent
 from tests import synthetic
 from tests.synthetic import swapped
+
+GAP = named(exp09_quantities.quantities, "kl_excess_late_half.raw")
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +38,13 @@ def test_the_pool_leaves_deepseek_out(results):
 
 def test_the_pool_needs_shared_prompts(results):
     other = {**results, "Gemma": results["Gemma"].isel(prompt=slice(16, None))}
-    assert families.pooled(other, exp09_report.gap_by_prompt).sizes["prompt"] == 16
+    assert families.pooled(other, GAP).sizes["prompt"] == 16
 
 
 def test_a_prompt_without_steps_drops_out(results):
     made = results["Llama"].copy(deep=True)
     made["kl_final_layer"][1, :, 3] = np.nan
-    gaps = exp09_report.gap_by_prompt(made)
+    gaps = GAP(made)
     assert gaps.sizes["prompt"] == 31 and not gaps.isnull().any()
 
 
@@ -97,14 +101,12 @@ def test_an_undecided_family_is_said_to_be(results):
     assert "undecided in one of six families (OLMo)" in exp09_report.verdict({**results, "OLMo": flat})
 
 
-def test_late_layers_above():
-    curve = np.zeros((2, 1, 3, 12))
-    curve[1, ..., 6:8] = 1
-    dataset = xr.Dataset(
-        {"kl_final_layer": (("variant", "lens", "prompt", "layer"), curve)},
-        {"variant": ["pt", "it"], "lens": ["raw"]},
-    )
-    assert exp09_report.late_layers_above(dataset) == "2 of 5"
+def test_late_layers_above(results):
+    made = results["Llama"].copy(deep=True)
+    made["kl_final_layer"][:] = 0
+    made["kl_final_layer"].loc[{"variant": "it", "layer": [6, 7]}] = 1
+    table = exp09_report.gap_summary({"Llama": made})
+    assert table.loc["Llama", "layers above"] == "2 of 5"
 
 
 def test_the_verdict_of_one_pair_counts_no_families(results):
@@ -140,14 +142,11 @@ def test_free_running_is_each_model_on_its_own_text(results):
 
 def test_the_matched_gap_is_of_one_history_and_basis(results):
     made = results["Llama"].copy(deep=True)
-    made["kl_final_layer_matched"].loc[{"history": "pt", "basis": "other", "variant": "it"}] += 2.0
-    gaps = {
-        (h, b): float(exp09_report.matched_gap(made, h, basis=b).mean())
-        for h in ("pt", "it")
-        for b in ("own", "other")
-    }
-    assert gaps["pt", "own"] == pytest.approx(gaps["it", "own"])
-    assert gaps["pt", "other"] == pytest.approx(gaps["it", "other"] + 2.0)
+    cell = {"history": "pt", "variant": "it", "lens": "raw"}
+    made["kl_final_layer_matched"].loc[cell | {"basis": "own"}] += 2.0
+    made["kl_final_layer_matched"].loc[cell | {"basis": "other"}] += 9.0
+    gaps = {h: value(exp09_quantities.quantities, made, f"matched_gap_late_half.{h}.raw") for h in ("pt", "it")}
+    assert gaps["pt"] == pytest.approx(gaps["it"] + 2.0)
 
 
 def test_summaries_have_a_row_for_each_family_and_lens(results):
@@ -229,4 +228,4 @@ def test_a_missing_result_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(params, "ROOT", tmp_path)
     (tmp_path / "params").symlink_to(synthetic.REPOSITORY / "params")
     with pytest.raises(store.ResultError, match="gemma_pocket/exp09.nc.*nbh run exp09"):
-        families.open_results("pocket")
+        experiments.open_results("pocket", "exp09")

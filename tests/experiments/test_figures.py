@@ -16,8 +16,10 @@ from nbhelpers.experiments.exp04_phase_transition import report as exp04_report
 from nbhelpers.experiments.exp07_0g_tuned_lens import report as exp07_0g_report
 from nbhelpers.experiments.exp07_0j_onset import report as exp07_0j_report
 from nbhelpers.experiments.exp09_convergence_gap import figures as exp09_figures
+from nbhelpers.experiments.exp09_convergence_gap import quantities as exp09_quantities
 from nbhelpers.experiments.exp09_convergence_gap import report as exp09_report
 from nbhelpers.report import charts, geometry_charts
+from nbhelpers.report.quantities import value
 from tests import synthetic
 from tests.specs import chart_makers, controls, encodings, filters, rows
 
@@ -74,9 +76,9 @@ FIGURES = {
     "turnover": ("exp03", exp03_report.turnover, LENS),
     "emergence": ("exp03", exp03_report.emergence, LENS),
     "minds_by_class": ("exp03", exp03_report.minds_by_class, {}),
-    "minds_matched": ("exp03", lambda r: exp03_report.minds_by_class(r, "late_flips", history="it"), {}),
+    "minds_matched": ("exp03", lambda r: exp03_report.minds_by_class(r, "late_flips", text="it"), {}),
     "commitment_by_confidence": ("exp03", exp03_report.commitment_by_confidence, {}),
-    "commitment_matched": ("exp03", lambda r: exp03_report.commitment_by_confidence(r, history="it"), {}),
+    "commitment_matched": ("exp03", lambda r: exp03_report.commitment_by_confidence(r, text="it"), {}),
     "neuron_gini": ("exp03", exp03_report.neuron_gini, {}),
     "dimension_profile": ("exp04", geometry_charts.dimension_profile, ESTIMATORS | TEMPLATES),
     "spectrum_profile": ("exp04", exp04_report.spectrum_profile, TEMPLATES),
@@ -96,7 +98,7 @@ FIGURES = {
 # What takes no results, or is a part of a chart.
 PARTS = {
     "entropy_note", "onset_rule", "panels", "layer_profile", "shift_profile", "training_loss",
-    "dots",
+    "dots", "variant_dots", "interval_dots",
 }  # fmt: skip
 
 
@@ -215,8 +217,8 @@ CASES = [
     ("neuron_gini", {"variant": "IT", "layer": 11}, lambda d: at(d, "it", "gini", layer=11)),
     ("matched_curves", {"variant": "IT", "lens": "raw", "basis": "the other model's", "layer": 3},
      lambda d: at(d, "it", "kl_final_layer_matched", lens="raw", basis="other", history="it", layer=3).mean()),
-    ("history_gap", {"history": "free running"}, lambda d: exp09_report.gap_by_prompt(d).mean()),
-    ("history_gap", {"history": "PT's tokens"}, lambda d: exp09_report.matched_gap(d, "pt").mean()),
+    ("history_gap", {"history": "free running"}, lambda d: value(exp09_quantities.quantities, d, "kl_excess_late_half.raw")),
+    ("history_gap", {"history": "PT's tokens"}, lambda d: value(exp09_quantities.quantities, d, "matched_gap_late_half.pt.raw")),
     ("gap_intervals", {"lens": "tuned"}, lambda d: d.convergence_gap.sel(lens="tuned", direction="final_layer")),
     ("confidence_gap", {"stratum": "high"}, lambda d: late(d, d.kl_by_confidence.sel(stratum="high", lens="raw"))),
     ("category_gap", {"category": "story"},

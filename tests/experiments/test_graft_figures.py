@@ -10,10 +10,13 @@ import vl_convert
 
 from nbhelpers import experiments
 from nbhelpers.core import stats
+from nbhelpers.experiments.exp11_matched_prefix import quantities as exp11_quantities
 from nbhelpers.experiments.exp11_matched_prefix import report as exp11_report
 from nbhelpers.experiments.exp13_token_support import report as exp13_report
+from nbhelpers.experiments.exp14_symmetric_causality import quantities as exp14_quantities
 from nbhelpers.experiments.exp14_symmetric_causality import report as exp14_report
 from nbhelpers.report import charts, graft_charts
+from nbhelpers.report.quantities import named, value
 from tests import synthetic
 from tests.specs import chart_makers, controls, filters, rows
 
@@ -229,7 +232,7 @@ def test_the_dense_pool_leaves_deepseek_out():
     results = made("exp14")
     pool = exp14_report.test_table(results).loc["dense pool"].iloc[2]
     dense = [d for title, d in results.items() if title != "DeepSeek"]
-    wanted = np.mean([float(exp14_report.window_shift(d, "sufficiency", "late").mean()) for d in dense])
+    wanted = np.mean([value(exp14_quantities.quantities, d, "shift.kl_layer_final.sufficiency.late.tuned") for d in dense])
     assert float(pool.split()[0]) == pytest.approx(wanted, abs=1e-3)
 
 
@@ -327,9 +330,10 @@ def test_colours_of_pt_and_it_are_not_those_of_windows():
 
 def test_late_shifts_by_token_weigh_long_replies_more():
     d = made("exp11")["Llama"]
-    shift = exp11_report.late_shift(d, "kl_layer_final", "sufficiency")
+    name = "shift.kl_layer_final.sufficiency.graft.tuned"
+    shift = named(exp11_quantities.quantities, name)(d)
     n = d.n_tokens.sel(teacher="it").values
-    assert exp11_report.by_token(d) == pytest.approx(float((shift.values * n).sum() / n.sum()))
+    assert value(exp11_quantities.quantities, d, f"{name}.by_token") == pytest.approx(float((shift.values * n).sum() / n.sum()))
 
 
 def test_a_class_that_no_reply_has_is_said_to_be_missing():

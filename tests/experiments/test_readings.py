@@ -225,5 +225,5 @@ def test_every_experiment_has_its_verdict():
 @pytest.mark.parametrize("key", params.ordered())
 def test_a_page_quotes_the_verdict_of_its_experiment(key, monkeypatch):
     results = made(key)
-    monkeypatch.setattr(pages, "open_results", lambda profile, experiment: results)
+    monkeypatch.setattr(experiments, "open_results", lambda profile, experiment: results)
     assert pages.verdict("pocket", key) == experiments.part(key, "report").verdict(results)

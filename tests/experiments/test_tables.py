@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from nbhelpers.experiments.exp00_observations import quantities as exp00_quantities
 from nbhelpers.experiments.exp00_observations import report as exp00_report
 from nbhelpers.experiments.exp01_narrowing import report as exp01_report
 from nbhelpers.experiments.exp02_prompt_kinds import report as exp02_report
@@ -12,7 +13,8 @@ from nbhelpers.experiments.exp03_corrective_stage import report as exp03_report
 from nbhelpers.experiments.exp04_phase_transition import report as exp04_report
 from nbhelpers.experiments.exp07_0g_tuned_lens import report as exp07_0g_report
 from nbhelpers.experiments.exp07_0j_onset import report as exp07_0j_report
-from nbhelpers.report.text import p_value
+from nbhelpers.report.quantities import value as quantity
+from nbhelpers.report.text import p_value, percent
 from tests import synthetic
 
 TABLES = {
@@ -53,13 +55,22 @@ def test_volume_and_the_share_of_steps_with_the_same_token():
     assert row["tokens PT → IT"] == f"{pt:.1f} → {it:.1f}"
     on_pt = d.top1.sel(lens="raw").isel(layer=-1, step=(d.history == "pt").values)
     share = float((on_pt.sel(variant="pt") == on_pt.sel(variant="it")).mean())
-    assert row["same first token on PT's text"] == f"{share:.0%}".replace("%", " %")
+    assert row["same top-1 token on PT's text"] == percent(share)
 
 
-def test_a_model_s_own_steps_are_those_of_its_text():
-    d = made("exp00")["Llama"]
-    assert exp00_report.own(d, "it").sizes["step"] == int(d.n_tokens.sel(variant="it").sum())
-    assert exp00_report.final_entropy(d, "it") < exp00_report.final_entropy(d, "pt")
+def test_the_end_point_is_that_of_a_model_s_own_steps_but_the_first():
+    d, found = made("exp00")["Llama"], {}
+    last = d.entropy.sel(lens="raw").isel(layer=-1)
+    for variant in ("pt", "it"):
+        kept = (d.history == variant) & (d.token >= 1)
+        by_prompt = {}
+        for value, prompt, keep in zip(last.sel(variant=variant).values, d.prompt_index.values, kept.values):
+            if keep:
+                by_prompt.setdefault(int(prompt), []).append(float(value))
+        found[variant] = np.mean([np.mean(values) for values in by_prompt.values()])
+        assert quantity(exp00_quantities.quantities, d, f"final_entropy.{variant}") == pytest.approx(found[variant])
+    row = exp00_report.volume({"Llama": d}).loc["Llama"]
+    assert row["final entropy, nats"] == f"{found['pt']:.2f} → {found['it']:.2f}" and found["it"] < found["pt"]
 
 
 def test_lens_quality():

@@ -1,5 +1,6 @@
 """The streamed lens against float64 log-softmaxes of the full logits, and against a model's own logits."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from nbhelpers.measures import lens
 from nbhelpers.models.unembedding import Unembedding
+from tests.stubs import REPOSITORY
 
 KL = ("kl_final_layer", "kl_layer_final", "kl_adjacent")
 
@@ -322,6 +324,25 @@ def test_compiled_equals_eager(metrics):
     compiled = lens.lens_metrics(residuals, unembedding, compile=True, **options)
     for name in metrics:
         torch.testing.assert_close(compiled[name], eager[name], atol=5e-6, rtol=1e-5, equal_nan=True)
+
+
+NO_COMPILER = """
+import torch
+from nbhelpers.measures import lens
+from tests.measures.test_lens import case
+residuals, unembedding = case(3, 9, 16, 300)
+eager = lens.lens_metrics(residuals, unembedding)
+for _ in range(2):
+    found = lens.lens_metrics(residuals, unembedding, compile=True)
+print(all(torch.equal(found[name], eager[name]) for name in ("entropy", "kl_final_layer", "top1")))
+"""
+
+
+def test_without_a_compiler_the_lens_says_so_once_and_goes_on():
+    done = subprocess.run([sys.executable, "-c", NO_COMPILER], capture_output=True, text=True, cwd=REPOSITORY,
+                          env=os.environ | {"CXX": "/no/such/compiler"})  # fmt: skip
+    said, equal = done.stdout.splitlines()
+    assert said.startswith("The lens runs without torch.compile") and "compiler" in said.lower() and equal == "True"
 
 
 @pytest.fixture(scope="module")

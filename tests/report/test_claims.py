@@ -9,7 +9,8 @@ import xarray as xr
 from nbhelpers import experiments
 from nbhelpers.core import params, stats
 from nbhelpers.experiments.exp07_0g_tuned_lens import quantities as exp07_0g_quantities
-from nbhelpers.report import ledger, quantities
+from nbhelpers.report import ledger
+from nbhelpers.report.quantities import SPECTRA
 from tests import synthetic
 from tests.stubs import REPOSITORY
 
@@ -32,6 +33,7 @@ COORDS = {
     "k": [10, 20],
     "estimator": ["two_nn", "mle"],
     "template": ["raw", "chat"],
+    "direction": ["final_layer", "layer_final"],
     "layer": range(N),
 }
 RULES = {
@@ -48,10 +50,6 @@ def made(experiment, family="gemma", seed=0):
     rng = np.random.default_rng([seed, len(family), *experiment.encode()])
     coords = COORDS | {"rule": RULES.get(experiment, [])}
     schema = {name: variable.dims for name, variable in experiments.variables(experiment).items()}
-    if experiment == "exp09":
-        shape = ("template", "variant", "layer")
-        schema |= dict.fromkeys(quantities.SPECTRA, shape)
-        schema["attention_entropy"] = ("template", "variant", "cloud_prompt", "layer")
     sizes = {name: len(values) for name, values in coords.items()} | SIZES
     found = {name: (d, rng.random([sizes.get(x, 2) for x in d])) for name, d in schema.items()}
     used = {dim for dims in schema.values() for dim in dims}
@@ -67,10 +65,8 @@ def made(experiment, family="gemma", seed=0):
 
 
 def quantities_of(experiment):
-    """Return the module that says a dataset's quantities."""
-    return (
-        experiments.part(experiment, "quantities").quantities if experiment != "exp01" else lambda result: {}
-    )
+    """Return the module that says what of a dataset is measured."""
+    return experiments.part(experiment, "quantities")
 
 
 def measured(result, **options):
@@ -102,11 +98,10 @@ def test_the_published_figures_are_well_formed(experiment):
     assert table["source_section"].str.startswith(("paper", "artifact")).all()
 
 
-def test_ids_are_unique_and_every_experiment_is_known():
+def test_ids_are_unique():
     with LEDGER.open() as file:
-        rows = list(csv.DictReader(file))
-    assert len({row["id"] for row in rows}) == len(rows)
-    assert {row["id"].split(".")[0] for row in rows} == set(EXPERIMENTS + GRAFTS)
+        ids = [row["id"] for row in csv.DictReader(file)]
+    assert len(set(ids)) == len(ids)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS + GRAFTS)
@@ -329,19 +324,16 @@ def test_every_experiment_has_a_ledger_and_a_table(experiment):
 
 
 def test_an_experiment_without_published_figures_has_an_empty_table():
-    results = {"Gemma": xr.Dataset(attrs={"experiment": "exp01", "model": "gemma_pocket"})}
+    results = {"Gemma": synthetic.dataset("gemma", "exp01", n_prompts=24)}
     table = ledger.beside("exp01", results, quantities_of("exp01"))
     assert table.empty and list(table.columns) == ["unit", "Gemma", "audit"]
     assert ledger.ledger("exp01", results, quantities_of("exp01")).empty
 
 
-def test_one_experiment_names_no_other():
-    with_quantities = {
-        key
-        for key, name in experiments.slices().items()
-        if (experiments.FOLDER / name / "quantities.py").exists()
-    }
-    assert with_quantities - {"exp01"} == set(EXPERIMENTS + GRAFTS)
+def test_figures_are_published_of_these_experiments():
+    with LEDGER.open() as file:
+        published = {row["id"].split(".")[0] for row in csv.DictReader(file)}
+    assert published == set(EXPERIMENTS + GRAFTS) and published < set(experiments.slices())
 
 
 def check(experiment, expected, seed=0):
@@ -490,7 +482,7 @@ def test_clouds_are_those_of_a_plain_loop(experiment):
             one = shifted("dimension", estimator=estimator)
             expected[f"late_dimension_shift.{estimator}.{reading}"] = np.mean(one[9:])
             expected[f"last_dimension_shift.{estimator}.{reading}"] = one[11]
-        for name in quantities.SPECTRA:
+        for name in SPECTRA:
             expected[f"late_{name}_shift.{reading}"] = shifted(name)[9:].mean()
         entropy = shifted("attention_entropy")
         expected |= {
@@ -667,10 +659,24 @@ def test_counts_of_families_are_those_of_their_signs():
 # The ledger
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS + GRAFTS)
+def test_a_published_figure_is_a_quantity_or_has_a_reason(experiment):
+    source = quantities_of(experiment)
+    results = {family: synthetic.dataset(family, experiment, n_prompts=24) for family in params.FAMILIES}
+    found = {family: source.quantities(result) for family, result in results.items()}
+    runs = {family: ledger.measured(of, n_resamples=20) for family, of in found.items()}
+    across = getattr(source, "across", lambda found: {})
+    known = set(ledger.pooled(found, runs, list(runs), across)[0])
+    published = set(ledger.published(experiment)["metric"])
+    reasons = {metric for metric in published if ledger.reason(metric, source)}
+    assert published - known == reasons  # a figure that is measured has no reason not to be
+    assert set(source.UNMEASURED) <= published
+
+
 def test_every_figure_stands_in_the_ledger_once_a_family(results):
     table = ledger.ledger("exp09", results, quantities_of("exp09"))
     assert len(table) == len(ledger.published("exp09"))
-    unknown = table[table["metric"] == "commitment_delay.cosine_0.95"]
+    unknown = table[table["metric"] == "steps_range.least"]
     assert set(unknown["note"]) == {ledger.UNMEASURED} and unknown["run"].isna().all()
     for lens in ("raw", "tuned"):
         gap = table[table["metric"] == f"kl_excess_late_half.{lens}"]
@@ -689,44 +695,51 @@ def test_a_profile_without_some_families_still_has_a_ledger(results):
 
 
 @pytest.mark.parametrize(
-    "metric, published, run, low, high, expected",
+    "centre, published, run, low, high, expected",
     [
-        ("kl_excess_late_half.raw", 1.0, 0.3, 0.1, 0.5, "same sign"),
-        ("kl_excess_late_half.raw", 1.0, -0.3, -0.5, -0.1, "other sign"),
-        ("kl_excess_late_half.raw", 1.0, 0.3, -0.1, 0.5, "undecided"),
-        ("kl_excess_late_half.raw", 0.0, 0.3, 0.1, 0.5, ""),
-        ("kl_excess_late_half.tuned", 0.9, np.nan, np.nan, np.nan, ""),
-        ("layers_above.raw", 0.9, 0.2, np.nan, np.nan, "other sign"),
-        ("layers_above.raw", 0.9, 0.8, np.nan, np.nan, "same sign"),
-        ("layers_above.tuned", 0.9, 0.5, np.nan, np.nan, "undecided"),
-        ("weight_late_ratio.mlp", 1.1, 1.3, np.nan, np.nan, "same sign"),
-        ("weight_late_ratio.mlp", 1.1, 0.9, np.nan, np.nan, "other sign"),
-        ("weight_last_third_ratio.mlp", 1.0, 0.9, np.nan, np.nan, ""),
-        ("sharpness_ratio", 0.56, 2.3, np.nan, np.nan, "other sign"),
-        ("delta_cosine_layers_below.final_fifth", 0.4, 0.9, np.nan, np.nan, "other sign"),
-        ("final_entropy.pt", 0.9, 0.8, np.nan, np.nan, ""),
-        ("matched_kl_final_fifth.tuned.it", 0.9, 0.8, 0.7, 0.9, ""),
-        ("delta_cosine_last_layer.it", -0.7, 0.1, 0.05, 0.2, "other sign"),
-        ("delta_cosine_last_layer.IC.it_plain", -0.6, -0.1, -0.2, -0.05, "same sign"),
-        ("lens_improvement.it", 0.6, 0.5, 0.4, 0.6, "same sign"),
-        ("onset.sigma_1", 20, 7, 3, 9, ""),
-        ("weight_peak_layer.mlp", 16, 11, np.nan, np.nan, ""),
-        ("n_positive.late_dimension_shift.two_nn.native", 2, 5, np.nan, np.nan, ""),
-        ("definition.kl_direction", np.nan, np.nan, np.nan, np.nan, ""),
-        ("kl_shift.necessity.late", -0.8, 0.1, 0.05, 0.15, "other sign"),
-        ("kl_level.d_late", 0.6, 0.3, 0.2, 0.4, ""),
-        ("cross_kl_level.d_late", 0.4, 0.3, 0.2, 0.4, ""),
-        ("commitment_layer.c", 31.0, 9.0, 8.0, 10.0, ""),
-        ("late_win.c", 0.2, 0.3, 0.2, 0.4, ""),
-        ("late_win_shift.b_late", 0.01, 0.02, 0.01, 0.03, "same sign"),
-        ("supported_share.content", 0.5, 0.4, 0.3, 0.5, ""),
-        ("share_change.content", 0.1, -0.1, -0.2, -0.05, "other sign"),
-        ("rank_win.late.format", 0.2, 0.6, 0.5, 0.7, ""),
-        ("projection.anti_top1.c", -0.1, 0.2, 0.1, 0.3, "other sign"),
+        (0.0, 1.0, 0.3, 0.1, 0.5, "same sign"),
+        (0.0, 1.0, -0.3, -0.5, -0.1, "other sign"),
+        (0.0, 1.0, 0.3, -0.1, 0.5, "undecided"),
+        (0.0, 0.0, 0.3, 0.1, 0.5, ""),  # zero has no sign
+        (0.0, 0.9, np.nan, np.nan, np.nan, ""),
+        (0.0, 0.9, 0.0, np.nan, np.nan, "undecided"),
+        (0.5, 0.9, 0.2, np.nan, np.nan, "other sign"),
+        (0.5, 0.9, 0.8, np.nan, np.nan, "same sign"),
+        (0.5, 0.9, 0.5, np.nan, np.nan, "undecided"),
+        (1.0, 1.1, 1.3, np.nan, np.nan, "same sign"),
+        (1.0, 1.1, 0.9, np.nan, np.nan, "other sign"),
+        (1.0, 1.0, 0.9, np.nan, np.nan, ""),
+        (None, 0.9, 0.8, 0.7, 0.9, ""),
     ],
-)  # fmt: skip
-def test_agreement_is_of_signs_and_knows_its_doubt(metric, published, run, low, high, expected):
-    assert ledger.agreement(metric, published, run, low, high) == expected
+)
+def test_agreement_is_of_signs_and_knows_its_doubt(centre, published, run, low, high, expected):
+    assert ledger.agreement(centre, published, run, low, high) == expected
+
+
+CENTRES = {
+    "exp02": {"delta_cosine_last_layer.IC.it_plain": 0.0},
+    "exp04": {"sharpness_ratio": 1.0, "sharpness.it": None},
+    "exp07_0g": {"lens_improvement.it": 0.0},
+    "exp07_0j": {"onset.sigma_0.5": None},
+    "exp09": {
+        "kl_excess_late_half.raw": 0.0, "layers_above.tuned": 0.5, "final_entropy.pt": None,
+        "matched_kl_final_fifth.tuned.it": None, "delta_cosine_layers_below.final_fifth": 0.5,
+        "delta_cosine_last_layer.it": 0.0, "weight_late_ratio.mlp": 1.0, "weight_peak_layer.mlp": None,
+    },
+    "exp11": {"kl_level.d_late": None, "commitment_layer.c": None},
+    "exp13": {
+        "late_win.c": None, "late_win_shift.b_late": 0.0, "supported_share.content": None,
+        "share_change.content": 0.0, "rank_win.late.content": None, "projection.anti_top1.c": 0.0,
+    },
+    "exp14": {"kl_shift.necessity.late": 0.0, "cross_kl_level.d_late": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", CENTRES)
+def test_a_size_has_no_sign_and_a_change_has_one(experiment):
+    result = synthetic.dataset("gemma", experiment, n_prompts=24)
+    found = quantities_of(experiment).quantities(result)
+    assert {name: found[name].centre for name in CENTRES[experiment]} == CENTRES[experiment]
 
 
 @pytest.mark.parametrize(
@@ -746,10 +759,10 @@ def test_the_table_to_read_has_a_cell_for_each_family(results):
     assert list(table.columns) == ["unit", *params.FAMILIES, "mean", "all", "audit"]
     first = table.iloc[0]
     assert first["gemma"].startswith("1.01 → ") and first["audit"] == "supported"
-    assert (
-        table.index.str.contains("tuned").any()
-        and not table.index.str.contains("cosine to the final state above").any()
-    )
+    assert table.index.str.contains("tuned").any()
+    left_out = ledger.not_measured("exp09", quantities_of("exp09"))
+    assert len(left_out) and not set(left_out.index) & set(table.index)
+    assert set(table.index) | set(left_out.index) == set(ledger.published("exp09")["claim"])
     counts = table.loc["Cells of family, measure and lens in which IT commits earlier"]
     assert counts["all"].startswith("0 → ") and counts["gemma"] == ""
 

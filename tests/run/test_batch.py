@@ -17,7 +17,7 @@ from papermill import engines
 from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.run import graph, notebooks
-from tests.stubs import code, markdown, write_notebook
+from tests.stubs import code, markdown, resize, write_notebook
 
 
 def measure(model="ann", **own):
@@ -413,10 +413,9 @@ def test_a_batch_measures_what_is_needed_first_and_again_where_it_changed(chaine
         return trace(chained)[before:]
 
     assert again() == ["ann", "ann+"]
-    profile = chained / "params/profiles/pocket.yml"
-    profile.write_text(profile.read_text().replace("exp91: {n_prompts: 4", "exp91: {n_prompts: 5"))
+    resize(chained, "exp91", 4, 5)
     assert again() == ["ann+"]
-    profile.write_text(profile.read_text().replace("exp90: {n_prompts: 4", "exp90: {n_prompts: 3"))
+    resize(chained, "exp90", 4, 3)
     assert again() == ["ann", "ann+"]
     result = store.load(store.result_path("pocket", "ann", "exp91"), experiment="exp91")
     assert result.value.values.tolist() == [0, 10, 20]

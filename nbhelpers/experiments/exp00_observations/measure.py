@@ -52,12 +52,15 @@ def lens_arrays(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return found | {"turnover": turnover, "candidates_final": lens_tiles.jaccard(top5, top5[-1:])}
 
 
-def measure(stream: Stream, batch: Batch, own: Reader, other: Reader, rows: int) -> xr.Dataset:
-    """Return one batch's measurements: lens metrics (lens, layer, step), geometry ([component,] layer, step)."""
+def measure(stream: Stream, batch: Batch, own: Reader, other: Reader, **tiles) -> xr.Dataset:
+    """Return one batch's measurements: lens metrics (lens, layer, step), geometry ([component,] layer, step).
+
+    tiles: `rows` and `compile` of the lens.
+    """
     targets = batch.targets.to(own.unembedding.weight.device)
-    read = own(stream.residual, metrics=CURVES, targets=targets, rows=rows)
+    read = own(stream.residual, metrics=CURVES, targets=targets, **tiles)
     read = {name: lens_arrays(found) for name, found in read.items()}
-    cross = other(stream.residual, metrics=KL, rows=rows)
+    cross = other(stream.residual, metrics=KL, **tiles)
     arrays = {name: torch.stack([read[key][name] for key in LENSES]) for name in read["raw"]}
     arrays |= {f"{name}_cross": torch.stack([cross[key][name] for key in LENSES]) for name in KL}
     dims = {name: ("lens", "layer", "step") for name in arrays}
@@ -80,6 +83,7 @@ def observe(
     other: Reader,
     batch_size: int = 32,
     lens_rows: int = 256,
+    lens_compile: bool = False,
     with_neurons: bool = False,
 ) -> xr.Dataset:
     """Return every measurement at every step of every prompt, one teacher-forced pass.
@@ -95,7 +99,7 @@ def observe(
     parts, masses = [], []
     for batch, stream in replay(decoder, prompts, continuations, batch_size=batch_size):
         lens.check_identity(stream.last_residual, stream.last_logits, own.unembedding)
-        part = measure(stream, batch, own, other, lens_rows)
+        part = measure(stream, batch, own, other, rows=lens_rows, compile=lens_compile)
         if with_neurons:
             masses.append(neurons.neuron_mass(neurons.neuron_layers(decoder, stream)))
         part["token_id"] = ("step", narrow(batch.targets))
@@ -115,6 +119,7 @@ def observe_pair(
     *,
     batch_size: int = 32,
     lens_rows: int = 256,
+    lens_compile: bool = False,
 ) -> xr.Dataset:
     """Return both models' measurements on both histories, dims (variant, lens, layer, step) and the like.
 
@@ -126,7 +131,7 @@ def observe_pair(
     found = {
         (v, history): observe(
             decoders[v], prompts[v], continuations[history], own=readers[v], other=readers[o],
-            batch_size=batch_size, lens_rows=lens_rows, with_neurons=v == history,
+            batch_size=batch_size, lens_rows=lens_rows, lens_compile=lens_compile, with_neurons=v == history,
         )
         for history in VARIANTS
         for v, o in zip(VARIANTS, reversed(VARIANTS))

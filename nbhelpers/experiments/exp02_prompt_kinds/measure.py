@@ -26,13 +26,16 @@ PARTS = ("first third", "second third", "last third")
 MEASURES = ("delta_cosine", "update_norm", "entropy", "kl_final_layer")
 
 
-def measure(decoder: Decoder, ids, made, *, batch_size: int, rows: int) -> xr.Dataset:
-    """Return per-step measurements of one condition, dims ([component,] layer, step), raw lens only."""
+def measure(decoder: Decoder, ids, made, *, batch_size: int, **tiles) -> xr.Dataset:
+    """Return per-step measurements of one condition, dims ([component,] layer, step), raw lens only.
+
+    tiles: `rows` and `compile` of the lens.
+    """
     parts = []
     for batch, stream in forward.replay(decoder, ids, made, batch_size=batch_size):
         lens.check_identity(stream.last_residual, stream.last_logits, decoder.unembedding)
         found = lens.lens_metrics(
-            stream.residual, decoder.unembedding, metrics=("entropy", "kl_final_layer"), rows=rows
+            stream.residual, decoder.unembedding, metrics=("entropy", "kl_final_layer"), **tiles
         )
         found |= delta_cosine.stream_geometry(
             stream.embedding, stream.residual, stream.attention_update, stream.mlp_update
@@ -64,14 +67,17 @@ def means(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
     return xr.Dataset(found, coords=coords)
 
 
-def observe_condition(pair: Pair, name: str, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
+def observe_condition(
+    pair: Pair, name: str, prompts: Sequence[Prompt], options: Params, *, lens_compile: bool = False
+) -> xr.Dataset:
     """Return one condition's per-prompt profiles, after generating its own continuations."""
     variant, template = CONDITIONS[name]
     decoder = getattr(pair, variant)
     ids = prompt_end.read_as(decoder, prompts, template)
     sizes = dict(batch_size=options.batch_size)
     made = generation.generate(decoder, ids, max_new_tokens=options.max_new_tokens, **sizes)
-    found = means(measure(decoder, ids, made, rows=options.lens_rows, **sizes), len(prompts))
+    tiles = dict(rows=options.lens_rows, compile=lens_compile)
+    found = means(measure(decoder, ids, made, **sizes, **tiles), len(prompts))
     texts = [decoder.tokenizer.decode(c.ids, skip_special_tokens=True) for c in made]
     found["n_tokens"] = ("prompt", [len(c.ids) for c in made])
     return found.assign(text=("prompt", np.array(texts, dtype=object)))

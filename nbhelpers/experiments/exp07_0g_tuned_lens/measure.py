@@ -141,10 +141,10 @@ def check(
     residuals = [list(forward.residuals(decoder, [row], batch_size=1))[0] for row in rows]
     row = np.repeat(np.arange(len(rows)), [len(r[0]) for r in residuals])
     whole = [torch.cat(layer) for layer in zip(*residuals)]
-    size, unembedding = {"rows": e.lens_rows}, decoder.unembedding
+    tiles, unembedding = {"rows": e.lens_rows, "compile": run.profile.lens_compile}, decoder.unembedding
     found = [
-        lens.lens_metrics(whole, unembedding, metrics=CHECKED, **size),
-        tuned_lens.metrics(whole, unembedding, tuned, metrics=CHECKED, **size),
+        lens.lens_metrics(whole, unembedding, metrics=CHECKED, **tiles),
+        tuned_lens.metrics(whole, unembedding, tuned, metrics=CHECKED, **tiles),
     ]
     for one in found:
         one["top1_agreement"] = (one["top1"] == one.pop("top1")[-1]).double()
@@ -153,7 +153,7 @@ def check(
         for name in found[0]
     }
     if other is not None:
-        through = tuned_lens.metrics(whole, unembedding, other, metrics=("kl_final_layer",), **size)
+        through = tuned_lens.metrics(whole, unembedding, other, metrics=("kl_final_layer",), **tiles)
         data["kl_transfer"] = (("text", "layer"), by_text(through["kl_final_layer"], row, len(rows)))
     data["last_layer_kl"] = ((), last_layer_kl(tuned, whole[-1], unembedding))
     return xr.Dataset(data, coords={"lens": list(LENSES)})
