@@ -9,7 +9,7 @@ What a step depends on is its `version`, a digest of contents, so its files are 
 import os
 
 from nbhelpers.core import params
-from nbhelpers.run import graph, warm
+from nbhelpers.run import graph, versions, warm
 
 PROFILE = config.get("profile", "pocket")
 CHOSEN = params.profile_params(PROFILE)
@@ -64,7 +64,7 @@ for key, experiment in EXPERIMENTS.items():
             notebook=f"{RUNS}/{{model}}/{experiment.notebook}",
         params:
             key=key,
-            version=lambda wildcards, key=key: graph.step_version(key, wildcards.model, PROFILE),
+            version=lambda wildcards, key=key: versions.step_version(key, wildcards.model, PROFILE),
         priority: len(FOLLOWERS[key])
         threads: THREADS
         resources:
@@ -85,7 +85,7 @@ for key, experiment in ACROSS.items():
             f"{RUNS}/{experiment.across}",
         params:
             key=key,
-            version=lambda wildcards, key=key: graph.compare_version(key),
+            version=lambda wildcards, key=key: versions.compare_version(key),
         shell:
             f"{PYTHON_M} nbhelpers run {{params.key}}_across --profile {PROFILE}"
 
@@ -98,6 +98,6 @@ rule html:
     output:
         "_build/html/index.html",
     params:
-        version=graph.book_version(),
+        version=versions.book_version(),
     shell:
         f"{PYTHON_M} nbhelpers book --profile {PROFILE}"

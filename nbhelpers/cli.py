@@ -67,15 +67,13 @@ def run(
     With --dry-run every parameter is checked and prompts, tokens, forward passes and memory are printed, without weights, for
     all experiments and models that are not named: nbh run --dry-run --profile paper
     """
-    from nbhelpers.run import graph
-
     if dry_run:
         return _dry_run(experiment, model, profile, parameter)
     if not experiment:
         known = ", ".join(params.ordered())
         raise params.ParameterError(f"name the experiment; allowed: {known}.")
 
-    start, bar, in_batch = time.time(), sys.stderr.isatty(), os.environ.get("NBHELPERS_BATCH") == "1"
+    start, in_batch = time.time(), os.environ.get("NBHELPERS_BATCH") == "1"
     key, across = experiment.removesuffix("_across"), experiment.endswith("_across")
     params.experiment(key)
     if across and (model or parameter):
@@ -84,19 +82,30 @@ def run(
         models = params.profile_params(profile or "pocket").models
         raise params.ParameterError(f"name the model with --model; allowed: {', '.join(models)}.")
     if across:
-        chosen = profile or "pocket"
-        written = notebooks.compare(key, chosen, version=graph.compare_version(key), bar=bar)
-        label = f"{key} · all models"
+        written = _compare(key, profile or "pocket")
     else:
-        own = _parameters(parameter)
-        resolved = experiments.resolve(key, model=model, profile=profile or None, **own)
-        if not in_batch:
-            graph.bring_up(resolved)
-        written = notebooks.measure(resolved, version=graph.measure_version(resolved), own=own, bar=bar)
-        label = f"{key} · {model}"
-    _say(f"{label} {time.time() - start:.0f} s")
+        written = _measure(key, model, profile, _parameters(parameter), in_batch)
+    _say(f"{key} · {'all models' if across else model} {time.time() - start:.0f} s")
     if not in_batch:
         typer.echo(f"wrote {store.shown(written)}")
+
+
+def _compare(key, profile):
+    """Return the executed across-model notebook of an experiment."""
+    from nbhelpers.run import versions
+
+    return notebooks.compare(key, profile, version=versions.compare_version(key), bar=sys.stderr.isatty())
+
+
+def _measure(key, model, profile, own, in_batch):
+    """Return the executed notebook of one run; outside a batch, after what it needs and is missing."""
+    from nbhelpers.run import graph, versions
+
+    resolved = experiments.resolve(key, model=model, profile=profile or None, **own)
+    if not in_batch:
+        graph.bring_up(resolved)
+    version = versions.measure_version(resolved)
+    return notebooks.measure(resolved, version=version, own=own, bar=sys.stderr.isatty())
 
 
 def _dry_run(experiment: str, model: str, profile: str, parameter) -> None:

@@ -27,6 +27,7 @@ from tests import made_up, made_up_gap, made_up_grafts
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAMILIES = {"gemma": 1.3, "llama": 1.0, "qwen": 0.8, "mistral": 1.1, "deepseek": 0.5, "olmo": 0.7}
 TITLES = [families.TITLES[family] for family in FAMILIES]
+# Experiments whose values need more than the shapes that their variables declare.
 MAKERS = {
     make.__name__: make
     for make in (
@@ -58,7 +59,8 @@ def dataset(family="llama", key="exp09", *, seed=0, n_prompts=96, n_layers=12, p
     """Return one pair's made-up dataset of an experiment; the same seed gives the same dataset."""
     rng = np.random.default_rng([seed, *family.encode()])
     coords = made_up.coordinates(key, n_prompts, n_layers)
-    variables = MAKERS[key](rng, FAMILIES[family], coords)
+    lift = FAMILIES[family]
+    variables = MAKERS[key](rng, lift, coords) if key in MAKERS else made_up.filled(key, rng, lift, coords)
     made = xr.Dataset(variables, coords, provenance(family, profile, key) | {"n_layers": n_layers})
     for name, values in made.data_vars.items():
         unit = next((unit for start, unit in made_up.UNITS.items() if name.startswith(start)), "1")

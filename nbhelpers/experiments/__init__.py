@@ -44,15 +44,13 @@ FOLDER = Path(__file__).parent
 
 @cache
 def slices() -> dict[str, str]:
-    """Return the name of each experiment's folder by its key: {"exp09": "exp09_convergence_gap"}."""
+    """Return the name of each experiment's folder by its key: {"expNN": "expNN_name"}."""
     keys = sorted(path.stem for path in FOLDER.glob("exp*") if (path / "experiment.py").exists())
     return {key_of(name): name for name in keys}
 
 
 def key_of(name: str) -> str:
-    """Return the experiment that a folder or notebook name begins with: exp09 of exp09_convergence_gap, exp07_0g of
-    exp07_0g_tuned_lens.
-    """
+    """Return the key that a folder's or notebook's name begins with: expNN of expNN_name, expNN_0a of expNN_0a_name."""
     first, second = name.split("_")[:2]
     return f"{first}_{second}" if second[0].isdigit() else first
 
@@ -70,7 +68,7 @@ def schema(key: str) -> type[ExperimentParams]:
 
 
 def variables(name: str) -> dict[str, Variable]:
-    """Return what the dataset of an experiment, or an artifact such as "exp11_steps", must hold; nothing without a slice."""
+    """Return what the dataset of an experiment, or an artifact such as "expNN_steps", must hold; nothing without a slice."""
     if name in slices():
         return part(name, "experiment").VARIABLES
     owner = name.rpartition("_")[0]

@@ -66,7 +66,8 @@ def lens_metrics(
     sums are float32, also for bfloat16 models. rows, columns: tile of tokens × vocabulary; they change speed and memory,
     not results. columns=None takes 4,096 on a CPU, where a tile then fits in cache, and 32,768 elsewhere. compile fuses the
     work on a tile with torch.compile, which pays off from some ten thousand tokens; a machine that has no compiler says so
-    and goes on without. ValueError names an unknown metric, mismatched residuals, missing targets or a target that is not in the real vocabulary.
+    and goes on without. ValueError names an unknown metric, mismatched residuals, missing targets or a target that is not
+    in the real vocabulary.
     nostalgebraist (2020), "interpreting GPT: the logit lens".
     """
     check(residuals, unembedding, metrics)

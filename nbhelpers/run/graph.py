@@ -4,10 +4,8 @@ The Snakefile asks this module for the version of each step, a digest of what th
 fresh clone, a touched file or an edited comment change no version. It knows nothing of how a notebook runs.
 """
 
-import ast
 import contextlib
 import fcntl
-import json
 import os
 import re
 import signal
@@ -15,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import psutil
@@ -23,138 +20,11 @@ import psutil
 from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.run import notebooks, warm
+from nbhelpers.run.versions import compare_version, measure_version
 
-# What follows from where a module lies. Science: what a measurement computes; the rest of a page: what draws it.
-SCIENCE, DRAWING = ("core", "models", "measures"), ("report",)
-# Of `core`, what says which parameters and results there are: values are hashed and results checked, not code.
-RECORDS = {"core.params", "core.schemas", "core.store", "core.variables", "core.cost"}
-# Of a slice, the files that measure nothing.
-DECLARED, DRAWN = "experiment", ("quantities", "report", "figures")
 TARGETS = ("all", "compared", "measured")
 TOTAL = re.compile(r"^total +(\d+)$")
 STEP = re.compile(r"^(\d+) of (\d+) steps")
-
-
-@cache
-def parsed(source: str) -> ast.Module:
-    """Return the syntax tree of Python source; a version asks for that of a module many times."""
-    return ast.parse(source)
-
-
-def package() -> Path:
-    """Return the package's folder: that of the repository at work, or the installed one where it has none."""
-    own = params.ROOT / "nbhelpers"
-    return own if own.exists() else Path(__file__).parents[1]
-
-
-@cache
-def imported(source: str, folder: Path) -> frozenset[str]:
-    """Return the modules of the package that Python source imports, as "core.params"; BatchError for one that is missing."""
-    found = set()
-    for node in ast.walk(parsed(source)):
-        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("nbhelpers."):
-            found |= {_module(node.module, alias.name, folder) for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {_module(a.name, "", folder) for a in node.names if a.name.startswith("nbhelpers.")}
-    return frozenset(found - {""})
-
-
-def _module(parent: str, name: str, folder: Path) -> str:
-    """Return the module that `from parent import name` reads, "" for the package itself."""
-    inside = parent.split(".")[1:]
-    whole, above = [*inside, *filter(None, [name])], folder.joinpath(*inside)
-    if _is_module(folder.joinpath(*whole)):
-        return ".".join(whole)
-    holder = above / "__init__.py"
-    if above.with_name(f"{above.name}.py").exists() or (
-        holder.exists() and name in holder.read_text(encoding="utf-8")
-    ):
-        return ".".join(inside)
-    raise notebooks.BatchError(f"there is no module {'.'.join(['nbhelpers', *whole])}.")
-
-
-def _is_module(path: Path) -> bool:
-    """Return whether a path without its suffix is a module or a package."""
-    return path.with_name(f"{path.name}.py").exists() or (path / "__init__.py").exists()
-
-
-def counts(module: str, pages: bool) -> bool:
-    """Return whether a module computes what a notebook measures, with `pages` also what it draws; BatchError for an
-    unknown folder.
-    """
-    head, *rest = module.split(".")
-    if head == "experiments":
-        return bool(rest[1:]) and rest[-1] != DECLARED and (pages or rest[-1] not in DRAWN)
-    if head not in (*SCIENCE, *DRAWING, "run", "book", "cli"):
-        raise notebooks.BatchError(f"nbhelpers.{module} lies in no folder that the graph knows.")
-    return (head in SCIENCE or (pages and head in DRAWING)) and module not in RECORDS
-
-
-def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
-    """Return the modules that a notebook runs, also by way of others: the science, with `pages` what draws it too."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    folder, found = package(), {}
-    waiting = set(imported(source, folder))
-    while waiting:
-        module = waiting.pop()
-        if module not in found and counts(module, pages):
-            path = folder.joinpath(*module.split("."))
-            path = path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
-            found[module] = path
-            waiting |= imported(path.read_text(encoding="utf-8"), folder)
-    return [found[module] for module in sorted(found)]
-
-
-def code_hash(paths) -> str:
-    """Return a digest of Python modules, with their places in the package, that comments and layout do not change."""
-    found = []
-    for path in paths:
-        place = path.relative_to(package()) if path.is_relative_to(package()) else Path(path.name)
-        found.append([place.as_posix(), dumped(path.read_text(encoding="utf-8"))])
-    return params.parameter_hash(found)
-
-
-@cache
-def dumped(source: str) -> str:
-    """Return the syntax tree of Python source as text."""
-    return ast.dump(parsed(source))
-
-
-def notebook_hash(path: Path) -> str:
-    """Return a digest of a notebook's cells and tags that its outputs do not change."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    content = [[c["cell_type"], "".join(c["source"]), c["metadata"].get("tags")] for c in cells]
-    return params.parameter_hash(content)
-
-
-def measure_version(run: params.Run) -> str:
-    """Return the version of one run: its parameters, weights, notebook and modules, and those of what it needs."""
-    notebook = notebooks.notebook_path(params.experiment(run.key).notebook)
-    needed = [step_version(need, run.model.key, run.profile.name) for need in run.upstream]
-    return params.parameter_hash([run.hash, notebook_hash(notebook), code_hash(modules(notebook)), needed])
-
-
-def step_version(key: str, model: str, profile: str) -> str:
-    """Return `measure_version` with the profile's own parameters."""
-    return measure_version(experiments.resolve(key, model=model, profile=profile))
-
-
-def compare_version(key: str) -> str:
-    """Return the version of an across-model notebook but for its datasets."""
-    notebook = notebooks.notebook_path(params.experiment(key).across)
-    published = params.files_hash([params.ROOT / "params" / "published.csv"])
-    return params.parameter_hash(
-        [notebook_hash(notebook), code_hash(modules(notebook, pages=True)), published]
-    )
-
-
-def book_version() -> str:
-    """Return the version of the book but for its notebooks: sources, parameters, cards, package."""
-    folders = {"book": "**/*", "params": "**/*", "pocket/checkpoints": "*/card.json", "nbhelpers": "**/*.py"}
-    root = params.ROOT
-    found = [path for folder, pattern in folders.items() for path in (root / folder).glob(pattern)]
-    return params.files_hash(sorted(path for path in found if path.is_file()))
 
 
 def measure_inputs(key: str, model: str, profile: str) -> list[str]:

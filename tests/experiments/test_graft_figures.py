@@ -333,7 +333,8 @@ def test_late_shifts_by_token_weigh_long_replies_more():
     name = "shift.kl_layer_final.sufficiency.graft.tuned"
     shift = named(exp11_quantities.quantities, name)(d)
     n = d.n_tokens.sel(teacher="it").values
-    assert value(exp11_quantities.quantities, d, f"{name}.by_token") == pytest.approx(float((shift.values * n).sum() / n.sum()))
+    found = value(exp11_quantities.quantities, d, f"{name}.by_token")
+    assert found == pytest.approx(float((shift.values * n).sum() / n.sum()))
 
 
 def test_a_class_that_no_reply_has_is_said_to_be_missing():

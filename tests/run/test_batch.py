@@ -16,14 +16,14 @@ from papermill import engines
 
 from nbhelpers import experiments
 from nbhelpers.core import params, store
-from nbhelpers.run import graph, notebooks
+from nbhelpers.run import graph, notebooks, versions
 from tests.stubs import code, markdown, resize, write_notebook
 
 
 def measure(model="ann", **own):
     """Return the dataset of one stub run."""
     run = experiments.resolve("exp90", model=model, **own)
-    path = notebooks.measure(run, version=graph.measure_version(run), own=own)
+    path = notebooks.measure(run, version=versions.measure_version(run), own=own)
     return store.load(path, experiment="exp90")
 
 
@@ -235,21 +235,21 @@ def test_gpus_are_shared_out_one_by_one(project, monkeypatch):
 def test_comments_and_layout_change_no_version(tmp_path):
     path = tmp_path / "module.py"
     path.write_text("def f(x):\n    return x + 1\n")
-    before = graph.code_hash([path])
+    before = versions.code_hash([path])
     path.write_text("# why\ndef f(x):\n\n    return (x + 1)\n")
-    assert graph.code_hash([path]) == before
+    assert versions.code_hash([path]) == before
     path.write_text("def f(x):\n    return x + 2\n")
-    assert graph.code_hash([path]) != before
+    assert versions.code_hash([path]) != before
 
 
 def named(paths):
     """Return modules by their place in the package, "core/stats"."""
-    return {path.relative_to(graph.package()).with_suffix("").as_posix() for path in paths}
+    return {path.relative_to(versions.package()).with_suffix("").as_posix() for path in paths}
 
 
 def test_a_version_counts_the_modules_that_its_notebook_imports():
     notebook = params.ROOT / "notebooks" / params.experiment("exp00").notebook
-    science = named(graph.modules(notebook))
+    science = named(versions.modules(notebook))
     slices = "experiments/exp00_observations/"
     assert {
         "core/depths",
@@ -268,7 +268,7 @@ def test_a_version_counts_the_modules_that_its_notebook_imports():
     }
     across = params.ROOT / "notebooks" / params.experiment("exp09").across
     gap = "experiments/exp09_convergence_gap/"
-    drawn = named(graph.modules(across, pages=True))
+    drawn = named(versions.modules(across, pages=True))
     assert {"report/charts", "report/ledger", f"{gap}report", f"{gap}quantities"} <= drawn
 
 
@@ -314,7 +314,7 @@ def test_an_edited_measure_puts_exactly_the_experiments_that_reach_it_out_of_dat
     reach = {key: reached(folder, source) for key, source in sources.items()}
 
     def versions():
-        return {key: graph.code_hash(graph.modules(notebooks.notebook_path(params.experiment(key).notebook)))
+        return {key: versions.code_hash(versions.modules(notebooks.notebook_path(params.experiment(key).notebook)))
                 for key in sources}  # fmt: skip
 
     before = versions()
@@ -361,8 +361,8 @@ def package(chained):
 def test_a_version_counts_the_modules_that_its_notebook_imports_by_way_of_others_too(package):
     notebook = package / "notebooks/exp90_stub.ipynb"
     science = {"core/depth", "measures/lens", "measures/science", "models/stream"}
-    assert named(graph.modules(notebook)) == science
-    assert named(graph.modules(notebook, pages=True)) == {*science, "report/charts", "report/colours"}
+    assert named(versions.modules(notebook)) == science
+    assert named(versions.modules(notebook, pages=True)) == {*science, "report/charts", "report/colours"}
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_an_unknown_module_is_an_error(package, line, sentence):
     (package / "nbhelpers/attic/old.py").touch()
     write_notebook(package / "notebooks/exp90_stub.ipynb", code('model = "ann"', "parameters"), code(line))
     with pytest.raises(notebooks.BatchError, match=sentence):
-        graph.modules(package / "notebooks/exp90_stub.ipynb")
+        versions.modules(package / "notebooks/exp90_stub.ipynb")
 
 
 @pytest.mark.parametrize(
@@ -388,11 +388,11 @@ def test_an_unknown_module_is_an_error(package, line, sentence):
 )  # fmt: skip
 def test_only_the_science_that_a_notebook_imports_changes_its_version(package, module, measured_again):
     runs = [experiments.resolve(key, model="ann") for key in ("exp90", "exp91")]
-    before = [graph.measure_version(run) for run in runs]
+    before = [versions.measure_version(run) for run in runs]
     with open(package / f"nbhelpers/{module}.py", "a") as file:
         file.write("y = 2\n")
     # exp91 imports none of it but builds on exp90's result.
-    assert [new != old for new, old in zip(map(graph.measure_version, runs), before)] == [measured_again] * 2
+    assert [new != old for new, old in zip(map(versions.measure_version, runs), before)] == [measured_again] * 2
 
 
 def test_what_a_run_needs_is_run_first_and_once(chained, run_cli):
