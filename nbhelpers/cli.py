@@ -27,7 +27,7 @@ def _options(traceback: Annotated[bool, typer.Option(help="Show the Python trace
 
 
 def _parameters(pairs) -> dict:
-    """Return `name=value` pairs as a dict, values read as YAML, so that 3, 0.1 and [1, 2] have types."""
+    """Return `name=value` pairs as a dict, with values parsed as YAML, so that 3, 0.1 and [1, 2] have types."""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -38,7 +38,7 @@ def _parameters(pairs) -> dict:
 
 
 def _say(text: str) -> None:
-    """Print a line for a reader, or for the progress display of a batch."""
+    """Print a line; in a batch, mark it for the progress display."""
     typer.echo(f"{notebooks.MARK} {text}" if os.environ.get("NBHELPERS_BATCH") == "1" else text)
 
 
@@ -64,8 +64,8 @@ def run(
     *.partial.ipynb. The across-model notebook reads the datasets of a profile: nbh run exp09_across --profile
     pocket
 
-    With --dry-run every parameter is checked and prompts, tokens, forward passes and memory are printed, without weights, for
-    all experiments and models that are not named: nbh run --dry-run --profile paper
+    With --dry-run no weights are loaded: parameters are checked, and prompts, tokens, forward passes and memory are
+    printed, for all experiments or models if none is named: nbh run --dry-run --profile paper
     """
     if dry_run:
         return _dry_run(experiment, model, profile, parameter)
@@ -109,7 +109,7 @@ def _measure(key, model, profile, own, in_batch):
 
 
 def _dry_run(experiment: str, model: str, profile: str, parameter) -> None:
-    """Print what a run of one or all experiments on one or all models of a profile takes."""
+    """Print the cost of one or all experiments on one or all models of a profile."""
     from nbhelpers.run import estimate
 
     chosen, own = profile or (params.profile_of(model) if model else "pocket"), _parameters(parameter)
@@ -134,7 +134,7 @@ def batch_(
 
     Example: nbh batch --profile paper --gpus 4
 
-    Killed or failed, the same command takes up what is missing. The log is _build/batch.log.
+    After a kill or a failure, the same command runs what is missing. The log is _build/batch.log.
     """
     from nbhelpers.run import graph
 
@@ -154,7 +154,7 @@ def book(profile: Profile = "pocket"):
 
     Example: nbh book --profile pocket
 
-    Run `nbh batch` for the notebooks first, or `make book` for both.
+    Run `nbh batch` first, which runs the notebooks; `make book` does both.
     """
     from nbhelpers.book import build, pages
 
@@ -182,7 +182,7 @@ def doctor(profile: Profile = "pocket"):
 
 @app.command()
 def models(profile: Annotated[str, typer.Option(help="Only this profile.")] = ""):
-    """List the models of every profile: family, layers, width, and whether the checkpoint is here.
+    """List the models of every profile: family, layers, width, and whether the checkpoint is on this machine.
 
     Example: nbh models --profile pocket
     """
@@ -194,12 +194,12 @@ def models(profile: Annotated[str, typer.Option(help="Only this profile.")] = ""
 
 @app.command()
 def refresh(notebook: Annotated[str, typer.Argument(help="A file name in notebooks/, or all.")] = "all"):
-    """Run notebooks with their own defaults and keep the outputs in the source, as they are committed.
+    """Run notebooks with their own defaults and save the outputs in the source notebooks, which are committed.
 
     Example: nbh refresh exp09_convergence_gap.ipynb
     """
     folder = params.ROOT / "notebooks"
-    # The across-model notebooks read what the others write.
+    # The across-model notebooks come last: they read what the others write.
     names = sorted((path.name for path in folder.glob("*.ipynb")), key=lambda name: ("across" in name, name))
     for name in names if notebook == "all" else [notebook]:
         notebooks.refresh(notebooks.notebook_path(name))
@@ -207,7 +207,7 @@ def refresh(notebook: Annotated[str, typer.Argument(help="A file name in noteboo
 
 
 def main() -> None:
-    """Run the command line; a user's error is one sentence on stderr and status 2, a failed notebook's 1."""
+    """Run the command line; a user's error prints one sentence on stderr and gives status 2, a failed notebook status 1."""
     try:
         app()
     except USER_ERRORS as error:

@@ -124,8 +124,11 @@ def main_figure(key):
     cells = source(params.experiment(key).notebook).cells
     found = [cell.source for cell in cells if cell.metadata.get("name") == "main_figure"]
     made = {"One pair": dataset("gemma", key, n_prompts=12)}
-    known = {"report": experiments.part(key, "report"), "geometry_charts": geometry_charts}
-    return eval(found[0], known | {"results": made}) if found else None
+    if not found:
+        return None
+    module = found[0].split(".")[0]
+    known = {"geometry_charts": geometry_charts}.get(module) or experiments.part(key, module)
+    return eval(found[0], {module: known, "results": made})
 
 
 def shown(source, chart, **metadata):

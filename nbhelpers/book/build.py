@@ -1,7 +1,7 @@
 """The book: its sources and the executed notebooks, assembled and built into `_build/html`.
 
-Papermill has executed the notebooks; nothing is executed here. Everything is made in a folder of its own
-and moved into place once it is whole, so a build that is killed leaves the book that was there before.
+Nothing is executed here; papermill has executed the notebooks before. The book is built in a separate folder and
+moved into place when it is complete, so a killed build leaves the earlier book.
 """
 
 import json
@@ -33,7 +33,7 @@ def executed(profile: str, notebook: str, remedy: str, model: str | None = None)
 
 
 def notebooks(profile: str, key: str) -> dict[str, Path]:
-    """Return an experiment's executed notebooks by their place in the book, the across-model one first."""
+    """Return {place in the book: path} of an experiment's executed notebooks, the across-model one first."""
     experiment, run = params.experiment(key), f"nbh run {key}{{}} --profile {profile}"
     found = {f"runs/{experiment.across}": executed(profile, experiment.across, run.format("_across"))}
     for model in params.profile_params(profile).models:
@@ -43,7 +43,7 @@ def notebooks(profile: str, key: str) -> dict[str, Path]:
 
 
 def across_page(notebook: Path, tail: str) -> str:
-    """Return the across-model notebook as a page: without its parameters, with `tail` as a last cell."""
+    """Return the across-model notebook as a page: its parameters hidden, `tail` added as a last Markdown cell."""
     book = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in book["cells"]:
         tags = cell["metadata"].get("tags", [])
@@ -54,7 +54,7 @@ def across_page(notebook: Path, tail: str) -> str:
 
 
 def model_page(notebook: Path, across: str, title: str) -> str:
-    """Return a model's executed notebook as a page: the model in its heading, links to `across` a folder up."""
+    """Return a model's executed notebook as a page: the model's title in the heading, links to `across` one folder up."""
     book = json.loads(notebook.read_text(encoding="utf-8").replace(f"]({across}", f"](../{across}"))
     lines = "".join(book["cells"][0]["source"]).splitlines(keepends=True)
     if not lines or not lines[0].startswith("# "):
@@ -64,7 +64,7 @@ def model_page(notebook: Path, across: str, title: str) -> str:
 
 
 def chapter(profile: str, key: str) -> dict:
-    """Return an experiment's entry of the contents: the across-model page and the models' pages below it."""
+    """Return an experiment's entry in the table of contents: the across-model page with the models' pages below it."""
     experiment, titles = params.experiment(key), families.family_titles(profile)
     sections = [
         {"file": f"runs/{model}/{experiment.notebook}", "title": title} for model, title in titles.items()
@@ -73,7 +73,7 @@ def chapter(profile: str, key: str) -> dict:
 
 
 def contents(folder: Path, profile: str) -> tuple[dict, list[str]]:
-    """Return the table of contents, each chapter of experiments filled with those that name it, and their keys."""
+    """Return the table of contents, with each experiment in the chapter that it names, and the keys of these experiments."""
     toc = yaml.safe_load((folder / "_toc.yml").read_text(encoding="utf-8"))
     captions = [part["caption"] for part in toc["parts"]]
     found: dict[str, list[str]] = {}
@@ -125,7 +125,7 @@ def assemble(profile: str, folder: Path) -> list[str]:
 
 
 def render(source: Path) -> Path:
-    """Return the folder of HTML that Jupyter Book makes of `source`; a warning of Sphinx is a BookError."""
+    """Return the folder of HTML that Jupyter Book makes from `source`; BookError if Sphinx warns."""
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--path-output",
                str(source.parent), "-W", "--keep-going", "-n", "-q"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
@@ -137,7 +137,7 @@ def render(source: Path) -> Path:
 
 
 def complaints(log: str, source: Path) -> str:
-    """Return the lines of a build's log that say what was wrong, or its end."""
+    """Return the warnings and errors in a build's log, or its last lines if there are none."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log).replace(f"{source}/", "book/")
     lines = [line for line in plain.splitlines() if line.strip()]
     named = [line for line in lines if "WARNING:" in line or "ERROR:" in line or "CRITICAL:" in line]
@@ -145,7 +145,7 @@ def complaints(log: str, source: Path) -> str:
 
 
 def checked(html: Path, names: list[str]) -> Path:
-    """Return `html` if it has a page for every name; BookError lists those that it lacks."""
+    """Return `html` if it has a page for every name; BookError lists the missing ones."""
     wanted = [Path(name).with_suffix("").as_posix() + ".html" for name in [*names, "search"]]
     missing = [name for name in wanted if not (html / name).exists()]
     if missing:
@@ -154,7 +154,7 @@ def checked(html: Path, names: list[str]) -> Path:
 
 
 def replace(new: Path, old: Path) -> None:
-    """Put the folder `new` where `old` may be; at no moment does a half of it stand there."""
+    """Move the folder `new` to `old`, which may exist; at no moment is `old` a partial folder."""
     aside = old.with_name(f".{old.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if old.exists():

@@ -1,6 +1,6 @@
 """The parts of the book's pages that are written from results: verdicts, gate tables, provenance, links.
 
-Each function returns MyST Markdown. A page of `book/` asks for one with a line `% insert: name argument`;
+Each function returns MyST Markdown. A page of `book/` calls one with a line `% insert: name argument`;
 `INSERTS` lists them. This module does not know how pages become HTML.
 """
 
@@ -35,20 +35,20 @@ def _row(cells) -> str:
 
 
 def tabs(items: dict[str, str], group: str) -> str:
-    """Return tabs, title → content; the reader's choice holds on every page with tabs of the same group."""
+    """Return tabs from {title: content}; the reader's choice applies to all tabs of the same group, on every page."""
     shown = [f":::::{{tab-item}} {title}\n:sync: {title}\n\n{text}\n\n:::::" for title, text in items.items()]
     return f"::::::{{tab-set}}\n:sync-group: {group}\n\n" + "\n\n".join(shown) + "\n\n::::::"
 
 
 def literal(text: str) -> str:
-    """Return a text shown as it is, whatever marks it holds."""
+    """Return a text as a literal block, whatever markup it contains."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text.strip(chr(10)) or '(nothing)'}\n{fence}"
 
 
 def verdict(profile: str, experiment: str) -> str:
-    """Return this run's answer to an experiment's question."""
+    """Return an experiment's verdict on the results of a profile."""
     return experiments.part(experiment, "report").verdict(experiments.open_results(profile, experiment))
 
 
@@ -59,7 +59,7 @@ def has_chart(notebook: Path, name: str) -> bool:
 
 
 def model_tabs(profile: str, experiment: str) -> str:
-    """Return a tab for each model: its main figure, if it has one, quoted from its notebook, and a link to that."""
+    """Return a tab for each model: the main figure of its notebook, if there is one, and a link to the notebook."""
     notebook, items = params.experiment(experiment).notebook, {}
     shown = has_chart(params.ROOT / "notebooks" / notebook, MAIN)
     for key, title in family_titles(profile).items():
@@ -103,7 +103,7 @@ def pocket_sizes(profile: str) -> str:
 
 
 def pocket_extra(profile: str) -> str:
-    """Return the shares that the cards report beside the gates: a row a share, a column a family."""
+    """Return the table of the shares that the cards report beside the gates: one row per share, one column per family."""
     families = cards()
     names = dict.fromkeys(name for card in families.values() for name in card["extra"])
     rows = [[name, *(_share(card["extra"].get(name)) for card in families.values())] for name in names]
@@ -126,7 +126,7 @@ def met(gate: dict) -> bool:
 
 
 def pocket_gates(profile: str) -> str:
-    """Return the gates of all families in one table: a row a gate, a column a family, a miss in bold."""
+    """Return the table of the gates of all families: one row per gate, one column per family, a miss in bold."""
     families, rows = cards(), {}
     for card in families.values():
         for gate in card["gates"]:
@@ -146,7 +146,7 @@ def pocket_misses(profile: str) -> str:
 
 
 def pocket_samples(profile: str) -> str:
-    """Return, in one tab a family, what both models continue a few prompts with."""
+    """Return both models' continuations of a few prompts, one tab per family."""
     items = {}
     for family, card in cards().items():
         parts = []
@@ -158,7 +158,7 @@ def pocket_samples(profile: str) -> str:
 
 
 def provenance(profile: str, experiment: str) -> str:
-    """Return where each result of an experiment comes from: a row a model."""
+    """Return the table of the provenance of an experiment's results: one row per model."""
     rows = []
     for key, dataset in store.of_profile(
         profile, experiment, store.load, expects=experiments.variables(experiment)
@@ -182,7 +182,7 @@ def provenance(profile: str, experiment: str) -> str:
 
 
 def revisions(profile: str, experiment: str) -> str:
-    """Return which checkpoints were measured: a row a model."""
+    """Return the table of the checkpoints that were measured: one row per model."""
     rows = []
     for key, attrs in store.of_profile(profile, experiment, store.attributes).items():
         measured = json.loads(attrs["model_revisions"])
@@ -191,7 +191,7 @@ def revisions(profile: str, experiment: str) -> str:
 
 
 def libraries(profile: str, experiment: str) -> str:
-    """Return the versions of libraries behind the results; several where the models differ."""
+    """Return the table of the library versions behind the results; several versions if the models differ."""
     attrs = store.of_profile(profile, experiment, store.attributes).values()
     frame = pd.DataFrame([json.loads(found["libraries"]) for found in attrs])
     return table(
@@ -200,7 +200,7 @@ def libraries(profile: str, experiment: str) -> str:
 
 
 def parameters(profile: str, experiment: str) -> str:
-    """Return the parameters of an experiment in this profile: a row a parameter."""
+    """Return the table of an experiment's parameters in this profile: one row per parameter."""
     values = experiments.experiment_params(experiment, profile)
     about = type(values).model_fields
     rows = [
@@ -211,7 +211,7 @@ def parameters(profile: str, experiment: str) -> str:
 
 
 def profile_title(profile: str) -> str:
-    """Return the name of the profile that the book was built for."""
+    """Return the sentence that names the profile that the book was built for."""
     title = params.profile_params(profile).title
     return f"This copy of the book shows the profile `{profile}` ({title[0].lower()}{title[1:]})."
 
@@ -226,7 +226,7 @@ INSERTS: dict[str, Callable[..., str]] = {
 
 
 def filled(text: str, profile: str, source: str) -> str:
-    """Return a page with every `% insert:` line replaced; PageError names a wrong one."""
+    """Return a page with every `% insert:` line replaced; PageError names an unknown insert."""
 
     def insert(match):
         name, argument = match.groups()

@@ -1,1 +1,1 @@
-"""What everything stands on: parameters, results on disk, parts of the stack of layers, statistics. No model library."""
+"""The base of the package: parameters, results on disk, parts of the stack of layers, statistics. Loads no model library."""

@@ -1,7 +1,6 @@
-"""What a run takes, counted from its parameters: tokens, forward passes, bytes. Each experiment's own count is in its slice.
+"""The cost of a run, counted from its parameters: tokens, forward passes, bytes. Each slice has its experiment's own count.
 
-Counts of tokens are upper bounds: every text is taken to run to its cap. Memory is the largest of what must be held at
-once.
+Token counts are upper bounds: every text is assumed to reach its cap. Memory is the most that must be held at once.
 """
 
 import math
@@ -12,12 +11,12 @@ from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import Size
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-PROMPT_TOKENS = 128  # of a prompt, about; the study's mean about 60, with a template 90
+PROMPT_TOKENS = 128  # assumed length of a prompt; the study's mean is about 60, with a template 90
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one notebook on one model takes: prompts, tokens generated and forced, forward passes, bytes held and left."""
+    """The cost of one notebook on one model: prompts, generated and forced tokens, forward passes, memory, result (bytes)."""
 
     prompts: int = 0
     generated: int = 0
@@ -28,12 +27,12 @@ class Cost:
 
 
 def weights(run: Run, size: Size, n_models: int) -> float:
-    """Return the bytes of the weights of n models."""
+    """Return the size of the weights of n models, bytes."""
     return n_models * size.parameters * BYTES[run.model.dtype]
 
 
 def lens_buffers(size: Size, rows: int, *, tiles: int = 6, columns: int = 32768) -> float:
-    """Return the bytes of the lens's work tiles and of a float32 copy of one block of the unembedding."""
+    """Return the size of the lens's work tiles and of a float32 copy of one block of the unembedding, bytes."""
     columns = min(columns, size.vocabulary)
     return 4.0 * columns * (tiles * rows + size.width)
 
@@ -44,7 +43,7 @@ def batches(n: int, batch_size: int) -> int:
 
 
 def generation_cost(run: Run, size: Size, conditions: int) -> Cost:
-    """Return what an experiment takes that continues its prompts under several conditions."""
+    """Return the cost of an experiment that generates a continuation of each prompt under several conditions."""
     e = run.experiment
     tokens = conditions * e.n_prompts * e.max_new_tokens
     stream = 4 * size.layers * e.batch_size * e.max_new_tokens * size.width * BYTES[run.model.dtype]
@@ -54,5 +53,5 @@ def generation_cost(run: Run, size: Size, conditions: int) -> Cost:
 
 
 def reading_cost(needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return what an experiment takes that only reads the results of others: memory."""
+    """Return the cost of an experiment that only reads the results of others: memory alone."""
     return Cost(memory=2.0 * sum(cost.result for _, cost in needs.values()))

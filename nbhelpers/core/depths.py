@@ -1,4 +1,4 @@
-"""How the layers of a model are divided: depth, onset, phases, windows, thirds. Every part is counted from L alone."""
+"""Divisions of a model's layers: depth, onset, phases, windows, thirds. All follow from the number of layers L alone."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def phases(n_layers: int) -> dict[str, range]:
 
 
 def windows(n_layers: int) -> dict[str, range]:
-    """Return the windows early, mid and late, all L − onset layers wide, late being [onset, L)."""
+    """Return the windows early, mid and late, each L − onset layers wide; the late window is [onset, L)."""
     width = n_layers - onset(n_layers)
     middle = (n_layers - width) // 2
     return {
@@ -51,6 +51,6 @@ def thirds(n_layers: int) -> dict[str, range]:
 
 
 def around_third(n_layers: int) -> range:
-    """Return the window around a third of the depth, round(0.33 L) and one layer (a twelfth of L) on either side."""
+    """Return the window around a third of the depth, round(0.33 L) ± max(1, ⌊L/12⌋), within the layers of the model."""
     centre, reach = round(0.33 * n_layers), max(1, n_layers // 12)
     return range(max(centre - reach, 0), min(centre + reach + 1, n_layers))

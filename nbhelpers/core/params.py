@@ -1,7 +1,7 @@
-"""Typed parameters: which models, which sizes, which thresholds, and where the layers' windows lie.
+"""Typed parameters of models, profiles, experiments and runs.
 
-Everything in `params/` passes through here, so a typing error stops with one sentence before a model loads.
-This module knows nothing of tensors, notebooks or files of results.
+All files in `params/` are read and checked here, so a mistake in one is reported in one sentence before a model loads.
+This module knows nothing of tensors, notebooks or result files.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from nbhelpers.core.schemas import ExperimentParams, GenerationParams, Prompts, 
 ROOT = Path(os.environ.get("NBHELPERS_ROOT", Path(__file__).resolve().parents[2])).resolve()
 FAMILIES = ("gemma", "llama", "qwen", "mistral", "deepseek", "olmo")
 VARIANTS = ("pt", "it")
-NATIVE = {"pt": "raw", "it": "chat"}  # how each variant reads a prompt by itself
+NATIVE = {"pt": "raw", "it": "chat"}  # each variant's own prompt format
 
 
 class ParameterError(ValueError):
@@ -52,7 +52,7 @@ class Checkpoint(Record):
 
     @property
     def files(self) -> list[Path]:
-        """The files of a local checkpoint that decide what it computes; none for one on the hub."""
+        """The files of a local checkpoint that determine what it computes; empty for one on the hub."""
         patterns = ("*.safetensors", "*config.json", "tokenizer*", "*.jinja", "special_tokens_map.json")
         return (
             sorted({path for pattern in patterns for path in self.folder.glob(pattern)}) if self.path else []
@@ -60,7 +60,7 @@ class Checkpoint(Record):
 
     @property
     def version(self) -> str:
-        """What provenance records: the path and a digest of its files, or the hub id and revision."""
+        """The version that provenance records: the path and a digest of its files, or the hub id and revision."""
         if self.hub:
             return f"{self.hub}@{self.revision or 'main'}"
         return f"{self.path}@{files_hash(self.files) if self.files else 'missing'}"
@@ -69,7 +69,7 @@ class Checkpoint(Record):
 class ModelParams(Record):
     """One PT/IT pair, `params/models/<key>.yml`.
 
-    Whatever is measured reads its sizes from the checkpoint; `size` only serves estimates before that is here.
+    Measurements read the sizes from the checkpoint; `size` serves cost estimates before the checkpoint is downloaded.
     """
 
     key: str
@@ -86,7 +86,7 @@ class ModelParams(Record):
 
 
 class ProfileParams(Record):
-    """One profile, `params/profiles/<name>.yml`: which models, which prompts, on what machine."""
+    """One profile, `params/profiles/<name>.yml`: its models, its prompts and settings of the machine."""
 
     name: str
     title: str
@@ -98,11 +98,11 @@ class ProfileParams(Record):
 
 
 class Experiment(Record):
-    """One experiment, `params/experiments/<key>.yml`: its notebooks, what it builds on, its parameters, its chapter.
+    """One experiment, `params/experiments/<key>.yml`: its notebooks, the experiments it needs, its parameters, its chapter.
 
-    `needs` names the experiments whose results its notebook reads; `artifacts` the files, beside its dataset, that it
-    leaves for others. `parameters` hold in every profile; `profiles` gives the sizes of each. `chapter` is a caption of
-    the book's contents, `place` the position there; an experiment without a chapter has no page.
+    `needs` names the experiments whose results its notebook reads. `artifacts` names the files that it writes beside its
+    dataset for other experiments. `parameters` hold in every profile; `profiles` gives the sizes for each. `chapter` is a
+    caption in the book's contents, `place` the position there; an experiment without a chapter has no page.
     """
 
     key: str
@@ -118,9 +118,9 @@ class Experiment(Record):
 
 
 class Run(Record):
-    """What one notebook run needs: a model, a profile and an experiment's parameters, all checked.
+    """Everything that one notebook run needs: a model, a profile and an experiment's parameters, all checked.
 
-    `upstream` holds the hash of each result that it builds on.
+    `upstream` holds the hash of each result that the run builds on.
     """
 
     key: str
@@ -131,13 +131,13 @@ class Run(Record):
 
     @property
     def prompts(self) -> str | PromptSet | None:
-        """The prompts that this run reads, its own before the profile's; None where it reads none."""
+        """The prompts that this run reads: the experiment's own, else the profile's; None if it reads none."""
         shared = self.profile.prompts if isinstance(self.experiment, GenerationParams) else None
         return getattr(self.experiment, "prompts", None) or shared
 
     @property
     def files(self) -> list[Path]:
-        """The prompt and text files that this run reads; none for a data set of the hub."""
+        """The prompt and text files that this run reads, without data sets of the hub."""
         read = (self.prompts, getattr(self.experiment, "corpus", None))
         names = [source.path if isinstance(source, Texts) else source for source in read]
         return [ROOT / name for name in names if name]
@@ -147,7 +147,7 @@ class Run(Record):
         """Twelve hex digits that change with anything that changes this run's result."""
         experiment = self.experiment.model_dump(exclude={"batch_size", "lens_rows"})
         texts = [[path.name, path.exists() and files_hash([path])] for path in self.files]
-        if isinstance(self.prompts, PromptSet):  # a profile's is no parameter of the experiment
+        if isinstance(self.prompts, PromptSet):  # a profile's prompts are no parameter of the experiment
             texts.append(self.prompts.model_dump())
         read = [self.model.pt.version, self.model.it.version, texts, self.upstream]
         return parameter_hash([self.key, self.model.model_dump(exclude={"size"}), read, experiment])
@@ -188,7 +188,7 @@ def _fields(schema: type[BaseModel], path: tuple) -> list[str]:
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel], source: str) -> str:
-    """Return the first of pydantic's complaints as one sentence with the file, the key and the value."""
+    """Return pydantic's first error as one sentence that names the file, the key and the value."""
     first = error.errors()[0]
     key = ".".join(str(step) for step in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -216,7 +216,7 @@ def keys(kind: Literal["models", "profiles", "experiments"]) -> list[str]:
 
 
 def _read(kind: str, name: str, schema: type[Record]):
-    """Return `params/<kind>/<name>.yml` as a record, whose own name must be the file's."""
+    """Return `params/<kind>/<name>.yml` as a record; its key or name must be the file's name."""
     path = ROOT / "params" / kind / f"{name}.yml"
     if name not in keys(kind):
         raise ParameterError(f"there is no {kind[:-1]} {name!r}; {suggestion(name, keys(kind))}.")
@@ -225,7 +225,7 @@ def _read(kind: str, name: str, schema: type[Record]):
 
 @cache
 def _parsed(path: Path, _mtime: int, schema: type[Record]):
-    """Return one parsed and checked file; the modification time makes the cache see an edit."""
+    """Return one file, parsed and checked; the cache is keyed by modification time, so an edited file is read again."""
     source = path.relative_to(ROOT).as_posix()
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -248,7 +248,7 @@ def model_params(key: str) -> ModelParams:
 
 
 def profile_params(name: str) -> ProfileParams:
-    """Return the profile `params/profiles/<name>.yml`; every model that it names exists."""
+    """Return the profile `params/profiles/<name>.yml`; ParameterError if it names an unknown model."""
     profile = _read("profiles", name, ProfileParams)
     for key in profile.models:
         if key not in keys("models"):
@@ -258,7 +258,7 @@ def profile_params(name: str) -> ProfileParams:
 
 
 def profile_of(model: str) -> str:
-    """Return the name of the profile that holds a model; the pocket profile is looked at first."""
+    """Return the name of the first profile that lists a model; the pocket profile is searched first."""
     model_params(model)
     for name in sorted(keys("profiles"), key=lambda name: (name != "pocket", name)):
         if model in profile_params(name).models:
@@ -267,7 +267,7 @@ def profile_of(model: str) -> str:
 
 
 def experiment(key: str) -> Experiment:
-    """Return the experiment `params/experiments/<key>.yml`; every profile that it names exists."""
+    """Return the experiment `params/experiments/<key>.yml`; ParameterError if it names an unknown profile."""
     found = _read("experiments", key, Experiment)
     for name in found.profiles:
         if name not in keys("profiles"):
@@ -277,7 +277,7 @@ def experiment(key: str) -> Experiment:
 
 
 def ordered(chosen: list[str] | None = None) -> list[str]:
-    """Return experiment keys, each after those that it needs; ParameterError where they need each other."""
+    """Return experiment keys, each after those that it needs; ParameterError if experiments need each other."""
     done: list[str] = []
 
     def add(key: str, above: tuple = ()):
@@ -294,7 +294,7 @@ def ordered(chosen: list[str] | None = None) -> list[str]:
 
 
 def require(checkpoint: Checkpoint, model: str) -> Checkpoint:
-    """Return a checkpoint whose local folder is there; a hub checkpoint is returned as it is."""
+    """Return the checkpoint; ParameterError if it is local and its folder holds no weights."""
     folder = checkpoint.folder
     if folder and not list(folder.glob("*.safetensors")):
         raise ParameterError(

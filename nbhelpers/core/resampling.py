@@ -1,7 +1,7 @@
-"""Bootstrap over prompts of any statistic of sums: ratios, correlations, the order of means.
+"""Bootstrap over prompts for statistics that are functions of sums: ratios, correlations, the order of means.
 
-A statistic of tokens that is a function of sums over tokens needs those sums of each prompt once; a resample of prompts is
-then a product with a matrix of counts. `nbhelpers.stats` has the intervals of plain means.
+The sums over tokens are computed once for each prompt. A resample of prompts is then a product with a matrix of counts.
+`nbhelpers.core.stats` has the intervals of plain means.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ def draws(n_prompts: int, n_resamples: int, seed: int = 0, block: int = 1000) ->
 
 
 def resampled(sums: np.ndarray, n_resamples: int, seed: int = 0) -> np.ndarray:
-    """Return the sums [resample, …] over prompts drawn with replacement, of sums [prompt, …]."""
+    """Return the totals [resample, …] of sums [prompt, …] over prompts drawn with replacement."""
     flat = sums.reshape(len(sums), -1)
     parts = [times @ flat for times in draws(len(sums), n_resamples, seed)]
     return np.concatenate(parts).reshape(-1, *sums.shape[1:])
@@ -34,10 +34,10 @@ def bca_of_sums(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return a statistic of sums over prompts with its BCa interval, each shaped as the statistic (`mean` is its value).
+    """Return a statistic of sums over prompts (`mean`) and its BCa interval, each with the statistic's shape.
 
-    sums: [prompt, …], without NaN. statistic: maps sums [n, …] to values [n, …], row by row; NaN where it has none, as a
-    ratio to nothing. Resamples without a value are left out of its interval. StatisticsError with fewer than two prompts.
+    sums: [prompt, …], without NaN. statistic: maps sums [n, …] to values [n, …], row by row; NaN where it is undefined,
+    such as a ratio to zero. Resamples with NaN are left out of the interval. StatisticsError with fewer than two prompts.
 
     Efron (1987), Better bootstrap confidence intervals, JASA 82.
     """
@@ -53,7 +53,7 @@ def bca_of_sums(
 
 
 def _ends(value, boot, without, confidence):
-    """Both ends for one value of resamples [resample] and leave-one-out values [prompt]."""
+    """Return both ends for one value, from its resamples [resample] and leave-one-out values [prompt]."""
     boot, without = boot[~np.isnan(boot)], without[~np.isnan(without)]
     if np.isnan(value) or not len(boot) or not len(without):
         return np.nan, np.nan

@@ -1,7 +1,7 @@
-"""The parameters that each experiment takes, typed: their names, limits and meaning.
+"""Base classes of typed parameters: names, limits and meanings of what experiments, texts and prompt sets take.
 
-A new experiment adds a class here if it has parameters of its own, and its key to `SCHEMAS`. Where values come from is
-the business of `nbhelpers.params`.
+An experiment derives its own `Params` from one of them, in its slice's experiment.py. `nbhelpers.core.params` reads the
+values.
 """
 
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ class Record(BaseModel):
 
 
 class Size(Record):
-    """The sizes of a model, for estimates of cost before its checkpoint is at hand."""
+    """The sizes of a model, for cost estimates before its checkpoint is downloaded."""
 
     layers: int = Field(ge=1)
     width: int = Field(ge=1)
@@ -43,9 +43,10 @@ class Texts(Record):
 
 
 class PromptSet(Texts):
-    """Prompts of a hub data set, or of a JSON Lines file with field names of its own: which field holds what.
+    """Prompts of a hub data set, or of a JSON Lines file with its own field names: which field holds what.
 
-    `field` is what is asked (form: question, which PT reads as "Question: … Answer:") or to be continued (form: stub).
+    `field` holds the question (form: question, which PT reads as "Question: … Answer:") or the text to continue (form:
+    stub).
     """
 
     form: Literal["question", "stub"] = "question"
@@ -53,12 +54,12 @@ class PromptSet(Texts):
     category: str | None = Field(
         default=None, description="field of the category; without one, all are alike"
     )
-    target: str | None = Field(default=None, description="field of the one-word answer, for exp01")
+    target: str | None = Field(default=None, description="field of the one-word answer")
     first: int = Field(default=5000, ge=1, description="records read; a hub data set may have no end")
 
 
 def _path_or_set(value):
-    """Return a path as it is and a mapping as a `PromptSet`, so that a mistake is named by the set's own keys."""
+    """Return a path unchanged and a mapping as a `PromptSet`, so that error messages name the keys of the prompt set."""
     if isinstance(value, str):
         return value
     if not isinstance(value, dict | PromptSet):
@@ -92,7 +93,7 @@ class GenerationParams(ForwardParams):
 
 
 class CommitmentParams(ExperimentParams):
-    """exp09: thresholds and windows of the commitment rules, and confidence strata."""
+    """The parameters of an experiment that measures commitment: thresholds and windows of the rules, confidence strata."""
 
     kl_threshold: float = Field(default=0.1, gt=0.0, description="nats")
     kl_grid: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False)

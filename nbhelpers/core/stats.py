@@ -1,7 +1,7 @@
-"""Statistics whose unit is the prompt: BCa intervals, paired tests, effect sizes, multiplicity.
+"""Statistics whose unit is the prompt: BCa intervals, means by prompt, sign-flip tests, Holm's correction.
 
-Tokens of one generation resemble each other, so intervals and tests here resample prompts (axis 0), never
-tokens. This module knows nothing of layers or models: any further axes are carried along.
+Tokens of one generation are correlated, so intervals and tests here resample prompts (axis 0), never tokens. This
+module knows nothing of layers or models: further axes are carried along.
 """
 
 from functools import lru_cache
@@ -32,8 +32,9 @@ def bca_mean(
     values: [prompt, ...]; every trailing entry gets its own interval from the same resampled prompts. NaN
     means not measured: such a prompt is left out of that entry, and an entry that is NaN for every prompt
     (adjacent KL at layer 0) stays NaN. Constant data give an interval of width zero. StatisticsError if an
-    entry has one prompt only, or none has any. Agrees with `scipy.stats.bootstrap(method="BCa")` of the
-    same seed, which has no answer for constant data and takes 15 times as long for 96 prompts × 12 layers.
+    entry has only one measured prompt, or no entry has any. With the same seed the result agrees with
+    `scipy.stats.bootstrap(method="BCa")`, which gives no interval for constant data and takes 15 times as
+    long for 96 prompts × 12 layers.
 
     Efron (1987), Better bootstrap confidence intervals, JASA 82.
     """
@@ -53,7 +54,7 @@ def bca_mean(
 
 
 def _bca(x, n_resamples, confidence, seed):
-    """Mean, low and high of complete columns x [prompt, entry]."""
+    """Return mean, low and high of the columns of x [prompt, entry], which has no NaN."""
     mean = x.mean(0)
     centred = np.where(np.ptp(x, axis=0) == 0, 0.0, x - mean)
     boot = _resampled_means(centred, n_resamples, seed)
@@ -61,7 +62,7 @@ def _bca(x, n_resamples, confidence, seed):
     ties = 1e-12 * largest
     below = ((boot < -ties).mean(0) + (boot <= ties).mean(0)) / 2
     bias = special.ndtri(below.clip(0.5 / n_resamples, 1 - 0.5 / n_resamples))
-    # Cubes of values near 1e-125 are zero: skewness is taken of values of the order of one.
+    # Cubes of values near 1e-125 underflow to zero, so the skewness is that of values scaled to at most one.
     unit = np.divide(centred, largest, out=np.zeros_like(centred), where=largest > 0)
     square = np.square(unit).sum(0)
     acceleration = np.divide((unit**3).sum(0), 6 * square**1.5, out=np.zeros_like(mean), where=square > 0)
@@ -74,7 +75,7 @@ def _bca(x, n_resamples, confidence, seed):
 
 
 def _resampled_means(x, n_resamples, seed):
-    """Means [resample, entry] of prompts drawn with replacement, as a product: draws of each × values."""
+    """Return means [resample, entry] over prompts drawn with replacement, as the product of draw counts and values."""
     few = len(x) * n_resamples <= _KEPT_SIZE
     times = (_kept_draws if few else _draws)(len(x), n_resamples, seed)
     return np.concatenate([block @ x / len(x) for block in times])
@@ -84,7 +85,7 @@ _KEPT_SIZE = 2_000_000
 
 
 def _draws(n, n_resamples, seed, block=1000):
-    """How often each prompt is drawn, [resample, prompt], a block of resamples at a time."""
+    """Yield how often each prompt is drawn, [resample, prompt], one block of resamples at a time."""
     rng = np.random.default_rng(seed)
     for start in range(0, n_resamples, block):
         drawn = rng.integers(0, n, (min(block, n_resamples - start), n))
@@ -94,15 +95,15 @@ def _draws(n, n_resamples, seed, block=1000):
 
 @lru_cache(maxsize=4)
 def _kept_draws(n, n_resamples, seed):
-    """`_draws`, once for the many intervals of a page: all over the same prompts."""
+    """Return the blocks of `_draws`, cached because the many intervals of a page resample the same prompts."""
     return list(_draws(n, n_resamples, seed))
 
 
 def prompt_means(values: ArrayLike, prompt: ArrayLike, n_prompts: int) -> np.ndarray:
-    """Return each prompt's mean over its tokens, [prompt, ...]: what every statistic here starts from.
+    """Return each prompt's mean over its tokens, [prompt, ...], the input of every statistic here.
 
-    values: [..., token], pooled over prompts; prompt: [token], the row each belongs to. NaN values are left
-    out; a prompt without any is NaN.
+    values: [..., token], pooled over prompts; prompt: [token], the prompt that each token belongs to. NaN
+    values are left out; a prompt without a value is NaN.
     """
     values, prompt = np.asarray(values, dtype=float), np.asarray(prompt)
     flat = values.reshape(int(np.prod(values.shape[:-1])), values.shape[-1])
@@ -114,7 +115,7 @@ def prompt_means(values: ArrayLike, prompt: ArrayLike, n_prompts: int) -> np.nda
 
 
 def token_weighted_mean(values: ArrayLike, counts: ArrayLike) -> np.ndarray:
-    """Return the mean over prompts (axis 0), each weighted by its tokens, as the published curves are.
+    """Return the mean over prompts (axis 0), each weighted by its number of tokens, as in the published curves.
 
     values [prompt, ...] are per-prompt means over counts [prompt] tokens; a NaN is left out with its
     weight, and an entry with no weight left is NaN.
@@ -127,11 +128,11 @@ def token_weighted_mean(values: ArrayLike, counts: ArrayLike) -> np.ndarray:
 
 
 def sign_flip(differences: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
-    """Return the two-sided p-value that each column's mean is zero, [column], by flipping signs of whole prompts.
+    """Return the two-sided p-value of the hypothesis that a column's mean is zero, [column], by flipping signs of prompts.
 
-    differences: [prompt, column]; a NaN is left out. All 2ⁿ flips where these are no more than n_resamples, else as many
-    drawn ones, the same for all columns, and the observed one. A column of zeros gives 1. StatisticsError with fewer
-    than two prompts.
+    differences: [prompt, column]; a NaN is left out. All 2ⁿ sign patterns are used if they are at most n_resamples;
+    otherwise n_resamples random ones, the same for all columns, and the observed one. A column of zeros gives 1.
+    StatisticsError with fewer than two prompts.
     """
     x = np.nan_to_num(np.asarray(differences, dtype=float))
     if len(x) < 2:
@@ -141,13 +142,13 @@ def sign_flip(differences: ArrayLike, *, n_resamples: int = 10_000, seed: int = 
         signs = 1.0 - 2.0 * (np.arange(2 ** len(x))[:, None] >> np.arange(len(x)) & 1)
     else:
         signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(2, size=(n_resamples, len(x)))
-    # Rounding must not part a flip from the observed sum that it equals.
+    # The tolerance keeps rounding from separating a flip from the observed sum that it equals.
     hits = (np.abs(signs @ x) >= np.abs(x.sum(0)) - 1e-12 * np.abs(x).sum(0)).sum(0)
     return hits / len(signs) if every else (hits + 1) / (len(signs) + 1)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """Return Holm's adjusted p-values, which control the family-wise error over families or rules [test].
+    """Return Holm's adjusted p-values [test], which control the family-wise error rate over model families or rules.
 
     Holm (1979), A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6.
     """

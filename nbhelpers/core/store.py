@@ -1,7 +1,7 @@
 """Results on disk: labelled datasets with provenance, written whole or not at all, never read when damaged.
 
-A result is a NetCDF-4 file with one line behind it, the SHA-256 of all that stands before; NetCDF readers
-ignore the line, `load` insists on it. This module knows nothing of models, notebooks or charts.
+A result is a NetCDF-4 file followed by one line, the SHA-256 of everything before it. NetCDF readers ignore the
+line; `load` requires it. This module knows nothing of models, notebooks or charts.
 """
 
 import hashlib
@@ -41,23 +41,23 @@ def result_path(profile: str, model: str, experiment: str) -> Path:
 
 
 def artifact_path(run: params.Run, name: str) -> Path:
-    """Return the path of a file that an experiment leaves beside its dataset."""
+    """Return the path of a file that an experiment writes beside its dataset."""
     return result_path(run.profile.name, run.model.key, name).with_name(name)
 
 
 def shown(path: Path) -> str:
-    """Return a path as messages name it, from the repository's root where it lies inside."""
+    """Return a path as messages show it: relative to the repository's root if it lies inside."""
     path = Path(path)
     return path.relative_to(params.ROOT).as_posix() if path.is_relative_to(params.ROOT) else str(path)
 
 
 def _again(path: Path) -> str:
-    """Return the command that makes a result anew."""
+    """Return the command that makes a result again."""
     return f"`nbh run {path.stem.removesuffix('_steps')} --model {path.parent.name}`"
 
 
 def code_version() -> str:
-    """Return `git describe` of the repository, with -dirty where files differ, else the package's version."""
+    """Return `git describe` of the repository, with -dirty if files were changed; without git, the package's version."""
     command = ["git", "-C", str(params.ROOT), "describe", "--always", "--tags", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
@@ -68,7 +68,7 @@ def code_version() -> str:
 def provenance(run: params.Run, *, wall_time_s: float, device: str) -> dict[str, str | int | float]:
     """Return the attributes that say where a result comes from.
 
-    `run` is what `params.resolve` returned; `device` is a name such as "cpu" or "NVIDIA H100".
+    `run` is what `experiments.resolve` returned; `device` is a name such as "cpu" or "NVIDIA H100".
     """
     revisions = {variant: getattr(run.model, variant).version for variant in params.VARIANTS}
     return {
@@ -88,9 +88,9 @@ def provenance(run: params.Run, *, wall_time_s: float, device: str) -> dict[str,
 
 
 def validate(dataset: xr.Dataset, expects: Mapping[str, Variable], path: Path | None = None) -> xr.Dataset:
-    """Return the dataset if it holds what is expected, and everything in it has units and a long name.
+    """Return the dataset if it holds the expected variables and all its variables have units and a long name.
 
-    Raises ResultError that lists what is wrong, and names the file if it is given.
+    Raises ResultError that lists the problems, and names the file if `path` is given.
     """
     problems = lacking({name: variable.dims for name, variable in dataset.variables.items()}, expects)
     for name, variable in dataset.data_vars.items():
@@ -102,7 +102,7 @@ def validate(dataset: xr.Dataset, expects: Mapping[str, Variable], path: Path | 
 
 
 def _refuse_incomplete(problems: list[str], experiment: str | None, path: Path | None) -> None:
-    """Raise ResultError where there are problems."""
+    """Raise ResultError that lists the problems, if there are any."""
     if problems:
         which = shown(path) if path else f"the {experiment or 'unnamed'} dataset"
         remedy = f"; make it anew with {_again(path)}" if path else ""
@@ -110,19 +110,19 @@ def _refuse_incomplete(problems: list[str], experiment: str | None, path: Path |
 
 
 def joined(*datasets: xr.Dataset) -> xr.Dataset:
-    """Return datasets of one pair as one; their shared coordinates must be the same."""
+    """Return the datasets of one pair merged into one; their shared coordinates must be the same."""
     return xr.merge(datasets, compat="override", join="exact")
 
 
 def save(
     dataset: xr.Dataset, path: Path, *, provenance: dict, expects: Mapping[str, Variable] = NOTHING
 ) -> Path:
-    """Return `path` once the checked dataset and its provenance are on disk, whole.
+    """Return `path` after checking the dataset and writing it with its provenance.
 
-    Written beside the target, then renamed: an interrupted write or a full disk leaves the earlier file as it
-    was. A file that already holds the same values from the same code stays as it is, so that what was built on it
-    is not out of date. A NUL in a text, which a byte-level model may write, is stored as its symbol ␀. Raises
-    ResultError where a variable of `expects` is missing or the file cannot be written.
+    The file is written beside the target, then renamed, so an interrupted write or a full disk leaves the earlier
+    file unchanged. A file that already holds the same values from the same code is kept, so that results built on it
+    stay up to date. A NUL in a text, which a byte-level model may write, is stored as its symbol ␀. Raises
+    ResultError if a variable of `expects` is missing or the file cannot be written.
     """
     missing = [key for key in PROVENANCE if key not in provenance]
     if missing:
@@ -138,7 +138,7 @@ def save(
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    """Return whether a whole result differs from NetCDF bytes in nothing but when it was made and how long it took."""
+    """Return whether `path` holds an intact result that equals the NetCDF bytes, except for creation time and run time."""
     try:
         held = _checked_bytes(path)
     except (ResultError, OSError):
@@ -146,18 +146,18 @@ def _holds(path: Path, data: bytes) -> bool:
     with xr.open_dataset(held, engine="h5netcdf") as old, xr.open_dataset(data, engine="h5netcdf") as new:
         if _lasting(old) != _lasting(new) or old.variables.keys() != new.variables.keys():
             return False
-        # Read one by one: a result may be large.
+        # Variables are read one by one, because a result may be large.
         pairs = ((old.variables[name], new.variables[name]) for name in old.variables)
         return all(ours.dtype == theirs.dtype and ours.identical(theirs) for ours, theirs in pairs)
 
 
 def _lasting(dataset: xr.Dataset) -> dict:
-    """Return the attributes that the same run has again."""
+    """Return the attributes that stay the same when a run is repeated."""
     return {name: value for name, value in dataset.attrs.items() if name not in ("created", "wall_time_s")}
 
 
 def _without_nul(dataset: xr.Dataset) -> xr.Dataset:
-    """Return the dataset with U+2400 for each NUL in its texts, which HDF5 cannot hold."""
+    """Return the dataset with U+2400 in place of each NUL in its texts; HDF5 cannot store a NUL."""
     texts = {
         name: variable.str.replace("\0", "\u2400", regex=False)
         for name, variable in dataset.data_vars.items()
@@ -167,7 +167,7 @@ def _without_nul(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` at `path` by way of a synced file beside it."""
+    """Write `data` to a file beside `path`, sync it to disk, then rename it to `path`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _checked_bytes(path: Path) -> bytes:
-    """Return the NetCDF part of a file whose seal holds; HDF5 itself may crash on a damaged file."""
+    """Return the NetCDF part of a file after checking its SHA-256, because HDF5 may crash on a damaged file."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -201,10 +201,10 @@ def _checked_bytes(path: Path) -> bytes:
 def load(
     path: Path, *, experiment: str | None = None, expects: Mapping[str, Variable] = NOTHING
 ) -> xr.Dataset:
-    """Return one result, wholly in memory.
+    """Return one result, fully loaded into memory.
 
-    Raises ResultError with the file and the remedy where it is missing, truncated, foreign, of another
-    experiment, or without a variable of `expects`.
+    Raises ResultError, with the file and the remedy, if the file is missing, truncated, not written by this
+    project, of another experiment, or lacks a variable of `expects`.
     """
     path = Path(path)
     with xr.open_dataset(_checked_bytes(path), engine="h5netcdf") as dataset:
@@ -215,19 +215,19 @@ def load(
 def attributes(
     path: Path, *, experiment: str | None = None, expects: Mapping[str, Variable] = NOTHING
 ) -> dict:
-    """Return the attributes of one result that `load` would return, in a tenth of its time: no values are read."""
+    """Return the attributes of the result that `load` would return, in a tenth of the time, since no values are read."""
     path = Path(path)
     with h5netcdf.File(io.BytesIO(_checked_bytes(path)), "r") as file:
         found = dict(file.attrs)
         name = _of(experiment, found, path)
         dims = {each: file.variables[each].dimensions for each in file.variables.keys() & expects.keys()}
         _refuse_incomplete(lacking(dims, expects), name, path)
-    found.pop("coordinates", None)  # NetCDF's own, which `load` reads as such
+    found.pop("coordinates", None)  # NetCDF's own attribute, which `load` turns into coordinates
     return found
 
 
 def _of(experiment: str | None, attrs: Mapping, path: Path) -> str | None:
-    """Return the experiment whose result this is; ResultError where it is not the one asked for."""
+    """Return the experiment that a result's attributes name; ResultError if it is not the one asked for."""
     found = attrs.get("experiment")
     if experiment and found != experiment:
         raise ResultError(f"{shown(path)} holds {found}, not {experiment}; make it anew with {_again(path)}.")
@@ -235,14 +235,14 @@ def _of(experiment: str | None, attrs: Mapping, path: Path) -> str | None:
 
 
 def of_profile(profile: str, experiment: str, read: Callable, **options) -> dict:
-    """Return what `read`, `load` or `attributes`, says of the results of all models of a profile, in the profile's order."""
+    """Return {model: what `read` returns for its result} for all models of a profile; read: `load` or `attributes`."""
     models = params.profile_params(profile).models
     paths = {key: result_path(profile, key, experiment) for key in models}
     return {key: read(path, experiment=experiment, **options) for key, path in paths.items()}
 
 
 def is_current(path: Path, parameter_hash: str) -> bool:
-    """Return whether `path` holds a whole result that was made with these parameters."""
+    """Return whether `path` holds an intact result that was made with these parameters."""
     try:
         return attributes(path).get("parameter_hash") == parameter_hash
     except ResultError:

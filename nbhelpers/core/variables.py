@@ -1,6 +1,6 @@
-"""What a dataset holds: its variables with their dimensions, units and long names, declared once.
+"""Declarations of the variables that a dataset holds: dimensions, units and long names.
 
-A declaration describes a dataset, checks it when it is saved and loaded, and lets tests make one up.
+One declaration describes a dataset, checks it on saving and loading, and lets tests generate one.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import xarray as xr
 
 
 class Variable(NamedTuple):
-    """One variable of a dataset: its dimensions in any order, its unit, and what it is in words."""
+    """One variable of a dataset: its dimensions in any order, its unit, and its long name."""
 
     dims: tuple[str, ...]
     unit: str
@@ -18,12 +18,12 @@ class Variable(NamedTuple):
 
 
 def declared(groups: Mapping[tuple[str, ...], Mapping[str, tuple[str, str]]]) -> dict[str, Variable]:
-    """Return {name: Variable} of {dimensions: {name: (unit, long name)}}."""
+    """Return {name: Variable} from {dimensions: {name: (unit, long name)}}."""
     return {name: Variable(dims, *about) for dims, rows in groups.items() for name, about in rows.items()}
 
 
 def described(dataset: xr.Dataset, variables: Mapping[str, tuple]) -> xr.Dataset:
-    """Return a dataset whose variables carry the unit and long name, the last two entries of `variables[name]`."""
+    """Return the dataset after giving each variable its unit and long name, the last two entries of `variables[name]`."""
     for name, (*_, unit, long_name) in variables.items():
         if name in dataset:
             dataset[name].attrs |= {"units": unit, "long_name": long_name}
@@ -31,7 +31,7 @@ def described(dataset: xr.Dataset, variables: Mapping[str, tuple]) -> xr.Dataset
 
 
 def lacking(dims: Mapping[str, tuple[str, ...]], variables: Mapping[str, Variable]) -> list[str]:
-    """Return what variables of these dimensions lack of what is declared, a clause each."""
+    """Return one clause for each declared variable that is missing from `dims` or has other dimensions there."""
     problems = []
     for name, wanted in variables.items():
         if name not in dims:

@@ -1,13 +1,13 @@
-"""The experiments: one folder each, found by its name, and the parameters of a run of one.
+"""The experiments: one folder each, found by its name, and the parameters of their runs.
 
-A slice is a folder `expNN_name/` of this package. Its modules, each imported only when it is asked for:
+A slice is a folder `expNN_name/` of this package. Each of its modules is imported only when it is needed:
 
-    experiment.py   `Params`, what it takes; `VARIABLES`, what its dataset holds; `cost`, where that is more than
-                    generation or reading; `ARTIFACTS`, further datasets by name
-    measure.py      what its notebook calls; loads PyTorch where it needs a model
-    quantities.py   `quantities(result)`: what a page or the ledger says of one pair, by name
-    report.py       tables, figures and `verdict(results)`, the sentences that a page opens with; where figures are
-                    many they have a `figures.py`
+    experiment.py   `Params`, its parameters; `VARIABLES`, the variables of its dataset; `cost`, if neither
+                    `generation_cost` nor `reading_cost` fits; `ARTIFACTS`, the variables of further datasets
+    measure.py      the functions that its notebook calls; loads PyTorch if it needs a model
+    quantities.py   `quantities(result)`: the quantities of one pair by name, for pages and the ledger
+    report.py       tables, figures and `verdict(results)`, the sentences that a page opens with; a slice with many
+                    figures has a `figures.py`
 
 Slices never import each other. An experiment of `params/experiments/` without a slice takes `GenerationParams`.
 """
@@ -44,19 +44,19 @@ FOLDER = Path(__file__).parent
 
 @cache
 def slices() -> dict[str, str]:
-    """Return the name of each experiment's folder by its key: {"expNN": "expNN_name"}."""
+    """Return {key: name of the experiment's folder}, such as {"expNN": "expNN_name"}."""
     keys = sorted(path.stem for path in FOLDER.glob("exp*") if (path / "experiment.py").exists())
     return {key_of(name): name for name in keys}
 
 
 def key_of(name: str) -> str:
-    """Return the key that a folder's or notebook's name begins with: expNN of expNN_name, expNN_0a of expNN_0a_name."""
+    """Return the key that starts a folder's or notebook's name: expNN for expNN_name, expNN_0a for expNN_0a_name."""
     first, second = name.split("_")[:2]
     return f"{first}_{second}" if second[0].isdigit() else first
 
 
 def part(key: str, module: str) -> ModuleType:
-    """Return a module of an experiment's slice; ParameterError where there is none."""
+    """Return a module of an experiment's slice; ParameterError if there is no slice."""
     if key not in slices():
         raise ParameterError(f"nbhelpers/experiments has no folder of {key}; {suggestion(key, slices())}.")
     return importlib.import_module(f"{__name__}.{slices()[key]}.{module}")
@@ -68,7 +68,7 @@ def schema(key: str) -> type[ExperimentParams]:
 
 
 def variables(name: str) -> dict[str, Variable]:
-    """Return what the dataset of an experiment, or an artifact such as "expNN_steps", must hold; nothing without a slice."""
+    """Return the variables that the dataset of an experiment or artifact ("expNN_steps") must hold; none without a slice."""
     if name in slices():
         return part(name, "experiment").VARIABLES
     owner = name.rpartition("_")[0]
@@ -80,8 +80,8 @@ def described(
 ) -> xr.Dataset:
     """Return a run's dataset with units and long names, and attributes that say where it comes from.
 
-    started: `time.time()` at the start of the run; device: what it ran on. name: an artifact's, for a dataset beside the
-    experiment's own.
+    started: `time.time()` at the start of the run. device: what it ran on. name: the artifact's name, if the dataset is
+    not the experiment's own.
     """
     attributes = store.provenance(run, wall_time_s=time.time() - started, device=device)
     whole = variable_texts(dataset, variables(name or run.key))
@@ -89,24 +89,24 @@ def described(
 
 
 def save(dataset: xr.Dataset) -> Path:
-    """Return the path of a described dataset once it is checked and on disk, whole; ResultError where it is not complete."""
+    """Return the path of a described dataset after checking and saving it; ResultError if it is not complete."""
     a = dataset.attrs
     path = store.result_path(a["profile"], a["model"], a["experiment"])
     return store.save(dataset, path, provenance=a, expects=variables(a["experiment"]))
 
 
 def load(profile: str, model: str, name: str) -> xr.Dataset:
-    """Return the checked dataset of an experiment or artifact; ResultError with the remedy where there is none."""
+    """Return the checked dataset of an experiment or artifact; ResultError with the remedy if there is none."""
     return store.load(store.result_path(profile, model, name), experiment=name, expects=variables(name))
 
 
 def open_results(profile: str, key: str) -> dict[str, xr.Dataset]:
-    """Return panel title → dataset for every model of a profile; ResultError names one that is missing."""
+    """Return {panel title: dataset} for every model of a profile; ResultError names one that is missing."""
     return {title: load(profile, model, key) for model, title in family_titles(profile).items()}
 
 
 def experiment_params(key: str, profile: str = "pocket", **overrides) -> ExperimentParams:
-    """Return an experiment's parameters: its own, then the sizes of a profile, then `overrides`."""
+    """Return an experiment's parameters: its own, overridden by a profile's sizes, overridden by `overrides`."""
     kind, own, file = schema(key), experiment(key), f"params/experiments/{key}.yml"
     layers = [
         (own.parameters, file),
@@ -125,7 +125,7 @@ def experiment_params(key: str, profile: str = "pocket", **overrides) -> Experim
 
 
 def _complete(kind: type[ExperimentParams]) -> dict:
-    """Return stand-ins for the values that only a profile gives, so that each layer is checked by itself."""
+    """Return placeholders for required values, so that each source of parameters can be checked by itself."""
     stand_ins = {int: 64, str: "none", str | PromptSet: "none", float: 1.0, Texts: {"path": "none"}}
     return {name: stand_ins[f.annotation] for name, f in kind.model_fields.items() if f.is_required()}
 
@@ -133,11 +133,11 @@ def _complete(kind: type[ExperimentParams]) -> dict:
 def resolve(key: str, *, model: str, profile: str | None = None, **notebook_parameters) -> Run:
     """Return everything one run needs, checked: `.model`, `.profile`, `.experiment`, `.hash`.
 
-    A model's own cap on new tokens wins over the experiment's. Raises ParameterError with one sentence.
+    A model's own cap on new tokens applies if it is lower than the experiment's. Raises ParameterError with one sentence.
     """
     profile = profile or profile_of(model)
     pair, chosen = model_params(model), profile_params(profile)
-    ordered([key])  # refuses experiments that need each other
+    ordered([key])  # raises ParameterError for experiments that need each other
     if model not in chosen.models:
         known = suggestion(model, chosen.models)
         raise ParameterError(f"the model {model!r} is not in the profile {profile!r}; {known}.")
@@ -149,9 +149,9 @@ def resolve(key: str, *, model: str, profile: str | None = None, **notebook_para
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return what one run takes: as its slice counts, or as one that generates, or that only reads, does.
+    """Return the cost of one run: by its slice's own count, else by `generation_cost` or `reading_cost`.
 
-    needs: the runs that it builds on, with what they take.
+    needs: the runs that it builds on, with their costs.
     """
     own = getattr(part(run.key, "experiment"), "cost", None) if run.key in slices() else None
     if own:

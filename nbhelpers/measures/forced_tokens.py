@@ -1,20 +1,17 @@
 """The same tokens for every condition: batches whose measured steps match, and one forward of each condition.
 
 A reply that one model wrote is forced on all hosts after their own rendering of the prompt, so batches differ in their
-prompts and agree in their steps. This module reads nothing out; `nbhelpers.matched_prefix` does.
+prompts and agree in their steps. This module reads nothing out; `matched_prefix` does.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from nbhelpers.measures import delta_cosine, lens
 from nbhelpers.models.conditions import Condition, condition_edits
 from nbhelpers.models.decoder import Pair
-from nbhelpers.models.edits import Stream, forward
-from nbhelpers.models.forward import Batch
+from nbhelpers.models.forward import Batch, Stream, forced_batch, forward
 from nbhelpers.models.generation import Continuation, batches_by_length
 from nbhelpers.models.tokens import TokenizerError
 
@@ -44,19 +41,7 @@ def matched_batches(
     longest = [max(map(len, both)) for both in zip(*prompts.values(), strict=True)]
     rows = [range(long + len(c.ids)) for long, c in zip(longest, continuations, strict=True)]
     for chosen in batches_by_length(rows, batch_size):
-        yield {name: _forced(chosen, ids, continuations, pad_id) for name, ids in prompts.items()}
-
-
-def _forced(chosen, prompts, continuations, pad_id):
-    rows = [[*prompts[i], *continuations[i].ids[:-1]] for i in chosen]
-    ids = torch.full((len(rows), max(map(len, rows))), pad_id)
-    mask = torch.zeros_like(ids)
-    for at, row in enumerate(rows):
-        ids[at, : len(row)] = torch.as_tensor(row)
-        mask[at, : len(row)] = 1
-    steps = tuple(range(len(prompts[i]) - 1, len(row)) for i, row in zip(chosen, rows))
-    targets = torch.as_tensor([token for i in chosen for token in continuations[i].ids])
-    return Batch(np.asarray(chosen), ids, mask, steps, targets)
+        yield {name: forced_batch(chosen, ids, continuations, pad_id) for name, ids in prompts.items()}
 
 
 def streams(
@@ -82,6 +67,5 @@ def streams(
 
 def shape_of(stream: Stream) -> dict[str, Tensor]:
     """Return `geometry.stream_geometry` of a stream: cosines and norms of what each block, attention and MLP adds."""
-    before = [stream.embedding, *stream.residual[:-1]]
-    attention = [middle - h for middle, h in zip(stream.middle, before)]
-    return delta_cosine.stream_geometry(stream.embedding, stream.residual, attention, stream.mlp_update)
+    updates = stream.attention_update, stream.mlp_update
+    return delta_cosine.stream_geometry(stream.embedding, stream.residual, *updates)

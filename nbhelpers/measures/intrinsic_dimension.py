@@ -126,7 +126,7 @@ def subsample_interval(
 
     low, high = quantiles (1 − level)/2 and (1 + level)/2 of the estimate over `draws` subsamples
     found: `neighbours` of the cloud. k: of the MLE. share: of the points that a subsample keeps. The defaults are the
-    study's (exp04/L8: 100 subsamples of 80 %, 5th to 95th percentile). Drawing with replacement would put copies at
+    study's (L8: 100 subsamples of 80 %, 5th to 95th percentile). Drawing with replacement would put copies at
     distance 0. A draw filters the lists of neighbours, without a new search; ValueError if a list is too short for that.
     The interval shows how much the estimate depends on single prompts. It is too narrow as a confidence interval, since
     subsamples overlap: for Gaussian clouds of 400 to 1000 points in 2 to 10 dimensions it has 0.6 to 0.8 of the width

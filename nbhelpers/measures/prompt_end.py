@@ -1,4 +1,4 @@
-"""Clouds of states at the last prompt position: what exp00 keeps of them, and what exp04 and exp09 read off them.
+"""Clouds of states at the last prompt position: what is kept of each cloud, and what is computed from it.
 
 A cloud is one layer's residuals over many prompts. Each model reads every prompt as plain text and as a chat turn, so
 that a difference between models is told from one between templates. Only distances to neighbours, spectra and
@@ -143,6 +143,6 @@ def head_means(observed: xr.Dataset) -> xr.Dataset:
 
 
 def side_panels(observed: xr.Dataset, *, seed: int) -> xr.Dataset:
-    """Return what exp09 shows of the clouds (L8) and of attention (L9): dimensions, spectra, entropies by prompt."""
+    """Return the side panels on clouds (L8) and on attention (L9): dimensions, spectra, entropies by prompt."""
     heads = head_means(observed)[["attention_entropy", "attention_normalised"]]
     return joined(dimensions(observed, draws=100, k=10, seed=seed), heads)

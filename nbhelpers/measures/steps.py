@@ -1,4 +1,4 @@
-"""From generation steps to prompts: which steps of exp00 count, means over each prompt's steps, strata of confidence."""
+"""From generation steps to prompts: which observed steps count, means over each prompt's steps, strata of confidence."""
 
 from collections.abc import Sequence
 

@@ -1,9 +1,8 @@
 """Interventions in one forward: graft another model's MLPs, skip a layer, steer an activation, resume from a layer.
 
 An `Edit` is one change at one place of one block; a list of edits is an intervention, and `+` of two lists their
-composition. What an edit replaces is never computed: a graft skips the host's own MLP. `forward` runs them in a single
-nnsight trace and returns the residual stream at the measured positions; given the stream of an earlier forward over the
-same input, it starts at the first edited layer. This module knows nothing of lenses, prompts or experiments.
+composition. What an edit replaces is never computed: a graft skips the host's own MLP. `models/forward` makes them in a
+single trace, `edited` in every trace of a decoder. This module knows nothing of lenses, prompts or experiments.
 """
 
 import warnings
@@ -12,12 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import nnsight
 import torch
 from torch import Tensor
 
-from nbhelpers.models.decoder import Decoder, block_layout, stream_tensor
-from nbhelpers.models.forward import Batch
+from nbhelpers.models.decoder import STREAM, Decoder, block_layout, stream_tensor
 
 SCOPES = ("mlp", "block")
 # Where an edit can act, in the order of the forward pass: instead of the block, instead of its MLP, on what the MLP
@@ -37,26 +34,6 @@ class Edit:
     layer: int
     place: str
     change: Callable[[Any], None]
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The residual stream at the measured positions of one forward, in the model's dtype.
-
-    `embedding` [token, d] enters block 0. Per layer, [token, d]: `residual` leaves the block, `middle` lies between its
-    attention and its MLP, `mlp_update` is what the MLP adds, after the norm that Gemma 3 and OLMo 2 put behind it; in a
-    skipped layer `middle` is what enters it and `mlp_update` zero. `last_residual` [row, d] and `last_logits` [row,
-    rows of the unembedding] are those of the last column. `entering` holds whole residuals [row, position, d] before
-    the layers where a later forward may resume.
-    """
-
-    embedding: Tensor
-    residual: list[Tensor]
-    middle: list[Tensor]
-    mlp_update: list[Tensor]
-    last_residual: Tensor
-    last_logits: Tensor
-    entering: dict[int, Tensor]
 
 
 def mlp_norms(block) -> tuple[Any, Any]:
@@ -197,98 +174,43 @@ def edits_by_layer(edits: Sequence[Edit], n_layers: int) -> dict[int, list[Edit]
     return dict(found)
 
 
-def _make(block, edits, place):
+def _make(block, edits, places):
     for edit in edits:
-        if edit.place == place:
+        if edit.place in places:
             edit.change(block)
 
 
-def visit(block, edits: Sequence[Edit] = ()) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (middle, MLP update, residual after the block), each [row, position, d], inside a trace with edits made.
+def visit(block, edits: Sequence[Edit] = ()) -> dict[str, Tensor]:
+    """Return what one block does to the stream, {name: [row, position, d]}, inside a trace with edits made.
 
-    Blocks must be visited in the order of the forward pass, each once.
+    Names: `attention_update`, `mlp_output`, `mlp_update` and `residual`, as in `forward.Stream`. Visit blocks in the order
+    of the forward pass, each once.
     """
     if edits and edits[0].place == "block":
         before = block.input
         edits[0].change(block)
-        return before, torch.zeros_like(before), before
-    middle = stream_tensor(block, "residual_mid")
-    for place in PLACES[1:4]:
-        _make(block, edits, place)
-    update = stream_tensor(block, "mlp_update")
-    _make(block, edits, "residual")
-    return middle, update, block.output
-
-
-def resume_layer(edits: Sequence[Edit], resume: Stream | None) -> int:
-    """Return the first layer that a forward with these edits must compute, 0 without a stream to resume from."""
-    kept = resume.entering if resume else {}
-    first = min((edit.layer for edit in edits), default=0)
-    return max((layer for layer in kept if layer <= first), default=0)
-
-
-@torch.no_grad()
-def forward(
-    decoder: Decoder,
-    batch: Batch,
-    edits: Sequence[Edit] = (),
-    *,
-    resume: Stream | None = None,
-    keep: Sequence[int] = (),
-) -> Stream:
-    """Return the residual stream of one batch at its measured positions, from a single forward with the edits made.
-
-    batch: ids, mask and measured positions, padded on either side. resume: the stream of an earlier forward of the same
-    decoder over the same batch; layers below the first edit are taken from it, from the nearest layer whose entering
-    residual it kept, and the result is bitwise what a whole forward gives. keep: the layers at which later forwards may
-    resume, those of the first edits. InterventionError as in `edits_by_layer`.
-    """
-    planned, start = edits_by_layer(edits, decoder.n_layers), resume_layer(edits, resume)
-    device = decoder.module.device
-    row, column = (index.to(device) for index in batch.where)
-    inputs = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
-    with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
-        kept = nnsight.save({name: [] for name in ("residual", "middle", "mlp_update")})
-        entering = nnsight.save({})
-        before = _enter(decoder.layers, start, resume)
-        embedding = nnsight.save(before[row, column])
-        for layer in range(start, decoder.n_layers):
-            if layer in keep:
-                entering[layer] = before
-            middle, update, before = visit(decoder.layers[layer], planned.get(layer, ()))
-            for name, value in (("middle", middle), ("mlp_update", update), ("residual", before)):
-                kept[name].append(value[row, column])
-        last_residual = nnsight.save(before[:, -1])
-        last_logits = nnsight.save(decoder.head.output[:, -1])
-    stream = Stream(
-        embedding, last_residual=last_residual, last_logits=last_logits, entering=entering, **kept
-    )
-    return stream if start == 0 else _joined(resume, stream, start)
-
-
-def _enter(layers, start, resume):
-    """The residual that enters layer `start`, with the layers below skipped."""
-    if start == 0:
-        return layers[0].input
-    for layer in range(start):
-        layers[layer].skip(resume.entering[start])
-    return resume.entering[start]
-
-
-def _joined(resume, stream, start):
-    """A whole stream from the lower layers of one and the upper layers of another."""
-    lists = {
-        name: getattr(resume, name)[:start] + getattr(stream, name)
-        for name in ("residual", "middle", "mlp_update")
+        nothing = torch.zeros_like(before)
+        return {"attention_update": nothing, "mlp_output": nothing, "mlp_update": nothing, "residual": before}
+    attention_update = stream_tensor(block, "attention_update")
+    _make(block, edits, ("mlp", "mlp_output"))
+    mlp_output = stream_tensor(block, "mlp_output")
+    _make(block, edits, ("mlp_norm",))
+    # Without a norm behind the MLP, both names stand for one tensor.
+    normed = STREAM[block_layout(block)]["mlp_update"] != STREAM[block_layout(block)]["mlp_output"]
+    mlp_update = stream_tensor(block, "mlp_update") if normed else mlp_output
+    _make(block, edits, ("residual",))
+    return {
+        "attention_update": attention_update,
+        "mlp_output": mlp_output,
+        "mlp_update": mlp_update,
+        "residual": block.output,
     }
-    below = {layer: state for layer, state in resume.entering.items() if layer <= start}
-    return replace(stream, embedding=resume.embedding, entering=below | stream.entering, **lists)
 
 
 def edited(decoder: Decoder, edits: Sequence[Edit]) -> Decoder:
     """Return a decoder whose every trace and every generated token runs with the edits made; the original stays as it is.
 
-    For free-running generation (`decoding.generate`). A block that is skipped writes no KV cache: see `skip`.
+    For free-running generation (`generation.generate`). A block that is skipped writes no KV cache: see `skip`.
     """
     # The loop over all steps ends where generation does; nnsight tells of it on every call.
     warnings.filterwarnings("ignore", message="(?s).*was never reached: the loop asked for a step")

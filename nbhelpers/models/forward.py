@@ -1,11 +1,11 @@
-"""One teacher-forced forward over prompt ⊕ continuation captures the residual stream at every measured position.
+"""One teacher-forced forward over prompt ⊕ continuation, with or without edits, and what it keeps of the residual stream.
 
 No lens, no generation: this module turns ids into tensors [layer, token, d]. The rows are right-padded; under a causal
 mask, padding on the right changes nothing to its left (tested against each row alone on all six architectures).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nnsight
 import numpy as np
@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nbhelpers.models.decoder import STREAM, Decoder, block_layout, stream_tensor
+from nbhelpers.models.decoder import Decoder
+from nbhelpers.models.edits import Edit, edits_by_layer, visit
 from nbhelpers.models.generation import Continuation, batches_by_length
+
+LAYERED = ("residual", "attention_update", "mlp_output", "mlp_update")  # what a stream holds of every layer
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream at the measured positions of one batch, in the model's dtype.
+    """The residual stream at the measured positions of one forward, in the model's dtype.
 
-    `embedding` [token, d] enters block 0. `residual` [layer, token, d] leaves each block, before the final norm.
-    `attention_update` and `mlp_update` [layer, token, d] are what a block adds to the stream; `mlp_output` is what the
-    MLP module returns, before the norm that Gemma 3 and OLMo 2 put after it.
+    `embedding` [token, d] enters block 0. Per layer, [token, d]: `residual` leaves the block, before the final norm;
+    `attention_update` and `mlp_update` are what the block adds to the stream; `mlp_output` is what the MLP module returns,
+    before the norm that Gemma 3 and OLMo 2 put after it. The updates of a skipped block are zero. `last_residual` [row, d]
+    and `last_logits` [row, rows of the unembedding] are those of the last column. `entering` holds whole residuals [row,
+    position, d] before the layers where a later forward may resume.
     """
 
     embedding: Tensor
@@ -66,61 +71,109 @@ class Stream:
     mlp_update: list[Tensor]
     last_residual: Tensor
     last_logits: Tensor
+    entering: dict[int, Tensor]
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return rows of ids as one array with its mask, [row, position], padded on the right."""
+    ids = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = torch.as_tensor(row)
+        mask[at, : len(row)] = 1
+    return ids, mask
+
+
+def forced_batch(
+    chosen: Sequence[int], prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation], pad_id: int
+) -> Batch:
+    """Return the batch that forces the chosen continuations after their prompts, measured at every generated token.
+
+    The last generated token is left out of the input: nothing measured depends on it.
+    """
+    rows = [[*prompts[i], *continuations[i].ids[:-1]] for i in chosen]
+    ids, mask = padded(rows, pad_id)
+    steps = tuple(range(len(prompts[i]) - 1, len(row)) for i, row in zip(chosen, rows))
+    targets = torch.as_tensor([token for i in chosen for token in continuations[i].ids])
+    return Batch(np.asarray(chosen), ids, mask, steps, targets)
 
 
 def replay_batches(
     prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation], batch_size: int, pad_id: int
 ) -> list[Batch]:
-    """Return the teacher-forcing batches of prompts with their continuations, each right-padded.
-
-    The last generated token is left out of the input: nothing measured depends on it.
-    """
+    """Return the batches that force prompts' continuations, rows of like length together."""
     rows = [
-        [*prompt, *continuation.ids[:-1]] for prompt, continuation in zip(prompts, continuations, strict=True)
+        range(len(prompt) + len(continuation.ids) - 1)
+        for prompt, continuation in zip(prompts, continuations, strict=True)
     ]
-    batches = []
-    for chosen in batches_by_length(rows, batch_size):
-        width = max(len(rows[i]) for i in chosen)
-        ids = torch.full((len(chosen), width), pad_id, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for at, i in enumerate(chosen):
-            ids[at, : len(rows[i])] = torch.as_tensor(rows[i])
-            mask[at, : len(rows[i])] = 1
-        steps = tuple(range(len(prompts[i]) - 1, len(rows[i])) for i in chosen)
-        targets = torch.as_tensor([token for i in chosen for token in continuations[i].ids])
-        batches.append(Batch(np.asarray(chosen), ids, mask, steps, targets))
-    return batches
+    return [
+        forced_batch(chosen, prompts, continuations, pad_id) for chosen in batches_by_length(rows, batch_size)
+    ]
+
+
+def resume_layer(edits: Sequence[Edit], resume: Stream | None) -> int:
+    """Return the first layer that a forward with these edits must compute, 0 without a stream to resume from."""
+    kept = resume.entering if resume else {}
+    first = min((edit.layer for edit in edits), default=0)
+    return max((layer for layer in kept if layer <= first), default=0)
 
 
 @torch.no_grad()
-def capture(decoder: Decoder, batch: Batch) -> Stream:
-    """Return the residual stream of one batch at its measured positions, from a single forward pass.
+def forward(
+    decoder: Decoder,
+    batch: Batch,
+    edits: Sequence[Edit] = (),
+    *,
+    resume: Stream | None = None,
+    keep: Sequence[int] = (),
+) -> Stream:
+    """Return the residual stream of one batch at its measured positions, from a single forward with the edits made.
 
-    Only the last column goes through the model's own unembedding (`last_logits` [row, rows of the unembedding]); with
-    `last_residual` it lets the lens check itself against the model (`lens.check_identity`).
+    batch: ids, mask and measured positions, padded on either side. resume: the stream of an earlier forward of the same
+    decoder over the same batch; layers below the first edit are taken from it, from the nearest layer whose entering
+    residual it kept, and the result is bitwise what a whole forward gives. keep: the layers at which later forwards may
+    resume, those of the first edits. Only the last column goes through the model's own unembedding; with its residual it
+    lets the lens check itself against the model (`lens.check_identity`). InterventionError as in `edits.edits_by_layer`.
     """
-    row, column = (index.to(decoder.module.device) for index in batch.where)
-    inputs = {
-        "input_ids": batch.input_ids.to(decoder.module.device),
-        "attention_mask": batch.attention_mask.to(decoder.module.device),
-    }
-    where = STREAM[block_layout(decoder.layers[0])]
-    normed = where["mlp_update"] != where["mlp_output"]  # else they are one tensor, kept once
+    planned, start = edits_by_layer(edits, decoder.n_layers), resume_layer(edits, resume)
+    device = decoder.module.device
+    row, column = (index.to(device) for index in batch.where)
+    inputs = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
     with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
-        kept = nnsight.save(
-            {name: [] for name in ("residual", "attention_update", "mlp_output", "mlp_update")}
-        )
-        embedding = nnsight.save(decoder.layers[0].input[row, column])
-        for block in decoder.layers:
-            for name in ("attention_update", "mlp_output"):
-                kept[name].append(stream_tensor(block, name)[row, column])
-            update = stream_tensor(block, "mlp_update")[row, column] if normed else kept["mlp_output"][-1]
-            kept["mlp_update"].append(update)
-            after = block.output
-            kept["residual"].append(after[row, column])
-        last_residual = nnsight.save(after[:, -1])
+        kept = nnsight.save({name: [] for name in LAYERED})
+        entering = nnsight.save({})
+        before = _enter(decoder.layers, start, resume)
+        embedding = nnsight.save(before[row, column])
+        for layer in range(start, decoder.n_layers):
+            if layer in keep:
+                entering[layer] = before
+            seen = visit(decoder.layers[layer], planned.get(layer, ()))
+            for name in LAYERED:
+                same = name == "mlp_update" and seen[name] is seen["mlp_output"]
+                kept[name].append(kept["mlp_output"][-1] if same else seen[name][row, column])
+            before = seen["residual"]
+        last_residual = nnsight.save(before[:, -1])
         last_logits = nnsight.save(decoder.head.output[:, -1])
-    return Stream(embedding=embedding, last_residual=last_residual, last_logits=last_logits, **kept)
+    stream = Stream(
+        embedding, last_residual=last_residual, last_logits=last_logits, entering=entering, **kept
+    )
+    return stream if start == 0 else _joined(resume, stream, start)
+
+
+def _enter(layers, start, resume):
+    """The residual that enters layer `start`, with the layers below skipped."""
+    if start == 0:
+        return layers[0].input
+    for layer in range(start):
+        layers[layer].skip(resume.entering[start])
+    return resume.entering[start]
+
+
+def _joined(resume, stream, start):
+    """A whole stream from the lower layers of one and the upper layers of another."""
+    lists = {name: getattr(resume, name)[:start] + getattr(stream, name) for name in LAYERED}
+    below = {layer: state for layer, state in resume.entering.items() if layer <= start}
+    return replace(stream, embedding=resume.embedding, entering=below | stream.entering, **lists)
 
 
 @torch.no_grad()
@@ -133,11 +186,7 @@ def residuals(
     """
     device, pad_id = decoder.module.device, decoder.tokenizer.pad_token_id
     for chosen in batches_by_length(rows, batch_size):
-        ids = torch.full((len(chosen), max(len(rows[i]) for i in chosen)), pad_id)
-        mask = torch.zeros_like(ids)
-        for at, i in enumerate(chosen):
-            ids[at, : len(rows[i])] = torch.as_tensor(rows[i])
-            mask[at, : len(rows[i])] = 1
+        ids, mask = padded([rows[i] for i in chosen], pad_id)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         measured = mask.clone()
         measured[:, 0] = 0
@@ -164,7 +213,7 @@ def replay(
     """
     batches = replay_batches(prompts, continuations, batch_size, decoder.tokenizer.pad_token_id)
     for batch in tqdm(batches, desc=f"{decoder.variant} measure", disable=None):
-        yield batch, capture(decoder, batch)
+        yield batch, forward(decoder, batch)
 
 
 def narrow(values: Tensor) -> np.ndarray:

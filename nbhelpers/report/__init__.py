@@ -1,1 +1,1 @@
-"""What pages are made of, for any experiment: charts, tables, sentences, the ledger. No model library."""
+"""The parts of pages, for any experiment: charts, tables, sentences, the ledger. Loads no model library."""

@@ -1,9 +1,9 @@
-"""What the book's figures are drawn with: a panel a family, PT blue and dashed, IT orange and solid.
+"""Building blocks of the book's figures: one panel per family, PT blue and dashed, IT orange and solid.
 
 Figures take results, a mapping from panel title to dataset in the order of the panels (or one dataset), and
 return an `alt.Chart`. Bands are 95 % BCa intervals of the mean over prompts. Importing this module registers
-the theme and a renderer that shows a chart as its specification alone, the same bytes on every run. The module
-knows nothing of where results are stored or which families there are.
+the theme and a renderer that outputs only a chart's specification, so the bytes are the same on every run. The
+module does not know where results are stored or which families exist.
 """
 
 import altair as alt
@@ -13,9 +13,9 @@ import xarray as xr
 
 from nbhelpers.core import depths, stats
 
-VEGALITE = "application/vnd.vegalite.v5+json"  # what JupyterLab 4 draws, Altair 6's specifications too
+VEGALITE = "application/vnd.vegalite.v5+json"  # JupyterLab 4 draws this type, also for Altair 6's specifications
 PT, IT, INK, GRID = "#2b7bba", "#d95f02", "#7a7a7a", "#8888883f"
-# None of PT's or IT's, readable on light and dark.
+# Different from PT's and IT's colours, readable on light and dark pages.
 FIVE = ["#2a9d5c", "#9467bd", "#b07d2b", "#d6568c", "#7a7a7a"]
 NAMES = {"pt": "PT", "it": "IT"}
 KL = {"final_layer": "KL(final ‖ layer)", "layer_final": "KL(layer ‖ final)"}
@@ -37,7 +37,7 @@ ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
 
 
 def spec_renderer(spec, **metadata):
-    """Return a chart's specification under the one type that JupyterLab and the book draw."""
+    """Return a chart's specification under the one MIME type that both JupyterLab and the book draw."""
     title = spec.get("title", "untitled")
     return {VEGALITE: spec, "text/plain": f"<chart: {title['text'] if isinstance(title, dict) else title}>"}
 
@@ -81,14 +81,14 @@ def rule_title(rule) -> str:
 
 
 def panels_of(results) -> dict[str, xr.Dataset]:
-    """Return results as panel title → dataset; a single dataset is titled by its model."""
+    """Return results as {panel title: dataset}; the title of a single dataset is its model's key."""
     if isinstance(results, xr.Dataset):
         return {results.attrs.get("model", "model"): results}
     return dict(results)
 
 
 def tidy(results, measure) -> pd.DataFrame:
-    """Return the tables of `measure(dataset)` as one, with each row's panel and its onset layer."""
+    """Return the tables of `measure(dataset)` as one, with each row's `panel` and the layer `onset` of that panel."""
     frames = []
     for panel, dataset in panels_of(results).items():
         frame = measure(dataset).to_dataframe().reset_index()
@@ -96,12 +96,12 @@ def tidy(results, measure) -> pd.DataFrame:
     rows = pd.concat(frames, ignore_index=True)
     if "variant" in rows:
         rows["variant"] = rows["variant"].map(NAMES)
-    # Fewer digits than the machine's keep the bytes the same on another one.
+    # Rounding keeps the bytes the same on other machines.
     return rows.round({name: DIGITS for name in rows.select_dtypes("floating")})
 
 
 def banded(values: xr.DataArray, **options) -> xr.Dataset:
-    """Return `mean`, `low` and `high` over prompts of values [prompt, …], entry by entry."""
+    """Return the mean over prompts of values [prompt, …] and its interval for each entry: `mean`, `low` and `high`, […]."""
     values = values.transpose("prompt", ...)
     bounds = stats.bca_mean(values.values, **options)
     coords = {name: values[name].values for name in values.dims[1:]}
@@ -112,7 +112,7 @@ def banded(values: xr.DataArray, **options) -> xr.Dataset:
 
 
 def by_variant() -> dict:
-    """Return the encodings that tell PT from IT, by colour and by dash, with one legend."""
+    """Return the encodings that distinguish PT from IT by colour and dash, with one legend."""
     names, legend = ["PT", "IT"], alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
     return {
         "color": alt.Color("variant:N", scale=alt.Scale(domain=names, range=[PT, IT]), legend=legend),
@@ -123,24 +123,24 @@ def by_variant() -> dict:
 
 
 def by_category(field, values, title=None, palette=FIVE) -> dict:
-    """Return the encodings that tell the values of a field apart by colour."""
+    """Return the encoding that distinguishes the values of a field by colour."""
     scale = alt.Scale(domain=list(values), range=palette[: len(values)])
     legend = alt.Legend(title=title, symbolType="stroke", symbolOpacity=1)
     return {"color": alt.Color(f"{field}:N", scale=scale, legend=legend)}
 
 
 def packed(rows: pd.DataFrame, fields) -> pd.DataFrame:
-    """Return rows with each of `fields` as a list, a row for each combination of the other columns: a tenth of the bytes."""
+    """Return one row for each combination of the other columns, with each of `fields` as a list, in a tenth of the bytes."""
     others = [name for name in rows if name not in fields]
     return rows.groupby(others, sort=False, dropna=False)[list(fields)].agg(list).reset_index()
 
 
 def panels(rows, title, *layers, y="shared", toggles=None, lists=(), size=PANEL) -> alt.Chart:
-    """Return layered marks as small multiples, a panel for each value of `rows.panel`, in the rows' order.
+    """Return layered marks as small multiples, one panel for each value of `rows.panel`, in the order of the rows.
 
-    The panels' y scales are shared or independent. `toggles` are fields whose values the reader chooses from, field →
-    what the choice is called; a field with one value gives no choice. `lists` are fields that hold lists, of which each
-    entry is a row to draw (see `packed`). `size` is that of one of several panels.
+    y: whether the panels' y scales are "shared" or "independent". toggles: {field: label}, fields of which the reader
+    chooses one value; a field with only one value gets no control. lists: fields that hold lists, each entry of which is
+    a row to draw (see `packed`). size: of each panel, if there are several.
     """
     order = list(dict.fromkeys(rows["panel"]))
     if len(order) == 1:
@@ -158,7 +158,7 @@ def panels(rows, title, *layers, y="shared", toggles=None, lists=(), size=PANEL)
 
 
 def choice(rows, field, name) -> alt.Parameter:
-    """Return the control with which a reader chooses one value of a field: buttons for a few, a list for many."""
+    """Return the control with which a reader chooses one value of a field: buttons for up to four values, else a list."""
     options = list(dict.fromkeys(rows[field]))
     bind = alt.binding_radio if len(options) < 5 else alt.binding_select
     return alt.param(f"shown_{field}", value=options[0], bind=bind(options=options, name=f"{name} "))
@@ -177,7 +177,7 @@ def onset_rule() -> alt.Chart:
 
 
 def hint(*fields, unit="") -> list[alt.Tooltip]:
-    """Return tooltips of the named fields, then the mean and its interval."""
+    """Return tooltips that show the named fields, the mean and its interval."""
     shown = [
         alt.Tooltip("panel:N", title="model"),
         *(alt.Tooltip(f"{name}:N", title=name) for name in fields),
@@ -202,14 +202,14 @@ def bands(x, y, unit="", fields=("variant", "layer"), colours=None, **y_options)
 def layer_profile(
     results, values, *, y, title, unit="", resolve="shared", toggles=None, **y_options
 ) -> alt.Chart:
-    """Return PT and IT curves over layers of `values(dataset)`, [prompt, variant, layer] and what is chosen from."""
+    """Return a chart of `values(dataset)` over layers, PT and IT; values: [prompt, variant, layer, fields of `toggles`]."""
     rows = tidy(results, lambda dataset: banded(values(dataset)))
     curve = bands(layers_axis(), y, unit, **y_options)
     return panels(rows, title, onset_rule(), *curve, y=resolve, toggles=toggles)
 
 
 def shift_profile(results, values, *, y, title, unit="", toggles=None) -> alt.Chart:
-    """Return the paired difference IT − PT over layers of `values(dataset)`, with a line at zero."""
+    """Return a chart of the paired difference IT − PT of `values(dataset)` over layers, with a line at zero."""
 
     def measure(dataset):
         both = values(dataset)
@@ -222,13 +222,13 @@ def shift_profile(results, values, *, y, title, unit="", toggles=None) -> alt.Ch
 
 
 def root_scale() -> dict:
-    """Return the options of a square-root y axis: on a linear one the first layers would flatten the late ones."""
+    """Return the options of a square-root y axis; on a linear one, the first layers would flatten the late ones."""
     axis = alt.Axis(values=ROOT_TICKS, tickCount=len(ROOT_TICKS), labelOverlap=False, format="~g")
     return {"scale": alt.Scale(type="sqrt"), "axis": axis}
 
 
 def training_loss(cards) -> alt.Chart:
-    """Return held-out loss against training tokens for model cards with a title and `loss` pairs."""
+    """Return a chart of held-out loss, nats, against training tokens, for model cards with a title and `loss` pairs."""
     rows = [
         {
             "panel": card["title"],
@@ -255,12 +255,12 @@ def training_loss(cards) -> alt.Chart:
 
 
 def difference(values: xr.DataArray) -> xr.DataArray:
-    """Return IT − PT, prompt by prompt."""
+    """Return IT − PT of values with a `variant` dimension."""
     return values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
 
 
 def interval_row(values: xr.DataArray, **labels) -> dict:
-    """Return labels with the mean over prompts of [prompt] values and its interval."""
+    """Return the labels with the mean of values [prompt], its interval and the number of prompts; NaN with fewer than two."""
     kept = values.dropna("prompt")
     if kept.sizes["prompt"] < 2:
         return labels | dict(mean=np.nan, low=np.nan, high=np.nan, prompts=kept.sizes["prompt"])
@@ -269,7 +269,7 @@ def interval_row(values: xr.DataArray, **labels) -> dict:
 
 
 def interval_rows(values: xr.DataArray) -> pd.DataFrame:
-    """Return `interval_row` of every entry of values (prompt, …), labelled by its place in the other dims."""
+    """Return a table like `interval_row`, one row for each entry of values [prompt, …], labelled by the other dims."""
     values = values.transpose("prompt", ...)
     columns = values.values.reshape(values.sizes["prompt"], -1)
     counts = (~np.isnan(columns)).sum(0)
@@ -282,7 +282,7 @@ def interval_rows(values: xr.DataArray) -> pd.DataFrame:
 
 
 def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) -> alt.Chart:
-    """Return dots with intervals, a row for each value of `label` and a panel a model, in the rows' order."""
+    """Return a chart of dots with intervals: one row per value of `label`, one panel per model, in the order of `rows`."""
     rows = rows.dropna(subset=["mean"]).round(DIGITS)
     axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=140)
     y = alt.Y(f"{label}:N", sort=list(dict.fromkeys(rows[label])), title=None, axis=axis)
@@ -297,7 +297,7 @@ def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) ->
 def variant_dots(
     rows: pd.DataFrame, label: str, order: list[str], *, x: str, title: str, zero=False
 ) -> alt.Chart:
-    """Return dots with intervals of PT and IT, a row for each value of `label` and a panel a model, a line at zero if asked."""
+    """Return a chart of dots with intervals, PT and IT: a row per value of `label`, a panel per model; zero: a line at 0."""
     y = alt.Y(f"{label}:N", title=None, sort=order, axis=alt.Axis(grid=True, ticks=False))
     offset, colour = alt.YOffset("variant:N", sort=["PT", "IT"]), by_variant()["color"]
     bar = alt.Chart().mark_rule(strokeWidth=2)

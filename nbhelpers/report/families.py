@@ -13,19 +13,19 @@ FEWEST = 5  # prompts that an interval needs
 
 
 def shift(values: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
-    """Return IT − PT of values with a `variant` dimension, [prompt], prompts that lack either left out."""
+    """Return IT − PT of values with a `variant` dimension, [prompt]; prompts that lack either value are dropped."""
     both = values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
     return both.rename({dim: "prompt"} if dim != "prompt" else {}).dropna("prompt")
 
 
 def usable(results, measure: Callable) -> dict[str, xr.DataArray]:
-    """Return `measure(dataset)`, [prompt], of the results that have enough prompts for it."""
+    """Return {title: `measure(dataset)`, [prompt]} of the results that have at least `FEWEST` prompts for it."""
     measured = {title: measure(dataset) for title, dataset in results.items()}
     return {title: values for title, values in measured.items() if values.sizes["prompt"] >= FEWEST}
 
 
 def cells(results, measures: dict[str, Callable]) -> pd.DataFrame:
-    """Return means with intervals as text: a row a family, a column a named measure [prompt], a dash for too few."""
+    """Return means with intervals as text: one row per family, one column per measure [prompt], a dash if prompts are few."""
     columns = {}
     for heading, measure in measures.items():
         table = interval_table(usable(results, measure), lambda values: values, pool=False)
@@ -45,7 +45,7 @@ POOL = "dense pool"
 
 
 def family_titles(profile: str) -> dict[str, str]:
-    """Return model key → panel title in the book's order: its family's, or its own where two share one."""
+    """Return {model key: panel title} in the book's order: the family's title, or the model's if models share a family."""
     models = [params.model_params(key) for key in params.profile_params(profile).models]
     models.sort(key=lambda model: params.FAMILIES.index(model.family))
     shared = Counter(model.family for model in models)
@@ -53,34 +53,34 @@ def family_titles(profile: str) -> dict[str, str]:
 
 
 def is_dense(dataset: xr.Dataset) -> bool:
-    """Return whether a result's family is one of the dense ones, that is, not the mixture of experts."""
+    """Return whether a result's family is dense, that is, not the mixture of experts."""
     return params.model_params(dataset.attrs["model"]).family != "deepseek"
 
 
 def paired(values: xr.DataArray) -> xr.DataArray:
-    """Return IT − PT of values with a `variant` dimension; prompts that lack either are dropped."""
+    """Return IT − PT of values with a `variant` dimension; prompts that lack either value are dropped."""
     difference = values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
     return difference.dropna("prompt")
 
 
 def free(result: xr.Dataset) -> xr.Dataset:
-    """Return measures with a `history` free running: each model on the text that it wrote."""
+    """Return the free-running part of measures with a `history` dimension: each model on the text that it wrote."""
     parts = [result.sel(variant=name, history=name, drop=True) for name in params.VARIANTS]
     return xr.concat(parts, "variant").assign_coords(variant=list(params.VARIANTS))
 
 
 def pooled(results, measure) -> xr.DataArray:
-    """Return the mean over dense families of `measure(dataset)`, [prompt], on the prompts that all share."""
+    """Return the mean over dense families of `measure(dataset)`, [prompt], for the prompts that all of them share."""
     return mean_of([measure(dataset) for dataset in results.values() if is_dense(dataset)])
 
 
 def mean_of(values: list[xr.DataArray]) -> xr.DataArray:
-    """Return the mean over families of values [prompt], on the prompts that all share."""
+    """Return the mean over families of values [prompt], for the prompts that all of them share."""
     return xr.concat(xr.align(*values, join="inner"), dim="model").mean("model")
 
 
 def interval_table(results, measure, *, pool=True, **options) -> pd.DataFrame:
-    """Return mean and BCa interval of `measure(dataset)`, [prompt], by family and for the dense pool."""
+    """Return a table of the mean and BCa interval of `measure(dataset)`, [prompt], by family and for the dense pool."""
     rows = {title: measure(dataset) for title, dataset in results.items()}
     dense = [rows[title] for title, dataset in results.items() if pool and is_dense(dataset)]
     if len(dense) > 1:

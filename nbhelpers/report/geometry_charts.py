@@ -1,6 +1,6 @@
-"""The figures of geometry (exp04 and side panels): weights, intrinsic dimension, attention, change between layers.
+"""Figures of geometry that several experiments share: weight change, intrinsic dimension, attention entropy.
 
-Each takes results, panel title → dataset of one experiment, and returns a chart made with `charts`.
+Each function takes results, {panel title: dataset of one experiment}, and returns a chart made with `charts`.
 """
 
 import altair as alt
@@ -13,7 +13,7 @@ TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
 
 
 def weight_change(results, measure="relative") -> alt.Chart:
-    """Return how far tuning moved each layer's parameters, by group: relative Frobenius norm, or RMS."""
+    """Return a chart of each layer's weight change by group of parameters: relative Frobenius norm, or RMS."""
     rows = tidy(results, lambda dataset: dataset[f"weight_{measure}"].rename("mean").to_dataset()).dropna(
         subset=["mean"]
     )
@@ -29,9 +29,10 @@ def weight_change(results, measure="relative") -> alt.Chart:
 
 
 def dimension_profile(results) -> alt.Chart:
-    """Return the intrinsic dimension of the cloud of last-prompt states, by layer; estimator and template to choose.
+    """Return a chart of the intrinsic dimension of the states at the last prompt position, by layer.
 
-    Bands are the middle 90 % over subsamples of four fifths of the prompts without replacement.
+    The reader chooses estimator and template. Bands are the middle 90 % over subsamples of four fifths of the prompts,
+    drawn without replacement.
     """
 
     def measure(dataset):
@@ -47,9 +48,10 @@ def dimension_profile(results) -> alt.Chart:
 
 
 def attention_shift(results, measure="attention_normalised") -> alt.Chart:
-    """Return IT − PT of the attention entropy at the prompt's end, mean over heads; the reader chooses the template.
+    """Return a chart of IT − PT of the attention entropy at the last prompt position, mean over heads, by layer.
 
-    With `attention_normalised` the entropy is divided by its ceiling, the logarithm of the visible keys.
+    The reader chooses the template. With `attention_normalised` the entropy is divided by its ceiling, the
+    logarithm of the number of visible keys.
     """
 
     def values(dataset):

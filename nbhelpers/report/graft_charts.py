@@ -1,6 +1,6 @@
-"""What the graft experiments (11, 13 and 14) share: names of conditions and read-outs, colours, and dots by window.
+"""Parts that the graft experiments share: names of conditions and read-outs, colours, and dots by window.
 
-Windows have one colour throughout: early blue, mid orange, late red, as in the study; hosts are grey (PT) and green (IT).
+Windows have the study's colours in all figures: early blue, mid orange, late red. Hosts are grey (PT) and green (IT).
 As in `charts`, functions take results and return charts; intervals are 95 % BCa intervals of means over prompts.
 """
 
@@ -31,7 +31,7 @@ READINGS = {
     "delta_cosine_mlp": ("δ-cosine of the MLP", "cosine"),
     "nll": ("NLL of the teacher's tokens", "nats"),
 }
-# What quantities call the conditions → their names in the datasets.
+# Name of a condition in quantities → its name in the datasets.
 CONDITIONS = {
     "a": "A'", "b_early": "B_early", "b_mid": "B_mid", "b_late": "B_late", "a_template": "A'_tmpl",
     "b2": "B2", "c": "C", "d_early": "D_early", "d_mid": "D_mid", "d_late": "D_late",
@@ -43,37 +43,38 @@ CONTROLS = {
     "permuted": "layers shuffled",
     "scrambled": "same size, scrambled",
 }
-# Where this run's definition is not the published one.
+# Notes on definitions that differ from the published ones.
 BY_PROMPT = "published: means over steps; here: by prompt"
 LAST = "; published: the last layer through its translator"
 UPDATED_MLP = "published: Gemma's and OLMo's MLPs before the norm that follows"
 
 
 def lead(changed: dict[str, xr.DataArray]) -> xr.DataArray:
-    """Return the late window's value minus the larger of the other windows' means, or of zero, by prompt; {window: [prompt]}.
+    """Return the late window's values minus those of the other window with the largest mean, or minus zero, [prompt].
 
-    A window leads only in the direction that the study claims: a late change of the other sign is no lead.
+    changed: {window: [prompt]}. Zero is used if no other mean is above it, so a late change against the direction that
+    the study claims is no lead.
     """
     others = [changed[name] for name in WINDOWS if name != "late"] + [0 * changed["late"]]
     return changed["late"] - max(others, key=lambda values: float(values.mean()))
 
 
 def study_windows(shifted: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
-    """Return `graft_shifts.shifts` by side and window, one basis, the study's windows."""
+    """Return `graft_shifts.shifts` by side and window, for one control, one basis and the study's windows."""
     chosen = graft_shifts.by_window(shifted, control)
     chosen = chosen.sel(basis=basis, drop=True) if "basis" in chosen.dims else chosen
     return chosen.sel(window=[name for name in WINDOWS if name in chosen.window.values])
 
 
 def window_colour(windows=WINDOWS, title=None, symbol="stroke") -> alt.Color:
-    """Return the encoding that tells windows apart."""
+    """Return the colour encoding of windows."""
     scale = alt.Scale(domain=list(windows), range=list(windows.values()))
     legend = alt.Legend(title=title, symbolType=symbol, symbolOpacity=1, symbolSize=120)
     return alt.Color("window:N", scale=scale, legend=legend)
 
 
 def window_rows(results, values: Callable) -> pd.DataFrame:
-    """Return mean and interval of `values(dataset)`, (side, window, …, prompt), a row for each entry and panel."""
+    """Return a table of mean and interval of `values(dataset)`, [side, window, …, prompt], one row per entry and panel."""
     found = {panel: interval_rows(values(dataset)) for panel, dataset in results.items()}
     rows = pd.concat(found, names=["panel"]).reset_index("panel").reset_index(drop=True)
     rows = rows.dropna(subset=["mean"])
@@ -85,7 +86,7 @@ def window_rows(results, values: Callable) -> pd.DataFrame:
 def grouped_dots(
     rows, label, *, x, title, colour, by="window", toggles=None, sort=None, width=PANEL["width"]
 ) -> alt.Chart:
-    """Return dots with intervals, a row for each value of `label`, in it one dot for each value of `by`."""
+    """Return a chart of dots with intervals: one row for each value of `label`, in it one dot for each value of `by`."""
     order = sort or list(dict.fromkeys(rows[label]))
     height = max(PANEL["height"], 9 * rows[label].nunique() * rows[by].nunique())
     axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=170)

@@ -1,8 +1,8 @@
-"""The ledger: each published figure, what the released artifacts say of it, and what a run measured.
+"""The ledger: each published figure, whether the released artifacts support it, and what a run measured.
 
-`params/published.csv` holds the figures; a slice's `quantities` module says what a run measures. A figure's metric is the
-exact name of a quantity, or of a pool of one over families ("dense_five.", "n_positive.", "n_negative."). A figure without
-a quantity is listed with its reason, which the slice states in `UNMEASURED`.
+`params/published.csv` holds the figures; a slice's `quantities` module defines what a run measures. A figure's metric is
+the exact name of a quantity, or that name after the prefix of a pool over families ("dense_five.", "n_positive.",
+"n_negative."). A figure without a quantity is listed with the reason that the slice states in `UNMEASURED`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ import pandas as pd
 from nbhelpers.core import params, stats
 from nbhelpers.report.quantities import Quantities, Quantity, kept
 
-pd.set_option("display.max_rows", None)  # a ledger is read whole
+pd.set_option("display.max_rows", None)  # show every row of a ledger
 VERDICTS = ("supported", "contradicted", "no artifact")
 COLUMNS = (
     "id", "claim", "metric", "family", "value", "ci_low", "ci_high", "unit", "source_section", "verdict",
@@ -27,7 +27,7 @@ ENDS = ("value", "low", "high")
 ALL_SIX, ALL = "mean", "all"
 QUALITATIVE = ("definition", "statement")  # figures that are sentences, without a value
 UNMEASURED = "not measured here"
-FEWEST = 5  # prompts that an interval asks for
+FEWEST = 5  # prompts that an interval needs
 AGREEMENT = {"same sign": "✓", "other sign": "✗", "undecided": "~"}
 DENSE, POSITIVE, NEGATIVE = "dense_five", "n_positive", "n_negative"  # pools of a quantity over families
 OF_DENSE = "the mean of the dense families"
@@ -39,7 +39,7 @@ class ClaimError(ValueError):
 
 @cache
 def _table(path, _mtime: int) -> pd.DataFrame:
-    """Return the checked table of one file; the modification time makes the cache see an edit."""
+    """Return the checked table of one file; the cache is keyed by modification time, so an edited file is read again."""
     table = pd.read_csv(path, keep_default_na=False, na_values={"value": "", "ci_low": "", "ci_high": ""})
     if tuple(table.columns) != COLUMNS:
         raise ClaimError(f"params/published.csv must have the columns {', '.join(COLUMNS)}.")
@@ -56,10 +56,10 @@ def _table(path, _mtime: int) -> pd.DataFrame:
 
 
 def published(experiment: str) -> pd.DataFrame:
-    """Return the published figures of an experiment, a row each, in the file's order.
+    """Return the published figures of an experiment, one row each, in the order of the file.
 
-    The columns are `COLUMNS`; `value` and the interval are NaN where none is published, the verdict is one of
-    `VERDICTS`. Raises ClaimError where the file is malformed.
+    The columns are `COLUMNS`; `value` and the interval are NaN where none is published; `verdict` is one of
+    `VERDICTS`. Raises ClaimError if the file is malformed.
     """
     path = params.ROOT / "params" / "published.csv"
     table = _table(path, path.stat().st_mtime_ns)
@@ -67,10 +67,10 @@ def published(experiment: str) -> pd.DataFrame:
 
 
 def measured(found: Quantities, **options) -> pd.DataFrame:
-    """Return value, low and high of quantities, a row each by name.
+    """Return a table of value, low and high of quantities, one row per name.
 
-    What is measured by prompt has a BCa interval over prompts, to which `options` apply, and is NaN with fewer than
-    five of them; an interval of the dataset is taken as it is; the rest have none.
+    A quantity by prompt has a BCa interval over prompts, computed with `options`; it is NaN with fewer than five
+    prompts. An interval from the dataset is used unchanged. Other quantities have no interval.
     """
     rows, groups = {}, {}
     for name, quantity in found.items():
@@ -87,7 +87,7 @@ def measured(found: Quantities, **options) -> pd.DataFrame:
 
 
 def _intervals(values: np.ndarray, **options) -> np.ndarray:
-    """Return mean, low and high of each column of values [prompt, column], NaN where too few are measured."""
+    """Return mean, low and high of each column of values [prompt, column], NaN where too few prompts are measured."""
     found = np.full((values.shape[1], len(ENDS)), np.nan)
     enough = np.isfinite(values).sum(0) >= FEWEST
     if enough.any():
@@ -98,7 +98,7 @@ def _intervals(values: np.ndarray, **options) -> np.ndarray:
 def agreement(centre: float | None, value: float, run: float, low: float, high: float) -> str:
     """Return whether a run's value has the published sign: same sign, other sign, undecided, or "".
 
-    A run is undecided where its interval holds the centre. What has no centre has no sign to compare.
+    A run is undecided if its interval contains the centre. A quantity without a centre has no sign to compare.
     """
     if centre is None or np.isnan(value) or np.isnan(run) or value == centre:
         return ""
@@ -108,7 +108,7 @@ def agreement(centre: float | None, value: float, run: float, low: float, high: 
 
 
 def pooled(found: Mapping[str, Quantities], runs: Mapping[str, pd.DataFrame], dense, across: Callable):
-    """Return the quantities and values of all families together: means, means of the dense, counts of signs, and `across`."""
+    """Return quantities over all families and their values: means, means of the dense families, counts of signs, `across`."""
     values = pd.concat(runs.values())["value"].groupby(level=0, sort=False)
     of_dense = pd.concat([runs[title] for title in dense])["value"].groupby(level=0, sort=False)
     quantities, rows = {}, {}
@@ -130,11 +130,11 @@ def pooled(found: Mapping[str, Quantities], runs: Mapping[str, pd.DataFrame], de
 
 
 def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFrame:
-    """Return the published figures of an experiment beside those of a run, a row for each figure and result.
+    """Return the published figures of an experiment beside the values of a run, one row for each figure and result.
 
-    results: titles → datasets. source: the slice's `quantities` module, which says what is measured and how families are
-    counted. A figure of a family is set beside each result of that family; the mean of the six and counts of families
-    beside all results where they cover the six. Adds to `published`: `RUN`.
+    results: {title: dataset}. source: the slice's `quantities` module, which defines what is measured and how families
+    are counted. A figure of one family is compared with each result of that family. Figures of all families (means,
+    counts) are compared with all results together if these cover the six families. Adds the columns `RUN` to `published`.
     """
     found = {title: kept(source.quantities, result) for title, result in results.items()}
     runs = {title: measured(quantities, **options) for title, quantities in found.items()}
@@ -157,7 +157,7 @@ def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
 
 
 def _entry(figure: dict, quantities: Quantities, run: pd.DataFrame) -> dict:
-    """Return a run's side of one figure, matched by the exact name of its quantity."""
+    """Return a run's value, interval, note and agreement for one figure, found by the exact name of its quantity."""
     metric = figure["metric"]
     found = run.loc[metric] if metric in run.index else pd.Series(dtype=float)
     value, low, high = (float(found.get(name, np.nan)) for name in ENDS)
@@ -170,9 +170,9 @@ def _entry(figure: dict, quantities: Quantities, run: pd.DataFrame) -> dict:
 
 
 def not_measured(experiment: str, source: ModuleType) -> pd.DataFrame:
-    """Return the published figures that no quantity of this book stands for, a row a claim, with the reason.
+    """Return the published figures that no quantity of this book measures, one row per claim, with the reason.
 
-    Columns: figures, how many; published, their values; audit, the verdicts; reason.
+    Columns: figures, their number; published, their values; audit, the verdicts; why not here, the reason.
     """
     table = published(experiment)
     reasons = table["metric"].map(lambda metric: reason(metric, source))
@@ -190,18 +190,18 @@ def not_measured(experiment: str, source: ModuleType) -> pd.DataFrame:
 
 
 def reason(metric: str, source: ModuleType) -> str | None:
-    """Return why a published figure is not measured here, None where it is."""
+    """Return the reason why a published figure is not measured here, None if it is measured."""
     if metric.startswith(QUALITATIVE):
         return "a definition or a statement without a number"
     return source.UNMEASURED.get(metric)
 
 
 def beside(experiment: str, results, source: ModuleType, **options) -> pd.DataFrame:
-    """Return the ledger as a table to read: a row for each claim, in each family's cell "published → run".
+    """Return the ledger as a table to read: one row per claim, with "published → run" in the cell of each family.
 
-    ✓ the run has the published sign, ✗ the other one, ~ its 95 % interval holds zero. The last column counts
-    the audit's verdicts. Claims that no result measures are left out; `not_measured` lists them. Columns: unit, the results'
-    titles, mean and all where figures are of all families, audit.
+    ✓: the run has the published sign; ✗: it has the other sign; ~: its 95 % interval contains the centre (`agreement`).
+    Columns: unit; the results' titles; "mean" and "all" for figures of all families; audit, the number of each of the
+    audit's verdicts. Claims that no result measures are left out; `not_measured` lists them.
     """
     table = ledger(experiment, results, source, **options)
     table = table[table["run"].notna()]
@@ -219,10 +219,10 @@ def beside(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
 
 
 def _cell(row) -> str:
-    """Return one cell, "published → run" and the mark of their signs."""
+    """Return one cell: "published → run" and the mark of their agreement."""
     both = (row.value, row.run)
     whole = all(float(value).is_integer() for value in both)
-    # A shift of a cosine is small, and its sign is what is compared.
+    # Shifts of a cosine are small; three digits keep the sign, which is compared.
     numbers = " → ".join(
         _number(value, row.unit, 0 if whole else 3 if abs(value) < 0.1 else 2) for value in both
     )
@@ -230,7 +230,7 @@ def _cell(row) -> str:
 
 
 def _audit(verdicts: pd.Series) -> str:
-    """Return verdicts as text: the one they share, or each with its number."""
+    """Return verdicts as text: the shared one, or each with its count."""
     counts = verdicts.value_counts()
     if len(counts) == 1:
         return counts.index[0]

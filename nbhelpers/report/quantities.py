@@ -1,11 +1,11 @@
-"""Quantities: what pages and the ledger say of one pair, each defined once, by name.
+"""Quantities: the named values of one pair that pages and the ledger report, each defined once.
 
 A slice's `quantities(result)` maps a dataset to {name: Quantity}. Tables, interval figures, verdicts and the ledger
-select from it by name and restate no formula.
+select quantities by name and restate no formula.
 
-A name says what a quantity is of: `.raw` or `.tuned` for the lens, `.pt` or `.it` for one variant (`.it_plain` is IT
-without its template); without a variant it is IT − PT. Clouds of states and attention are read under a template, `.raw`
-or `.chat` for both models, `.native` for each model's own.
+A name states the lens (`.raw` or `.tuned`) and the variant (`.pt` or `.it`; `.it_plain` is IT without its template).
+Without a variant, the quantity is IT − PT. For clouds of states and attention, the name states the template: `.raw` or
+`.chat` for both models, `.native` for each model's own.
 """
 
 import weakref
@@ -27,11 +27,11 @@ DIMENSIONS = {"two_nn": "TwoNN", "mle": "maximum likelihood"}
 
 @dataclass(frozen=True)
 class Quantity:
-    """One named number of one pair.
+    """One named quantity of one pair.
 
-    values: one a prompt, an array with its prompts; or one number; or an interval that the dataset holds. unit: as in the
-    datasets. kind: "level", a size; "shift", a difference; "ratio", of two sizes. centre: the value that parts the two
-    signs, None where a sign says nothing. note: how this definition differs from the published one.
+    values: an array with one value per prompt, or one number, or an interval from the dataset. unit: as in the datasets.
+    kind: "level", a size; "shift", a difference; "ratio", of two sizes. centre: the value that separates the two signs,
+    None if the sign has no meaning. note: how this definition differs from the published one.
     """
 
     values: xr.DataArray | stats.Interval | float
@@ -46,17 +46,17 @@ Source = Callable[[xr.Dataset], Quantities]
 
 
 def levels(values: Mapping, unit: str, note: str = "", centre: float | None = None) -> Quantities:
-    """Return sizes by name as quantities; with a centre where their side of it says something."""
+    """Return {name: size} as quantities of kind "level"; centre: the value that separates their signs, if they have any."""
     return {name: Quantity(value, unit, "level", centre, note) for name, value in values.items()}
 
 
 def shifts(values: Mapping, unit: str, note: str = "") -> Quantities:
-    """Return differences by name as quantities, whose sign is told from zero."""
+    """Return {name: difference} as quantities of kind "shift", with centre 0."""
     return {name: Quantity(value, unit, "shift", 0.0, note) for name, value in values.items()}
 
 
 def ratios(values: Mapping, note: str = "") -> Quantities:
-    """Return ratios by name as quantities, whose sign is told from one."""
+    """Return {name: ratio} as quantities of kind "ratio", with centre 1."""
     return {name: Quantity(value, "1", "ratio", 1.0, note) for name, value in values.items()}
 
 
@@ -64,7 +64,7 @@ _KEPT: dict[tuple[int, Source], tuple[weakref.ref, Quantities]] = {}
 
 
 def kept(source: Source, dataset: xr.Dataset) -> Quantities:
-    """Return `source(dataset)`, computed once while the dataset lives: a page selects from it many times."""
+    """Return `source(dataset)`, cached while the dataset exists, because a page selects from it many times."""
     key = id(dataset), source
     if key not in _KEPT or _KEPT[key][0]() is not dataset:
         _KEPT[key] = weakref.ref(dataset, lambda _: _KEPT.pop(key, None)), source(dataset)
@@ -72,7 +72,7 @@ def kept(source: Source, dataset: xr.Dataset) -> Quantities:
 
 
 def named(source: Source, name: str) -> Callable[[xr.Dataset], xr.DataArray]:
-    """Return the function dataset → [prompt] of one quantity by prompt; prompts without a value are left out."""
+    """Return a function that maps a dataset to one quantity by prompt, [prompt]; prompts without a value are left out."""
 
     def by_prompt(dataset: xr.Dataset) -> xr.DataArray:
         values = kept(source, dataset)[name].values
@@ -83,13 +83,15 @@ def named(source: Source, name: str) -> Callable[[xr.Dataset], xr.DataArray]:
 
 
 def value(source: Source, dataset: xr.Dataset, name: str) -> float:
-    """Return one quantity as a number: its mean over prompts, or the middle of its interval."""
+    """Return one quantity as a number: its mean over prompts, or the point value of its interval."""
     found = kept(source, dataset)[name].values
-    return float(found.mean if isinstance(found, stats.Interval) else np.nanmean(found))
+    if isinstance(found, stats.Interval):
+        return float(found.mean)
+    return float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
 
 
 def interval_rows(results, source: Source, names: Mapping[str, Mapping]) -> pd.DataFrame:
-    """Return mean and interval of quantities by prompt, a row for each family and name; names: {quantity: its labels}."""
+    """Return a table of mean and interval of quantities by prompt, one row per family and name; names: {quantity: labels}."""
     rows = [
         charts.interval_row(named(source, name)(dataset), panel=title, **labels)
         for title, dataset in results.items()
@@ -105,25 +107,25 @@ def difference(values: xr.DataArray) -> xr.DataArray:
 
 
 def over(values: xr.DataArray, layers) -> xr.DataArray:
-    """Return the mean over some layers, by their numbers."""
+    """Return the mean of values over the layers with the given numbers."""
     return values.isel(layer=list(layers)).mean("layer")
 
 
 def by_variant(name: str, values: xr.DataArray) -> dict[str, xr.DataArray]:
-    """Return values of each variant by name and variant, `name.pt` and `name.it`."""
+    """Return {`<name>.pt`: PT's values, `<name>.it`: IT's values}."""
     return {f"{name}.{v}": values.sel(variant=v, drop=True) for v in VARIANTS}
 
 
 def with_shift(
     name: str, values: xr.DataArray, unit: str, suffix: str = "", note: str = "", centre=None
 ) -> Quantities:
-    """Return a level of each variant and its shift: `name.suffix.pt`, `name.suffix.it`, `name_shift.suffix`."""
+    """Return each variant's level and the shift IT − PT: `<name><suffix>.pt`, `<name><suffix>.it`, `<name>_shift<suffix>`."""
     both = levels(by_variant(name + suffix, values), unit, note, centre)
     return both | shifts({f"{name}_shift{suffix}": difference(values)}, unit, note)
 
 
 def weights(result: xr.Dataset) -> Quantities:
-    """Return how much parameters moved, RMS, by kind of module: mean, spread, peak, late over early layers."""
+    """Return the RMS weight change of MLPs and of attention: mean, variation, peak layer, ratios of late to early layers."""
     note = "published attention counts norms, too; here projections alone"
     size, ratio, n = {}, {}, result.sizes["layer"]
     for group in ("mlp", "attention"):
@@ -137,7 +139,7 @@ def weights(result: xr.Dataset) -> Quantities:
 
 
 def read_as(values: xr.DataArray, template: str) -> xr.DataArray:
-    """Return values under one template for both models, or under each model's native one."""
+    """Return values under one template for both models or, for "native", under each model's own."""
     if template != "native":
         return values.sel(template=template, drop=True)
     parts = [values.sel(variant=v, template=t, drop=True) for v, t in params.NATIVE.items()]
@@ -145,7 +147,7 @@ def read_as(values: xr.DataArray, template: str) -> xr.DataArray:
 
 
 def clouds(result: xr.Dataset) -> Quantities:
-    """Return dimension and spectrum of the states at the prompt's end, and attention entropy there, where measured."""
+    """Return shifts of dimension, spectrum and attention entropy at the last prompt position, if they were measured."""
     found, n = {}, result.sizes["layer"]
     late = depths.final_fifth(n)
     for template in ("raw", "chat", "native"):
@@ -166,8 +168,8 @@ def clouds(result: xr.Dataset) -> Quantities:
 
 
 def attention(result: xr.Dataset, template: str) -> Quantities:
-    """Return shifts of attention entropy, [cloud_prompt]: over all layers and around a third of the depth, nats; and as a
-    share of its ceiling.
+    """Return shifts of attention entropy [cloud_prompt], nats, over all layers and around a third of the depth; its shift as
+    a share of its ceiling; and the layer with the largest mean shift.
     """
     by_prompt = difference(read_as(result["attention_entropy"], template))
     n = by_prompt.sizes["layer"]

@@ -1,4 +1,4 @@
-"""Clauses on the signs of differences, counted over families.
+"""Clauses that state the signs of differences, counted over families.
 
 Counts rest on intervals that hold jointly over the families at 95 % (BCa over prompts, Bonferroni).
 """
@@ -17,12 +17,12 @@ TOO_FEW = "undecided (too few prompts)"
 
 
 def grounds(results) -> str:
-    """Return what counts and verdicts rest on, of one model or of many."""
+    """Return the sentence that states which intervals the signs rest on, for one model or for several."""
     return ALONE if len(results) == 1 else JOINT
 
 
 def sentence(results, measure: Callable, above: str, below: str) -> str:
-    """Return a clause, to follow "is", on the sign of `measure(dataset)`, [prompt], where there are enough prompts."""
+    """Return a clause, to follow "is", on the sign of `measure(dataset)`, [prompt], in the families with enough prompts."""
     kept = usable(results, measure)
     if not kept:
         return TOO_FEW
@@ -40,12 +40,12 @@ SURE = 0.95
 
 
 def others_rest_on(results) -> str:
-    """Return what the signs rest on, where a reading has counts that rest on something else, too."""
+    """Return the sentence of `grounds` for a verdict that also has counts with other grounds."""
     return grounds(results).replace("Counts rest", "The other counts rest", 1)
 
 
 def by_interval(results, interval: Callable) -> dict[str, list[str]]:
-    """Return the families whose `interval(dataset)`, (value, low, high), is above, below or open at zero."""
+    """Return the families whose `interval(dataset)`, (value, low, high), is above zero, below zero, or open (around zero)."""
     groups = {"above": [], "below": [], "open": []}
     for title, dataset in results.items():
         _, low, high = interval(dataset)
@@ -58,7 +58,7 @@ SEVERAL = "Every count rests on intervals that hold jointly over the families at
 
 
 def signs(results, measure) -> dict[str, list[str]]:
-    """Return the families whose difference is above zero, below zero, or open.
+    """Return the families by their mean difference: above zero, below zero, or open (the interval contains zero).
 
     The intervals hold jointly over the families at 95 % (Bonferroni).
     """
@@ -69,7 +69,7 @@ def signs(results, measure) -> dict[str, list[str]]:
 
 
 def compared(found, total, above, below, noun="families") -> str:
-    """Return a clause on the signs of a difference, to follow "is": `above` and `below` say what either sign means."""
+    """Return a clause, to follow "is", on the signs of a difference; above, below: words for the two signs."""
     if total == 1:
         return above if found["above"] else below if found["below"] else "undecided"
     parts = [f"{above} in {counted(found['above'], total, noun)}"]

@@ -10,7 +10,7 @@ ENDS = ["mean", "low", "high"]
 
 
 def p_value(p: float, digits: int = 2) -> str:
-    """Return a p-value as text, never as zero; a dash where there is none."""
+    """Return a p-value as text, never as zero; a dash for NaN."""
     smallest = 10**-digits
     return "–" if np.isnan(p) else f"< {smallest:.{digits}f}" if p < smallest else f"{p:.{digits}f}"
 
@@ -22,7 +22,7 @@ def written(table: pd.DataFrame, digits=2) -> list[str]:
 
 
 def number(value, digits=2) -> str:
-    """Return a number as text with a true minus sign, none before a zero; a dash for NaN."""
+    """Return a number as text with a true minus sign, but none before a zero; a dash for NaN."""
     return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
@@ -37,7 +37,7 @@ def percent(share) -> str:
 
 
 def counted(names, total, noun="families") -> str:
-    """Return how many of the families these are, in words, naming them unless they are all or none."""
+    """Return in words how many of `total` families are in `names`, and list them unless they are all or none."""
     if total == 1:
         return "this pair" if names else "no pair here"
     number, whole = (WORDS[n] if n < len(WORDS) else str(n) for n in (len(names), total))

@@ -1,1 +1,1 @@
-"""Execution: one notebook, the graph of all, what a run would cost, whether the installation is well."""
+"""Execution: one notebook, the graph of all notebooks, cost estimates, health checks of the installation."""

@@ -1,6 +1,6 @@
 """Health checks of an installation, each with a remedy for what is wrong, and the table of models.
 
-It looks and changes nothing; it loads no model.
+This module changes nothing and loads no model.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ INSTALL = "make environment"
 
 
 class Check(NamedTuple):
-    """One finding: whether it is well (None: worth knowing only), what was looked at, and the remedy."""
+    """One finding: whether it is well (None: for information only), what was checked, and the remedy."""
 
     well: bool | None
     text: str
@@ -35,7 +35,7 @@ class Check(NamedTuple):
 
 
 def pins() -> dict[str, str]:
-    """Return the exact versions that environment.yml states, by package."""
+    """Return {package: exact version} as environment.yml states them."""
     stated = yaml.safe_load((params.ROOT / "environment.yml").read_text(encoding="utf-8"))
     listed = next(entry["pip"] for entry in stated["dependencies"] if isinstance(entry, dict))
     return dict(line.split("==") for line in listed)
@@ -75,7 +75,7 @@ def check_kernel() -> Iterator[Check]:
 
 
 def check_params() -> Iterator[Check]:
-    """Yield one check of all parameter files; the first sentence where one is wrong."""
+    """Yield one check of all parameter files; it reports the first error."""
     try:
         for key in params.keys("models"):
             params.model_params(key)
@@ -90,7 +90,7 @@ def check_params() -> Iterator[Check]:
 
 
 def damage(path: Path) -> str:
-    """Return what is wrong with a safetensors file by its header and size, "" for nothing."""
+    """Return the fault of a safetensors file, judged by its header and size; "" if there is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -110,7 +110,7 @@ def sums() -> dict[str, str]:
 
 
 def _local_fault(checkpoint: params.Checkpoint, recorded: dict[str, str]) -> str:
-    """Return what is wrong with a checkpoint folder, "" for nothing."""
+    """Return the fault of a checkpoint folder; "" if there is none."""
     weights = list(checkpoint.folder.glob("*.safetensors"))
     if not weights:
         return "is missing"
@@ -129,7 +129,7 @@ def _local_fault(checkpoint: params.Checkpoint, recorded: dict[str, str]) -> str
 
 
 def cached(checkpoint: params.Checkpoint, name: str = "config.json") -> Path | None:
-    """Return a file of a checkpoint, in its folder or the hub's cache; None where it is not here."""
+    """Return the path of a checkpoint's file, in its folder or the hub's cache; None if it is not on this machine."""
     if checkpoint.folder:
         path = checkpoint.folder / name
         return path if path.exists() else None
@@ -140,7 +140,7 @@ def cached(checkpoint: params.Checkpoint, name: str = "config.json") -> Path | N
 
 
 def check_checkpoints(profile: str) -> Iterator[Check]:
-    """Yield a check of each checkpoint of a profile: present, readable, the shipped bytes, pinned."""
+    """Yield a check of each checkpoint of a profile: whether it is present, readable, as shipped, and pinned."""
     recorded = sums()
     for key in params.profile_params(profile).models:
         model = params.model_params(key)
@@ -158,7 +158,7 @@ def check_checkpoints(profile: str) -> Iterator[Check]:
 
 
 def check_notebooks() -> Iterator[Check]:
-    """Yield one check for each notebook: exactly one `parameters` cell."""
+    """Yield one check for each notebook: whether it has exactly one `parameters` cell."""
     for path in sorted((params.ROOT / "notebooks").glob("*.ipynb")):
         try:
             notebooks.declared(path)
@@ -210,7 +210,7 @@ def checks(profile: str) -> Iterator[Check]:
 
 
 def report(profile: str) -> bool:
-    """Return whether all is well, having printed a line for each check with its remedy."""
+    """Return whether all is well, after printing one line for each check, with the remedy if it failed."""
     encoding = (sys.stdout.encoding or "").lower()
     marks = {True: "✔", False: "✘", None: "·"} if "utf" in encoding else {True: "ok", False: "NO", None: "--"}
     failed = 0
@@ -223,7 +223,7 @@ def report(profile: str) -> bool:
 
 
 def _sizes(checkpoint: params.Checkpoint) -> tuple[str, str]:
-    """Return layers and width as a checkpoint's configuration states them, "?" where it is not here."""
+    """Return the layers and width in a checkpoint's configuration; "?" if that is not on this machine."""
     path = cached(checkpoint)
     if not path:
         return "?", "?"

@@ -1,8 +1,7 @@
-"""What a run would cost, from parameters alone: prompts, tokens, forward passes, memory. Loads no weights, asks no
-network.
+"""Cost estimates from parameters alone: prompts, tokens, forward passes, memory. No weights, no network.
 
-Sizes come from a local checkpoint's config.json, or from `size` in the model's file where the checkpoint is on the
-hub. The counts are those of each experiment's slice.
+The sizes of a model come from `size` in its parameter file, or else from its local checkpoint's config.json. The
+counts are those of each experiment's slice.
 """
 
 import json
@@ -17,7 +16,7 @@ from nbhelpers.core.schemas import Size
 
 
 def size_of(model: ModelParams) -> Size:
-    """Return a model's sizes; ParameterError where neither its checkpoint nor its file tells them."""
+    """Return a model's sizes; ParameterError if neither its parameter file nor a local checkpoint states them."""
     if model.size:
         return model.size
     file = model.it.folder and model.it.folder / "config.json"
@@ -38,21 +37,21 @@ def size_of(model: ModelParams) -> Size:
 
 
 def n_parameters(path: Path) -> int:
-    """Return how many numbers a safetensors file holds, from its header alone."""
+    """Return the number of parameters in a safetensors file, from its header alone."""
     with open(path, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def cost(run: Run) -> Cost:
-    """Return what one run takes, by its slice's own count."""
+    """Return the cost of one run, as its slice counts it."""
     names = {"model": run.model.key, "profile": run.profile.name}
     needed = {need: experiments.resolve(need, **names) for need in run.upstream}
     return experiments.cost(run, size_of(run.model), {need: (of, cost(of)) for need, of in needed.items()})
 
 
 def amount(n: float) -> str:
-    """Return a count in short: 1,234, 56.7 k, 8.9 M."""
+    """Return a count as short text, such as "1,234", "56.7 k" or "8.9 M"."""
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
         if n >= factor:
             return f"{n / (1e3 if unit == 'k' else factor):.1f} {unit}"
@@ -62,9 +61,9 @@ def amount(n: float) -> str:
 def table(
     profile: str, keys: list[str], models: list[str], own: Mapping[str, dict] | None = None
 ) -> list[str]:
-    """Return the lines of a dry run: for every model and experiment its parameters' hash and its cost.
+    """Return the lines of a dry run: the parameter hash and the cost of every experiment on every model.
 
-    `own` holds parameters that the user sets, by experiment.
+    own: {experiment: parameters that the user sets}.
     """
     widths = (18, 12, 14, 9, 11, 11, 10, 12, 10)
     header = (

@@ -1,7 +1,7 @@
-"""The graph of experiments and models: what a step depends on, by content, and Snakemake run over it.
+"""The graph of experiments and models: the version of each step, and the Snakemake run of all steps.
 
-The Snakefile asks this module for the version of each step, a digest of what the step's result depends on: a
-fresh clone, a touched file or an edited comment change no version. It knows nothing of how a notebook runs.
+The Snakefile asks this module for the version of each step, a digest of the content that the step's result depends
+on. A fresh clone, a touched file or an edited comment does not change it. How a notebook runs is not known here.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def measure_inputs(key: str, model: str, profile: str) -> list[str]:
     pair = params.model_params(model)
     run = experiments.resolve(key, model=model, profile=profile)
     files = [notebooks.notebook_path(params.experiment(key).notebook), *pair.pt.files, *pair.it.files]
-    files += [path for path in run.files if path.exists()]  # a missing one is the notebook's to name
+    files += [path for path in run.files if path.exists()]  # the notebook itself reports a missing file
     named = (("models", model), ("profiles", profile), ("experiments", key))
     files += [params.ROOT / "params" / kind / f"{name}.yml" for kind, name in named]
     return [path.relative_to(params.ROOT).as_posix() for path in files]
@@ -45,7 +45,7 @@ def steps(profile: str) -> list[tuple[str, str]]:
 
 
 def bring_up(run: params.Run) -> None:
-    """Measure what a run needs and what is missing or made otherwise, first things first."""
+    """Measure the experiments that a run needs and whose results are missing or outdated, each after those that it needs."""
     for key in params.ordered(list(run.upstream)):
         needed = experiments.resolve(key, model=run.model.key, profile=run.profile.name)
         path = store.result_path(run.profile.name, run.model.key, key)
@@ -55,10 +55,10 @@ def bring_up(run: params.Run) -> None:
 
 
 def discard_stale(profile: str) -> list[str]:
-    """Return a sentence for each damaged or differently made result, and remove what is stale.
+    """Return one sentence for each damaged or outdated result, after removing it and outdated executed notebooks.
 
-    Snakemake remembers the version of what it ran itself; this also sees what `nbh run` or an open notebook
-    wrote.
+    Snakemake knows only the versions of what it ran itself; this function also checks what `nbh run` or an open
+    notebook wrote.
     """
     said = []
     for key, model in steps(profile):
@@ -76,7 +76,7 @@ def discard_stale(profile: str) -> list[str]:
 
 
 def _fault(path: Path, run: params.Run) -> str:
-    """Return what is wrong with a result, "" for nothing."""
+    """Return the fault of a result; "" if there is none."""
     for name in params.experiment(run.key).artifacts:
         if not path.with_name(name).exists():
             return f"its {name} is missing; measuring anew."
@@ -89,14 +89,14 @@ def _fault(path: Path, run: params.Run) -> str:
 
 
 def _discard(executed: Path, version: str) -> None:
-    """Remove an executed notebook that is not of this version, so that its step runs again."""
+    """Remove an executed notebook that has another version, so that its step runs again."""
     if executed.exists() and notebooks.version_of(executed) != version:
         executed.unlink()
 
 
 @contextlib.contextmanager
 def sole_batch() -> Iterator[Path]:
-    """Yield the lock file of this repository's batch, after ending what a killed one left running."""
+    """Yield the lock file of this repository's batch, after ending the processes that a killed batch left running."""
     path = params.ROOT / "_build" / "batch.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
@@ -122,9 +122,9 @@ def _members(kind: Callable[[int], int], leader: int) -> list[psutil.Process]:
 
 
 def end_group(group: int, patience: float = 10) -> None:
-    """End a batch's processes that work in this repository: its group is asked, what is left of its session killed.
+    """End a batch's processes that work in this repository: interrupt its group, then kill what is left of its session.
 
-    Processes that were started warm have groups of their own and are asked by those that stand for them.
+    Processes that were started warm have groups of their own; their clients (`warm`) pass the interrupt on to them.
     """
     if group <= 0:
         return
@@ -139,7 +139,7 @@ def end_group(group: int, patience: float = 10) -> None:
 
 
 def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
-    """Return the Snakemake call."""
+    """Return the Snakemake command."""
     call = [
         sys.executable,
         "-m",
@@ -157,7 +157,7 @@ def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
 
 
 def _environment(profile: str) -> dict[str, str]:
-    """Return the environment of the graph's jobs: that of their runs, and `python` is this interpreter."""
+    """Return the environment of the graph's jobs: the settings of their runs, with this interpreter as `python`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     chosen = params.profile_params(profile)
     pairs = [params.model_params(model) for model in chosen.models]
@@ -166,20 +166,18 @@ def _environment(profile: str) -> dict[str, str]:
 
 
 def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool:
-    """Return whether every step of a profile's graph is done; a line a finished step goes to stdout.
+    """Return whether every step of a profile's graph is done, after running it; prints a line for each finished step.
 
-    `target` is "measured" (the datasets), "compared" (and the across-model notebooks) or "all" (and the
-    book).
-
-    Steps that fail leave their partial notebook and do not stop the others. Killed at any moment, the next
-    call takes up what is missing. The whole log is `_build/batch.log`.
+    `target` is "measured" (the datasets), "compared" (also the across-model notebooks) or "all" (also the book). A
+    step that fails leaves its partial notebook and does not stop the others. After a kill at any moment, the next call
+    runs what is missing. The whole log is `_build/batch.log`.
     """
     with sole_batch() as lock:
         for sentence in discard_stale(profile):
             print(sentence, flush=True)
         call = command(profile, cores, gpus, target)
         job = subprocess.Popen(
-            # A process that has asked for a GPU must not be forked; and such runs take longer than imports.
+            # A process that has used a GPU must not be forked; besides, GPU runs take much longer than the imports.
             call if gpus else warm.with_server(call), cwd=params.ROOT, env=_environment(profile),
             encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -197,7 +195,7 @@ def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool
 
 
 def follow(job: subprocess.Popen) -> bool:
-    """Return whether a Snakemake process ended well, having shown its steps as they finished."""
+    """Return whether a Snakemake process succeeded, after printing its steps as they finished."""
     start, waiting, failures, tail = time.time(), [], [], []
     with open(params.ROOT / "_build" / "batch.log", "w", encoding="utf-8") as log:
         for line in job.stdout:
@@ -215,7 +213,7 @@ def follow(job: subprocess.Popen) -> bool:
             elif line.startswith("Nothing to be done"):
                 print("nothing to run: every result is up to date", flush=True)
             elif step and waiting:
-                # The target itself is Snakemake's last step and none of ours.
+                # Snakemake counts the target itself as its last step; we do not.
                 print(f"[{step[1]}/{int(step[2]) - 1}] {waiting.pop(0)}", flush=True)
     done = job.wait() == 0
     if not done and not failures:

@@ -1,7 +1,7 @@
-"""Run one notebook headlessly: parameters checked, the output whole or clearly partial, failures named.
+"""Run one notebook headlessly. Parameters are checked, an unfinished output is named partial, errors name the cell.
 
-Papermill does the execution. This module knows nothing of the graph of experiments and models (`graph` does)
-nor of what a notebook computes.
+Papermill executes the notebook. This module knows neither the graph of experiments and models (`graph` does) nor
+what a notebook computes.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from traitlets import default
 from nbhelpers import experiments
 from nbhelpers.core import params, store
 
-# An interrupt at shutdown is how every kernel ends, not an error to show.
+# Every kernel is ended by an interrupt, which must not be shown as an error.
 QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MARK = "nbh:"  # begins the lines that the graph's progress display picks out of a job's output
@@ -33,7 +33,7 @@ class BatchError(RuntimeError):
 
 
 def notebook_path(name: str) -> Path:
-    """Return the source notebook of that file name; BatchError where it is missing."""
+    """Return the path of the source notebook with that file name; BatchError if it is missing."""
     path = params.ROOT / "notebooks" / name
     if not path.exists():
         raise BatchError(f"the notebook notebooks/{name} is missing.")
@@ -41,13 +41,13 @@ def notebook_path(name: str) -> Path:
 
 
 def executed_path(profile: str, notebook: str, model: str | None = None) -> Path:
-    """Return where the executed notebook goes: `_build/runs/<profile>/[<model>/]<notebook>`."""
+    """Return the path of the executed notebook: `_build/runs/<profile>/[<model>/]<notebook>`."""
     return params.ROOT.joinpath("_build", "runs", profile, *([model] if model else []), notebook)
 
 
 @contextlib.contextmanager
 def socket_kernel() -> Iterator[type[AsyncKernelManager]]:
-    """Yield a manager of kernels on Unix sockets of their own: TCP ports race between parallel runs."""
+    """Yield a class of kernel managers that use their own Unix sockets, because parallel runs compete for TCP ports."""
     # A socket's path holds about 100 characters, so a deep TMPDIR must not be part of it.
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
     with tempfile.TemporaryDirectory(prefix="nbh-", dir=short, ignore_cleanup_errors=True) as folder:
@@ -97,7 +97,7 @@ def gpu_slots(count: int) -> Iterator[dict[str, str]]:
 
 
 def _locked(held: contextlib.ExitStack, path: Path) -> bool:
-    """Return whether the lock file could be taken until `held` closes."""
+    """Return whether the lock file could be locked; the lock then lasts until `held` closes."""
     file = open(path, "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +109,7 @@ def _locked(held: contextlib.ExitStack, path: Path) -> bool:
 
 
 def settings(profile: params.ProfileParams, local: bool) -> dict[str, str]:
-    """Return the variables of a run of a profile: its threads, no bars; `local` models never ask the hub."""
+    """Return the environment variables of a profile's runs: root, batch mode, threads; local: never contact the hub."""
     wanted = {"NBHELPERS_BATCH": "1", "NBHELPERS_ROOT": str(params.ROOT)}
     if profile.threads:
         wanted |= dict.fromkeys(THREADS, str(profile.threads))
@@ -118,7 +118,7 @@ def settings(profile: params.ProfileParams, local: bool) -> dict[str, str]:
 
 @contextlib.contextmanager
 def kernel_environment(profile: params.ProfileParams, local: bool) -> Iterator[None]:
-    """Give the kernels started inside the settings of their profile and GPUs of their own."""
+    """Give kernels that are started inside this block their profile's settings and GPUs of their own."""
     before = dict(os.environ)
     with gpu_slots(profile.gpus) as slots:
         os.environ.update(settings(profile, local) | slots)
@@ -151,9 +151,9 @@ def _heading(cells: list[dict], index: int) -> str:
 
 
 def failing_cell(partial: Path) -> str:
-    """Return which cell of a partly executed notebook stopped it, as "cell 7 (Measure): ValueError: …"."""
+    """Return the cell that stopped a partly executed notebook, as "cell 7 (Measure): ValueError: …"."""
     cells = json.loads(partial.read_text(encoding="utf-8"))["cells"]
-    # Papermill puts a banner of its own above the failing cell and on top.
+    # Papermill adds cells with a banner: one above the failing cell and one at the top.
     cells = [c for c in cells if "papermill-error-cell-tag" not in c["metadata"].get("tags", [])]
     for index, cell in enumerate(cells):
         for output in cell.get("outputs", []):
@@ -166,7 +166,7 @@ def failing_cell(partial: Path) -> str:
 
 
 def version_of(executed: Path) -> str | None:
-    """Return the version that an executed notebook was run at, None where it says none."""
+    """Return the version that is recorded in an executed notebook, None if there is none."""
     try:
         metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
     except (OSError, ValueError, KeyError):
@@ -175,7 +175,7 @@ def version_of(executed: Path) -> str | None:
 
 
 def _finish(partial: Path, output: Path, version: str) -> None:
-    """Rename a wholly executed notebook after writing its version into it."""
+    """Write its version into a fully executed notebook, then rename it to `output`."""
     book = json.loads(partial.read_text(encoding="utf-8"))
     book["metadata"]["nbhelpers"] = {"version": version}
     partial.write_text(json.dumps(book, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -195,7 +195,7 @@ def refuse_undeclared(notebook: Path, parameters) -> None:
 def _sparing_engine() -> str:
     """Return the name of a papermill engine that spends about a tenth of the time on saving, and saves at the end.
 
-    Papermill saves twice for every cell: a notebook of large charts took half as long again to save as to run.
+    Papermill's own engine saves twice for every cell; a notebook of large charts took 1.5 times as long to save as to run.
     """
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -213,7 +213,7 @@ def _sparing_engine() -> str:
             try:
                 return super().execute_managed_notebook(nb_man, *args, **options)
             finally:
-                nb_man.save = always  # papermill saves once more, whatever has happened
+                nb_man.save = always  # papermill saves once more in any case
 
     papermill_engines.register("sparing", Sparing)
     return "sparing"
@@ -222,15 +222,15 @@ def _sparing_engine() -> str:
 def execute(
     notebook: Path, output: Path, parameters: dict, *, label: str, version: str, bar: bool = False
 ) -> Path:
-    """Return `output`, the executed notebook, which appears only once it is whole.
+    """Return `output`, the path of the executed notebook, which exists only after a complete run.
 
-    Until then, and after a failure, it is `<name>.partial.ipynb`. Raises BatchError that names the failing
+    Until then, and after a failure, the file is `<name>.partial.ipynb`. Raises BatchError that names the failing
     cell.
     """
     import papermill
 
     refuse_undeclared(notebook, parameters)
-    # The package turns the bars of libraries off, so this one is turned on by name.
+    # The package turns the progress bars of libraries off, so this one is turned on explicitly.
     shown = {"desc": label, "unit": "cell", "leave": False, "disable": False}
     partial = output.with_suffix(".partial.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -250,11 +250,11 @@ def execute(
 
 
 def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path:
-    """Return the dataset that one experiment's notebook makes of one model.
+    """Return the path of the dataset that one experiment's notebook writes for one model.
 
-    `own` names the parameters that the user set and that the notebook must therefore declare. Raises
-    ParameterError before anything starts, BatchError where a cell fails or the notebook leaves no whole
-    dataset.
+    own: names of the parameters that the user set, which the notebook must declare. Raises ParameterError before
+    anything starts, BatchError if a cell fails or the dataset is not of this run, ResultError if it is missing or
+    damaged.
     """
     for variant in params.VARIANTS:
         params.require(getattr(run.model, variant), run.model.key)
@@ -279,16 +279,16 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path
 
 
 def _as_new(path: Path, inputs: list[Path]) -> None:
-    """Give a result that came out the same, and was kept, the present time if its inputs are newer."""
+    """Set a result's modification time to now if its inputs are newer; `store.save` leaves unchanged results untouched."""
     newest = max((each.stat().st_mtime for each in inputs if each.exists()), default=0.0)
     if path.exists() and path.stat().st_mtime < newest:
         os.utime(path)
 
 
 def upstream(run: params.Run, key: str):
-    """Return the dataset of `key` that a run builds on, measuring it first where it is missing or made otherwise.
+    """Return the dataset of `key` that a run builds on; it is measured first if it is missing or outdated.
 
-    Within a batch, which has its own order, ResultError says what is missing instead.
+    In a batch, which has its own order, nothing is measured here; ResultError names the missing result.
     """
     path = store.result_path(run.profile.name, run.model.key, key)
     whole = all(path.with_name(name).exists() for name in params.experiment(key).artifacts)
@@ -310,7 +310,7 @@ def upstream(run: params.Run, key: str):
 
 
 def compare(key: str, profile: str, *, version: str, bar: bool = False) -> Path:
-    """Return the executed across-model notebook of an experiment, made from a whole profile's datasets."""
+    """Return the path of an experiment's executed across-model notebook, which reads the datasets of a whole profile."""
     experiment, chosen = params.experiment(key), params.profile_params(profile)
     if not experiment.across:
         raise params.ParameterError(f"{key} has no across-model notebook (params/experiments/{key}.yml).")
@@ -324,7 +324,7 @@ def compare(key: str, profile: str, *, version: str, bar: bool = False) -> Path:
 
 
 def refresh(notebook: Path) -> Path:
-    """Return a source notebook after running it with its own defaults and keeping the new outputs in it."""
+    """Return the path of a source notebook after running it with its own defaults and saving the new outputs in it."""
     import nbformat
     from nbclient import NotebookClient
 

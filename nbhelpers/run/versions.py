@@ -1,8 +1,8 @@
 """Versions of steps: digests of what a step's result depends on.
 
-A step depends on parameters, weights, a notebook and the modules that the notebook reaches, all by content: a fresh
-clone, a touched file or an edited comment change no version. Which modules count follows from their folder. Science
-makes a measurement out of date; what draws makes a page out of date.
+A step depends on the content of its parameters, weights, notebook and the modules that the notebook imports. A fresh
+clone, a touched file or an edited comment does not change a version. A module's folder determines whether it counts: an
+edit of science makes measurements out of date, an edit of drawing code makes pages out of date.
 """
 
 import ast
@@ -14,22 +14,22 @@ from nbhelpers import experiments
 from nbhelpers.core import params
 from nbhelpers.run import notebooks
 
-# What follows from where a module lies. Science: what a measurement computes; the rest of a page: what draws it.
+# A module's folder determines its role: SCIENCE computes measurements, DRAWING makes pages from them.
 SCIENCE, DRAWING = ("core", "models", "measures"), ("report",)
-# Of `core`, what says which parameters and results there are: values are hashed and results checked, not code.
+# Modules of `core` that declare parameters and results. Their code is not hashed: values are hashed, results checked.
 RECORDS = {"core.params", "core.schemas", "core.store", "core.variables", "core.cost"}
-# Of a slice, the files that measure nothing.
+# Modules of a slice that measure nothing.
 DECLARED, DRAWN = "experiment", ("quantities", "report", "figures")
 
 
 @cache
 def parsed(source: str) -> ast.Module:
-    """Return the syntax tree of Python source; a version asks for that of a module many times."""
+    """Return the syntax tree of Python source, cached because many versions need the tree of the same module."""
     return ast.parse(source)
 
 
 def package() -> Path:
-    """Return the package's folder: that of the repository at work, or the installed one where it has none."""
+    """Return the package's folder: the one in the current repository, or the installed one if that has none."""
     own = params.ROOT / "nbhelpers"
     return own if own.exists() else Path(__file__).parents[1]
 
@@ -66,9 +66,7 @@ def _is_module(path: Path) -> bool:
 
 
 def counts(module: str, pages: bool) -> bool:
-    """Return whether a module computes what a notebook measures, with `pages` also what it draws; BatchError for an
-    unknown folder.
-    """
+    """Return whether a module measures or, with `pages`, draws; BatchError for an unknown folder."""
     head, *rest = module.split(".")
     if head == "experiments":
         return bool(rest[1:]) and rest[-1] != DECLARED and (pages or rest[-1] not in DRAWN)
@@ -78,7 +76,7 @@ def counts(module: str, pages: bool) -> bool:
 
 
 def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
-    """Return the modules that a notebook runs, also by way of others: the science, with `pages` what draws it too."""
+    """Return the science modules that a notebook imports, directly or through others; with `pages`, drawing modules too."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     folder, found = package(), {}
@@ -94,7 +92,7 @@ def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
 
 
 def code_hash(paths) -> str:
-    """Return a digest of Python modules, with their places in the package, that comments and layout do not change."""
+    """Return a digest of Python modules and their places in the package; comments and layout do not change it."""
     found = []
     for path in paths:
         place = path.relative_to(package()) if path.is_relative_to(package()) else Path(path.name)
@@ -109,26 +107,26 @@ def dumped(source: str) -> str:
 
 
 def notebook_hash(path: Path) -> str:
-    """Return a digest of a notebook's cells and tags that its outputs do not change."""
+    """Return a digest of a notebook's cells and tags; its outputs do not change it."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     content = [[c["cell_type"], "".join(c["source"]), c["metadata"].get("tags")] for c in cells]
     return params.parameter_hash(content)
 
 
 def measure_version(run: params.Run) -> str:
-    """Return the version of one run: its parameters, weights, notebook and modules, and those of what it needs."""
+    """Return the version of one run: a digest of parameters, weights, notebook, modules, and the versions that it needs."""
     notebook = notebooks.notebook_path(params.experiment(run.key).notebook)
     needed = [step_version(need, run.model.key, run.profile.name) for need in run.upstream]
     return params.parameter_hash([run.hash, notebook_hash(notebook), code_hash(modules(notebook)), needed])
 
 
 def step_version(key: str, model: str, profile: str) -> str:
-    """Return `measure_version` with the profile's own parameters."""
+    """Return `measure_version` of an experiment on a model, with the profile's own parameters."""
     return measure_version(experiments.resolve(key, model=model, profile=profile))
 
 
 def compare_version(key: str) -> str:
-    """Return the version of an across-model notebook but for its datasets."""
+    """Return the version of an across-model notebook, which leaves its datasets out."""
     notebook = notebooks.notebook_path(params.experiment(key).across)
     published = params.files_hash([params.ROOT / "params" / "published.csv"])
     return params.parameter_hash(
@@ -137,7 +135,7 @@ def compare_version(key: str) -> str:
 
 
 def book_version() -> str:
-    """Return the version of the book but for its notebooks: sources, parameters, cards, package."""
+    """Return the version of the book: a digest of sources, parameters, cards and package, which leaves notebooks out."""
     folders = {"book": "**/*", "params": "**/*", "pocket/checkpoints": "*/card.json", "nbhelpers": "**/*.py"}
     root = params.ROOT
     found = [path for folder, pattern in folders.items() for path in (root / folder).glob(pattern)]

@@ -1,17 +1,17 @@
-"""Warm starts: a batch imports PyTorch, transformers and the rest once, and forks its runs and kernels from there.
+"""Warm starts: a batch imports PyTorch, transformers and other libraries once, then forks its runs and kernels.
 
     python -m nbhelpers.run.warm COMMAND …     run COMMAND with a server of warm processes beside it
     python -I -S nbhelpers/run/warm.py MODULE …    like `python -m MODULE …`, forked from that server
 
-Those imports are most of the time of a small notebook. The second form, the client, stands for the forked process:
-it lends it its streams, folder and environment, passes signals on, ends with its status, and takes it along when it
-is killed. Where no server would give the same process (none runs, or a variable that imports read differs) the
-client becomes `python -m MODULE …`.
+Those imports take most of the time of a small notebook. The second form, the client, represents the forked process.
+The client lends it its streams, folder and environment, passes signals on, and ends with its status; if the client is
+killed, the process is killed too. If no server can give an equivalent process (none runs, or a variable that libraries
+read at import differs), the client becomes `python -m MODULE …`.
 
-Under the server JUPYTER_PATH leads to a kernel `python3` that starts through the client, so that whatever starts
-kernels (papermill, nbval) starts them warm. On Linux, with OMP_NUM_THREADS=1; NBHELPERS_WARM=0 switches it off.
+Under the server, JUPYTER_PATH points to a kernel `python3` that starts through the client, so that papermill and nbval
+start their kernels warm. This works on Linux with OMP_NUM_THREADS=1; NBHELPERS_WARM=0 switches it off.
 
-This file also runs as a script outside its package, so it imports little, and only from Python's own library.
+This file also runs as a script outside its package, so it imports little, and only from the standard library.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ LIBRARIES = (
     "tokenizers", "nnsight.modeling.language", "scipy.stats", "pandas", "xarray", "h5netcdf.legacyapi", "altair",
     "typer", "papermill", "IPython", "ipykernel.ipkernel",
 )  # fmt: skip
-# What libraries read while they are imported; a fork cannot be given another value.
+# Prefixes of variables that libraries read at import; a fork cannot be given other values of them.
 AT_IMPORT = ("OMP_", "MKL_", "OPENBLAS_", "HF_", "TRANSFORMERS_", "TORCH_", "PYTHON", "LD_")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BLOCKED = (*FORWARDED, signal.SIGCHLD)
@@ -36,7 +36,7 @@ STARTED = b"s"
 
 
 def available() -> bool:
-    """Return whether processes can be started warm here: on Linux, of one thread each, where it is not switched off.
+    """Return whether processes can be started warm here: on Linux, with one thread each, unless it is switched off.
 
     Two forks of two threads each on two cores take five times as long as two processes started cold.
     """
@@ -53,9 +53,9 @@ def with_server(command: list[str]) -> list[str]:
 
 
 def client(arguments: list[str]) -> int:
-    """Stand for a process that is forked as `python -m arguments`; return its exit status."""
+    """Return the exit status of a forked process, `python -m arguments`, which this process represents."""
     parent = os.getppid()
-    # A signal that comes meanwhile is for the process, forked or not.
+    # A signal that arrives in the meantime is meant for the process, whether it is forked or not.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     stream = _asked(arguments)
     if stream is not None:
@@ -70,14 +70,14 @@ def client(arguments: list[str]) -> int:
             status = stream.recv(1)
             return status[0] if status else 1
         except TimeoutError:
-            if os.getppid() != parent:  # Nobody waits for us any more; our end is the process's too.
+            if os.getppid() != parent:  # The parent is gone; when this client ends, the process ends too.
                 return 1
         except OSError:
             return 1
 
 
 def _asked(arguments: list[str]) -> socket.socket | None:
-    """Return a stream to the process that the server started, None where it started none."""
+    """Return a stream to the process that the server started, None if it started none."""
     wish = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
     body, stream = json.dumps(wish).encode(), socket.socket(socket.AF_UNIX)
     try:
@@ -93,7 +93,7 @@ def _asked(arguments: list[str]) -> socket.socket | None:
 
 
 def serve(command: list[str]) -> int:
-    """Run a command with a server of warm processes beside it, if it can be; return the command's exit status."""
+    """Return the exit status of a command that runs with a server of warm processes beside it, if one can run here."""
     import shutil
     import subprocess
     import tempfile
@@ -112,7 +112,7 @@ def serve(command: list[str]) -> int:
     woken, server, main = _wake_at_signals(), os.getpid(), None
 
     def stop(number, frame):
-        if main:  # Not by Popen's own way, which might take the status that is waited for below.
+        if main:  # Popen's own method might collect the exit status that `_attend` waits for.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(main.pid, number)
 
@@ -125,7 +125,7 @@ def serve(command: list[str]) -> int:
         main = subprocess.Popen(command, env=os.environ | settings)
         return _attend(listening, woken, main.pid)
     finally:
-        if os.getpid() == server:  # A fork comes by here when it ends.
+        if os.getpid() == server:  # A forked process also runs this block when it ends.
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -144,7 +144,7 @@ def _write_kernel(folder: str) -> None:
 
 
 def _wake_at_signals() -> int:
-    """Return a pipe's end that can be read after every signal."""
+    """Return the reading end of a pipe that every signal makes readable."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -153,7 +153,7 @@ def _wake_at_signals() -> int:
 
 
 def _attend(listening: socket.socket, woken: int, main: int) -> int:
-    """Start what is asked for, pass signals on and report ends, until the main process has ended with this status."""
+    """Return the main process's exit status; until it ends, start processes, pass signals on and report exits to clients."""
     import selectors
 
     selector, streams = selectors.DefaultSelector(), {}
@@ -190,7 +190,7 @@ def _attend(listening: socket.socket, woken: int, main: int) -> int:
 
 
 def _ended() -> list[tuple[int, int]]:
-    """Return the child processes that have ended since, with their status as a shell gives it."""
+    """Return the child processes that have ended since the last call, with their status as a shell gives it."""
     found = []
     while True:
         try:
@@ -213,7 +213,7 @@ def _report(stream: socket.socket, status: int, selector) -> None:
 
 
 def _pass_on(stream: socket.socket, pid: int) -> bool:
-    """Give a process the signals that came for it; kill it and return False if its client is gone."""
+    """Pass signals from a client on to its process; if the client is gone, kill the process and return False."""
     try:
         numbers = stream.recv(64)
     except OSError:
@@ -234,7 +234,7 @@ def _kill(pid: int) -> None:
 
 
 def _wish(stream: socket.socket) -> tuple[dict | None, list[int]]:
-    """Return what a client asks for, None where a fork could not give it that, and the descriptors it lends."""
+    """Return a client's request, None if a fork could not meet it, and the file descriptors that the client lends."""
     body, lent = b"", []
     try:
         stream.settimeout(10)
@@ -252,10 +252,10 @@ def _wish(stream: socket.socket) -> tuple[dict | None, list[int]]:
 
 
 def _forked(stream: socket.socket) -> int | None:
-    """Return 0 in a process forked for a client, its number here, None where none could be made."""
+    """Return the id of a process forked for a client, None if the fork failed; in the forked process, return 0."""
     try:
         _import_libraries()
-        # The fork must not answer signals as the server does: `_become` lets them in again.
+        # The fork must not handle signals as the server does; `_become` unblocks them.
         signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
         pid = os.fork()
     except Exception as error:
@@ -280,7 +280,7 @@ def _defaults() -> dict[str, str]:
 
 
 def _import_libraries() -> None:
-    """Import, once, what the forked processes shall find; a missing library is theirs to name."""
+    """Import the libraries for the forked processes, once; a process that needs a missing one reports that itself."""
     import gc
     import importlib
 
@@ -290,11 +290,11 @@ def _import_libraries() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # or the first collection of every fork copies all its memory
+    gc.freeze()  # otherwise the first collection in every fork would copy all its memory
 
 
 def _become(wish: dict, lent: list[int]) -> None:
-    """Run the wished module in this process, new from the fork, with the streams lent; never return."""
+    """Run the requested module in this newly forked process, with the lent streams; never return."""
     import ctypes
     import runpy
     import tempfile
@@ -316,7 +316,7 @@ def _become(wish: dict, lent: list[int]) -> None:
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(_defaults() | wish["environment"])
-    if "JPY_PARENT_PID" in os.environ:  # a kernel ends itself when its parent is another than this
+    if "JPY_PARENT_PID" in os.environ:  # a kernel ends itself when its parent is another process
         os.environ["JPY_PARENT_PID"] = str(server)
     tempfile.tempdir = None
     time.tzset()

@@ -10,7 +10,7 @@ from nbhelpers import experiments
 from nbhelpers.core import depths, store
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp03_corrective_stage import measure as exp03_measure
-from nbhelpers.measures.steps import history_steps
+from nbhelpers.measures.steps import history_steps, prompt_means
 from nbhelpers.models.token_classes import CLASSES
 from nbhelpers.report import families
 from tests import handmade
@@ -151,7 +151,7 @@ def test_what_holds_for_any_steps(seed, n_layers, lengths):
                 found.sel(variant=variant, history=history),
                 history_steps(made, variant, history),
             )
-            never = steps.prompt_means((exp03_measure.first_correct(some) == n_layers).astype(float), n)
+            never = prompt_means((exp03_measure.first_correct(some) == n_layers).astype(float), n)
             minds = one.phase_of_mind.transpose("phase", "prompt", "lens")
             np.testing.assert_allclose(minds.sum("phase") + never.values, 1)
             counts = np.array(
@@ -196,7 +196,7 @@ def test_a_real_pair_makes_up_its_mind_on_its_own_text_and_not_always_on_the_oth
 def test_the_dataset_is_whole_with_its_neurons():
     found = exp03_measure.summarise(case(KEYS[0]).observed, OPTIONS)
     with pytest.raises(store.ResultError) as error:
-        complete(found, "exp03")
+        complete(found.assign_attrs(experiment="exp03"), "exp03")
     assert str(error.value) == (
         "the exp03 dataset is not complete: no gini; no n50; no n90; no neuron_overlap."
     )

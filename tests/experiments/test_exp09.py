@@ -21,7 +21,7 @@ OPTIONS = experiments.experiment_params("exp09", n_resamples=2000)
 RULES = (
     "top1_first", "top1_strict", "top1_stable3", "kl_first_0.1",
     *(f"kl_stays_{threshold}" for threshold in (0.05, 0.1, 0.2, 0.5, 1.0)),
-    "majority_0.1", "majority_below_0.1",
+    "majority_0.1", "majority_below_0.1", "kl_qualified_0.5_3x", "entropy_0.2", "cosine_0.95",
 )  # fmt: skip
 COMPONENTS = ("block", "attention", "mlp")
 CHECKED = set()
@@ -65,7 +65,7 @@ def first_layer(flags):
     return next((layer for layer, flag in enumerate(flags) if flag), len(flags) - 1)
 
 
-def slow_commitment(kl, agrees):
+def slow_commitment(kl, agrees, entropy, cosine):
     """Commitment layers of one step through one lens, each rule written out."""
     n, layers = len(kl), range(len(kl))
     below = lambda layer: sum(d < 0.1 for d in kl[layer:]) / (n - layer) >= 0.9  # noqa: E731
@@ -80,6 +80,9 @@ def slow_commitment(kl, agrees):
     for threshold in (0.05, 0.1, 0.2, 0.5, 1.0):
         stays = [all(d < threshold for d in kl[layer:]) for layer in layers]
         rules[f"kl_stays_{threshold}"] = first_layer(stays)
+    rules["kl_qualified_0.5_3x"] = first_layer([kl[i] < 0.5 and max(kl[i:]) < 1.5 for i in layers])
+    rules["entropy_0.2"] = first_layer([all(h < 0.2 for h in entropy[i:]) for i in layers])
+    rules["cosine_0.95"] = first_layer([all(c >= 0.95 for c in cosine[i:]) for i in layers])
     return rules
 
 
@@ -88,7 +91,10 @@ def commitments(key, variant, lens):
     """{rule: [prompt][step]} of commitment layers, free running."""
     at = LENSES.index(lens)
     each = [
-        [slow_commitment(row["kl_final_layer"][at], row["top1_agreement"][at]) for row in rows]
+        [
+            slow_commitment(*(row[n][at] for n in ("kl_final_layer", "top1_agreement", "entropy")), row["cosine_to_final"])
+            for row in rows
+        ]
         for rows in texts(key, variant)
     ]
     return {rule: [[step[rule] for step in rows] for rows in each] for rule in RULES}

@@ -28,13 +28,13 @@ def test_commitment_uses_the_rules_as_convergence_defines_them():
     expected = {
         "top1_first": 0, "top1_strict": 4, "top1_stable3": 4, "kl_first_0.1": 1, "kl_stays_0.05": 4,
         "kl_stays_0.1": 3, "kl_stays_0.2": 3, "kl_stays_0.5": 1, "kl_stays_1.0": 1, "majority_0.1": 3,
-        "majority_below_0.1": 3,
+        "majority_below_0.1": 3, "kl_qualified_0.5_3x": 1,
     }  # fmt: skip
     for rule, layer in expected.items():
         one = found.sel(rule=rule)
         assert (one.commitment == layer).all(), rule
         assert one.commitment_count.sel(lens="raw").values.tolist() == [9 * (i == layer) for i in range(6)]
-    assert set(found.rule.values) == set(expected)
+    assert set(found.rule.values) == {*expected, "entropy_0.2", "cosine_0.95"}
 
 
 def test_commitment_takes_its_thresholds_from_the_parameters():
@@ -42,10 +42,11 @@ def test_commitment_takes_its_thresholds_from_the_parameters():
         update=dict(kl_threshold=0.35, kl_grid=(0.06,), majority_share=0.6, stable_window=2)
     )
     found = exp09_measure.commitment(with_kl([2.0, 0.08, 0.3, 0.4, 0.04, 0.0]), "pt", options).commitment
-    by_rule = {rule: int(found.sel(rule=rule, lens="raw", prompt=0)) for rule in found.rule.values}
+    of_kl = [rule for rule in found.rule.values if rule not in ("entropy_0.2", "cosine_0.95")]
+    by_rule = {rule: int(found.sel(rule=rule, lens="raw", prompt=0)) for rule in of_kl}
     assert by_rule == {
         "top1_first": 0, "top1_strict": 4, "top1_stable2": 4, "kl_first_0.35": 1, "kl_stays_0.06": 4,
-        "kl_stays_0.35": 4, "majority_0.35": 0, "majority_below_0.35": 1,
+        "kl_stays_0.35": 4, "majority_0.35": 0, "majority_below_0.35": 1, "kl_qualified_0.5_3x": 1,
     }  # fmt: skip
 
 

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from nbhelpers.core import schemas
 from nbhelpers.core.depths import final_fifth
 from nbhelpers.core.params import FAMILIES
+from nbhelpers.experiments.exp13_token_support import measure as exp13_measure
 from nbhelpers.experiments.exp13_token_support import support as exp13_support
 from nbhelpers.measures import graft_shifts
 from nbhelpers.models import conditions
 from nbhelpers.models.token_classes import CLASSES, token_classes
-from tests.grafted import made_up
+from tests.experiments.test_exp11 import whole
+from tests.grafted import case, made_up
 from tests.models.test_interventions import pair
+from tests.specs import complete
 
 CONDITIONS = conditions.study_conditions(10)[:5]  # C, A', B_early, B_mid, B_late
 SHAPE = ("lens", "basis", "condition", "layer", "step")
@@ -197,3 +201,42 @@ def test_replies_in_order():
     steps = made_up((2, 3))
     steps["token_id"] = "step", [5, 6, 7, 8, 9]
     assert exp13_support.replies(steps) == {0: [5, 6], 1: [7, 8, 9]}
+
+
+def test_token_support_of_real_steps():
+    found, steps = whole()
+    given = case("llama")
+    made = exp13_measure.summarise(steps, given.pair.it.tokenizer, schemas.ExperimentParams(n_resamples=100))
+    complete(made, "exp13")
+    assert int(made.n_steps.sum()) == steps.sizes["step"] == sum(len(text.ids) for text in given.made)
+    assert list(made.measured.values) == ["A'", "B_late", "C", "D_late", "pooled"]
+    top = steps.top1.sel(basis="host", lens="raw").isel(layer=slice(9, None))
+    changed = int((top.sel(condition="B_late") != top.sel(condition="A'")).sum())
+    assert (
+        int(made.replaced.sel(condition="B_late", lens="raw").sum()) == changed
+        and int(made.cells_per_step) == 3
+    )
+
+
+def test_overlap_means_are_means_over_each_prompts_steps():
+    _, steps = whole()
+    made = exp13_measure.overlap_means(steps).candidate_overlap
+    assert list(made.condition.values) == ["C", "A'", "B_late", "D_late"]
+    assert (made.sel(condition=["C", "A'"]) == 1).all() and (made.sel(condition="B_late") < 1).any()
+    for prompt in range(3):
+        here = steps.candidate_overlap.isel(step=(steps.prompt_index == prompt).values)
+        cells = here.sel(condition="D_late", lens="tuned", basis="host", layer=[9, 10, 11]).values.ravel()
+        got = made.sel(condition="D_late", lens="tuned", prompt=prompt)
+        assert float(got) == pytest.approx(sum(cells.tolist()) / cells.size, rel=1e-5)
+
+
+def test_update_means_are_means_over_each_prompts_steps():
+    _, steps = whole()
+    made = exp13_measure.update_means(steps)
+    for prompt in range(3):
+        here = steps.cosine.isel(step=(steps.prompt_index == prompt).values).sel(
+            condition="B_late", axis="anti_kl", layer=10
+        )
+        got = made.cosine.sel(condition="B_late", axis="anti_kl", layer=10, prompt=prompt)
+        assert float(got) == pytest.approx(float(here.mean()), rel=1e-5)
+    assert list(made.layer.values) == [9, 10, 11]

@@ -53,7 +53,8 @@ def test_volume_and_the_share_of_steps_with_the_same_token():
     row = exp00_report.volume({"Qwen": d}).loc["Qwen"]
     pt, it = (float(d.n_tokens.sel(variant=v).mean()) for v in ("pt", "it"))
     assert row["tokens PT → IT"] == f"{pt:.1f} → {it:.1f}"
-    on_pt = d.top1.sel(lens="raw").isel(layer=-1, step=(d.history == "pt").values)
+    counted = ((d.history == "pt") & (d.token >= 1)).values
+    on_pt = d.top1.sel(lens="raw").isel(layer=-1, step=counted)
     share = float((on_pt.sel(variant="pt") == on_pt.sel(variant="it")).mean())
     assert row["same top-1 token on PT's text"] == percent(share)
 

@@ -31,7 +31,7 @@ def captured(key, variant="it"):
     rows = prompts.render(decoder, prompts.load_prompts(POCKET, 4, seed=1))
     made = generation.generate(decoder, rows, max_new_tokens=5)
     (batch,) = forward.replay_batches(rows, made, 8, decoder.tokenizer.pad_token_id)
-    return decoder, batch, forward.capture(decoder, batch)
+    return decoder, batch, forward.forward(decoder, batch)
 
 
 @functools.cache
@@ -239,7 +239,7 @@ def test_all_neurons_and_the_rest_add_up_to_the_true_logit(key):
     decoder, rows, targets, _ = measured(key)
     rows, targets = rows[:2], targets[:2]
     (batch,) = forward.replay_batches(rows, [generation.Continuation((t,), False) for t in targets], 8, 0)
-    stream = forward.capture(decoder, batch)
+    stream = forward.forward(decoder, batch)
     active = sum((x.activation != 0).sum(-1) for x in neurons.neuron_layers(decoder, stream))
     data = logit_attribution.direct_attribution(decoder, rows, targets, k=int(active.min()))
     of_neurons = data.target_contribution.sel(selection="attribution").sum("feature")
@@ -273,7 +273,7 @@ def test_features_equal_a_slow_loop(key):
     decoder, rows, targets, data = measured(key)
     unembedding, i = decoder.unembedding, 3
     (batch,) = forward.replay_batches([rows[i]], [generation.Continuation((targets[i],), False)], 8, 0)
-    stream = forward.capture(decoder, batch)
+    stream = forward.forward(decoder, batch)
     final = stream.residual[-1][0].double()
     norm, layers = unembedding.norm, list(neurons.neuron_layers(decoder, stream))
     gain = (1 + norm.weight if key.startswith("gemma") else norm.weight).double()

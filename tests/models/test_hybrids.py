@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from nbhelpers.core import depths
 from nbhelpers.models import conditions
-from nbhelpers.models.edits import InterventionError, forward
+from nbhelpers.models.edits import InterventionError
+from nbhelpers.models.forward import forward
 from tests.models.test_interventions import batch, equal, families, logits, pair, swapped
 
 

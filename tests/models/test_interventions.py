@@ -16,14 +16,12 @@ from nbhelpers.models.edits import (
     InterventionError,
     along,
     edited,
-    forward,
     graft,
-    resume_layer,
     scramble,
     skip,
     steer,
 )
-from nbhelpers.models.forward import Batch
+from nbhelpers.models.forward import LAYERED, Batch, forward, resume_layer
 
 families = pytest.mark.parametrize("family", FAMILIES)
 NORMS = ("pre_feedforward_layernorm", "post_feedforward_layernorm", "post_attention_layernorm")
@@ -107,9 +105,9 @@ def logits(module, given):
 
 def equal(a, b):
     """Whether two streams are the same bit for bit."""
-    lists = [getattr(stream, name) for stream in (a, b) for name in ("residual", "middle", "mlp_update")]
+    lists = [getattr(stream, name) for name in LAYERED for stream in (a, b)]
     same = all(
-        torch.equal(x, y) for one, two in zip(lists[:3], lists[3:]) for x, y in zip(one, two, strict=True)
+        torch.equal(x, y) for one, two in zip(lists[::2], lists[1::2]) for x, y in zip(one, two, strict=True)
     )
     return same and torch.equal(a.last_logits, b.last_logits) and torch.equal(a.embedding, b.embedding)
 
@@ -149,7 +147,8 @@ def test_forward_without_edits_is_the_model(family):
     stream, (row, column) = forward(host, batch()), batch().where
     assert torch.equal(stream.last_logits, expected)
     assert all(torch.equal(h, whole[row, column]) for h, whole in zip(stream.residual, seen, strict=True))
-    added = [middle + update for middle, update in zip(stream.middle, stream.mlp_update)]
+    before = [stream.embedding, *stream.residual[:-1]]
+    added = [sum(parts) for parts in zip(before, stream.attention_update, stream.mlp_update)]
     torch.testing.assert_close(added, stream.residual, rtol=1e-4, atol=2e-4)
 
 
@@ -232,7 +231,8 @@ def test_skip_is_the_identity_of_its_block(family):
         expected = logits(host.module, batch())
     stream = forward(host, batch(), skip([0, 5]))
     assert torch.equal(stream.last_logits, expected)
-    assert torch.equal(stream.residual[5], stream.residual[4]) and not stream.mlp_update[5].any()
+    assert torch.equal(stream.residual[5], stream.residual[4])
+    assert not any(getattr(stream, name)[5].any() for name in ("attention_update", "mlp_output", "mlp_update"))
 
 
 @families

@@ -9,6 +9,7 @@ import pytest
 
 from nbhelpers import experiments
 from nbhelpers.core import params
+from nbhelpers.core.cost import PROMPT_TOKENS
 from nbhelpers.core.schemas import Size
 from nbhelpers.experiments.exp00_observations import experiment as exp00_experiment
 from nbhelpers.run import estimate
@@ -81,7 +82,7 @@ def test_an_experiment_that_generates_counts_its_conditions(key, conditions, pro
 def test_exp01_forces_each_prompt_once_a_model():
     found = cost("exp01", n_prompts=30, batch_size=8)
     assert (found.generated, found.forwards) == (0, 2 * 4)
-    assert found.forced == 2 * 30 * estimate.PROMPT_TOKENS
+    assert found.forced == 2 * 30 * PROMPT_TOKENS
 
 
 @pytest.mark.parametrize("key", ["exp03", "exp04", "exp07_0j", "exp09"])

@@ -111,7 +111,7 @@ def test_a_fork_is_the_process_that_was_asked_for(probe, tmp_path):
 
 def test_a_fork_has_the_libraries_and_not_this_package(probe):
     found = said(probe("exit", "0"))
-    assert found["warm"] and found["mine"] == []
+    assert found["warm"] and set(found["mine"]) <= {"nbhelpers.run"}  # the empty package around the server
 
 
 def test_the_status_is_the_processs_own(probe):

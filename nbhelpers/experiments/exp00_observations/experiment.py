@@ -44,7 +44,7 @@ VARIABLES = declared(
             "kl_adjacent": ("nats", "KL(previous layer ‖ layer)"),
             "entropy": ("nats", "entropy of the layer's lens distribution"),
             "top1": ("1", "token id that the layer's lens ranks first"),
-            "top1_probability": ("1", "probability of the layer's own first token"),
+            "top1_probability": ("1", "probability of the layer's own top-1 token"),
             "target_log_probability": ("nats", "log-probability of the token that follows"),
             "target_rank": ("1", "rank of the token that follows, 1 is first"),
             "turnover": ("1", "Jaccard index of a layer's five best tokens with the previous layer's"),

@@ -23,7 +23,7 @@ VARIABLES = declared(
                 "1",
                 "share of a class's steps that first rank the following token first at the onset or later",
             ),
-            "late_flips": ("1", "changes of the first token in the corrective phase, a step"),
+            "late_flips": ("1", "changes of the top-1 token in the corrective phase, a step"),
             "kl_adjacent_at_change": (
                 "nats",
                 "KL(previous layer ‖ layer) at the layer that first ranks the following token first",
@@ -51,11 +51,11 @@ VARIABLES = declared(
         ("variant", "history", "agreement_of", "prompt", "lens", "layer"): {
             "kl_by_agreement": (
                 "nats",
-                "KL(final ‖ layer) of steps by whether both models' final first token is the same",
+                "KL(final ‖ layer) of steps by whether both models' final top-1 token is the same",
             ),
         },
         ("variant", "history"): {
-            "agreement": ("1", "share of steps at which both models' final first token is the same"),
+            "agreement": ("1", "share of steps at which both models' final top-1 token is the same"),
         },
         ("variant", "layer"): {
             "gini": ("1", "gini of the neurons' summed write lengths"),

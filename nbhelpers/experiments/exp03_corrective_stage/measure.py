@@ -38,7 +38,7 @@ def with_target(steps: xr.Dataset) -> xr.Dataset:
 
 
 def first_correct(steps: xr.Dataset) -> xr.DataArray:
-    """Return the first layer whose first token is the one that follows, L where none is, (lens, step)."""
+    """Return the first layer whose top-1 token is the one that follows, L where none is, (lens, step)."""
     right = (steps.top1 == steps.token_id).transpose("lens", "step", "layer")
     first = np.where(right.any("layer"), right.argmax("layer"), steps.sizes["layer"])
     return xr.DataArray(first, dims=("lens", "step"), coords={"prompt_index": steps.prompt_index})
@@ -117,7 +117,7 @@ def by_agreement(steps: xr.Dataset, agrees: np.ndarray, n_prompts: int) -> xr.Da
 
 
 def final_token(steps: xr.Dataset) -> np.ndarray:
-    """Return the first token of the final distribution at each step, ids [step]."""
+    """Return the top-1 token of the final distribution at each step, ids [step]."""
     return steps.top1.sel(lens="raw").isel(layer=-1).values
 
 

@@ -25,7 +25,7 @@ from nbhelpers.report.text import percent
 
 MINDS = {
     "late_mind_change": ("First correct at the onset or later", "share of tokens"),
-    "late_flips": ("Changes of the first token in late layers", "changes a step"),
+    "late_flips": ("Changes of the top-1 token in late layers", "changes a step"),
     "kl_adjacent_at_change": ("Divergence at the change of mind", "nats"),
 }
 

@@ -54,7 +54,7 @@ VARIABLES = declared(
         ("variant", "lens", "text", "layer"): {
             "kl_final_layer": ("nats", "KL(final ‖ layer) on held-out text"),
             "kl_layer_final": ("nats", "KL(layer ‖ final) on held-out text"),
-            "top1_agreement": ("1", "share of tokens whose first token is the final layer's"),
+            "top1_agreement": ("1", "share of tokens whose top-1 token is the final layer's"),
         },
         ("variant",): {
             "last_layer_kl": (

@@ -23,12 +23,12 @@ def tuned_against_raw(results) -> alt.Chart:
 
 
 def agreement_of_lenses(results) -> alt.Chart:
-    """Return the share of held-out tokens whose first token is the final one, by layer, raw and tuned lens."""
+    """Return the share of held-out tokens whose top-1 token is the final one, by layer, raw and tuned lens."""
     rows = tidy(results, lambda dataset: banded(dataset.top1_agreement.rename(text="prompt")))
     colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
     fields = ("lens", "variant", "layer")
     curve = bands(layers_axis(), "share", fields=fields, colours=colours, axis=alt.Axis(format="%"))
-    return panels(rows, "First token agrees with the final layer's", *curve)
+    return panels(rows, "Top-1 token agrees with the final layer's", *curve)
 
 
 def learning(results) -> alt.Chart:

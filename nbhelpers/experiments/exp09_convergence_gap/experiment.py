@@ -16,7 +16,7 @@ VARIABLES = declared(
             "entropy": ("nats", "entropy of the layer's lens distribution"),
             "kl_adjacent": ("nats", "KL(previous layer ‖ layer)"),
             "top1_agreement": ("1", "share of steps whose top-1 token is the final layer's"),
-            "top1_probability": ("1", "probability of the layer's own first token"),
+            "top1_probability": ("1", "probability of the layer's own top-1 token"),
             "kl_final_layer_first": ("nats", "KL(final ‖ layer) at the last prompt position"),
             "kl_layer_final_first": ("nats", "KL(layer ‖ final) at the last prompt position"),
             "entropy_first": ("nats", "entropy at the last prompt position"),

@@ -65,10 +65,10 @@ def entropy_profile(results) -> alt.Chart:
 
 
 def confidence_profile(results) -> alt.Chart:
-    """Return the probability of each layer's own first token; the reader chooses the lens."""
+    """Return the probability of each layer's own top-1 token; the reader chooses the lens."""
     return layer_profile(
         results, lambda dataset: dataset["top1_probability"], y="probability",
-        title="Probability of each layer's first token", toggles={"lens": "lens"},
+        title="Probability of each layer's top-1 token", toggles={"lens": "lens"},
     )  # fmt: skip
 
 

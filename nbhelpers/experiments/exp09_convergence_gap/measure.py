@@ -32,7 +32,7 @@ SHAPES = ("delta_cosine", "update_norm", "residual_norm", "cosine_to_final")
 
 
 def with_agreement(steps: xr.Dataset) -> xr.Dataset:
-    """Return steps with `top1_agreement`, whether a layer's first token is the last layer's."""
+    """Return steps with `top1_agreement`, whether a layer's top-1 token is the last layer's."""
     agreement = steps.top1 == steps.top1.isel(layer=-1, drop=True)
     return steps.assign(top1_agreement=agreement.astype("float32"))
 

@@ -58,7 +58,7 @@ VARIABLES = declared(
             "entropy": ("nats", "entropy of the layer's lens distribution"),
             "target_log_probability": ("nats", "log-probability of the teacher's token"),
             "target_log_rank": ("1", "natural logarithm of the rank of the teacher's token"),
-            "top1_final": ("1", "share of steps whose layer ranks the final first token first"),
+            "top1_final": ("1", "share of steps whose layer ranks the final top-1 token first"),
         },
         ("teacher", "prompt", "condition", "layer"): {
             "residual_cosine_teacher": ("1", "cosine of the residual stream with the teacher model's"),
@@ -116,7 +116,7 @@ VARIABLES = declared(
         ("side", "sweep", "prompt"): {
             "sweep_nll": (
                 "nats",
-                "negative log-probability of the teacher's token under the condition's own output: change by a window, final fifth",
+                "negative log-probability of the teacher's token under the own output: change by a window, final fifth",
             ),
         },
         ("sweep",): {

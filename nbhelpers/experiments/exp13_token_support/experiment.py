@@ -11,7 +11,7 @@ class Params(ExperimentParams):
 VARIABLES = declared(
     {
         ("condition", "lens", "displaced", "supported", "prompt"): {
-            "replaced": ("cells", "cells whose first token the graft replaces, by class of both"),
+            "replaced": ("cells", "cells whose top-1 token the graft replaces, by class of both"),
         },
         ("condition", "lens", "role", "token_class"): {
             "share": ("1", "share of a class among the displaced or the supported tokens"),

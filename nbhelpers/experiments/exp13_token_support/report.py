@@ -62,8 +62,8 @@ def displaced(results, condition="B_late") -> alt.Chart:
         "role:N", scale=alt.Scale(domain=list(ROLES), range=list(ROLES.values())), legend=legend
     )
     return grouped_dots(
-        rows, "token_class", x="share of replaced first tokens", colour=colour, by="role", sort=list(CLASSES.values()),
-        title=f"First tokens displaced and supported, {condition}", toggles={"lens": "lens"},
+        rows, "token_class", x="share of replaced top-1 tokens", colour=colour, by="role", sort=list(CLASSES.values()),
+        title=f"Top-1 tokens displaced and supported, {condition}", toggles={"lens": "lens"},
     )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def verdict(results) -> str:
     largest = max((size for size in sizes if not np.isnan(size)), default=np.nan)
     each = ", each family alone" if total > 1 else ""
     return (
-        f"Among the first tokens that the late graft brings, compared with those that it takes away, content tokens are "
+        f"Among the top-1 tokens that the late graft brings, compared with those that it takes away, content tokens are "
         f"{changed['content']}; function words are {changed['function']} (95 % intervals over prompts{each}). The log-rank "
         f"gain of the teacher's content tokens is {content}; that of its function words is {function}. Step by step, the "
         f"change of a late update and the change of late KL correlate with at most {number(largest)} in size. "

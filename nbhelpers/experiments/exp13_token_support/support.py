@@ -65,9 +65,9 @@ def read_through(steps: xr.Dataset, layers: Sequence[int] | None, basis: str) ->
 def replaced(
     steps: xr.Dataset, tokenizer, *, layers: Sequence[int] | None = None, basis: str = "host"
 ) -> xr.DataArray:
-    """Return how often a graft changes the first token from one class to another, counts per prompt.
+    """Return how often a graft changes the top-1 token from one class to another, counts per prompt.
 
-    Dims (condition, lens, displaced, supported, prompt): of the (step, layer) cells whose first token differs from the
+    Dims (condition, lens, displaced, supported, prompt): of the (step, layer) cells whose top-1 token differs from the
     baseline's, how many had a token of class `displaced` that the graft takes away and one of class `supported` that it
     brings; both classed in their context. Attribute `cells_per_step` is the number of layers read: all cells of a prompt
     are that times its steps. layers: those read, by default the final fifth. steps: whole replies.
@@ -87,7 +87,7 @@ def replaced(
     dims = ("condition", "lens", "displaced", "supported", "prompt")
     coords = {"condition": new.condition, "lens": new.lens, "prompt": prompts,
               "displaced": list(CLASSES), "supported": list(CLASSES)}  # fmt: skip
-    about = {"units": "cells", "long_name": "cells whose first token the graft replaces, by class of both"}
+    about = {"units": "cells", "long_name": "cells whose top-1 token the graft replaces, by class of both"}
     found = xr.DataArray(counts, coords, dims, "replaced", about | {"cells_per_step": chosen.sizes["layer"]})
     return with_conditions(found, steps)
 
