@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help environment book test lab bench pocket doctor clean
+.PHONY: help environment book check test lab bench pocket doctor clean
 
 PROFILE ?= pocket
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -26,6 +26,12 @@ environment: $(STAMP)  ## install everything into .venv (or .env with conda); do
 book: $(STAMP)  ## run what is missing of the experiments, then build the HTML book
 	@$(BIN)/python -m nbhelpers batch --profile $(PROFILE) --cores $(CORES) --gpus $(GPUS)
 	@echo "open $(CURDIR)/_build/html/index.html"
+
+# Quick enough to run after every edit; what loads a model or runs a notebook is left to `make test`.
+UNIT := tests/core tests/models tests/measures tests/report tests/experiments tests/test_house.py
+
+check: $(STAMP)  ## lint, import contracts, unit and property tests: a minute and a half
+	@$(BIN)/ruff check --quiet . && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -q -r fE --quick $(UNIT)
 
 test: $(STAMP)  ## run every test, the notebooks included
 	@status=0; export OMP_NUM_THREADS=1; \

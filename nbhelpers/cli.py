@@ -98,7 +98,7 @@ def _compare(key, profile):
 
 
 def _measure(key, model, profile, own, in_batch):
-    """Return the executed notebook of one run; outside a batch, after what it needs and is missing."""
+    """Return the path that one run wrote; outside a batch, missing results that it needs are measured first."""
     from nbhelpers.run import graph, versions
 
     resolved = experiments.resolve(key, model=model, profile=profile or None, **own)

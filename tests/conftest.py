@@ -10,6 +10,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from nbhelpers.core import params
+from nbhelpers.models import decoder
 from nbhelpers.run import warm
 from tests.stubs import (
     ACROSS,
@@ -28,6 +29,29 @@ from tests.stubs import (
 settings.register_profile("search", deadline=None)
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
+
+
+def pytest_addoption(parser):
+    """Add what `make check` asks for."""
+    parser.addoption(
+        "--quick", action="store_true", help="leave out slow tests and those that load a pocket pair"
+    )
+
+
+def pytest_configure(config):
+    """Skip, under --quick, every test from where it would load a pocket pair."""
+    if config.getoption("quick"):
+        decoder.load_decoder = lambda *_: pytest.skip("loads a pair; `make test` runs it")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out, under --quick, what is marked as slow."""
+    if config.getoption("quick"):
+        slow = [
+            item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")
+        ]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 @pytest.fixture

@@ -81,7 +81,9 @@ def contents(folder: Path, profile: str) -> tuple[dict, list[str]]:
         caption = params.experiment(key).chapter
         if caption and caption not in captions:
             known = params.suggestion(caption, captions)
-            raise BookError(f"params/experiments/{key}.yml: book/_toc.yml has no chapter {caption!r}; {known}.")
+            raise BookError(
+                f"params/experiments/{key}.yml: book/_toc.yml has no chapter {caption!r}; {known}."
+            )
         found.setdefault(caption, []).append(key)
     for part in toc["parts"]:
         of_part = [chapter(profile, key) for key in found.get(part["caption"], [])]

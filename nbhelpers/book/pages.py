@@ -182,7 +182,7 @@ def provenance(profile: str, experiment: str) -> str:
 
 
 def revisions(profile: str, experiment: str) -> str:
-    """Return the table of the checkpoints that were measured: one row per model."""
+    """Return the table of measured checkpoints: one row per model."""
     rows = []
     for key, attrs in store.of_profile(profile, experiment, store.attributes).items():
         measured = json.loads(attrs["model_revisions"])

@@ -225,7 +225,7 @@ def _read(kind: str, name: str, schema: type[Record]):
 
 @cache
 def _parsed(path: Path, _mtime: int, schema: type[Record]):
-    """Return one file, parsed and checked; the cache is keyed by modification time, so an edited file is read again."""
+    """Return one file, parsed and checked, cached until its modification time changes."""
     source = path.relative_to(ROOT).as_posix()
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

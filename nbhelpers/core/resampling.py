@@ -7,9 +7,8 @@ The sums over tokens are computed once for each prompt. A resample of prompts is
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy import special
 
-from nbhelpers.core.stats import Interval, StatisticsError
+from nbhelpers.core.stats import Interval, StatisticsError, bca_levels
 
 
 def draws(n_prompts: int, n_resamples: int, seed: int = 0, block: int = 1000) -> Iterator[np.ndarray]:
@@ -59,9 +58,5 @@ def _ends(value, boot, without, confidence):
         return np.nan, np.nan
     ties = 1e-12 * np.abs(boot - value).max(initial=0.0)
     share = ((boot < value - ties).mean() + (boot <= value + ties).mean()) / 2
-    bias = special.ndtri(np.clip(share, 0.5 / len(boot), 1 - 0.5 / len(boot)))
     pull = without.mean() - without
-    square = (pull**2).sum()
-    acceleration = (pull**3).sum() / (6 * square**1.5) if square > 0 else 0.0
-    z = bias + special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
-    return np.quantile(boot, special.ndtr(bias + z / (1 - acceleration * z)))
+    return np.quantile(boot, bca_levels(share, pull, len(boot), confidence))

@@ -93,7 +93,7 @@ class GenerationParams(ForwardParams):
 
 
 class CommitmentParams(ExperimentParams):
-    """The parameters of an experiment that measures commitment: thresholds and windows of the rules, confidence strata."""
+    """The parameters of commitment: thresholds and windows of its rules, and confidence strata."""
 
     kl_threshold: float = Field(default=0.1, gt=0.0, description="nats")
     kl_grid: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False)

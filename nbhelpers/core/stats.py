@@ -61,17 +61,27 @@ def _bca(x, n_resamples, confidence, seed):
     largest = np.abs(centred).max(0)
     ties = 1e-12 * largest
     below = ((boot < -ties).mean(0) + (boot <= ties).mean(0)) / 2
-    bias = special.ndtri(below.clip(0.5 / n_resamples, 1 - 0.5 / n_resamples))
-    # Cubes of values near 1e-125 underflow to zero, so the skewness is that of values scaled to at most one.
+    # Cubes of values near 1e-125 are zero: skewness is taken of values of the order of one.
     unit = np.divide(centred, largest, out=np.zeros_like(centred), where=largest > 0)
-    square = np.square(unit).sum(0)
-    acceleration = np.divide((unit**3).sum(0), 6 * square**1.5, out=np.zeros_like(mean), where=square > 0)
-    ends = [mean]
-    for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
-        z = bias + special.ndtri(tail)
-        level = special.ndtr(bias + z / (1 - acceleration * z))
-        ends.append(mean + np.array([np.quantile(b, q) for b, q in zip(boot.T, level)]))
-    return ends
+    levels = bca_levels(below, unit, n_resamples, confidence)
+    ends = [mean + np.array([np.quantile(b, q) for b, q in zip(boot.T, level)]) for level in levels]
+    return [mean, *ends]
+
+
+def bca_levels(
+    below: np.ndarray, pull: np.ndarray, n_resamples: int, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the quantiles of the resamples at which BCa intervals end, low and high, [entry].
+
+    below [entry]: the share of resamples below the value. pull [prompt, entry]: what a prompt adds to the value, up to a
+    factor: the mean of the leave-one-out values less its own.
+    """
+    bias = special.ndtri(np.clip(below, 0.5 / n_resamples, 1 - 0.5 / n_resamples))
+    square = np.square(pull).sum(0)
+    acceleration = np.divide((pull**3).sum(0), 6 * square**1.5, out=np.zeros_like(square), where=square > 0)
+    z = [bias + special.ndtri(tail) for tail in ((1 - confidence) / 2, (1 + confidence) / 2)]
+    low, high = (special.ndtr(bias + each / (1 - acceleration * each)) for each in z)
+    return low, high
 
 
 def _resampled_means(x, n_resamples, seed):
@@ -95,7 +105,7 @@ def _draws(n, n_resamples, seed, block=1000):
 
 @lru_cache(maxsize=4)
 def _kept_draws(n, n_resamples, seed):
-    """Return the blocks of `_draws`, cached because the many intervals of a page resample the same prompts."""
+    """Return the blocks of `_draws`, cached for the many intervals of a page over the same prompts."""
     return list(_draws(n, n_resamples, seed))
 
 

@@ -167,7 +167,7 @@ def _without_nul(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to a file beside `path`, sync it to disk, then rename it to `path`."""
+    """Write `data` to a file beside `path`, sync it, and rename it to `path`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,8 +203,8 @@ def load(
 ) -> xr.Dataset:
     """Return one result, fully loaded into memory.
 
-    Raises ResultError, with the file and the remedy, if the file is missing, truncated, not written by this
-    project, of another experiment, or lacks a variable of `expects`.
+    Raises ResultError, with the file and the remedy, if it is missing, truncated, not of this project or this
+    experiment, or lacks a variable of `expects`.
     """
     path = Path(path)
     with xr.open_dataset(_checked_bytes(path), engine="h5netcdf") as dataset:

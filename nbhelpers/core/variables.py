@@ -31,7 +31,7 @@ def described(dataset: xr.Dataset, variables: Mapping[str, tuple]) -> xr.Dataset
 
 
 def lacking(dims: Mapping[str, tuple[str, ...]], variables: Mapping[str, Variable]) -> list[str]:
-    """Return one clause for each declared variable that is missing from `dims` or has other dimensions there."""
+    """Return one clause for each declared variable that `dims` lacks or has with other dimensions."""
     problems = []
     for name, wanted in variables.items():
         if name not in dims:

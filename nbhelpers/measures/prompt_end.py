@@ -142,7 +142,10 @@ def head_means(observed: xr.Dataset) -> xr.Dataset:
     return found
 
 
-def side_panels(observed: xr.Dataset, *, seed: int) -> xr.Dataset:
-    """Return the side panels on clouds (L8) and on attention (L9): dimensions, spectra, entropies by prompt."""
+def side_panels(observed: xr.Dataset, *, draws: int, k: int, seed: int) -> xr.Dataset:
+    """Return the side panels on clouds (L8) and on attention (L9): dimensions, spectra, entropies by prompt.
+
+    draws, k, seed: as in `dimensions`.
+    """
     heads = head_means(observed)[["attention_entropy", "attention_normalised"]]
-    return joined(dimensions(observed, draws=100, k=10, seed=seed), heads)
+    return joined(dimensions(observed, draws=draws, k=k, seed=seed), heads)

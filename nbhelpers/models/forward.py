@@ -85,7 +85,10 @@ def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def forced_batch(
-    chosen: Sequence[int], prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation], pad_id: int
+    chosen: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Continuation],
+    pad_id: int,
 ) -> Batch:
     """Return the batch that forces the chosen continuations after their prompts, measured at every generated token.
 

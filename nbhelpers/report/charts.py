@@ -13,7 +13,7 @@ import xarray as xr
 
 from nbhelpers.core import depths, stats
 
-VEGALITE = "application/vnd.vegalite.v5+json"  # JupyterLab 4 draws this type, also for Altair 6's specifications
+VEGALITE = "application/vnd.vegalite.v5+json"  # what JupyterLab 4 draws, also for Altair 6
 PT, IT, INK, GRID = "#2b7bba", "#d95f02", "#7a7a7a", "#8888883f"
 # Different from PT's and IT's colours, readable on light and dark pages.
 FIVE = ["#2a9d5c", "#9467bd", "#b07d2b", "#d6568c", "#7a7a7a"]
@@ -101,7 +101,7 @@ def tidy(results, measure) -> pd.DataFrame:
 
 
 def banded(values: xr.DataArray, **options) -> xr.Dataset:
-    """Return the mean over prompts of values [prompt, …] and its interval for each entry: `mean`, `low` and `high`, […]."""
+    """Return the mean over prompts of values [prompt, …] and its interval: `mean`, `low`, `high`, […]."""
     values = values.transpose("prompt", ...)
     bounds = stats.bca_mean(values.values, **options)
     coords = {name: values[name].values for name in values.dims[1:]}
@@ -260,7 +260,7 @@ def difference(values: xr.DataArray) -> xr.DataArray:
 
 
 def interval_row(values: xr.DataArray, **labels) -> dict:
-    """Return the labels with the mean of values [prompt], its interval and the number of prompts; NaN with fewer than two."""
+    """Return the labels with the mean of values [prompt], its interval and the number of prompts."""
     kept = values.dropna("prompt")
     if kept.sizes["prompt"] < 2:
         return labels | dict(mean=np.nan, low=np.nan, high=np.nan, prompts=kept.sizes["prompt"])

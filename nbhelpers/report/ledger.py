@@ -39,7 +39,7 @@ class ClaimError(ValueError):
 
 @cache
 def _table(path, _mtime: int) -> pd.DataFrame:
-    """Return the checked table of one file; the cache is keyed by modification time, so an edited file is read again."""
+    """Return the checked table of one file, cached until its modification time changes."""
     table = pd.read_csv(path, keep_default_na=False, na_values={"value": "", "ci_low": "", "ci_high": ""})
     if tuple(table.columns) != COLUMNS:
         raise ClaimError(f"params/published.csv must have the columns {', '.join(COLUMNS)}.")
@@ -133,8 +133,8 @@ def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
     """Return the published figures of an experiment beside the values of a run, one row for each figure and result.
 
     results: {title: dataset}. source: the slice's `quantities` module, which defines what is measured and how families
-    are counted. A figure of one family is compared with each result of that family. Figures of all families (means,
-    counts) are compared with all results together if these cover the six families. Adds the columns `RUN` to `published`.
+    are counted. A figure of one family stands beside each result of that family; figures of all families stand beside
+    all results together, if these cover the six families. Adds the columns `RUN` to `published`.
     """
     found = {title: kept(source.quantities, result) for title, result in results.items()}
     runs = {title: measured(quantities, **options) for title, quantities in found.items()}
@@ -157,7 +157,7 @@ def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
 
 
 def _entry(figure: dict, quantities: Quantities, run: pd.DataFrame) -> dict:
-    """Return a run's value, interval, note and agreement for one figure, found by the exact name of its quantity."""
+    """Return the run's entries for one figure, matched by the exact name of its quantity."""
     metric = figure["metric"]
     found = run.loc[metric] if metric in run.index else pd.Series(dtype=float)
     value, low, high = (float(found.get(name, np.nan)) for name in ENDS)
@@ -200,8 +200,8 @@ def beside(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
     """Return the ledger as a table to read: one row per claim, with "published → run" in the cell of each family.
 
     ✓: the run has the published sign; ✗: it has the other sign; ~: its 95 % interval contains the centre (`agreement`).
-    Columns: unit; the results' titles; "mean" and "all" for figures of all families; audit, the number of each of the
-    audit's verdicts. Claims that no result measures are left out; `not_measured` lists them.
+    Columns: unit; the results' titles; "mean" and "all" for figures of all families; audit, the counts of its verdicts.
+    Claims that no result measures are left out; `not_measured` lists them.
     """
     table = ledger(experiment, results, source, **options)
     table = table[table["run"].notna()]

@@ -46,7 +46,7 @@ Source = Callable[[xr.Dataset], Quantities]
 
 
 def levels(values: Mapping, unit: str, note: str = "", centre: float | None = None) -> Quantities:
-    """Return {name: size} as quantities of kind "level"; centre: the value that separates their signs, if they have any."""
+    """Return {name: size} as quantities of kind "level"; centre: what separates their signs, if anything."""
     return {name: Quantity(value, unit, "level", centre, note) for name, value in values.items()}
 
 
@@ -168,8 +168,8 @@ def clouds(result: xr.Dataset) -> Quantities:
 
 
 def attention(result: xr.Dataset, template: str) -> Quantities:
-    """Return shifts of attention entropy [cloud_prompt], nats, over all layers and around a third of the depth; its shift as
-    a share of its ceiling; and the layer with the largest mean shift.
+    """Return shifts of attention entropy [cloud_prompt]: in nats, over all layers and around a third of the depth, and as a
+    share of its ceiling; and the layer of the largest mean shift.
     """
     by_prompt = difference(read_as(result["attention_entropy"], template))
     n = by_prompt.sizes["layer"]

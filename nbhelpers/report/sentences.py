@@ -17,7 +17,7 @@ TOO_FEW = "undecided (too few prompts)"
 
 
 def grounds(results) -> str:
-    """Return the sentence that states which intervals the signs rest on, for one model or for several."""
+    """Return the sentence on the intervals behind the signs, for one model or several."""
     return ALONE if len(results) == 1 else JOINT
 
 
@@ -58,7 +58,7 @@ SEVERAL = "Every count rests on intervals that hold jointly over the families at
 
 
 def signs(results, measure) -> dict[str, list[str]]:
-    """Return the families by their mean difference: above zero, below zero, or open (the interval contains zero).
+    """Return the families whose difference is above zero, below zero, or open (around zero).
 
     The intervals hold jointly over the families at 95 % (Bonferroni).
     """

@@ -51,7 +51,7 @@ def cost(run: Run) -> Cost:
 
 
 def amount(n: float) -> str:
-    """Return a count as short text, such as "1,234", "56.7 k" or "8.9 M"."""
+    """Return a count as short text: 1,234, 56.7 k, 8.9 M."""
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
         if n >= factor:
             return f"{n / (1e3 if unit == 'k' else factor):.1f} {unit}"

@@ -45,7 +45,7 @@ def steps(profile: str) -> list[tuple[str, str]]:
 
 
 def bring_up(run: params.Run) -> None:
-    """Measure the experiments that a run needs and whose results are missing or outdated, each after those that it needs."""
+    """Measure the missing or outdated results that a run needs, each after those that it needs itself."""
     for key in params.ordered(list(run.upstream)):
         needed = experiments.resolve(key, model=run.model.key, profile=run.profile.name)
         path = store.result_path(run.profile.name, run.model.key, key)
@@ -57,8 +57,8 @@ def bring_up(run: params.Run) -> None:
 def discard_stale(profile: str) -> list[str]:
     """Return one sentence for each damaged or outdated result, after removing it and outdated executed notebooks.
 
-    Snakemake knows only the versions of what it ran itself; this function also checks what `nbh run` or an open
-    notebook wrote.
+    Snakemake knows only the versions of what it ran itself; this also checks what `nbh run` or an open notebook
+    wrote.
     """
     said = []
     for key, model in steps(profile):
@@ -166,7 +166,7 @@ def _environment(profile: str) -> dict[str, str]:
 
 
 def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool:
-    """Return whether every step of a profile's graph is done, after running it; prints a line for each finished step.
+    """Return whether every step of a profile's graph is done; a line is printed for each finished step.
 
     `target` is "measured" (the datasets), "compared" (also the across-model notebooks) or "all" (also the book). A
     step that fails leaves its partial notebook and does not stop the others. After a kill at any moment, the next call

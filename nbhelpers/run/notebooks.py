@@ -97,7 +97,7 @@ def gpu_slots(count: int) -> Iterator[dict[str, str]]:
 
 
 def _locked(held: contextlib.ExitStack, path: Path) -> bool:
-    """Return whether the lock file could be locked; the lock then lasts until `held` closes."""
+    """Return whether the file could be locked; `held` releases the lock when it closes."""
     file = open(path, "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,8 +253,7 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path
     """Return the path of the dataset that one experiment's notebook writes for one model.
 
     own: names of the parameters that the user set, which the notebook must declare. Raises ParameterError before
-    anything starts, BatchError if a cell fails or the dataset is not of this run, ResultError if it is missing or
-    damaged.
+    anything starts, BatchError if a cell fails or the dataset is of another run, ResultError if there is none.
     """
     for variant in params.VARIANTS:
         params.require(getattr(run.model, variant), run.model.key)
@@ -279,7 +278,7 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path
 
 
 def _as_new(path: Path, inputs: list[Path]) -> None:
-    """Set a result's modification time to now if its inputs are newer; `store.save` leaves unchanged results untouched."""
+    """Touch a result that is older than its inputs: `store.save` keeps the old file if its values are the same."""
     newest = max((each.stat().st_mtime for each in inputs if each.exists()), default=0.0)
     if path.exists() and path.stat().st_mtime < newest:
         os.utime(path)

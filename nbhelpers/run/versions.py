@@ -1,8 +1,8 @@
 """Versions of steps: digests of what a step's result depends on.
 
 A step depends on the content of its parameters, weights, notebook and the modules that the notebook imports. A fresh
-clone, a touched file or an edited comment does not change a version. A module's folder determines whether it counts: an
-edit of science makes measurements out of date, an edit of drawing code makes pages out of date.
+clone, a touched file or an edited comment does not change a version. A module's folder determines its effect: edited
+science makes measurements out of date, edited drawing code makes pages out of date.
 """
 
 import ast
@@ -102,8 +102,14 @@ def code_hash(paths) -> str:
 
 @cache
 def dumped(source: str) -> str:
-    """Return the syntax tree of Python source as text."""
-    return ast.dump(parsed(source))
+    """Return the syntax tree of Python source as text, without docstrings."""
+    tree = ast.parse(source)  # not the kept one, which is read elsewhere
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node, clean=False
+        ):
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def notebook_hash(path: Path) -> str:
@@ -121,7 +127,7 @@ def measure_version(run: params.Run) -> str:
 
 
 def step_version(key: str, model: str, profile: str) -> str:
-    """Return `measure_version` of an experiment on a model, with the profile's own parameters."""
+    """Return `measure_version` with the profile's own parameters."""
     return measure_version(experiments.resolve(key, model=model, profile=profile))
 
 
@@ -135,7 +141,7 @@ def compare_version(key: str) -> str:
 
 
 def book_version() -> str:
-    """Return the version of the book: a digest of sources, parameters, cards and package, which leaves notebooks out."""
+    """Return the version of the book without its notebooks: of sources, parameters, cards, package."""
     folders = {"book": "**/*", "params": "**/*", "pocket/checkpoints": "*/card.json", "nbhelpers": "**/*.py"}
     root = params.ROOT
     found = [path for folder, pattern in folders.items() for path in (root / folder).glob(pattern)]

@@ -280,7 +280,7 @@ def _defaults() -> dict[str, str]:
 
 
 def _import_libraries() -> None:
-    """Import the libraries for the forked processes, once; a process that needs a missing one reports that itself."""
+    """Import the libraries for the forked processes, once; missing ones are reported by the processes."""
     import gc
     import importlib
 

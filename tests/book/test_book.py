@@ -164,14 +164,18 @@ def test_what_a_killed_build_left_does_no_harm(book_root, monkeypatch):
 
 def test_chapters_are_filled_in_the_order_of_their_places(root):
     toc, keys = build.contents(root / "book", "pocket")
-    assert keys == [key for part in toc["parts"] for key in keys if params.experiment(key).chapter == part["caption"]]
+    assert keys == [
+        key for part in toc["parts"] for key in keys if params.experiment(key).chapter == part["caption"]
+    ]
     assert keys[0] == "exp09" and sorted(keys) == sorted(KEYS)
 
 
 def test_an_unknown_chapter_is_named(root):
     contents = root / "book/_toc.yml"
     contents.write_text(contents.read_text().replace("caption: Validation", "caption: Validations"))
-    with pytest.raises(build.BookError, match="exp07_0g.yml.*no chapter 'Validation'; did you mean 'Validations'"):
+    with pytest.raises(
+        build.BookError, match="exp07_0g.yml.*no chapter 'Validation'; did you mean 'Validations'"
+    ):
         build.contents(root / "book", "pocket")
 
 

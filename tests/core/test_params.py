@@ -54,7 +54,8 @@ def test_six_families_in_the_fixed_order(name):
 
 def test_later_layers_of_parameters_win(project):
     (project / "params/experiments/exp90.yml").write_text(
-        "key: exp90\ntitle: t\nnotebook: n.ipynb\nparameters: {seed: 3, n_prompts: 9, confidence: 0.9}\n" + SIZES
+        "key: exp90\ntitle: t\nnotebook: n.ipynb\nparameters: {seed: 3, n_prompts: 9, confidence: 0.9}\n"
+        + SIZES
     )
     found = experiments.resolve("exp90", model="ann", profile="pocket", seed=7).experiment
     assert (found.confidence, found.n_prompts, found.seed) == (0.9, 4, 7)
@@ -224,13 +225,19 @@ def test_a_profile_with_an_unknown_model_is_refused(project):
 def test_sizes_of_an_unknown_profile_are_refused(project):
     path = project / "params/experiments/exp90.yml"
     path.write_text(path.read_text().replace("pocket:", "pockets:"))
-    with pytest.raises(params.ParameterError, match="exp90.yml: there is no profile 'pockets'; did you mean 'pocket'"):
+    with pytest.raises(
+        params.ParameterError, match="exp90.yml: there is no profile 'pockets'; did you mean 'pocket'"
+    ):
         params.experiment("exp90")
 
 
 def test_a_profile_without_sizes_is_told_where_they_go(project):
-    (project / "params/profiles/mine.yml").write_text("name: mine\ntitle: Mine\nmodels: [ann]\nprompts: stub\n")
-    with pytest.raises(params.ParameterError, match="exp90.yml, profiles: mine: the key 'batch_size' is missing"):
+    (project / "params/profiles/mine.yml").write_text(
+        "name: mine\ntitle: Mine\nmodels: [ann]\nprompts: stub\n"
+    )
+    with pytest.raises(
+        params.ParameterError, match="exp90.yml, profiles: mine: the key 'batch_size' is missing"
+    ):
         experiments.resolve("exp90", model="ann", profile="mine")
 
 

@@ -139,6 +139,7 @@ def test_strata_are_the_writers_for_both_readers():
         assert one.sel(stratum=stratum).notnull().all() and one.drop_sel(stratum=stratum).isnull().all()
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(st.integers(0, 10**6), st.integers(4, 14), st.lists(st.integers(2, 6), min_size=2, max_size=3))
 def test_what_holds_for_any_steps(seed, n_layers, lengths):

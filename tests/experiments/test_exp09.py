@@ -92,7 +92,9 @@ def commitments(key, variant, lens):
     at = LENSES.index(lens)
     each = [
         [
-            slow_commitment(*(row[n][at] for n in ("kl_final_layer", "top1_agreement", "entropy")), row["cosine_to_final"])
+            slow_commitment(
+                *(row[n][at] for n in ("kl_final_layer", "top1_agreement", "entropy")), row["cosine_to_final"]
+            )
             for row in rows
         ]
         for rows in texts(key, variant)
@@ -249,7 +251,7 @@ def test_the_dataset_is_whole_with_its_side_panels(key):
         assert result(key)[name].equals(c.observed[name])
     many = prompts.load_prompts(POCKET, 16)
     seen = prompt_end.observe_clouds(c.pair, many, n_neighbours=32, batch_size=8)
-    panels = prompt_end.side_panels(store.joined(c.observed, seen), seed=0)
+    panels = prompt_end.side_panels(store.joined(c.observed, seen), draws=100, k=10, seed=0)
     weights = ("group", "layer"), np.zeros((6, result(key).sizes["layer"])), {"units": "1", "long_name": "w"}
     whole = store.joined(result(key), panels).assign(weight_rms=weights, weight_relative=weights)
     assert complete(whole, "exp09") is whole

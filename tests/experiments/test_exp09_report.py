@@ -145,7 +145,9 @@ def test_the_matched_gap_is_of_one_history_and_basis(results):
     cell = {"history": "pt", "variant": "it", "lens": "raw"}
     made["kl_final_layer_matched"].loc[cell | {"basis": "own"}] += 2.0
     made["kl_final_layer_matched"].loc[cell | {"basis": "other"}] += 9.0
-    gaps = {h: value(exp09_quantities.quantities, made, f"matched_gap_late_half.{h}.raw") for h in ("pt", "it")}
+    gaps = {
+        h: value(exp09_quantities.quantities, made, f"matched_gap_late_half.{h}.raw") for h in ("pt", "it")
+    }
     assert gaps["pt"] == pytest.approx(gaps["it"] + 2.0)
 
 

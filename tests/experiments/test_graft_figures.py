@@ -232,7 +232,9 @@ def test_the_dense_pool_leaves_deepseek_out():
     results = made("exp14")
     pool = exp14_report.test_table(results).loc["dense pool"].iloc[2]
     dense = [d for title, d in results.items() if title != "DeepSeek"]
-    wanted = np.mean([value(exp14_quantities.quantities, d, "shift.kl_layer_final.sufficiency.late.tuned") for d in dense])
+    wanted = np.mean(
+        [value(exp14_quantities.quantities, d, "shift.kl_layer_final.sufficiency.late.tuned") for d in dense]
+    )
     assert float(pool.split()[0]) == pytest.approx(wanted, abs=1e-3)
 
 

@@ -417,6 +417,7 @@ def test_a_reader_is_told_where_definitions_differ(results, experiment, metric, 
     assert len(note) == 1 and part in note.iloc[0]
 
 
+@pytest.mark.slow
 def test_the_ledger_pools_the_dense_five():
     results = synthetic.results("exp14", n_prompts=12)
     table = ledger.ledger("exp14", results, quantities_of("exp14"), n_resamples=200)
@@ -433,6 +434,7 @@ def test_the_ledger_pools_the_dense_five():
     )
 
 
+@pytest.mark.slow
 def test_a_small_shift_keeps_three_decimals():
     metric = "kl_shift.sufficiency.early"
     results = synthetic.results("exp14", n_prompts=12)

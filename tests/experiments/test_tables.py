@@ -69,9 +69,13 @@ def test_the_end_point_is_that_of_a_model_s_own_steps_but_the_first():
             if keep:
                 by_prompt.setdefault(int(prompt), []).append(float(value))
         found[variant] = np.mean([np.mean(values) for values in by_prompt.values()])
-        assert quantity(exp00_quantities.quantities, d, f"final_entropy.{variant}") == pytest.approx(found[variant])
+        assert quantity(exp00_quantities.quantities, d, f"final_entropy.{variant}") == pytest.approx(
+            found[variant]
+        )
     row = exp00_report.volume({"Llama": d}).loc["Llama"]
-    assert row["final entropy, nats"] == f"{found['pt']:.2f} → {found['it']:.2f}" and found["it"] < found["pt"]
+    assert (
+        row["final entropy, nats"] == f"{found['pt']:.2f} → {found['it']:.2f}" and found["it"] < found["pt"]
+    )
 
 
 def test_lens_quality():

@@ -194,7 +194,7 @@ def test_side_panels_and_exp04_are_whole_at_the_fewest_cloud_prompts_allowed():
         c.pair, prompts.load_prompts(POCKET, fewest), n_neighbours=32, batch_size=16
     )
     few = few.assign_coords(layer=np.arange(12), depth=("layer", depths.depth(12)))
-    panels = prompt_end.side_panels(few, seed=0)
+    panels = prompt_end.side_panels(few, draws=100, k=10, seed=0)
     assert {"dimension", "participation_ratio", "attention_entropy", "attention_normalised"} <= set(panels)
     expected = prompt_end.dimensions(few, draws=100, k=10, seed=0).dimension
     np.testing.assert_array_equal(panels.dimension, expected)

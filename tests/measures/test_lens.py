@@ -338,11 +338,16 @@ print(all(torch.equal(found[name], eager[name]) for name in ("entropy", "kl_fina
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_lens_says_so_once_and_goes_on():
     done = subprocess.run([sys.executable, "-c", NO_COMPILER], capture_output=True, text=True, cwd=REPOSITORY,
                           env=os.environ | {"CXX": "/no/such/compiler"})  # fmt: skip
     said, equal = done.stdout.splitlines()
-    assert said.startswith("The lens runs without torch.compile") and "compiler" in said.lower() and equal == "True"
+    assert (
+        said.startswith("The lens runs without torch.compile")
+        and "compiler" in said.lower()
+        and equal == "True"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -406,6 +411,7 @@ def test_wrong_input_is_named():
         lens.lens_metrics(residuals, short)
 
 
+@pytest.mark.slow
 def test_the_lens_does_without_nnsight():
     check = "import sys, nbhelpers.measures.lens; sys.exit('nnsight' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

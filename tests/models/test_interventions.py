@@ -232,7 +232,9 @@ def test_skip_is_the_identity_of_its_block(family):
     stream = forward(host, batch(), skip([0, 5]))
     assert torch.equal(stream.last_logits, expected)
     assert torch.equal(stream.residual[5], stream.residual[4])
-    assert not any(getattr(stream, name)[5].any() for name in ("attention_update", "mlp_output", "mlp_update"))
+    assert not any(
+        getattr(stream, name)[5].any() for name in ("attention_update", "mlp_output", "mlp_update")
+    )
 
 
 @families

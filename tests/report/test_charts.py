@@ -31,6 +31,7 @@ def test_the_title_names_the_direction(results):
         assert f"{name}, nats" in text and f"{name} by layer" in text
 
 
+@pytest.mark.slow
 def test_same_bytes_in_another_process():
     command = (
         "import hashlib; from nbhelpers.experiments.exp09_convergence_gap import figures as gap_figures; "

@@ -392,7 +392,9 @@ def test_only_the_science_that_a_notebook_imports_changes_its_version(package, m
     with open(package / f"nbhelpers/{module}.py", "a") as file:
         file.write("y = 2\n")
     # exp91 imports none of it but builds on exp90's result.
-    assert [new != old for new, old in zip(map(versions.measure_version, runs), before)] == [measured_again] * 2
+    assert [new != old for new, old in zip(map(versions.measure_version, runs), before)] == [
+        measured_again
+    ] * 2
 
 
 def test_what_a_run_needs_is_run_first_and_once(chained, run_cli):

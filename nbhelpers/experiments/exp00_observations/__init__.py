@@ -1,1 +1,1 @@
-"""exp00: one capture of every layer at every generated token, for all observational experiments."""
+"""exp00: one measurement of every layer at every generated token, for all observational experiments."""

@@ -1,4 +1,4 @@
-"""What exp00 takes and what its dataset holds."""
+"""Parameters, cost and variables of exp00."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,12 @@ from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import GenerationParams, Size
 from nbhelpers.core.variables import declared
 
-HISTORIES = 2  # whose tokens
-PER_LENS, PER_STEP = 12, 8  # numbers kept of a layer at a step and model: of each lens; of geometry
+HISTORIES = 2  # PT's tokens and IT's
+PER_LENS, PER_STEP = 12, 8  # numbers kept per layer, step and model: for each lens; for geometry
 
 
 class Params(GenerationParams):
-    """exp00: what is generated and measured once for all observational experiments."""
+    """Parameters of exp00, which generates and measures once for all observational experiments."""
 
     n_cloud_prompts: int = Field(ge=16, description="prompts whose last position gives the clouds of states")
     # A subsample of four fifths must keep ten neighbours of every state.
@@ -22,7 +22,7 @@ class Params(GenerationParams):
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return what exp00 takes."""
+    """Return the cost of exp00."""
     e = run.experiment
     tokens = e.n_prompts * e.max_new_tokens
     passes = HISTORIES * 2 * batches(e.n_prompts, e.batch_size) + 4 * batches(e.n_cloud_prompts, e.batch_size)

@@ -1,9 +1,9 @@
-"""exp00: what every layer of a pair says at every generated token, measured once for all observational experiments.
+"""exp00: measurements of every layer of a pair at every generated token, made once for all observational experiments.
 
-Both models read both histories, the tokens that PT wrote and the tokens that IT wrote, each after its own native
-prompt: a two-by-two design whose diagonal is free running. Every step is read through the raw and the tuned lens, its
-own model's and the other's, and reduced to numbers; neither logits nor residuals are kept. What the numbers mean is
-the business of the experiments.
+Both models read both histories: the tokens that PT wrote and the tokens that IT wrote. Each model reads them after its
+own native prompt. This is a two-by-two design whose diagonal is free running. Every step is read through the raw and the
+tuned lens of its own model and of the other model, and reduced to a few numbers; neither logits nor residuals are kept.
+Experiments interpret them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ CURVES = (*lens.METRICS, "top1_probability", "target_log_probability", "target_r
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads a residual stream: a model's unembedding with its final norm, and its tuned lens."""
+    """One model's raw and tuned lens: its unembedding with the final norm, and its tuned lens."""
 
     unembedding: Unembedding
     tuned: tuned_lens.TunedLens
@@ -53,7 +53,7 @@ def lens_arrays(found: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def measure(stream: Stream, batch: Batch, own: Reader, other: Reader, **tiles) -> xr.Dataset:
-    """Return one batch's measurements: lens metrics (lens, layer, step), geometry ([component,] layer, step).
+    """Return one batch's measurements: lens metrics (lens, layer, step) and geometry ([component,] layer, step).
 
     tiles: `rows` and `compile` of the lens.
     """
@@ -86,15 +86,13 @@ def observe(
     lens_compile: bool = False,
     with_neurons: bool = False,
 ) -> xr.Dataset:
-    """Return every measurement at every step of every prompt, one teacher-forced pass.
+    """Return every measurement at every step of every prompt, from one forward over forced tokens.
 
-    The model's own logits check the lens on each batch. Give another model's continuations for a matched history.
-    `with_neurons` adds `neuron_mass` (layer, neuron), summed over steps.
+    Dims are (lens, layer, step) or ([component,] layer, step), with 32 bits per entry. Coordinates: `prompt_index` (step),
+    the index of the prompt; `token` (step), the index of the generated token that the step predicts, 0 for the first one.
 
-    Returns
-    -------
-    dataset with dims (lens, layer, step) or ([component,] layer, step), 32 bits an entry; coordinates `prompt_index`
-    (step), which prompt, and `token` (step), which generated token the step predicts: 0 for the one after the prompt.
+    The lens is checked against the model's own logits on each batch. For a matched history, pass the other model's
+    continuations. `with_neurons` adds `neuron_mass` (layer, neuron), summed over steps.
     """
     parts, masses = [], []
     for batch, stream in replay(decoder, prompts, continuations, batch_size=batch_size):
@@ -121,10 +119,10 @@ def observe_pair(
     lens_rows: int = 256,
     lens_compile: bool = False,
 ) -> xr.Dataset:
-    """Return both models' measurements on both histories, dims (variant, lens, layer, step) and the like.
+    """Return both models' measurements on both histories, dims (variant, lens, layer, step) or as in `observe`.
 
-    prompts, continuations, lenses: by variant, "pt" and "it". Coordinate `history` (step) says whose tokens a step is
-    of.
+    prompts, continuations, lenses: by variant, "pt" and "it". Coordinate `history` (step): the variant that wrote the
+    tokens.
     """
     decoders = dict(zip(VARIANTS, pair))
     readers = {name: Reader(decoders[name].unembedding, lenses[name]) for name in VARIANTS}
@@ -155,7 +153,7 @@ def with_texts(
     prompts: Sequence[Prompt],
     tokenizer,
 ) -> xr.Dataset:
-    """Return the measurements with what was asked and written, token classes, coordinates, units and names."""
+    """Return the measurements with messages, categories, generated texts and lengths, token classes and coordinates."""
     made = [continuations[name] for name in VARIANTS]
     per_prompt = {
         "n_tokens": [[len(c.ids) for c in rows] for rows in made],
@@ -163,7 +161,7 @@ def with_texts(
         "text": [[tokenizer.decode(c.ids, skip_special_tokens=True) for c in rows] for rows in made],
     }
     found = steps.assign({name: (("variant", "prompt"), np.array(rows)) for name, rows in per_prompt.items()})
-    # Steps lie history by history and prompt by prompt, each text whole.
+    # Steps are ordered by history, then by prompt; each text is complete.
     kinds = [token_classes(tokenizer, c.ids) for rows in made for c in rows if c.ids]
     found["token_class"] = ("step", np.concatenate(kinds))
     for name in ("category", "message"):

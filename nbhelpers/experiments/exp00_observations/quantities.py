@@ -1,4 +1,4 @@
-"""The quantities of exp00, from one pair's dataset: how long the texts are, and how sharp the end points."""
+"""The quantities of exp00, from one pair's dataset: lengths of texts, sharpness of final distributions, agreement."""
 
 import numpy as np
 import xarray as xr
@@ -8,14 +8,14 @@ from nbhelpers.report.quantities import VARIANTS, Quantities, by_variant, levels
 
 
 def quantities(result: xr.Dataset) -> Quantities:
-    """Return exp00's quantities: lengths, how many texts end, the end point on each model's own text, and agreement."""
+    """Return exp00's quantities: lengths, shares of finished texts, final distributions on own texts, agreement."""
     found = with_shift("n_tokens", result["n_tokens"], "tokens")
     found |= levels(by_variant("stopped", result["stopped"].astype(float)), "1")
     return found | end_point(result) | agreement(result)
 
 
 def end_point(result: xr.Dataset) -> Quantities:
-    """Return entropy, nats, and top probability of the final distribution, means over the same steps as in exp09."""
+    """Return entropy (nats) and top-1 probability of the final distribution, means over each model's `free_steps`."""
     found, n = {}, result.sizes["prompt"]
     for name, unit in {"entropy": "nats", "top1_probability": "1"}.items():
         last = [
@@ -27,7 +27,7 @@ def end_point(result: xr.Dataset) -> Quantities:
 
 
 def agreement(result: xr.Dataset) -> Quantities:
-    """Return the share of steps on one text at which both models' final top-1 token is the same, `.pt` by PT's text."""
+    """Return the share of steps at which both models' final top-1 token is the same, on PT's (`.pt`) or IT's text."""
     found = {}
     for history in VARIANTS:
         tops = [

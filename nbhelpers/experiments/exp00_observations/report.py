@@ -15,7 +15,7 @@ from nbhelpers.report.text import counted, percent
 
 
 def lengths(results) -> alt.Chart:
-    """Return how long each model's texts are: the share of prompts with at least so many tokens."""
+    """Return a chart of the lengths of each model's texts: the share of prompts with at least so many tokens."""
 
     def survival(dataset):
         width = int(dataset.n_tokens.max())
@@ -43,7 +43,7 @@ def lengths(results) -> alt.Chart:
 
 
 def volume(results) -> pd.DataFrame:
-    """Return how much each model of exp00 wrote, and how sharp its end point is, by family."""
+    """Return a table of each model's text lengths and final distributions, and of their agreement, by family."""
 
     def arrow(dataset, name: str, shown: Callable) -> str:
         return " → ".join(
@@ -65,7 +65,7 @@ def volume(results) -> pd.DataFrame:
 
 
 def verdict(results) -> str:
-    """Return how long the texts are and how sharp the end points."""
+    """Return the verdict on text lengths and final entropies."""
     total = len(results)
     longer = [t for t, d in results.items() if value(quantities, d, "n_tokens_shift") < 0]
     sharper = [t for t, d in results.items() if value(quantities, d, "final_entropy_shift") < 0]

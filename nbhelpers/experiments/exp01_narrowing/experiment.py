@@ -1,4 +1,4 @@
-"""What exp01 takes and what its dataset holds."""
+"""Parameters, cost and variables of exp01."""
 
 from collections.abc import Mapping
 
@@ -11,15 +11,18 @@ from nbhelpers.core.variables import declared
 
 
 class Params(ForwardParams):
-    """exp01: which prompts, and how many neurons a prompt."""
+    """Parameters of exp01: its prompts, and the number of neurons chosen for each."""
 
     prompts: Prompts
     n_prompts: int = Field(ge=2)
+    n_resamples: int = Field(
+        default=400, ge=100, description="of prompts; each fits every chosen neuron again"
+    )
     n_neurons: int = Field(default=500, ge=2, description="neurons of each selection, a prompt")
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return what exp01 takes: one forward a batch of prompts and model, and some neurons' logits in blocks."""
+    """Return the cost of exp01: one forward per batch and model, and the chosen neurons' logits in blocks."""
     e = run.experiment
     neurons = 4.0 * e.batch_size * size.layers * size.width * 12
     held = weights(run, size, 2) + neurons + lens_buffers(size, e.lens_rows)

@@ -1,8 +1,8 @@
 """exp01: do broad neurons give way to narrow ones with depth, and do broad neurons get more attribution?
 
-At the position that predicts a one-word answer: N90, how many tokens hold 90 % of what a neuron or a layer's update
-does to the logits; its attribution to the answer; and the effective support exp H of each layer's lens distribution.
-Both models read plain text.
+All values are taken at the position that predicts a one-word answer: N90, the number of tokens that hold 90 % of the
+effect of a neuron or of a layer's update on the logits; its attribution to the answer; and the effective support exp H
+of each layer's lens distribution. Both models read plain text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from nbhelpers.measures.logit_attribution import Stub
 from nbhelpers.models import prompts
 from nbhelpers.models.decoder import Decoder, Pair
 
-# What is regressed on the logarithm of N90, over a prompt's chosen neurons.
+# Variables whose logarithm is regressed on ln N90 over the chosen neurons → their names.
 FITS = {"attribution": "attribution", "target_efficiency": "target efficiency"}
 N_SAMPLE = 300
 Kept = list[tuple[Stub, list[int], int]]  # stubs with the ids of their prompt and of their answer
@@ -34,7 +34,7 @@ def chosen_stubs(pair: Pair, stubs: Sequence[Stub], n: int) -> Kept:
 
 
 def layer_means(found: xr.Dataset) -> xr.DataArray:
-    """Return the mean ln N90 of each prompt's chosen neurons in each layer, (selection, prompt, layer), NaN without any."""
+    """Return the mean ln N90 of each prompt's chosen neurons in each layer, (selection, prompt, layer), NaN if none."""
     n_layers = found.sizes["layer"]
     value = np.log(found.n90.where(found.n90 > 0)).transpose("selection", "prompt", "feature").values
     layer = found.neuron_layer.transpose("selection", "prompt", "feature").values
@@ -49,7 +49,7 @@ def layer_means(found: xr.Dataset) -> xr.DataArray:
 
 def fits(found: xr.Dataset, options: Params) -> xr.Dataset:
     """Return the fit of each quantity in `FITS` on N90, with intervals and draws, (selection, quantity, statistic)."""
-    size = dict(n_resamples=min(options.n_resamples, 400), confidence=options.confidence, seed=options.seed)
+    size = dict(n_resamples=options.n_resamples, confidence=options.confidence, seed=options.seed)
     rows = []
     for selection in logit_attribution.SELECTIONS:
         one = found.sel(selection=selection)
@@ -77,7 +77,7 @@ def sample(found: xr.Dataset, seed: int) -> xr.Dataset:
 
 
 def neurons_of(decoder: Decoder, kept: Kept, options: Params) -> xr.Dataset:
-    """Return what the chosen neurons and each layer's updates do to the logits at the answer (`direct_attribution`)."""
+    """Return the `direct_attribution` of the chosen neurons and of each layer's updates to the answer, logits."""
     ids, targets = [row for _, row, _ in kept], [target for *_, target in kept]
     size = dict(k=options.n_neurons, seed=options.seed, batch_size=options.batch_size)
     return logit_attribution.direct_attribution(decoder, ids, targets, **size)

@@ -1,4 +1,4 @@
-"""The quantities of exp01, from one pair's dataset: how narrow predictions and updates are, and what goes with breadth."""
+"""The quantities of exp01, from one pair's dataset: narrowing of predictions and updates, and fits on breadth."""
 
 import numpy as np
 import xarray as xr
@@ -18,13 +18,13 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def support_fall(result: xr.Dataset, variant: str) -> xr.DataArray:
-    """Return ln of the effective support of the middle layer over that of the last, [prompt]; above zero it narrows."""
+    """Return ln(effective support of the middle layer / of the last layer), [prompt]; above zero, predictions narrow."""
     support = np.log(result.support.sel(variant=variant, drop=True))
     return support.isel(layer=support.sizes["layer"] // 2, drop=True) - support.isel(layer=-1, drop=True)
 
 
 def depth_trend(result: xr.Dataset, component: str = "mlp", variant: str = "it") -> xr.DataArray:
-    """Return each prompt's Spearman correlation of an update's N90 with depth, [prompt]; below zero it narrows."""
+    """Return each prompt's Spearman correlation of an update's N90 with depth, [prompt]; below zero, updates narrow."""
     values = result.update_n90.sel(component=component, variant=variant).transpose("prompt", "layer").values
     ranks = np.apply_along_axis(rankdata, 1, values)
     layers = np.arange(values.shape[1])

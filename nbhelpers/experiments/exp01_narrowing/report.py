@@ -1,4 +1,4 @@
-"""The figures, table and verdict of exp01: how many neurons and tokens an answer rests on, by layer."""
+"""The figures, table and verdict of exp01: effective support of predictions, breadth of updates and neurons."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def log_axis() -> dict:
 
 
 def support_profile(results) -> alt.Chart:
-    """Return the effective support, exp of the entropy, of each layer's lens distribution at the answer's position."""
+    """Return a chart of the effective support, exp H, of each layer's lens distribution at the answer's position."""
     return charts.layer_profile(
         results, lambda dataset: dataset.support, y="tokens", unit="tokens",
         title="Effective support of each layer's prediction (log scale)", **log_axis(),
@@ -29,7 +29,7 @@ def support_profile(results) -> alt.Chart:
 
 
 def update_breadth(results) -> alt.Chart:
-    """Return N90 of each layer's whole update at the answer's position; the reader chooses the component."""
+    """Return a chart of N90 of each layer's whole update at the answer's position; the reader chooses the component."""
     return charts.layer_profile(
         results, lambda dataset: dataset.update_n90.isel(component=[2, 1, 0]).astype(float), y="N90, tokens",
         unit="tokens", title="Breadth of each layer's update", toggles={"component": "update"},
@@ -38,7 +38,7 @@ def update_breadth(results) -> alt.Chart:
 
 
 def neuron_breadth(results) -> alt.Chart:
-    """Return the mean ln N90 of the chosen neurons of each layer; the reader chooses the selection."""
+    """Return a chart of the mean ln N90 of the chosen neurons of each layer; the reader chooses the selection."""
     return charts.layer_profile(
         results, lambda dataset: enough(dataset.neuron_n90), y="mean ln N90",
         title="Breadth of the chosen neurons", toggles={"selection": "chosen by"}, resolve="independent",
@@ -46,12 +46,12 @@ def neuron_breadth(results) -> alt.Chart:
 
 
 def enough(values: xr.DataArray, fewest: int = 2) -> xr.DataArray:
-    """Return values with every entry that fewer than two prompts measure set to NaN throughout."""
+    """Return values, with NaN for all prompts in every entry that fewer than `fewest` prompts measure."""
     return values.where(values.notnull().sum("prompt") >= fewest)
 
 
 def breadth_scatter(results) -> alt.Chart:
-    """Return attribution against N90 for a sample of the neurons chosen by attribution, on logarithmic axes."""
+    """Return a chart of attribution against N90 for a sample of the neurons chosen by attribution, logarithmic axes."""
     rows = tidy(results, lambda dataset: dataset[["sample_n90", "sample_attribution", "sample_layer"]])
     rows = rows[(rows["sample_n90"] > 0) & (rows["sample_attribution"] > 0)]
     x = alt.X("sample_n90:Q", title="N90, tokens", scale=alt.Scale(type="log", nice=False))
@@ -65,7 +65,7 @@ def breadth_scatter(results) -> alt.Chart:
 
 
 def breadth_fits(results, statistic="pearson") -> alt.Chart:
-    """Return the correlation of log attribution with log N90, with intervals over prompts, by selection, PT and IT."""
+    """Return a chart of the correlation of log attribution with log N90, with intervals, by selection, PT and IT."""
     order = ["attribution", "random", "impact"]
     rows = pd.DataFrame(
         [
@@ -81,12 +81,12 @@ def breadth_fits(results, statistic="pearson") -> alt.Chart:
 
 
 def fit_of(dataset: xr.Dataset, statistic: str, selection: str, variant: str) -> stats.Interval:
-    """Return slope or Pearson's r of log attribution on log N90, with its interval."""
+    """Return the slope or Pearson's r of log attribution on log N90, with its interval."""
     return kept(quantities, dataset)[f"attribution_{statistic}.{selection}.{variant}"].values
 
 
 def fit_table(results) -> pd.DataFrame:
-    """Return exp01's slope and correlation of log attribution on log N90, by family, selection and variant."""
+    """Return a table of slope and correlation of log attribution on log N90, by family, selection and variant."""
     rows = {}
     for title, d in results.items():
         for selection in map(str, d.selection.values):
@@ -99,7 +99,7 @@ def fit_table(results) -> pd.DataFrame:
 
 
 def verdict(results) -> str:
-    """Return what this run says of narrowing with depth and of attribution and breadth."""
+    """Return the verdict on narrowing with depth and on attribution and breadth."""
     of = partial(named, quantities)
     falls = {v: sentence(results, of(f"support_fall.{v}"), "narrower", "wider") for v in params.VARIANTS}
     trend = sentence(results, of("update_breadth_trend.it"), "broader", "narrower")

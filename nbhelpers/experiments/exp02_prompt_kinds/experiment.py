@@ -1,4 +1,4 @@
-"""What exp02 takes and what its dataset holds."""
+"""Parameters, cost and variables of exp02."""
 
 from collections.abc import Mapping
 
@@ -11,14 +11,14 @@ from nbhelpers.core.variables import declared
 
 
 class Params(GenerationParams):
-    """exp02: which prompts, and the permutation test of their categories."""
+    """Parameters of exp02: its prompts, and the permutation test of their kinds."""
 
     prompts: Prompts
     n_permutations: int = Field(default=2000, ge=100)
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return what exp02 takes: every prompt continued under three conditions."""
+    """Return the cost of exp02: a continuation of every prompt under three conditions."""
     return generation_cost(run, size, conditions=3)
 
 

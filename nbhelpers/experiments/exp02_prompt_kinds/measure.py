@@ -1,6 +1,7 @@
 """exp02: layer profiles by kind of prompt and by template, and a permutation test of the kinds.
 
-Three conditions, each continuing every prompt by itself: PT on plain text, IT in its chat template, IT on plain text.
+Each of three conditions generates its own continuation of every prompt: PT on plain text, IT in its chat template, IT
+on plain text.
 The null hypothesis is that in-context, out-of-context and reasoning prompts have the same profile over layers.
 """
 
@@ -50,7 +51,7 @@ def measure(decoder: Decoder, ids, made, *, batch_size: int, **tiles) -> xr.Data
 
 
 def means(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
-    """Return per-prompt means over steps, (prompt, …), and those of the block's δ-cosine by third of the text."""
+    """Return per-prompt means over steps, (prompt, …), and means of the block's δ-cosine over each third of the text."""
     found = {}
     for name in (*MEASURES, "residual_norm"):
         values = stats.prompt_means(steps[name].values, steps.prompt_index.values, n_prompts)
@@ -84,9 +85,10 @@ def observe_condition(
 
 
 def f_statistics(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return the one-way F of groups, [draw, layer], values [prompt, layer], groups [draw, prompt] of codes 0 … k − 1.
+    """Return the one-way F statistic of groups, [draw, layer].
 
-    Every draw has groups of the same sizes. Infinite where groups differ and nothing varies within them.
+    values: [prompt, layer]. groups: [draw, prompt], codes 0 … k − 1, with the same group sizes in every draw. F is
+    infinite if groups differ and nothing varies within them.
     """
     k, n = groups.max() + 1, len(values)
     member = groups[:, None, :] == np.arange(k)[:, None]
@@ -102,7 +104,7 @@ def f_statistics(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def permuted(labels: np.ndarray, strata: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Return n random orders of labels, each within its strata, [draw, prompt]."""
+    """Return n random permutations of labels within strata, [draw, prompt]."""
     rng, drawn = np.random.default_rng(seed), np.tile(labels, (n, 1))
     for stratum in np.unique(strata):
         at = np.flatnonzero(strata == stratum)
@@ -111,10 +113,10 @@ def permuted(labels: np.ndarray, strata: np.ndarray, n: int, seed: int) -> np.nd
 
 
 def kinds_test(values: np.ndarray, kinds, forms, *, n: int, seed: int) -> tuple[np.ndarray, float]:
-    """Return each layer's F of the kinds, [layer], and the p-value of the largest, which holds for all layers at once.
+    """Return each layer's F of the kinds, [layer], and the p-value of the largest F, valid for all layers at once.
 
     values: [prompt, layer]; a layer with a NaN, or where nothing varies, is left out (F is NaN). Kinds are permuted
-    within forms, so that a difference between stubs and questions counts for nothing.
+    within forms, so that a difference between stubs and questions has no effect.
     """
     codes = np.unique(np.asarray(kinds), return_inverse=True)[1]
     kept = np.isfinite(values).all(0) & (np.ptp(np.nan_to_num(values), axis=0) > 0)
@@ -125,7 +127,7 @@ def kinds_test(values: np.ndarray, kinds, forms, *, n: int, seed: int) -> tuple[
 
 
 def tests(profiles: xr.Dataset, options: Params) -> xr.Dataset:
-    """Return the test of the kinds for each condition and measure, (condition, measure, layer) and (condition, measure)."""
+    """Return the test of the kinds: `f_statistic` (condition, measure, layer) and `p_layers` (condition, measure)."""
     size, rows = dict(n=options.n_permutations, seed=options.seed), []
     for condition in profiles.condition.values:
         one = profiles.sel(condition=condition)
@@ -146,7 +148,7 @@ def tests(profiles: xr.Dataset, options: Params) -> xr.Dataset:
 
 
 def form_of(prompt: Prompt) -> str:
-    """Return whether a prompt is a question, which leaves its answer open, or a stub to complete."""
+    """Return "question" for a prompt that ends with "Answer:", "stub" for one to complete."""
     return "question" if prompt.text.rstrip().endswith("Answer:") else "stub"
 
 
@@ -164,6 +166,6 @@ def assembled(parts: Mapping[str, xr.Dataset], prompts: Sequence[Prompt]) -> xr.
 
 
 def summarise(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
-    """Return exp02's dataset for one pair, but for weights: profiles by condition and prompt, and the tests of the kinds."""
+    """Return exp02's dataset for one pair, without weight change: profiles by condition and prompt, tests of the kinds."""
     profiles = assembled({c: observe_condition(pair, c, prompts, options) for c in CONDITIONS}, prompts)
     return joined(profiles, tests(profiles, options))

@@ -14,12 +14,12 @@ UNMEASURED = {}
 
 
 def quantities(result: xr.Dataset) -> Quantities:
-    """Return the block's δ-cosine of each kind of prompt, with and without the template, tests of kinds, weight change."""
+    """Return exp02's quantities: the block's δ-cosine by kind of prompt and template, tests of kinds, weight change."""
     return of_kinds(result) | of_template(result) | tests(result) | weights(result)
 
 
 def of_kinds(result: xr.Dataset) -> Quantities:
-    """Return the δ-cosine at the onset and at the last layer by kind and condition, and what the template changes."""
+    """Return the δ-cosine at the onset and at the last layer by kind and condition, and its shift by the template."""
     block, found = result["delta_cosine"].sel(component="block", drop=True), {}
     for kind in KINDS:
         of = {"prompt": np.flatnonzero((result["category"] == kind).values)}
@@ -33,14 +33,14 @@ def of_kinds(result: xr.Dataset) -> Quantities:
 
 
 def of_template(result: xr.Dataset) -> Quantities:
-    """Return what the template changes in IT's δ-cosine, and how far IT lies from PT in the final fifth with and without."""
+    """Return the template's effect on IT's δ-cosine, and the shift IT − PT in the final fifth with and without it."""
     template = result["template_shift"]
     block = result["delta_cosine"].sel(component="block", drop=True)
     late = block.isel(layer=list(depths.final_fifth(result.sizes["layer"]))).mean("layer")
     pt = late.sel(condition="PT", drop=True)
     moved = {
         "template_effect.last": template.isel(layer=-1, drop=True),
-        # Without the first layer, which adds to the embedding, and the last, which stands apart.
+        # Without the first layer, which adds to the embedding, and the last, which has its own quantity.
         "template_effect.other": template.isel(layer=slice(1, -1)).mean("layer"),
         "late_cosine_shift.it": late.sel(condition=CONDITIONS["it"], drop=True) - pt,
         "late_cosine_shift.it_plain": late.sel(condition=CONDITIONS["it_plain"], drop=True) - pt,
@@ -49,6 +49,6 @@ def of_template(result: xr.Dataset) -> Quantities:
 
 
 def tests(result: xr.Dataset) -> Quantities:
-    """Return the largest p over conditions that kinds of prompts have one profile of a measure."""
+    """Return each measure's largest p-value over conditions that all kinds of prompts have the same profile."""
     largest = result["p_layers"].max("condition")
     return levels({f"kinds_p.{m}": float(largest.sel(measure=m)) for m in result["measure"].values}, "1")

@@ -28,7 +28,7 @@ from nbhelpers.report.text import counted, p_value
 
 
 def kinds_profile(results, measure="delta_cosine") -> alt.Chart:
-    """Return a profile over layers by kind of prompt, with intervals; the reader chooses the condition."""
+    """Return a chart of a measure over layers by kind of prompt, with intervals; the reader chooses the condition."""
 
     def values(dataset):
         curve = dataset[measure]
@@ -49,7 +49,7 @@ def kinds_profile(results, measure="delta_cosine") -> alt.Chart:
 
 
 def template_overlay(results) -> alt.Chart:
-    """Return the block's δ-cosine of IT with and without its chat template, and of PT."""
+    """Return a chart of the block's δ-cosine of IT with and without its chat template, and of PT."""
 
     def values(dataset):
         return banded(dataset.delta_cosine.sel(component="block", drop=True))
@@ -62,7 +62,7 @@ def template_overlay(results) -> alt.Chart:
 
 
 def kinds_table(results) -> pd.DataFrame:
-    """Return exp02's p-value that kinds of prompts differ at some layer, by measure and condition, a column a family."""
+    """Return a table of the p-values of differences between kinds of prompts at any layer: one column per family."""
     rows = {}
     for title, d in results.items():
         for c in d.condition.values:
@@ -73,7 +73,7 @@ def kinds_table(results) -> pd.DataFrame:
 
 
 def template_table(results) -> pd.DataFrame:
-    """Return what the template changes in the δ-cosine and how much of the late shift is left without it, by family."""
+    """Return a table of the template's effect on the δ-cosine, and of the late shift with and without it, by family."""
     names = {
         "template's effect, last layer": "template_effect.last",
         "template's effect, other layers": "template_effect.other",
@@ -90,12 +90,12 @@ def kinds_differ(results, measure: str) -> list[str]:
 
 
 def opposition(name: str) -> Callable:
-    """Return a shift of the δ-cosine by prompt with its sign turned: a lower cosine opposes the stream more."""
+    """Return a function dataset → [prompt] of minus a δ-cosine shift: a lower cosine opposes the stream more."""
     return lambda dataset: -named(quantities, name)(dataset)
 
 
 def verdict(results) -> str:
-    """Return whether kinds of prompts differ, and whether the late shift needs the template."""
+    """Return the verdict: whether kinds of prompts differ, and whether the late shift needs the template."""
     total = len(results)
     cosine, entropy = kinds_differ(results, "delta_cosine"), kinds_differ(results, "entropy")
     opposed = ("stronger in IT than in PT", "weaker in IT")

@@ -1,11 +1,11 @@
-"""What exp03 takes and what its dataset holds."""
+"""Parameters and variables of exp03."""
 
 from nbhelpers.core.schemas import CommitmentParams
 from nbhelpers.core.variables import declared
 
 
 class Params(CommitmentParams):
-    """exp03: threshold of commitment and strata of confidence."""
+    """Parameters of exp03: threshold of commitment and strata of confidence."""
 
 
 VARIABLES = declared(

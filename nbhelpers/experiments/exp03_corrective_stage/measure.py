@@ -1,7 +1,7 @@
-"""exp03: how a prediction is revised from layer to layer, from the steps that exp00 observed.
+"""exp03: revision of predictions from layer to layer, from the steps that exp00 observed.
 
-Phases of adjacent divergence, changes of mind by token class, turnover of candidates, commitment by confidence: for
-each model on its own history and on the other's. Loads no model, draws nothing.
+The measures are adjacent divergence by phase, changes of mind by token class, turnover of candidates, and commitment by
+confidence, for each model on its own history and on the other's. This module loads no model and draws nothing.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ AGREEMENT = ("same token", "another token")
 
 
 def with_target(steps: xr.Dataset) -> xr.Dataset:
-    """Return steps with the following token's probability, log rank, and whether a layer ranks it first."""
+    """Return steps with the probability and the log rank of the token that follows."""
     return steps.assign(
         target_probability=np.exp(steps.target_log_probability),
         target_log_rank=np.log(steps.target_rank.astype("float64")),
@@ -38,7 +38,7 @@ def with_target(steps: xr.Dataset) -> xr.Dataset:
 
 
 def first_correct(steps: xr.Dataset) -> xr.DataArray:
-    """Return the first layer whose top-1 token is the one that follows, L where none is, (lens, step)."""
+    """Return the first layer whose top-1 token is the token that follows, L if there is none, (lens, step)."""
     right = (steps.top1 == steps.token_id).transpose("lens", "step", "layer")
     first = np.where(right.any("layer"), right.argmax("layer"), steps.sizes["layer"])
     return xr.DataArray(first, dims=("lens", "step"), coords={"prompt_index": steps.prompt_index})
@@ -68,10 +68,10 @@ def by_class(values: xr.DataArray, classes: np.ndarray, n_prompts: int) -> xr.Da
 
 
 def minds(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
-    """Return changes of mind by token class: how often late, how often to and fro, how large, (token_class, prompt, lens)."""
+    """Return changes of mind by token class, (token_class, prompt, lens): late share, late flips per step, size (nats)."""
     n_layers = steps.sizes["layer"]
     first, late = first_correct(steps), onset(n_layers)
-    ever = first < n_layers  # on another's text a model may never rank the following token first
+    ever = first < n_layers  # on the other model's text, no layer may rank the following token first
     changes = (steps.top1.diff("layer") != 0).isel(layer=slice(late - 1, None)).sum("layer").astype(float)
     size = steps.kl_adjacent.isel(layer=first.clip(1, n_layers - 1)).where((first > 0) & ever)
     kinds = steps.token_class.values
@@ -108,7 +108,7 @@ def commitment_by_confidence(
 
 
 def by_agreement(steps: xr.Dataset, agrees: np.ndarray, n_prompts: int) -> xr.DataArray:
-    """Return KL curves of steps where both models end on the same token and of the others, (agreement, prompt, …)."""
+    """Return KL curves, nats, of steps where both models' final top-1 token is the same and of others, (agreement_of, …)."""
     parts = [
         prompt_means(steps.kl_final_layer.isel(step=np.flatnonzero(agrees == flag)), n_prompts)
         for flag in (True, False)
@@ -148,7 +148,7 @@ def changes_of_mind(observed: xr.Dataset, variant: str, history: str) -> xr.Data
 
 
 def by_confidence(observed: xr.Dataset, variant: str, history: str, options: CommitmentParams) -> xr.Dataset:
-    """Return commitment layers within strata of the writer's confidence, (stratum, prompt, rule, lens)."""
+    """Return commitment layers within strata of the confidence of the history's model, (stratum, prompt, rule, lens)."""
     stratum = strata(confidence(history_steps(observed, history, history)), options.confidence_edges)
     steps, n = history_steps(observed, variant, history), observed.sizes["prompt"]
     layers = commitment_by_confidence(steps, stratum, n, options.kl_threshold)
@@ -156,7 +156,7 @@ def by_confidence(observed: xr.Dataset, variant: str, history: str, options: Com
 
 
 def where_both_agree(observed: xr.Dataset, variant: str, history: str) -> xr.Dataset:
-    """Return KL curves where both models end on the same token and where not, and how often they do."""
+    """Return KL curves by whether both models' final top-1 token is the same, and the share of steps at which it is."""
     steps = history_steps(observed, variant, history)
     other = history_steps(observed, VARIANTS[variant == "pt"], history)
     agrees = final_token(steps) == final_token(other)
@@ -165,6 +165,6 @@ def where_both_agree(observed: xr.Dataset, variant: str, history: str) -> xr.Dat
 
 
 def summarise(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
-    """Return exp03's dataset for one pair, but for neurons: every measure for both models on both histories."""
+    """Return exp03's dataset for one pair, without neurons: every measure for both models on both histories."""
     found = [over_histories(observed, m) for m in (curves, by_phase, changes_of_mind, where_both_agree)]
     return joined(*found, over_histories(observed, by_confidence, options))

@@ -33,13 +33,13 @@ UNMEASURED = {
     **{f"own_feature_share.{at}": OF_DICTIONARIES for at in ("early.most", "late.least", "late.most")},
     **{f"neuron_overlap.k{k}": "an MLP of the pocket size has no 100 neurons that stand out; 10, 20 and 50 are kept"
        for k in (100, 1000)},
-    **{f"first_crossing_median.{v}": "a median over pooled steps; exp09 keeps counts by layer of every rule"
+    **{f"first_crossing_median.{v}": "a median over pooled steps; here only means by prompt are kept"
        for v in VARIANTS},
 }  # fmt: skip
 
 
 def quantities(result: xr.Dataset) -> Quantities:
-    """Return how predictions are revised, on each model's own text and on IT's, and how concentrated its neurons are."""
+    """Return exp03's quantities: revision of predictions on own texts and on IT's, and concentration of neuron use."""
     parts = [result.sel(variant=v, history=v, drop=True) for v in VARIANTS]
     own = xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
     same = result.sel(history="it", drop=True)
@@ -53,7 +53,7 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def of_phases(own: xr.Dataset) -> Quantities:
-    """Return adjacent divergence, changes of mind and turnover of the study's phases, free running."""
+    """Return adjacent divergence (nats), share of changes of mind and turnover by phase of the study, free running."""
     found, raw = {}, own.sel(lens="raw", drop=True)
     clipped = "Gemma's figures: KL(layer ‖ before), clipped, no template; here KL(before ‖ layer)"
     for phase, layers in depths.phases(own.sizes["layer"]).items():
@@ -69,7 +69,7 @@ def of_phases(own: xr.Dataset) -> Quantities:
 
 
 def of_minds(of: xr.Dataset, text: str) -> Quantities:
-    """Return late changes of mind by class of the token that follows, raw lens, on one choice of texts."""
+    """Return late changes of mind by class of the token that follows, raw lens; text: the name of the texts in `of`."""
     found = {}
     for name in MINDS:
         values, unit = of[name].sel(lens="raw", drop=True), "nats" if name.startswith("kl") else "1"
@@ -79,7 +79,7 @@ def of_minds(of: xr.Dataset, text: str) -> Quantities:
 
 
 def by_confidence(own: xr.Dataset, same: xr.Dataset) -> Quantities:
-    """Return the layer of the first crossing within strata of confidence, free running, and its delay on IT's text."""
+    """Return layer and delay of the first crossing by stratum of confidence, free running, and the delay on IT's text."""
     note, found = "published without IT's template; in layers of this model", {}
     for stratum in own["stratum"].values:
         at = dict(stratum=stratum, rule="kl_continuous", lens="raw", drop=True)
@@ -92,7 +92,7 @@ def by_confidence(own: xr.Dataset, same: xr.Dataset) -> Quantities:
 
 
 def by_agreement(same: xr.Dataset) -> Quantities:
-    """Return the late-half gap on IT's text where both models end on the same token and where not, nats, and how often."""
+    """Return the late-half gap (nats) on IT's text by whether the final top-1 tokens agree, and the share that agrees."""
     late = list(depths.late_half(same.sizes["layer"]))
     gap = difference(over(same["kl_by_agreement"].sel(lens="raw", drop=True), late))
     found = {
@@ -102,7 +102,7 @@ def by_agreement(same: xr.Dataset) -> Quantities:
 
 
 def structural(own: xr.Dataset) -> Quantities:
-    """Return the share of late changes of mind that end on a structural token, discourse or punctuation."""
+    """Return the share of late changes of mind that end on a structural, discourse or punctuation token."""
     rate = own["late_mind_change"].sel(lens="raw", drop=True).mean("prompt")
     late = (rate * own["class_share"]).fillna(0)
     kept = late.sel(token_class=late["token_class"].isin(STRUCTURAL))
@@ -113,7 +113,7 @@ def structural(own: xr.Dataset) -> Quantities:
 
 
 def concentration(result: xr.Dataset, layers) -> Quantities:
-    """Return Gini, N50 and N90 of the use of neurons, and PT's and IT's shared ones, mean over some layers and over all."""
+    """Return Gini, N50 and N90 of neuron use over `layers`, and the overlap of both models' top neurons there and overall."""
     found = {}
     for name in ("gini", "n50", "n90"):
         found |= with_shift(name, over(result[name], layers), "1", note=NEURONS)

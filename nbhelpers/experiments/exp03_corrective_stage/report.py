@@ -31,7 +31,7 @@ MINDS = {
 
 
 def phases_of_revision(results) -> alt.Chart:
-    """Return KL(previous layer ‖ layer) by layer, free running; the reader chooses the lens."""
+    """Return a chart of KL(previous layer ‖ layer) by layer, free running; the reader chooses the lens."""
     return charts.layer_profile(
         results, lambda d: free(d[["kl_adjacent"]]).kl_adjacent, y="nats", unit="nats",
         title="KL(previous layer ‖ layer): how much each layer revises (√ scale)", toggles={"lens": "lens"},
@@ -40,7 +40,7 @@ def phases_of_revision(results) -> alt.Chart:
 
 
 def turnover(results) -> alt.Chart:
-    """Return the Jaccard index of the five best tokens with the layer before, free running; the lens to choose."""
+    """Return a chart of the Jaccard index of a layer's five best tokens with the previous layer's, free running, by lens."""
     return charts.layer_profile(
         results, lambda d: free(d[["turnover"]]).turnover, y="Jaccard index",
         title="Candidates kept from the layer before (five best tokens)", toggles={"lens": "lens"},
@@ -48,7 +48,7 @@ def turnover(results) -> alt.Chart:
 
 
 def emergence(results) -> alt.Chart:
-    """Return the probability that each layer gives the token that follows, free running; the lens to choose."""
+    """Return a chart of each layer's probability of the token that follows, free running; the reader chooses the lens."""
     return charts.layer_profile(
         results, lambda d: free(d[["target_probability"]]).target_probability, y="probability",
         title="Probability of the token that follows", toggles={"lens": "lens"},
@@ -56,9 +56,9 @@ def emergence(results) -> alt.Chart:
 
 
 def minds_by_class(results, measure="late_mind_change", text="free") -> alt.Chart:
-    """Return a measure of late changes of mind by class of the following token, raw lens, PT and IT, with intervals.
+    """Return a chart of late changes of mind by class of the following token, raw lens, PT and IT, with intervals.
 
-    text: "free", each model on its own, or "it", both on IT's.
+    text: "free" for each model on its own text, "it" for both models on IT's text.
     """
     names = {
         f"{measure}.{text}.{kind}.{v}": {"token_class": kind, "variant": NAMES[v]}
@@ -75,7 +75,7 @@ def minds_by_class(results, measure="late_mind_change", text="free") -> alt.Char
 
 
 def commitment_by_confidence(results, text="free") -> alt.Chart:
-    """Return the delay IT − PT of commitment by confidence of the final prediction, raw lens, with intervals over prompts."""
+    """Return a chart of the commitment delay IT − PT by confidence of the final prediction, raw lens, with intervals."""
     start = "delay_by_confidence" if text == "free" else "matched_delay_by_confidence"
     rows = interval_rows(results, quantities, {f"{start}.{s}": {"stratum": s} for s in STRATA})
     where = "free running" if text == "free" else "on IT's tokens"
@@ -83,7 +83,7 @@ def commitment_by_confidence(results, text="free") -> alt.Chart:
 
 
 def neuron_gini(results) -> alt.Chart:
-    """Return the Gini coefficient of neuron use by layer: 0 if all neurons are used alike, towards 1 if one does all."""
+    """Return a chart of the Gini coefficient of neuron use by layer: 0 if all neurons are used equally, near 1 if few are."""
     rows = tidy(results, lambda dataset: dataset.gini.rename("mean").to_dataset())
     tips = [
         alt.Tooltip("panel:N", title="model"),
@@ -101,13 +101,13 @@ def neuron_gini(results) -> alt.Chart:
 
 
 def phase_table(results) -> pd.DataFrame:
-    """Return IT − PT of the adjacent KL by phase, free running, raw lens, nats, by family."""
+    """Return a table of IT − PT of the adjacent KL, nats, by phase and family, free running, raw lens."""
     phases = ("content", "format", "corrective")
     return cells(results, {name: named(quantities, f"phase_kl_adjacent_shift.{name}.raw") for name in phases})
 
 
 def agreement_table(results) -> pd.DataFrame:
-    """Return the gap on IT's text where both models end on the same token and where they do not, by family."""
+    """Return a table of the gap on IT's text by whether both models' final top-1 token is the same, by family."""
     kinds = [str(kind) for kind in next(iter(results.values())).agreement_of.values]
     table = cells(results, {kind: named(quantities, f"gap_by_agreement.{kind}") for kind in kinds})
     share = {title: percent(value(quantities, d, "agreement.it")) for title, d in results.items()}
@@ -115,7 +115,7 @@ def agreement_table(results) -> pd.DataFrame:
 
 
 def gini_table(results) -> pd.DataFrame:
-    """Return the mean Gini coefficient of neuron use from the onset on, and the overlap of the most used neurons."""
+    """Return a table of the mean Gini coefficient of neuron use from the onset on, and of the overlap of top neurons."""
     rows = {}
     for title, d in results.items():
         rows[title] = {
@@ -127,7 +127,7 @@ def gini_table(results) -> pd.DataFrame:
 
 
 def verdict(results) -> str:
-    """Return what this run says of a corrective stage."""
+    """Return the verdict on a corrective stage."""
     larger, later = ("larger in IT than in PT", "smaller in IT"), ("later in IT than in PT", "earlier in IT")
 
     def of(name, signs):

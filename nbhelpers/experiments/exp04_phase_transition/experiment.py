@@ -1,4 +1,4 @@
-"""What exp04 takes and what its dataset holds."""
+"""Parameters and variables of exp04."""
 
 from pydantic import Field
 
@@ -7,7 +7,7 @@ from nbhelpers.core.variables import declared
 
 
 class Params(ExperimentParams):
-    """exp04: intrinsic dimension, its intervals, and the permutation of layers."""
+    """Parameters of exp04: intrinsic dimension, its intervals, and the permutation of layers."""
 
     n_subsamples: int = Field(default=100, ge=20, description="subsamples without replacement")
     n_permutations: int = Field(default=10_000, ge=100)

@@ -1,8 +1,8 @@
 """exp04: is there a transition of the representation near a third of the depth, and is it sharper in IT?
 
-Each profile over layers is asked whether the layers around a third of the depth stand out: against layers in random
-order, and against every other window of the same width, since neighbouring layers resemble each other. Loads no model,
-draws nothing.
+Two tests ask of each profile over layers whether the layers around a third of the depth stand out: one against layers
+in random order, one against all windows of the same width, since neighbouring layers resemble each other. This module
+loads no model and draws nothing.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ from nbhelpers.measures import prompt_end
 
 
 def contrast(profile: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return the mean over layers inside less that over the others, profile [..., layer], inside [layer] bool."""
+    """Return the mean of profile [..., layer] over the layers in `inside`, bool [layer], minus its mean over the others."""
     return profile[..., inside].mean(-1) - profile[..., ~inside].mean(-1)
 
 
 def permutation_p(profile: np.ndarray, inside: np.ndarray, *, n: int, seed: int) -> float:
-    """Return the two-sided p-value of a contrast against layers in random order; NaN where none or all are inside."""
+    """Return the two-sided p-value of a contrast against layers in random order; NaN if no layer or every layer is inside."""
     if not inside.any() or inside.all():
         return float("nan")
     rng = np.random.default_rng(seed)
@@ -30,7 +30,7 @@ def permutation_p(profile: np.ndarray, inside: np.ndarray, *, n: int, seed: int)
 
 
 def window_p(profile: np.ndarray, inside: np.ndarray) -> float:
-    """Return the share of all windows of contiguous layers, as wide as this one, whose contrast is at least as large."""
+    """Return the share of all contiguous windows of this width whose contrast is at least as large in size."""
     width, n_layers = int(inside.sum()), len(profile)
     starts = np.arange(n_layers - width + 1)[:, None]
     layers = np.arange(n_layers)
@@ -40,7 +40,7 @@ def window_p(profile: np.ndarray, inside: np.ndarray) -> float:
 
 
 def standing_out(profiles: dict[str, np.ndarray], global_layer: np.ndarray, options: Params) -> xr.Dataset:
-    """Return, for each named profile [layer], whether its window at a third of the depth stands out, (profile)."""
+    """Return contrasts and p-values of the window at a third of the depth, (profile), from {name: profile [layer]}."""
     rows = []
     for profile in profiles.values():
         kept = np.isfinite(profile)  # a change between layers has no value at layer 0
@@ -62,7 +62,7 @@ def standing_out(profiles: dict[str, np.ndarray], global_layer: np.ndarray, opti
 
 
 def dip(dimension: xr.DataArray) -> xr.Dataset:
-    """Return the layer of the lowest dimension between 0.2 L and 0.5 L and how sharp it is, dims but the layer.
+    """Return the layer of the lowest dimension between 0.2 L and 0.5 L, and its sharpness, with all dims but the layer.
 
     Sharpness as in the study: |ID before − ID after| over the larger of the two.
     """
@@ -92,7 +92,7 @@ def summarise(observed: xr.Dataset, options: Params) -> xr.Dataset:
 
 
 def tested(found: xr.Dataset) -> dict[str, np.ndarray]:
-    """Return the profiles over layers that are asked whether a third of the depth stands out, under native templates."""
+    """Return {name: profile [layer]} for the tests of `standing_out`, under native templates."""
     names = ["dimension", "adjacent_cka", "attention_normalised", "adjacent_change"]
     native = prompt_end.native(found[names])
     entropy = native.attention_normalised.mean("cloud_prompt")

@@ -18,7 +18,7 @@ UNMEASURED = {
 
 
 def quantities(result: xr.Dataset) -> Quantities:
-    """Return dimension, its lowest layer and how sharp it is there, both models on plain text, the clouds, the windows."""
+    """Return exp04's quantities: lowest dimension, its layer and sharpness, both models on plain text; clouds; windows."""
     plain = result.sel(template="raw")
     two_nn = plain["dimension"].sel(estimator="two_nn", drop=True)
     at, sharp = plain["lowest_layer"], plain["sharpness"]
@@ -38,9 +38,9 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def windows(result: xr.Dataset) -> Quantities:
-    """Return in how many profiles a third of the depth has the largest contrast of all windows, of how many, by chance."""
+    """Return the number of profiles whose window at a third of the depth has the largest contrast, of all, and by chance."""
     n_layers, n = result.sizes["layer"], result.sizes["profile"]
     total = n_layers - len(around_third(n_layers)) + 1
-    # A change between layers has no value at layer 0, hence a window less: 1.5 tells the first rank from the second.
+    # A change between layers has no layer 0, hence one window less; the limit 1.5 still separates ranks one and two.
     largest = int((result["p_window"] < 1.5 / total).sum())
     return levels({"third_is_largest": largest, "profiles": n, "third_by_chance": n / total}, "profiles")

@@ -13,7 +13,7 @@ from nbhelpers.report.text import number, p_value
 
 
 def spectrum_profile(results, measure="participation_ratio") -> alt.Chart:
-    """Return the participation ratio, effective rank or first axis' share of each layer's cloud; template to choose."""
+    """Return a chart of the participation ratio, effective rank or first axis's share of each layer's cloud, by template."""
     rows = tidy(results, lambda dataset: dataset[measure].rename("mean").to_dataset())
     rows["template"] = rows["template"].map(TEMPLATES)
     title = {"participation_ratio": "Participation ratio", "effective_rank": "Effective rank"}.get(
@@ -31,7 +31,7 @@ def spectrum_profile(results, measure="participation_ratio") -> alt.Chart:
 
 
 def change_between_layers(results) -> alt.Chart:
-    """Return 1 − cosine of each prompt's state with that of the layer before; the reader chooses the template."""
+    """Return a chart of 1 − cosine of a prompt's state with that of the layer before; the reader chooses the template."""
 
     def values(dataset):
         change = dataset.adjacent_change.rename(cloud_prompt="prompt")
@@ -44,7 +44,7 @@ def change_between_layers(results) -> alt.Chart:
 
 
 def transition_table(results) -> pd.DataFrame:
-    """Return exp04's contrast of a third of the depth with the other layers and its p-values, by profile and family."""
+    """Return a table of the contrast of a third of the depth with other layers and its p-values, by profile and family."""
     columns = {}
     for title, d in results.items():
         rows = zip(d.statistic.values, d.p_permuted.values, d.p_window.values)
@@ -57,7 +57,7 @@ READ_AS = {"native": "native prompts", "raw": "plain text for both", "chat": "ch
 
 
 def higher(results, template: str) -> str:
-    """Return, by estimator, where IT's cloud has the higher dimension late: a count of families, or yes or no."""
+    """Return a clause with the number of families in which IT's cloud has the higher late dimension, by estimator."""
     said = []
     for estimator, name in DIMENSIONS.items():
         shift = f"late_dimension_shift.{estimator}.{template}"
@@ -67,7 +67,7 @@ def higher(results, template: str) -> str:
 
 
 def verdict(results) -> str:
-    """Return what this run says of a transition near a third of the depth."""
+    """Return the verdict on a transition near a third of the depth."""
     total = len(results)
     where = "" if total == 1 else f", families of {total}"
     largest, profiles, chance = (
@@ -82,8 +82,8 @@ def verdict(results) -> str:
     )
     return (
         f"IT's cloud has the higher dimension in the final fifth of the layers (point values{where}) "
-        f"{'; '.join(higher(results, template) for template in READ_AS)}. Of all windows of its width, the one at a third of "
-        f"the depth has the largest contrast in {largest:.0f} of {profiles:.0f} profiles over layers, where chance alone would give "
-        f"about {chance:.0f}. Under native templates, attention from the prompt's end is, as a share of its ceiling, "
-        f"{native}; with chat turns for both it is {chat}. {grounds(results)}"
+        f"{'; '.join(higher(results, template) for template in READ_AS)}. Of all windows of its width, the one at a third "
+        f"of the depth has the largest contrast in {largest:.0f} of {profiles:.0f} profiles over layers, where chance "
+        f"alone would give about {chance:.0f}. Under native templates, attention from the prompt's end is, "
+        f"as a share of its ceiling, {native}; with chat turns for both it is {chat}. {grounds(results)}"
     )

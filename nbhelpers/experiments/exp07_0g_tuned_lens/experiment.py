@@ -1,4 +1,4 @@
-"""What exp07_0g takes and what its dataset holds."""
+"""Parameters, cost and variables of exp07_0g."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from nbhelpers.core.variables import declared
 
 
 class Params(ForwardParams):
-    """exp07_0g: how the tuned lenses are trained and checked."""
+    """Parameters of exp07_0g: how the tuned lenses are trained and checked."""
 
     corpus: Texts
     form: str = Field(default="full", pattern="^(full|residual)$", description="A h + b, or h + A h + b")
@@ -34,12 +34,12 @@ class Params(ForwardParams):
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return what exp07_0g takes: one lens for each variant, one after the other."""
+    """Return the cost of exp07_0g: one lens for each variant, trained one after the other."""
     e = run.experiment
     tokens = 2 * (e.steps * e.tokens_per_step + e.n_validation_tokens + e.n_test_tokens)
     passes = math.ceil(tokens / (e.batch_size * e.max_text_tokens))
     translators = 4.0 * size.layers * size.width**2 * 4  # parameters, gradients, momentum, the best so far
-    # In training a batch, or passes pooled and mixed, and the validation texts; then the test texts, plain and translated.
+    # Training holds a batch (or a mixed pool) and the validation texts; the check holds test texts, plain and translated.
     batch = e.batch_size * e.max_text_tokens
     if e.pool > 1 and e.pool * batch > e.tokens_per_step:
         batch *= 2 * e.pool

@@ -1,7 +1,7 @@
-"""exp07_0g: tuned lenses of a pair, from running text to a checked lens.
+"""exp07_0g: training and checks of a pair's tuned lenses on running text.
 
 Texts are split before anything is measured: the first are for the final check, the next for validation, the rest for
-training. PT reads them as they are; IT reads each as a user's turn of its chat template, as in the study.
+training. PT reads plain text; IT reads each text as a user's turn of its chat template, as in the study.
 """
 
 import random
@@ -27,7 +27,7 @@ CHECKED = ("kl_final_layer", "kl_layer_final", "top1")
 CLOSER_SHARE, LAST_LAYER_KL = (
     0.9,
     0.05,
-)  # the gate: share of layers that must be closer; nats of the last translator
+)  # the gate: least share of closer layers; largest KL of the last translator, nats
 
 
 def rate(run: Run) -> float:
@@ -36,16 +36,16 @@ def rate(run: Run) -> float:
 
 
 def read_as(decoder: Decoder, text: str, longest: int) -> list[int]:
-    """Return a text's ids as this variant reads running text, cut to the longest allowed."""
+    """Return a text's ids, as plain text for PT and as a chat turn for IT, cut to `longest` ids."""
     ids = chat_ids(decoder, text) if decoder.variant == "it" else text_ids(decoder, text)
     return ids[:longest]
 
 
 def split_rows(decoder: Decoder, run: Run, parts: Sequence[str] = PARTS) -> dict[str, list[list[int]]]:
-    """Return the rows of ids for `parts`, the first or all of `PARTS`, whole texts each, none in two of them.
+    """Return {part: rows of ids}, one text a row; no text is in two parts. parts: the first or all of `PARTS`.
 
-    Test and validation take as many tokens as the parameters say, training as many as all its steps would use once, or what
-    there is. Raises `ParameterError` where the corpus is too short for that.
+    Test and validation take the number of tokens that the parameters state. Training takes the tokens that its steps use if
+    each is read once, or what the corpus has left. Raises `ParameterError` if a part has no text.
     """
     e = run.experiment
     wanted = dict(zip(PARTS, (e.n_test_tokens, e.n_validation_tokens, e.steps * e.tokens_per_step)))
@@ -72,11 +72,11 @@ def epochs(
     pool: int = 1,
     tokens_per_step: int = 1,
 ) -> Iterator[list[Tensor]]:
-    """Yield residuals [layer][token, d] of rows without end, in a new random order each time round.
+    """Yield residuals [layer][token, d] of rows endlessly, in a new random order in each epoch.
 
-    Rows of `pool` passes are drawn together and those of like length share a pass, so that little is padding. Where
-    they make more than one gradient step, their tokens come as one batch in random order: no step is of long texts
-    only. A larger step takes pass by pass, longest texts first: it sums over most or all of a pool anyway.
+    The rows of `pool` passes are drawn together, and rows of similar length share a pass, which saves padding. If a pool
+    has more tokens than a gradient step, they are yielded as one batch in random order, so that no step has long texts
+    only. Otherwise the passes are yielded one by one, longest texts first: a step sums over most of a pool anyway.
     """
     rng, mixing = random.Random(seed), np.random.default_rng(seed)
     while True:
@@ -120,7 +120,7 @@ def train(decoder: Decoder, run: Run) -> tuple[tuned_lens.TunedLens, xr.Dataset]
 
 
 def last_layer_kl(tuned: tuned_lens.TunedLens, residual: Tensor, unembedding: Unembedding) -> float:
-    """Return how far the last layer's own translator moves its prediction, KL(final ‖ translated), nats, mean over tokens."""
+    """Return KL(final ‖ last layer through its own translator), nats, mean over tokens: the error of the last translator."""
     h = residual.float()
     moved = h @ tuned.weight[-1].mT + tuned.bias[-1] + (h if tuned.form == "residual" else 0)
     found = lens.lens_metrics([moved.to(residual.dtype), residual], unembedding, metrics=("kl_final_layer",))
@@ -135,9 +135,9 @@ def by_text(values: Tensor, row: np.ndarray, n_rows: int) -> np.ndarray:
 def check(
     decoder: Decoder, tuned: tuned_lens.TunedLens, run: Run, other: tuned_lens.TunedLens | None = None
 ) -> xr.Dataset:
-    """Return a lens's held-out quality by text and layer, raw beside tuned, and through `other` translators if given."""
+    """Return the held-out quality of the raw and the tuned lens by text and layer, and of `other` translators if given."""
     e, rows = run.experiment, split_rows(decoder, run, PARTS[:1])["test"]
-    # One text a batch keeps tokens in the order of texts; these are few.
+    # One text per batch keeps tokens in the order of texts; there are few texts.
     residuals = [list(forward.residuals(decoder, [row], batch_size=1))[0] for row in rows]
     row = np.repeat(np.arange(len(rows)), [len(r[0]) for r in residuals])
     whole = [torch.cat(layer) for layer in zip(*residuals)]
@@ -160,8 +160,8 @@ def check(
 
 
 def gate(checked: xr.Dataset) -> bool:
-    """Return whether a lens passes: closer than raw at 0.6 of the depth and at nine tenths of layers but the last, which
-    it leaves alone.
+    """Return whether the tuned lens is closer than the raw one at 0.6 of the depth and at nine tenths of all layers but the
+    last, and its last translator changes next to nothing.
     """
     mean = checked.kl_final_layer.mean("text")
     closer = (mean.sel(lens="tuned") < mean.sel(lens="raw")).values[:-1]
@@ -170,7 +170,7 @@ def gate(checked: xr.Dataset) -> bool:
 
 
 def evaluate(pair: Pair, trained: dict[str, tuple[tuned_lens.TunedLens, xr.Dataset]], run: Run) -> xr.Dataset:
-    """Return exp07_0g's dataset for one pair: held-out quality, gate and learning curves, with units and names."""
+    """Return exp07_0g's dataset for one pair: held-out quality, gate and learning curves."""
     lenses = {name: found[0] for name, found in trained.items()}
     checked = [check(pair.pt, lenses["pt"], run), check(pair.it, lenses["it"], run, lenses["pt"])]
     transfer = checked[1]["kl_transfer"]

@@ -16,13 +16,13 @@ UNMEASURED = {
 
 
 def ratio(part: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
-    """Return values [prompt] whose mean is mean(part) / mean(whole) and whose spread is that ratio's, to first order."""
+    """Return values [prompt] whose mean is mean(part) / mean(whole) and whose spread is the ratio's, to first order."""
     found = part.mean() / whole.mean()
     return found + (part - found * whole) / whole.mean()
 
 
 def quantities(result: xr.Dataset) -> Quantities:
-    """Return by how much the tuned lens is closer than the raw one at 0.6 of the depth, and how often each agrees."""
+    """Return exp07_0g's quantities: gain of the tuned over the raw lens at 0.6 of the depth, top-1 agreement of each."""
     n, found = result.sizes["layer"], {}
     for v in VARIANTS:
         kl = result["kl_final_layer"].sel(variant=v, drop=True).isel(layer=int(0.6 * n), drop=True)
@@ -39,7 +39,7 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def across(found: Mapping[str, Quantities]) -> Quantities:
-    """Return the least and the largest gain of PT's tuned lens over all families but Gemma, as the study counted them."""
+    """Return the smallest and the largest gain of PT's tuned lens among all families except Gemma, as in the study."""
     gains = [
         float(np.mean(of["lens_improvement.pt"].values)) for title, of in found.items() if title != "gemma"
     ]

@@ -14,7 +14,7 @@ from nbhelpers.report.text import counted, number
 
 
 def tuned_against_raw(results) -> alt.Chart:
-    """Return held-out KL(final ‖ layer) by layer, raw and tuned lens, for PT and IT (validation 0G)."""
+    """Return a chart of held-out KL(final ‖ layer) by layer, raw and tuned lens, for PT and IT."""
     rows = tidy(results, lambda dataset: banded(dataset.kl_final_layer.rename(text="prompt")))
     colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
     curve = bands(layers_axis(), "KL(final ‖ layer), nats", fields=("lens", "variant", "layer"), colours=colours,
@@ -23,7 +23,7 @@ def tuned_against_raw(results) -> alt.Chart:
 
 
 def agreement_of_lenses(results) -> alt.Chart:
-    """Return the share of held-out tokens whose top-1 token is the final one, by layer, raw and tuned lens."""
+    """Return a chart of the share of held-out tokens at which a layer's top-1 token is the final one, raw and tuned lens."""
     rows = tidy(results, lambda dataset: banded(dataset.top1_agreement.rename(text="prompt")))
     colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
     fields = ("lens", "variant", "layer")
@@ -32,7 +32,7 @@ def agreement_of_lenses(results) -> alt.Chart:
 
 
 def learning(results) -> alt.Chart:
-    """Return the lenses' validation loss by training step, mean over layers, PT and IT."""
+    """Return a chart of the lenses' validation loss by training step, mean over layers, PT and IT."""
     rows = tidy(results, lambda d: d.validation_loss.mean("layer").rename("mean").to_dataset())
     x = alt.X("check:Q", title="gradient steps")
     y = alt.Y("mean:Q", title="validation KL, nats", scale=alt.Scale(zero=False))
@@ -42,7 +42,7 @@ def learning(results) -> alt.Chart:
 
 
 def transfer(results) -> alt.Chart:
-    """Return KL(final ‖ layer) of IT's states read with PT's translators, over that with IT's own, by layer."""
+    """Return a chart of KL(final ‖ layer) of IT's states through PT's translators, divided by that through IT's own."""
 
     def ratio(dataset):
         own = dataset.kl_final_layer.sel(variant="it", lens="tuned", drop=True).mean("text")
@@ -65,7 +65,7 @@ def at_depth(values: xr.DataArray, share: float = 0.6) -> xr.DataArray:
 
 
 def lens_table(results) -> pd.DataFrame:
-    """Return the quality of exp07_0g's lenses: KL at 0.6 of the depth, layers improved, last layer, gate."""
+    """Return a table of the lenses' quality: KL at 0.6 of the depth, layers improved, last layer, gate."""
     rows = {}
     for title, d in results.items():
         for v in params.VARIANTS:
@@ -83,7 +83,7 @@ def lens_table(results) -> pd.DataFrame:
 
 
 def verdict(results) -> str:
-    """Return whether the tuned lenses do what they are for."""
+    """Return the verdict: whether the tuned lenses are closer than the raw ones and pass the gate."""
     passed = [title for title, d in results.items() if bool(d.gate.all())]
     closer = "closer to the final prediction than the raw lens"
     pt = sentence(results, named(quantities, "lens_gain.pt"), closer, "farther from it")

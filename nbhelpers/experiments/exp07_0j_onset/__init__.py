@@ -1,1 +1,1 @@
-"""Validation 0J: from which layer does IT oppose the residual stream more than PT?"""
+"""Validation 0J: from which layer on does IT oppose the residual stream more than PT?"""

@@ -1,4 +1,4 @@
-"""What exp07_0j takes and what its dataset holds."""
+"""Parameters and variables of exp07_0j."""
 
 from pydantic import Field
 
@@ -7,7 +7,7 @@ from nbhelpers.core.variables import declared
 
 
 class Params(ExperimentParams):
-    """exp07_0j: the nine threshold rules and the permutation null."""
+    """Parameters of exp07_0j: the nine threshold rules and the permutation null."""
 
     sigmas: tuple[float, ...] = Field(default=(0.5, 0.75, 1.0, 1.5, 2.0), strict=False)
     drops: tuple[float, ...] = Field(default=(0.02, 0.05, 0.1, 0.15), strict=False)

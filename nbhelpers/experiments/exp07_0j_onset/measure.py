@@ -1,9 +1,8 @@
-"""exp07_0j: the layer from which IT's δ-cosine falls below PT's, under nine threshold rules, and what chance would
-give.
+"""exp07_0j: the layer from which IT's δ-cosine falls below PT's, under nine threshold rules, and its frequency by chance.
 
 The study looked for an onset only above layer 14 and took layers 6 to 14 as its baseline. Here every layer is
-searched, the baseline is the first half of the layers, and two nulls are given: exchanging PT and IT within prompts,
-and a bootstrap.
+searched, the baseline is the first half of the layers, and two resamplings are added: a null that exchanges PT and IT
+within prompts, and a bootstrap.
 """
 
 from collections.abc import Sequence
@@ -17,12 +16,12 @@ NONE = -1  # no onset
 
 
 def rule_names(options: Params) -> list[str]:
-    """Return the names of the threshold rules: falls of k baseline deviations, falls of τ in the cosine itself."""
+    """Return the names of the threshold rules: a fall by k standard deviations of the baseline, or by τ in the cosine."""
     return [*(f"{k:g} σ" for k in options.sigmas), *(f"drop {tau:g}" for tau in options.drops)]
 
 
 def baseline(n_layers: int) -> range:
-    """Return the layers of the baseline: the first half, without the first layer and its embedding."""
+    """Return the layers of the baseline: the first half, without layer 0, which adds to the embedding."""
     return range(1, n_layers // 2)
 
 
@@ -38,9 +37,9 @@ def below(difference: np.ndarray, options: Params) -> np.ndarray:
 
 
 def first_run(holds: np.ndarray, length: int) -> np.ndarray:
-    """Return where the first `length` consecutive true layers begin, [...], `NONE` where there is no such run.
+    """Return the layer at which the first `length` consecutive true layers begin, [...], `NONE` if there is no such run.
 
-    A run may reach past the last layer, so that an effect of the last layer alone is found too.
+    A run may extend past the last layer, so that an effect of the last layer alone is found too.
     """
     n_layers = holds.shape[-1]
     padded = np.concatenate([holds, np.repeat(holds[..., -1:], length - 1, axis=-1)], axis=-1)
@@ -54,10 +53,10 @@ def onsets(difference: np.ndarray, options: Params) -> np.ndarray:
 
 
 def exchanged(differences: np.ndarray, options: Params) -> np.ndarray:
-    """Return the onsets when PT and IT change places in a random half of the prompts, [permutation, rule].
+    """Return the onsets when PT and IT are exchanged in each prompt with probability 1/2, [permutation, rule].
 
-    differences: IT − PT by prompt [prompt, layer]. Under the null that the two are alike, exchanging them changes
-    nothing.
+    differences: IT − PT by prompt, [prompt, layer]. Under the null hypothesis that PT and IT do not differ, the exchange
+    has no effect.
     """
     rng = np.random.default_rng(options.seed)
     signs = rng.choice([-1.0, 1.0], (options.n_permutations, len(differences)))
@@ -73,12 +72,12 @@ def resampled(differences: np.ndarray, options: Params) -> np.ndarray:
 
 
 def share_found(null: np.ndarray) -> np.ndarray:
-    """Return how often an onset was found, [rule], of onsets [draw, rule]."""
+    """Return the share of draws with an onset, [rule], from onsets [draw, rule]."""
     return (null != NONE).mean(0)
 
 
 def interval(drawn: np.ndarray, confidence: float) -> np.ndarray:
-    """Return the ends of the central interval of onsets where one was found, [2, rule]; NaN where none was."""
+    """Return the ends of the central interval of the onsets that were found, [2, rule]; NaN if none was found."""
     found = np.where(drawn == NONE, np.nan, drawn.astype(float))
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     return np.stack([_quantiles(column[~np.isnan(column)], ends) for column in found.T], axis=1)
@@ -91,8 +90,8 @@ def _quantiles(values: np.ndarray, ends: Sequence[float]) -> np.ndarray:
 def onset_by_rule(difference: xr.DataArray, options: Params) -> xr.Dataset:
     """Return exp07_0j's dataset from IT − PT of the δ-cosine, (component, prompt, layer).
 
-    For each component: which layers of the mean curve meet a rule, the onset under each rule with a bootstrap interval,
-    and how often a rule finds an onset when PT and IT are exchanged at random (its false-alarm rate).
+    It holds, for each component: the layers of the mean curve that meet a rule; the onset under each rule with a bootstrap
+    interval; and how often a rule finds an onset when PT and IT are exchanged at random (its false-alarm rate).
     """
     parts = [_of_component(difference.sel(component=c), options) for c in difference.component.values]
     found = xr.concat(parts, "component").assign_coords(component=difference.component.values)
@@ -100,7 +99,7 @@ def onset_by_rule(difference: xr.DataArray, options: Params) -> xr.Dataset:
 
 
 def _of_component(difference: xr.DataArray, options: Params) -> xr.Dataset:
-    """The onsets of one component's differences (prompt, layer)."""
+    """Return the onsets of one component's differences (prompt, layer)."""
     values = difference.transpose("prompt", "layer").values
     drawn, mean = resampled(values, options), values.mean(0)
     low, high = interval(drawn, options.confidence)

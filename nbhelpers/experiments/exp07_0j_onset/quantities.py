@@ -11,7 +11,7 @@ UNMEASURED = {}
 
 
 def quantities(result: xr.Dataset) -> Quantities:
-    """Return the layer from which the block's δ-cosine falls, −1 for none, under each rule, and how rules differ."""
+    """Return the onset layer of the block's δ-cosine by rule, −1 for none, its span over rules, and the false-alarm rate."""
     block, n = result.sel(component="block"), result.sizes["layer"]
     found, layers = {}, {}
     for rule in result["rule"].values:

@@ -12,7 +12,7 @@ from nbhelpers.report.text import WORDS, counted, percent
 
 
 def onset_matrix(results, component="block") -> alt.Chart:
-    """Return which layers meet each threshold rule, and where each rule sees the onset."""
+    """Return a chart of the layers that meet each threshold rule, with the onset of each rule marked."""
 
     def measure(dataset):
         one = dataset.sel(component=component, drop=True)
@@ -39,7 +39,7 @@ def onset_matrix(results, component="block") -> alt.Chart:
 
 
 def onset_table(results, component: str = "block") -> pd.DataFrame:
-    """Return exp07_0j's onset by rule, with its interval and its false-alarm rate, a column a family."""
+    """Return a table of the onset by rule, with its interval and false-alarm rate: one column per family."""
     columns = {}
     for title, d in results.items():
         one = d.sel(component=component)
@@ -55,19 +55,19 @@ def _layer(value: float) -> str:
 
 
 def found_onsets(dataset: xr.Dataset) -> np.ndarray:
-    """Return the onsets of the block's δ-cosine, layers, of the rules that find one."""
+    """Return the onset layers of the block's δ-cosine under the rules that find one."""
     onsets = [q.values.mean for name, q in kept(quantities, dataset).items() if name.startswith("onset.")]
     return np.array([layer for layer in onsets if layer >= 0])
 
 
 def agree(dataset: xr.Dataset) -> bool:
-    """Return whether all rules find an onset, within 15 % of the depth of each other."""
+    """Return whether all rules find an onset and the onsets lie within 15 % of the depth of each other."""
     found, allowed = found_onsets(dataset), max(1, round(0.15 * dataset.sizes["layer"]))
     return len(found) == dataset.sizes["rule"] and int(np.ptp(found)) <= allowed
 
 
 def verdict(results) -> str:
-    """Return whether the threshold rules agree on an onset, and whether chance would give one."""
+    """Return the verdict: whether the threshold rules agree on an onset, and how often chance gives one."""
     total, onsets = len(results), {title: found_onsets(d) for title, d in results.items()}
     agreeing = [title for title, d in results.items() if agree(d)]
     some = {t: f"{t} {_span(found)}" for t, found in onsets.items() if len(found)}

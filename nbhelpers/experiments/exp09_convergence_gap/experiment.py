@@ -1,11 +1,20 @@
-"""What exp09 takes and what its dataset holds."""
+"""Parameters and variables of exp09."""
+
+from pydantic import Field
 
 from nbhelpers.core.schemas import CommitmentParams
 from nbhelpers.core.variables import declared
 
 
 class Params(CommitmentParams):
-    """exp09: thresholds and windows of the commitment rules, and confidence strata."""
+    """Parameters of exp09: thresholds and windows of the commitment rules, strata, and the dimension of clouds."""
+
+    n_subsamples: int = Field(
+        default=100, ge=20, description="subsamples without replacement, for dimensions"
+    )
+    mle_neighbours: int = Field(
+        default=10, ge=3, description="neighbours of the maximum-likelihood dimension"
+    )
 
 
 VARIABLES = declared(

@@ -29,10 +29,10 @@ DIVERGING = ["#b2182b", "#f7f7f7", "#2166ac"]
 
 
 def kl_curves(results, direction="final_layer", lens=None) -> alt.Chart:
-    """Return each layer's KL divergence from the model's own final distribution, its entropy written beside.
+    """Return a chart of each layer's KL divergence from the model's own final distribution, with the final entropy as text.
 
     `direction` is final_layer for KL(final ‖ layer) or layer_final for KL(layer ‖ final); nats, on a
-    square-root scale. Where no lens is named the reader chooses one.
+    square-root scale. If `lens` is None, the reader chooses the lens.
     """
 
     def measure(dataset):
@@ -50,14 +50,14 @@ def kl_curves(results, direction="final_layer", lens=None) -> alt.Chart:
 
 
 def entropy_note(variant, height) -> alt.Chart:
-    """Return one variant's final entropy, at the top right of each panel, where the curves have come down."""
+    """Return a text mark of one variant's final entropy, at the top right of each panel, where the curves are low."""
     only = alt.Chart().transform_filter(f"datum.variant === '{variant}' && datum.layer === 0")
     text = only.mark_text(align="right", baseline="top", fontSize=10, color=PT if variant == "PT" else IT)
     return text.encode(x=alt.value("width"), y=alt.value(height), text="entropy:N")
 
 
 def entropy_profile(results) -> alt.Chart:
-    """Return the entropy of each layer's lens distribution, nats; the reader chooses the lens."""
+    """Return a chart of the entropy of each layer's lens distribution, nats; the reader chooses the lens."""
     return layer_profile(
         results, lambda dataset: dataset["entropy"], y="entropy, nats", unit="nats",
         title="Entropy of each layer's prediction", toggles={"lens": "lens"},
@@ -65,7 +65,7 @@ def entropy_profile(results) -> alt.Chart:
 
 
 def confidence_profile(results) -> alt.Chart:
-    """Return the probability of each layer's own top-1 token; the reader chooses the lens."""
+    """Return a chart of the probability of each layer's own top-1 token; the reader chooses the lens."""
     return layer_profile(
         results, lambda dataset: dataset["top1_probability"], y="probability",
         title="Probability of each layer's top-1 token", toggles={"lens": "lens"},
@@ -73,7 +73,7 @@ def confidence_profile(results) -> alt.Chart:
 
 
 def adjacent_profile(results) -> alt.Chart:
-    """Return KL(previous layer ‖ layer), nats, on a square-root scale; the reader chooses the lens."""
+    """Return a chart of KL(previous layer ‖ layer), nats, on a square-root scale; the reader chooses the lens."""
     return layer_profile(
         results, lambda dataset: dataset["kl_adjacent"], y="nats", unit="nats",
         title="KL(previous layer ‖ layer) (√ scale)", toggles={"lens": "lens"}, **root_scale(),
@@ -81,14 +81,14 @@ def adjacent_profile(results) -> alt.Chart:
 
 
 def cosine_to_final(results) -> alt.Chart:
-    """Return the cosine of the residual stream with that after the last layer."""
+    """Return a chart of the cosine of each layer's residual stream with that after the last layer."""
     return layer_profile(
         results, lambda dataset: dataset["cosine_to_final"], y="cosine", title="Cosine to the final residual"
     )
 
 
 def delta_cosine(results, component="block") -> alt.Chart:
-    """Return the cosine between each layer's update and the residual stream before it."""
+    """Return a chart of the cosine between each layer's update and the residual stream before it."""
     return layer_profile(
         results, lambda dataset: dataset["delta_cosine"].sel(component=component, drop=True),
         y="cosine(update, residual)", title=f"δ-cosine of the {COMPONENTS[component]} update",
@@ -96,7 +96,7 @@ def delta_cosine(results, component="block") -> alt.Chart:
 
 
 def delta_cosine_shift(results, component="block") -> alt.Chart:
-    """Return the difference IT − PT of the δ-cosine by layer; below zero IT opposes the residual more."""
+    """Return a chart of IT − PT of the δ-cosine by layer; below zero, IT opposes the residual stream more."""
     return shift_profile(
         results, lambda dataset: dataset["delta_cosine"].sel(component=component, drop=True),
         y="IT − PT", title=f"δ-cosine of the {COMPONENTS[component]} update, IT − PT",
@@ -104,7 +104,7 @@ def delta_cosine_shift(results, component="block") -> alt.Chart:
 
 
 def shares(results, rule=None) -> pd.DataFrame:
-    """Return the shares of steps that commit at and up to each layer, and their mean layer, by lens and rule."""
+    """Return a table of the shares of steps that commit at and up to each layer, and their mean layer, by lens and rule."""
 
     def measure(dataset):
         count = dataset["commitment_count"]
@@ -119,7 +119,7 @@ def shares(results, rule=None) -> pd.DataFrame:
 
 
 def step_tips(share: str) -> list:
-    """Return the tooltips of a share of steps at a layer."""
+    """Return the tooltips for a share of steps at a layer."""
     return [
         alt.Tooltip("panel:N", title="model"),
         "variant:N",
@@ -129,9 +129,9 @@ def step_tips(share: str) -> list:
 
 
 def commitment_histograms(results, rule=None) -> alt.Chart:
-    """Return the layers at which steps commit, as histograms with means; pooled over steps.
+    """Return a chart of the layers at which steps commit: histograms with means, pooled over steps.
 
-    The reader chooses the lens, and the rule where none is named.
+    The reader chooses the lens, and the rule if `rule` is None.
     """
     colours, rows, lists = by_variant(), shares(results, rule), ("layer", "share")
     y = alt.Y("share:Q", stack=None, title="share of steps", axis=alt.Axis(format="%"))
@@ -147,7 +147,7 @@ def commitment_histograms(results, rule=None) -> alt.Chart:
 
 
 def commitment_cdf(results, rule=None) -> alt.Chart:
-    """Return the share of steps that have committed by each depth, (layer + 1) / L; pooled over steps."""
+    """Return a chart of the share of steps that have committed by each depth, (layer + 1) / L, pooled over steps."""
     y = alt.Y("sum:Q", title="share committed", axis=alt.Axis(format="%"))
     x = alt.X("depth:Q", title="depth, (layer + 1) / L", scale=alt.Scale(domain=[0, 1], nice=False))
     marks = alt.Chart().mark_line(interpolate="step-after", strokeWidth=2).encode(x=x, y=y, **by_variant())
@@ -160,7 +160,7 @@ def commitment_cdf(results, rule=None) -> alt.Chart:
 
 
 def threshold_sensitivity(results, family="kl_stays") -> alt.Chart:
-    """Return the mean commitment depth, layer / L, against the KL threshold τ of the rules `family`_τ, by lens."""
+    """Return a chart of the mean commitment depth, layer / L, against the KL threshold τ of the rules `family`_τ, by lens."""
 
     def measure(dataset):
         rules = [rule for rule in dataset["rule"].values.tolist() if rule.startswith(f"{family}_")]
@@ -180,12 +180,12 @@ def threshold_sensitivity(results, family="kl_stays") -> alt.Chart:
 
 
 def of_lens(values: xr.DataArray, lens: str | None) -> xr.DataArray:
-    """Return the values of one lens, or of all, to choose from, where none is named."""
+    """Return the values of one lens, or of all lenses if `lens` is None."""
     return values.sel(lens=lens, drop=True) if lens else values
 
 
 def matched_curves(results, history="it", direction="final_layer") -> alt.Chart:
-    """Return both models' KL curves on the tokens that one of them wrote; the reader chooses the lens and whose it is."""
+    """Return a chart of both models' KL curves on one model's tokens; the reader chooses the lens and its model."""
 
     def measure(dataset):
         return banded(dataset[f"kl_{direction}_matched"].sel(history=history, drop=True))
@@ -200,7 +200,7 @@ def matched_curves(results, history="it", direction="final_layer") -> alt.Chart:
 
 
 def cosine_heat(results) -> alt.Chart:
-    """Return the δ-cosine of the block by generation step and layer; the reader chooses PT or IT."""
+    """Return a chart of the δ-cosine of the block by generation step and layer; the reader chooses PT or IT."""
     rows = tidy(results, lambda dataset: dataset.delta_cosine_by_step.rename("cosine").to_dataset())
     rows = rows[rows["token"] > 0].dropna(subset=["cosine"]).drop(columns=["depth", "onset"])
     rows = rows.sort_values("variant", ascending=True, kind="stable")

@@ -1,7 +1,8 @@
-"""exp09: profiles over layers of each prompt, from the steps that exp00 observed.
+"""exp09: each prompt's profiles over layers, from the steps that exp00 observed.
 
-Per-prompt means of the free-running curves, commitment layers under every rule, the same curves under a matched
-history, by confidence and by generation step, and paired differences with intervals. Loads no model, draws nothing.
+The measures are per-prompt means of the free-running curves, commitment layers under every rule, curves on a matched
+history, by confidence and by generation step, and paired differences with intervals. This module loads no model and
+draws nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -106,7 +107,7 @@ def stratified(steps: xr.Dataset, stratum: np.ndarray, n_prompts: int) -> xr.Dat
 
 
 def by_confidence(observed: xr.Dataset, edges: Sequence[float]) -> xr.Dataset:
-    """Return KL curves by stratum of confidence, free running and matched, and how many steps each holds."""
+    """Return KL curves by stratum of confidence, free running and matched, and the number of steps in each stratum."""
     n, free, matched, counts = observed.sizes["prompt"], [], [], []
     for owner in VARIANTS:
         own = free_steps(observed, owner)
@@ -126,7 +127,7 @@ def by_confidence(observed: xr.Dataset, edges: Sequence[float]) -> xr.Dataset:
 
 
 def cosine_by_step(observed: xr.Dataset, fewest: int = 5) -> xr.DataArray:
-    """Return the mean δ-cosine of the block by generation step, (variant, token, layer); NaN under `fewest` prompts."""
+    """Return the mean δ-cosine of the block by generation step, (variant, token, layer); NaN below `fewest` prompts."""
     width, found = int(observed.token.max()) + 1, []
     for variant in VARIANTS:
         steps = free_steps(observed, variant)
@@ -176,7 +177,7 @@ def assembled(observed: xr.Dataset, *parts: xr.Dataset) -> xr.Dataset:
 
 
 def summarise(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
-    """Return exp09's dataset for one pair, but for its side panels: everything that comes from steps."""
+    """Return exp09's dataset for one pair, without its side panels: all measures that come from steps."""
     own = of_both(observed, free_profile), of_both(observed, commitment, options)
     strata_of = by_confidence(observed, options.confidence_edges)
     profile = assembled(observed, *own, matched_curves(observed), strata_of)

@@ -20,9 +20,9 @@ from nbhelpers.report.quantities import (
 )  # fmt: skip
 
 SLICES = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9, 10)}
-# The names of the gap in either direction of the divergence.
+# Direction of the divergence → the name of its gap.
 GAPS = {"final_layer": "kl_excess", "layer_final": "kl_layer_final_excess"}
-# The study's rules of commitment, whose cells of family, rule and lens it counts reversals in.
+# The study's commitment rules; it counts reversals over the cells of family, rule and lens.
 STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
 POOLED = "published: pooled over tokens; here: means by prompt"
 COSINE = "the whole block's update, as computed; the text says MLP"
@@ -56,7 +56,7 @@ def parts(n_layers: int) -> dict[str, range]:
 
 
 def gaps(result: xr.Dataset, lens: str) -> Quantities:
-    """Return IT − PT of the distance to the own final distribution through one lens, nats, in both directions."""
+    """Return IT − PT of the divergence from the model's own final distribution through one lens, nats, in both directions."""
     n, found = result.sizes["layer"], {}
     for direction, name in GAPS.items():
         kl = result[f"kl_{direction}"].sel(lens=lens, drop=True)
@@ -92,7 +92,7 @@ def commitments(result: xr.Dataset, lens: str) -> Quantities:
         of = {v: counts.sel(variant=v, rule=rule, drop=True) for v in VARIANTS}
         one, name = delay.sel(rule=rule, drop=True), f"{lens}.{rule}"
         found |= shifts({f"commitment_delay.{name}": one}, "layers", f"{POOLED}; in layers of this model")
-        # The same by another name: the study gave it by step and by prompt.
+        # The same values under another name, because the study reports the delay by step and by prompt.
         steps = "published without each text's first five steps; in layers of this model"
         found |= shifts({f"commitment_delay_by_prompt.{name}": one}, "layers", steps)
         means = {v: (n.values * layers).sum() / n.values.sum() for v, n in of.items()}
@@ -103,7 +103,7 @@ def commitments(result: xr.Dataset, lens: str) -> Quantities:
 
 
 def _as_computed(rule: str) -> str:
-    """Return how the study's code differs from its text in two of its rules."""
+    """Return how the study's code differs from its text for a rule, "" if it does not."""
     if rule == "top1_first":
         return "published as the first match, computed as one that stays"
     return (
@@ -114,7 +114,7 @@ def _as_computed(rule: str) -> str:
 
 
 def commitment_to_final_state(result: xr.Dataset) -> Quantities:
-    """Return the delay by the cosine to the final residual, which no lens reads; absent where it was not measured."""
+    """Return the commitment delay by the cosine to the final residual, which needs no lens; empty if it was not measured."""
     if "cosine_0.95" not in result["rule"].values:
         return {}
     layer = result["commitment"].isel(lens=0, drop=True).sel(rule="cosine_0.95", drop=True)
@@ -124,8 +124,8 @@ def commitment_to_final_state(result: xr.Dataset) -> Quantities:
 
 
 def matched(result: xr.Dataset, lens: str) -> Quantities:
-    """Return gaps when both models read one text, each through its own lens, nats: late half, KL(final ‖ layer), and the
-    final fifth, KL(layer ‖ final), on IT's text.
+    """Return gaps, nats, when both models read one text, each through its own lens: KL(final ‖ layer) over the late half on
+    either text, and KL(layer ‖ final) over the final fifth on IT's text.
     """
     n, found = result.sizes["layer"], {}
     for history in VARIANTS:
@@ -140,7 +140,7 @@ def matched(result: xr.Dataset, lens: str) -> Quantities:
 
 
 def strata(result: xr.Dataset, lens: str) -> Quantities:
-    """Return the late-half gap, nats, by confidence of the final prediction, free and on IT's text, and by category."""
+    """Return the late-half gap, nats, by confidence of the final prediction (free running, on IT's text) and by category."""
     half, found = depths.late_half(result.sizes["layer"]), {}
     free = difference(over(result["kl_by_confidence"].sel(lens=lens, drop=True), half))
     same = result["kl_by_confidence_matched"].sel(history="it", lens=lens, drop=True)
@@ -161,7 +161,7 @@ def updates(result: xr.Dataset) -> Quantities:
     cosine, n = result["delta_cosine"].sel(component="block", drop=True), result.sizes["layer"]
     at = {name: range(a * n // 10, b * n // 10) for name, (a, b) in SLICES.items()}
     at |= {f"{name}_third": layers for name, layers in depths.thirds(n).items()}
-    # The published curve has no first layer, whose predecessor would be the embedding.
+    # The published curve leaves out the first layer, whose predecessor is the embedding.
     at |= {"early_third": range(1, n // 3), "final_fifth": depths.final_fifth(n), "last_layer": [n - 1]}
     moved = {f"delta_cosine_shift.{name}": difference(over(cosine, to)) for name, to in at.items() if len(to)}
     below = difference(cosine.mean("prompt")).values[list(depths.final_fifth(n))] < 0
@@ -182,7 +182,7 @@ def updates(result: xr.Dataset) -> Quantities:
 
 
 def end_point(result: xr.Dataset) -> Quantities:
-    """Return entropy, nats, and top probability of the final distribution, and the steps that were measured."""
+    """Return entropy (nats) and top-1 probability of the final distribution, and the number of measured steps."""
     last = result.sel(lens="raw").isel(layer=-1, drop=True)
     steps = (result["n_tokens"] - 1).clip(min=0).sum("prompt")
     return (
@@ -193,7 +193,7 @@ def end_point(result: xr.Dataset) -> Quantities:
 
 
 def across(found: Mapping[str, Quantities]) -> Quantities:
-    """Return in how many cells of family, rule and lens IT commits earlier, as the study counted them."""
+    """Return the number of cells of family, rule and lens in which IT commits earlier, counted as in the study."""
     cells = [f"commitment_delay.{lens}.{rule}" for lens in ("raw", "tuned") for rule in STUDY_RULES]
     delays = [of[cell].values for of in found.values() for cell in cells if cell in of]
     earlier = float(sum(float(delay.mean()) < 0 for delay in delays))

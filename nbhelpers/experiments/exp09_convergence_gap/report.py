@@ -1,6 +1,6 @@
 """The interval figures, tables and verdict of exp09.
 
-DeepSeek, a mixture of experts, is shown with the others and kept out of the pool of dense families, as in the study.
+DeepSeek, a mixture of experts, is shown with the others but left out of the pool of dense families, as in the study.
 """
 
 from functools import partial
@@ -41,13 +41,13 @@ of = partial(named, quantities)
 
 
 def interval_dots(results, names, label: str, title: str) -> alt.Chart:
-    """Return dots with intervals of quantities IT − PT, nats; names: {what a row is called: quantity}."""
+    """Return a chart of dots with intervals of quantities IT − PT, nats; names: {label of the row: quantity}."""
     rows = interval_rows(results, quantities, {name: {label: shown} for shown, name in names.items()})
     return dots(rows, label, x="IT − PT, nats", title=title)
 
 
 def history_gap(results, lens="raw") -> alt.Chart:
-    """Return the late-half gap IT − PT under each history, with intervals: free running, IT's tokens, PT's tokens."""
+    """Return a chart of the late-half gap IT − PT by history, with intervals: free running, IT's tokens, PT's tokens."""
     names = {
         "free running": f"kl_excess_late_half.{lens}",
         "IT's tokens": f"matched_gap_late_half.it.{lens}",
@@ -57,32 +57,32 @@ def history_gap(results, lens="raw") -> alt.Chart:
 
 
 def gap_intervals(results, direction="final_layer") -> alt.Chart:
-    """Return the convergence gap of every model with its interval, raw and tuned lens."""
+    """Return a chart of the convergence gap of every model with its interval, raw and tuned lens."""
     names = {lens: f"{GAPS[direction]}_late_half.{lens}" for lens in ("raw", "tuned")}
     return interval_dots(results, names, "lens", f"Convergence gap, {KL[direction]}")
 
 
 def confidence_gap(results, lens="raw", matched=False) -> alt.Chart:
-    """Return the late-half gap IT − PT by confidence of the final prediction, with intervals over prompts."""
+    """Return a chart of the late-half gap IT − PT by confidence of the final prediction, with intervals over prompts."""
     text, where = ("it", "on IT's tokens") if matched else ("free", "free running")
     names = {stratum: f"gap_by_confidence.{stratum}.{text}.{lens}" for stratum in STRATA}
     return interval_dots(results, names, "stratum", f"Gap by confidence, {where}, {lens} lens")
 
 
 def category_gap(results, lens="raw", direction="final_layer") -> alt.Chart:
-    """Return the late-half gap IT − PT by category of prompt, with intervals over prompts."""
+    """Return a chart of the late-half gap IT − PT by category of prompt, with intervals over prompts."""
     categories = dict.fromkeys(str(c) for d in results.values() for c in d.category.values)
     names = {category: f"{GAPS[direction]}_by_category.{category}.{lens}" for category in categories}
     return interval_dots(results, names, "category", f"Convergence gap by category, {lens} lens")
 
 
 def gap_table(results, direction="final_layer", lens="raw") -> pd.DataFrame:
-    """Return the convergence gap, nats, by family and for the dense pool: mean, low, high."""
+    """Return a table of the convergence gap, nats, by family and for the dense pool: mean, low, high."""
     return interval_table(results, of(f"{GAPS[direction]}_late_half.{lens}"))
 
 
 def gap_summary(results, lens="raw") -> pd.DataFrame:
-    """Return the convergence gaps by family as text, in both directions, with what they are read beside."""
+    """Return a table of the gaps in both directions as text, with layers above zero and final entropies, by family."""
     gaps = {direction: gap_table(results, direction, lens) for direction in GAPS}
     table = pd.DataFrame({"family": gaps["final_layer"]["family"]}).set_index("family")
     table["KL(final ‖ layer), nats"] = written(gaps["final_layer"])
@@ -98,14 +98,14 @@ def gap_summary(results, lens="raw") -> pd.DataFrame:
 
 
 def columns(results, names) -> pd.DataFrame:
-    """Return quantities as text, mean and interval: a row a family and one for the dense pool; names: {heading: quantity}."""
+    """Return a table of quantities as text, one row per family and one for the dense pool; names: {heading: quantity}."""
     found = {heading: interval_table(results, of(name)) for heading, name in names.items()}
     texts = {heading: pd.Series(written(table), index=table["family"]) for heading, table in found.items()}
     return pd.DataFrame(texts).rename_axis(None)
 
 
 def third_summary(results, direction="final_layer") -> pd.DataFrame:
-    """Return the gap by thirds of the layers and over the final fifth as text, nats: a row a lens and family."""
+    """Return a table of the gap by thirds of the layers and over the final fifth as text, nats, by lens and family."""
     names = {
         lens: {heading: f"{GAPS[direction]}_{part}.{lens}" for heading, part in THIRDS.items()}
         for lens in ("raw", "tuned")
@@ -116,17 +116,17 @@ def third_summary(results, direction="final_layer") -> pd.DataFrame:
 
 
 def delay_summary(results, lens="raw", rules=RULES) -> pd.DataFrame:
-    """Return the commitment delays IT − PT, layers, as text: a column for each rule (key → heading)."""
+    """Return a table of the commitment delays IT − PT, layers, as text; rules: {rule: heading of its column}."""
     return columns(results, {heading: f"commitment_delay.{lens}.{rule}" for rule, heading in rules.items()})
 
 
 def cosine_summary(results) -> pd.DataFrame:
-    """Return the shifts IT − PT of the block's δ-cosine as text, by family, by depth and for the final fifth."""
+    """Return a table of the shifts IT − PT of the block's δ-cosine as text, by family, by depth and for the final fifth."""
     return columns(results, {heading: f"delta_cosine_shift.{name}" for heading, name in SLICES.items()})
 
 
 def verdict(results, rule="kl_stays_0.1") -> str:
-    """Return what this run says to the question of exp09, as Markdown, from the results alone."""
+    """Return the verdict on the convergence gap and the commitment delay, as Markdown, from the results alone."""
     total, larger = len(results), ("larger in IT", "smaller in IT")
     gap = signs(results, of("kl_excess_late_half.raw"))
 

@@ -1,4 +1,4 @@
-"""What exp11 takes and what its dataset holds."""
+"""Parameters, cost and variables of exp11."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,11 @@ from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size
 from nbhelpers.core.variables import declared
 
-GRAFTED, EIGHT, CELLS = 18, 8, 1 << 23  # conditions, those of exp14; logits read at once
+GRAFTED, EIGHT, CELLS = 18, 8, 1 << 23  # all conditions; `symmetric_conditions`; logits read at once
 
 
 class Params(ForwardParams):
-    """exp11: which of exp00's replies are read again, and the windows of the sweep."""
+    """Parameters of exp11: which of exp00's replies are read again, and the windows of the sweep."""
 
     n_prompts: int = Field(ge=2, description="of exp00's prompts, balanced over categories")
     kl_grid: tuple[float, ...] = Field(
@@ -27,7 +27,7 @@ class Params(ForwardParams):
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return what exp11 takes: exp00's replies, forced under every condition; a batch's residuals are held at once."""
+    """Return the cost of exp11: exp00's replies are forced under every condition; a batch's residuals are held at once."""
     e, L = run.experiment, size.layers
     reply = needs["exp00"][0].experiment.max_new_tokens
     sliding = len(range(0, L - e.sliding_width + 1, e.sliding_step))
@@ -35,10 +35,10 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     forwards = GRAFTED + EIGHT + swept
     tokens = e.n_prompts * (reply + PROMPT_TOKENS)
     stream = L * size.width * BYTES[run.model.dtype] * e.batch_size * reply
-    readings = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, readings
+    readings = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, read-outs
     kept = (
         EIGHT * L * (2 * 24.0 + 60.0) * e.n_prompts * reply
-    )  # of each lens, and of geometry and projections
+    )  # bytes for each lens, and for geometry and projections
     translators = 2.0 * L * size.width**2 * 4
     held = weights(run, size, 2) + translators + 2 * max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept
     passes = forwards * batches(e.n_prompts, e.batch_size)
@@ -131,7 +131,7 @@ VARIABLES = declared(
 )
 
 
-# The steps that exp13 reads lie beside the dataset, in a file of their own.
+# The steps that later experiments read are in a file of their own beside the dataset.
 STEPS = declared(
     {
         ("lens", "basis", "condition", "layer", "step"): {

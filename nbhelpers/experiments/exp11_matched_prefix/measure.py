@@ -1,7 +1,7 @@
-"""exp11: one pair under every graft, from the replies that exp00 kept to the dataset that exp13 and exp14 read.
+"""exp11: one pair under every graft, from the replies that exp00 kept to the dataset that later experiments read.
 
-Both models have been a teacher: IT's replies, as in the study, and PT's. With IT as the teacher there are all
-conditions and controls; a second pass slides windows over the depth and reads only the final fifth of the layers.
+Each model is the teacher once. IT's replies, as in the study, are read under all conditions and controls, PT's replies
+under eight. A second pass over IT's replies slides windows over the depth and reads only the final fifth of the layers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ from nbhelpers.models.decoder import Pair
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, choose
 
-# Conditions whose late MLP updates are read along the axes of `late_updates`.
+# Conditions whose late MLP updates are read along the axes of `update_directions`.
 PROJECTED = ("A'", "B_late", "C", "D_late")
 SWEPT = ("kl_layer_final", "kl_final_layer", "kl_layer_teacher", "js_teacher", "nll")
 
 
 def replies(observed: xr.Dataset, history: str, prompts: Sequence[str]) -> list[Continuation]:
-    """Return what one model wrote to the named prompts, stop token included, from exp00's dataset."""
+    """Return one model's replies to the named prompts, stop token included, from exp00's dataset."""
     of = observed.isel(step=np.flatnonzero((observed.history == history).values))
     index = {name: i for i, name in enumerate(observed.prompt.values.tolist())}
     ids, prompt = of.token_id.values, of.prompt_index.values
@@ -46,7 +46,7 @@ def replies(observed: xr.Dataset, history: str, prompts: Sequence[str]) -> list[
 
 
 def measured_prompts(observed: xr.Dataset, known: Sequence[Prompt], options: Params) -> list[Prompt]:
-    """Return n_prompts of the prompts that exp00 has replies to, balanced over categories; all of them if it has fewer."""
+    """Return n_prompts of the prompts that exp00 has replies to, balanced over categories; all of them if there are fewer."""
     ids = set(observed.prompt.values.tolist())
     answered = [prompt for prompt in known if prompt.id in ids]
     return choose(answered, min(options.n_prompts, len(answered)), options.seed)
@@ -66,10 +66,10 @@ def swept_windows(n_layers: int, options: Params) -> dict[str, range]:
 def forced_replies(
     pair: Pair, prompts: Sequence[Prompt], written: Mapping[str, Sequence[Continuation]], **shared
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return what every condition says of both teachers' replies, and the steps that exp13 reads of IT's.
+    """Return all conditions' read-outs of both teachers' replies, and the steps of IT's replies that later experiments read.
 
-    written: the replies of each teacher, "it" and "pt". IT's are read under all conditions and controls, PT's under the
-    eight of `symmetric_conditions`; NaN for the others. `graft_shifts.by_prompt` with a dim `teacher`.
+    `graft_shifts.by_prompt` has a dim `teacher` here. written: the replies of each teacher, "it" and "pt". IT's are
+    read under all conditions and controls, PT's under the eight of `symmetric_conditions`; the others are NaN.
     """
     eight = symmetric_conditions(pair.n_layers)
     options = dict(stepwise=[condition.name for condition in eight], projected=PROJECTED)
@@ -96,7 +96,7 @@ def measure(
     lenses: Mapping[str, tuned_lens.TunedLens],
     options: Params,
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return exp11's dataset and the steps that exp13 reads. written: replies by teacher; lenses: by variant."""
+    """Return exp11's dataset and the steps that later experiments read. written: replies by teacher; lenses: by variant."""
     shared = shared_options(lenses, options)
     forced, steps = forced_replies(pair, prompts, written, **shared)
     swept = sweep(pair, prompts, written["it"], options, **shared)
@@ -104,15 +104,15 @@ def measure(
 
 
 def shared_options(lenses: Mapping[str, tuned_lens.TunedLens], options: Params) -> dict:
-    """Return the options of `matched_prefix` that every pass of exp11 has."""
+    """Return the options of `matched_prefix` that all passes of exp11 share."""
     return dict(lenses=lenses, batch_size=options.batch_size, seed=options.seed, grid=options.kl_grid)
 
 
 def sweep(pair: Pair, prompts, written, options: Params, **shared) -> xr.Dataset:
-    """Return what windows of other places and widths change in the final fifth, IT's replies, each host's own lens.
+    """Return the shifts in the final fifth by windows of other places and widths, on IT's replies, each host's own lens.
 
-    `sweep_<reading>` (side, sweep, lens, prompt) of `SWEPT` and `sweep_first`, `sweep_width` (sweep): the first layer of
-    each window and how many it has. side as in `effects.by_window`.
+    `sweep_<read-out>` (side, sweep, lens, prompt) for each of `SWEPT`; `sweep_first` and `sweep_width` (sweep): the first
+    layer and the number of layers of each window. side: as in `graft_shifts.by_window`.
     """
     windows = swept_windows(pair.n_layers, options)
     late = list(depths.final_fifth(pair.n_layers))

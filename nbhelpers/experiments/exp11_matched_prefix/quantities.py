@@ -1,8 +1,9 @@
 """The quantities of exp11, from one pair's dataset.
 
-Replies are IT's. Published figures are read through the tuned lens over the final fifth, unless a name says otherwise:
-`window` is the replaced layers. `kl_shift` and its like are against the same host with nothing replaced, read through
-PT's lens; levels, and everything under `shift.`, through each host's own. Conditions go by the names of `CONDITIONS`.
+All replies are IT's. Published figures use the tuned lens over the final fifth of the layers, unless a name says
+otherwise (`window`: the replaced layers). Names with `_shift` are differences from the same host with nothing replaced.
+These and `commitment_layer` are read through PT's lens; other levels and names under `shift.`, through each host's own.
+Conditions have the names of `CONDITIONS`.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from nbhelpers.report.graft_charts import (
 )
 from nbhelpers.report.quantities import Quantities, Quantity, levels, shifts
 
-# What the grafts of exp11 are called → their condition.
+# Name of a graft in quantities → its condition.
 GRAFTS = {"early": "B_early", "mid": "B_mid", "late": "B_late", "template": "B2"}
 PUBLISHED = {
     "kl_shift": "kl_layer_final",
@@ -49,7 +50,7 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def as_published(changed: xr.Dataset) -> Quantities:
-    """Return what IT's MLPs change in PT, read through PT's lens, in the final fifth and in the window itself."""
+    """Return the shifts by IT's MLPs in PT, read through PT's lens, in the final fifth and in the window itself."""
     changed = changed.sel(lens="tuned", basis="pt", component="mlp", rule=RULE).reset_coords(drop=True)
     found, unit = {}, {"kl_shift": "nats", "cross_kl_shift": "nats", "mlp_cosine_shift": "cosine"}
     note = {"mlp_cosine_shift": UPDATED_MLP}
@@ -69,8 +70,8 @@ def as_published(changed: xr.Dataset) -> Quantities:
 def through_hosts(changed: xr.Dataset, n_tokens: xr.DataArray) -> Quantities:
     """Return the late window's shifts in the final fifth through each host's lens, by read-out, side, control and lens.
 
-    `shift.<read-out>.<side>.<control>.<lens>`; `.by_token` with every token counting once; `shift.<read-out>.template.<lens>`,
-    B2 − A'_tmpl.
+    `shift.<read-out>.<side>.<control>.<lens>`; with `.by_token`, every token has the same weight;
+    `shift.<read-out>.template.<lens>`: B2 − A'_tmpl.
     """
     found = {}
     for control in CONTROLS:
@@ -93,13 +94,13 @@ def through_hosts(changed: xr.Dataset, n_tokens: xr.DataArray) -> Quantities:
 
 
 def _final_fifth(values: xr.DataArray) -> xr.DataArray:
-    """Return the shifts of one read-out in the final fifth, of the MLP and the study's rule of commitment."""
+    """Return the shifts of one read-out in the final fifth: δ-cosine of the MLP, commitment by the study's rule."""
     wanted = {"region": "final_fifth", "rule": RULE, "component": "mlp"}
     return values.sel({dim: at for dim, at in wanted.items() if dim in values.dims}).reset_coords(drop=True)
 
 
 def _by_lens(name: str, values: xr.DataArray, readout: str) -> Quantities:
-    """Return shifts [prompt] through each lens; what no lens reads has the same value through both."""
+    """Return shifts [prompt] by lens; a read-out that needs no lens has the same values for both."""
     named = {f"{name}.{lens}": values.sel(lens=lens, drop=True) if "lens" in values.dims else values
              for lens in ("raw", "tuned")}  # fmt: skip
     return shifts(named, UNITS.get(readout, "nats"))
@@ -132,7 +133,7 @@ def graft_levels(of_it: xr.Dataset) -> Quantities:
 
 
 def across(found: Mapping[str, Quantities]) -> Quantities:
-    """Return the least and the largest rise of the late distance by IT's late MLPs among the dense families."""
+    """Return the smallest and the largest shift of late KL(layer ‖ own final) by IT's late MLPs among the dense families."""
     name = "kl_shift.final_fifth.late"
     rises = [float(of[name].values.mean()) for title, of in found.items() if title != "deepseek"]
     ends = {"least": min(rises), "most": max(rises)}

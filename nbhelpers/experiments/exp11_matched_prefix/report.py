@@ -34,12 +34,12 @@ HOSTS = {"PT": ("A'", "B_"), "IT": ("C", "D_")}
 
 
 def of_it(dataset: xr.Dataset) -> xr.Dataset:
-    """Return exp11's readings of IT's replies, those of every condition."""
+    """Return the part of exp11's dataset on IT's replies, which every condition has read."""
     return dataset.sel(teacher="it", drop=True)
 
 
 def trajectories(results, reading="kl_layer_final") -> alt.Chart:
-    """Return a reading by layer of a host and its three grafts; the reader chooses the host and the lens."""
+    """Return a chart of a read-out by layer for a host and its three grafts; the reader chooses the host and the lens."""
 
     def measure(dataset):
         parts = []
@@ -64,12 +64,12 @@ def trajectories(results, reading="kl_layer_final") -> alt.Chart:
 
 
 def final_fifth(values: xr.DataArray) -> xr.DataArray:
-    """Return shifts in the final fifth of the layers; those of no region as they are."""
+    """Return shifts in the final fifth of the layers; shifts without a region are returned unchanged."""
     return values.sel(region="final_fifth", drop=True) if "region" in values.dims else values
 
 
 def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
-    """Return what each window's graft changes in the final fifth; the reader chooses the lens and whose it is."""
+    """Return a chart of each window's shift in the final fifth; the reader chooses the lens and its model."""
     title, unit = READINGS[reading]
 
     def values(dataset):
@@ -91,7 +91,7 @@ def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
 
 
 def controls(results, readout="kl_layer_final") -> alt.Chart:
-    """Return the late graft's shift beside its controls; the reader chooses the lens."""
+    """Return a chart of the late graft's shift beside its controls; the reader chooses the lens."""
     names = {
         f"shift.{readout}.{side}.{control}.{lens}": {
             "side": place,
@@ -117,7 +117,7 @@ def controls(results, readout="kl_layer_final") -> alt.Chart:
 
 
 def sweep_rows(results, reading: str, chosen: Callable) -> pd.DataFrame:
-    """Return means of a swept reading with intervals, of the windows whose names `chosen` keeps, with first and width."""
+    """Return a table of a swept read-out's means, intervals, first layer and width, for the windows that `chosen` accepts."""
 
     def values(dataset):
         names = [name for name in dataset.sweep.values.tolist() if chosen(name)]
@@ -135,7 +135,7 @@ def sweep_rows(results, reading: str, chosen: Callable) -> pd.DataFrame:
 
 
 def sliding(results, reading="kl_layer_final") -> alt.Chart:
-    """Return the shift in the final fifth by the depth of a sliding window, a curve a side; the lens to choose."""
+    """Return a chart of the shift in the final fifth by the position of a sliding window, one curve per side, by lens."""
     title, unit = READINGS[reading]
     rows = sweep_rows(results, reading, lambda name: name[0].isdigit())
     rows["centre"] = rows["first"] + (rows["width"] - 1) / 2
@@ -156,7 +156,7 @@ def sliding(results, reading="kl_layer_final") -> alt.Chart:
 
 
 def widths(results, reading="kl_layer_final") -> alt.Chart:
-    """Return the shift in the final fifth by a window's width, a curve a place; the reader chooses side and lens."""
+    """Return a chart of the shift in the final fifth by a window's width, one curve per place, by side and lens."""
     title, unit = READINGS[reading]
     rows = sweep_rows(results, reading, lambda name: not name[0].isdigit())
     rows["window"] = rows["sweep"].str.split("_").str[0]
@@ -173,7 +173,7 @@ def widths(results, reading="kl_layer_final") -> alt.Chart:
 
 
 def teachers(results, reading="kl_layer_final") -> alt.Chart:
-    """Return each window's shift with IT's and with PT's replies as the forced tokens; the reader chooses side and lens."""
+    """Return a chart of each window's shift with IT's and PT's replies as forced tokens; the reader chooses side and lens."""
 
     def values(dataset):
         parts = []
@@ -201,12 +201,12 @@ LATE = {
 
 
 def late(readout="kl_layer_final", side="sufficiency", control="graft", lens="tuned") -> Callable:
-    """Return the function dataset → [prompt] of the late window's shift in the final fifth, each host's own lens."""
+    """Return the function dataset → [prompt] of the late window's shift in the final fifth, through each host's own lens."""
     return named(quantities, f"shift.{readout}.{side}.{control}.{lens}")
 
 
 def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
-    """Return the late graft's shifts of several read-outs as text, a row a family and one for the dense pool."""
+    """Return a table of the late graft's shifts by read-out as text, one row per family and one for the dense pool."""
     columns = {}
     for readout, heading in LATE.items():
         table = interval_table(results, late(readout, side, lens=lens))
@@ -219,7 +219,7 @@ def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
 
 
 def branch_table(results, lens="tuned") -> pd.DataFrame:
-    """Return the late graft's shift of KL(layer ‖ own final) under the raw prompt and in the template branch, as text."""
+    """Return a table of the late graft's shift of KL(layer ‖ own final) with the raw prompt and with the chat template."""
     columns = {
         "plain prompt, B_late − A'": late(lens=lens),
         "chat turn, B2 − A'_tmpl": named(quantities, f"shift.kl_layer_final.template.{lens}"),
@@ -230,7 +230,7 @@ def branch_table(results, lens="tuned") -> pd.DataFrame:
 
 
 def divergence_table(results) -> pd.DataFrame:
-    """Return where each condition would first write another token than the teacher, and how often it agrees, as text."""
+    """Return a table of the first step at which a condition would write another token than the teacher, and its agreement."""
     shown = {short: name for short, name in CONDITIONS.items() if name != "C"}
     rows = {}
     for title, dataset in results.items():
@@ -242,7 +242,7 @@ def divergence_table(results) -> pd.DataFrame:
 
 
 def verdict(results) -> str:
-    """Return what IT's late MLPs do in PT under the same tokens, and what the controls do."""
+    """Return the verdict on the effect of IT's late MLPs in PT on the same tokens, and on its controls."""
     later = ("above the host's", "below the host's")
     tuned, raw = (sentence(results, late(lens=lens), *later) for lens in ("tuned", "raw"))
     branch = sentence(results, named(quantities, "shift.kl_layer_final.template.tuned"), *later)

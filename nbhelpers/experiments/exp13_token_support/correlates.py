@@ -1,9 +1,8 @@
-"""exp13 full: what goes with a late shift. Correlations of late MLP updates, and of what the teacher's token gains, with
-late KL, with intervals over prompts.
+"""Correlates of a late shift: correlations of late KL with late MLP updates and with the rank gain of the teacher's token.
 
 A correlation here is over steps, within one condition or between a condition and its baseline; its interval resamples
-prompts. "pooled" throws the conditions together as the study did: offsets between them then count as correlation.
-This module takes datasets of steps as `nbhelpers.matched_prefix` makes them.
+prompts. "pooled" joins all conditions, as in the study; offsets between conditions then count as correlation. This
+module takes datasets of steps from `nbhelpers.measures.matched_prefix`.
 """
 
 import numpy as np
@@ -16,20 +15,20 @@ from nbhelpers.measures.graft_shifts import AXES, PROJECTIONS, baselines
 OF_UPDATES = (*AXES, "delta_cosine", "remainder")
 FEATURES = (*OF_UPDATES, "rank_gain")
 KINDS = ("level", "within_prompt", "shift")
-# What a correlation is partialled for: the entropy over the same layers, or of the condition's own output.
+# What a correlation holds fixed: nothing, the entropy of the same layers, or the entropy of the condition's output.
 GIVEN = ("nothing", "late_entropy", "final_entropy")
 POOLED = "pooled"
 
 
 def features(steps: xr.Dataset, *, basis: str = "host", scale: str = "cosine") -> xr.Dataset:
-    """Return one value a step of what may go with late KL, each the mean over the final fifth of the layers, float64.
+    """Return late KL and the features that may correlate with it, float64, by step: means over the final fifth.
 
-    `value` (feature, condition, step): the update along each of `AXES`; the MLP's δ-cosine; `remainder`, what is left of
-    the update without its part along `anti_kl`, its length, or its share of the update's on the scale "cosine"; and
-    `rank_gain` of the teacher's token over the baseline, raw lens, 0 for a baseline. `kl` (condition, lens, step):
-    KL(layer ‖ own final), nats; `late_entropy` and `final_entropy`, of the same layers and of the last, nats. Conditions
-    are those whose updates were projected. scale: one of `effects.PROJECTIONS`; "projection" is the study's, whose
-    units differ between families. ValueError for another.
+    `value` (feature, condition, step): the update along each of `AXES`; the MLP's δ-cosine; `remainder`, the length of the
+    update without its part along `anti_kl` (on the scale "cosine", as a share of the update's length); and `rank_gain` of
+    the teacher's token over the baseline, raw lens, 0 for a baseline. `kl` (condition, lens, step): KL(layer ‖ own final),
+    nats; `late_entropy` and `final_entropy`: entropy of the same layers and of the last layer, nats. Conditions are those
+    whose updates were projected. scale: one of `graft_shifts.PROJECTIONS`; "projection" is the study's, and its units
+    differ between families. ValueError for any other.
     """
     if scale not in PROJECTIONS:
         raise ValueError(f"The scale is {scale!r}; choose from {', '.join(PROJECTIONS)}.")
@@ -65,10 +64,10 @@ def correlations(
 ) -> xr.Dataset:
     """Return Pearson's r of each feature with late KL over steps, `value`, and its BCa ends `low` and `high`.
 
-    Dims (kind, given, feature, condition, lens). kind "level" is within each condition; "within_prompt" after each
-    prompt's mean is taken out; "shift", of the condition's change of the feature with its change of KL from its
-    baseline, step by step: NaN for a baseline, or where that was not projected. given: the entropy that a partial
-    correlation holds fixed, see `GIVEN`; its change, where the others are changes. Condition "pooled": all together.
+    Dims (kind, given, feature, condition, lens). kind "level": over the steps of each condition; "within_prompt": after
+    subtracting each prompt's mean; "shift": of the changes of feature and KL from the baseline, step by step, NaN for a
+    baseline or if the baseline was not projected. given: the entropy that a partial correlation holds fixed, see `GIVEN`;
+    for "shift", its change. Condition "pooled": all conditions together.
     """
     levels, base = features(steps, basis=basis, scale=scale), baselines(steps)
     measured = levels.condition.values.tolist()
@@ -108,7 +107,7 @@ def correlated(
 ) -> xr.Dataset:
     """Return r of each feature with KL, plain and partial, and its ends over prompts, (given, feature, condition, lens).
 
-    found: as `features` returns; prompt: [step]. The last condition, "pooled", is all of them. A step that lacks a value
+    found: from `features`; prompt: [step]. The last condition, "pooled", joins all others. A step that lacks a value
     is left out. StatisticsError with fewer than two prompts.
     """
     sums = moments(stacked(found), prompt)
@@ -122,7 +121,7 @@ def correlated(
 
 
 def stacked(found: xr.Dataset) -> np.ndarray:
-    """Return features, KL and both entropies of every step, [condition, lens, variable, step], each in units of its spread.
+    """Return features, KL and both entropies of every step, standardised, [condition, lens, variable, step].
 
     Every variable is standardised over all conditions and steps, which changes no correlation and keeps sums exact.
     """
@@ -135,9 +134,9 @@ def stacked(found: xr.Dataset) -> np.ndarray:
 
 
 def moments(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
-    """Return each prompt's sums of products, [prompt, condition, lens, variable + 1, variable + 1], a one being the last.
+    """Return each prompt's sums of products, [prompt, condition, lens, variable + 1, variable + 1]; the last variable is 1.
 
-    values: [condition, lens, variable, step]; a step that lacks any variable counts for nothing.
+    values: [condition, lens, variable, step]; a step that lacks any variable is left out.
     """
     whole = ~np.isnan(values).any(2, keepdims=True)
     both = np.concatenate([np.where(whole, values, 0.0), whole.astype(float)], axis=2)
@@ -146,18 +145,18 @@ def moments(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
 
 
 def _partial_correlations(sums):
-    """r of every feature with KL, [n, condition, lens, given, feature], of sums of products [n, condition, lens, …]."""
+    """Return r of every feature with KL, [n, condition, lens, given, feature], from sums [n, condition, lens, …]."""
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = sums[..., :-1, -1] / sums[..., -1:, -1]
         covariance = sums[..., :-1, :-1] / sums[..., -1:, -1:] - mean[..., None] * mean[..., None, :]
         variance = np.diagonal(covariance, axis1=-2, axis2=-1)
-        variance = np.where(variance > 1e-12, variance, np.nan)  # one that does not vary has no correlation
+        variance = np.where(variance > 1e-12, variance, np.nan)  # a constant variable has no correlation
         r = covariance / np.sqrt(variance[..., None] * variance[..., None, :])
         n = r.shape[-1] - len(GIVEN)
         with_kl, found = r[..., :n, n], []
         for at in range(n, n + len(GIVEN)):
-            # The first of `GIVEN` is nothing, whose place among the variables is KL's.
+            # The first of `GIVEN` is "nothing"; among the variables, KL has its place.
             given, kl_given = (r[..., :n, at], r[..., n, at][..., None]) if at > n else (0.0, 0.0)
-            left = (1 - given**2) * (1 - kl_given**2)  # nothing where the given says all of one of them
+            left = (1 - given**2) * (1 - kl_given**2)  # NaN if the given variable determines one of the two
             found.append((with_kl - given * kl_given) / np.sqrt(np.where(left > 1e-12, left, np.nan)))
         return np.stack(found, axis=-2)

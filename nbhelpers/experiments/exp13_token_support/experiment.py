@@ -1,11 +1,11 @@
-"""What exp13 takes and what its dataset holds."""
+"""Parameters and variables of exp13."""
 
 from nbhelpers.core.schemas import ExperimentParams
 from nbhelpers.core.variables import declared
 
 
 class Params(ExperimentParams):
-    """exp13: resamples and seed."""
+    """Parameters of exp13: number of resamples, and seed."""
 
 
 VARIABLES = declared(

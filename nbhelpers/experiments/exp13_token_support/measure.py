@@ -1,7 +1,7 @@
 """exp13: the dataset of token support for one pair, from the steps that exp11 kept.
 
-What late grafts take from the first place and what they bring; what they do for the teacher's token; what late MLP
-updates push for and against; and what goes with the late shift. IT's replies throughout, each host's own lens.
+It holds the classes of the top-1 tokens that late grafts displace and support, the gains of the teacher's token, the
+directions of late MLP updates, and correlates of the late shift. All replies are IT's; each host has its own lens.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from nbhelpers.measures.graft_shifts import PROJECTIONS
 
 
 def assembled(steps: xr.Dataset, counts: xr.DataArray, **parts) -> xr.Dataset:
-    """Return exp13's measures as one dataset; parts: shares, gains, wins, updates, overlaps and related, as `summarise`."""
+    """Return exp13's measures as one dataset; parts: shares, gains, wins, updates, overlaps, related (`summarise`)."""
     names = {
         "shares": {"value": "share", "low": "share_low", "high": "share_high"},
         "wins": {"condition": "reader"},
@@ -31,12 +31,12 @@ def assembled(steps: xr.Dataset, counts: xr.DataArray, **parts) -> xr.Dataset:
 
 
 def summarise(steps: xr.Dataset, tokenizer, options: ExperimentParams) -> xr.Dataset:
-    """Return exp13's dataset for one pair, per prompt where it is a mean.
+    """Return exp13's dataset for one pair; its means are per prompt.
 
-    steps: of `matched_prefix.with_steps`, with all layers. Class counts and shares of grafts, (condition, lens, …); gains by
-    class of the teacher's token (part, token_class, condition, lens, prompt); projections (axis, condition, layer,
-    prompt) and overlaps of candidates (condition, lens, prompt) in the final fifth; correlations (scale, kind, given,
-    feature, condition, lens), of cosines and projections.
+    steps: from `matched_prefix.with_steps`, with all layers. The dataset holds class counts and shares of replaced tokens
+    (condition, lens, …); gains by class of the teacher's token (part, token_class, condition, lens, prompt); projections
+    (axis, measured, layer, prompt) and overlaps of candidates (measured, lens, prompt) in the final fifth; correlations
+    (scale, kind, given, feature, measured, lens) of cosines and projections.
     """
     draws = {"n_resamples": options.n_resamples, "seed": options.seed}
     counts = support.replaced(steps, tokenizer)
@@ -48,7 +48,7 @@ def summarise(steps: xr.Dataset, tokenizer, options: ExperimentParams) -> xr.Dat
 
 
 def update_means(steps: xr.Dataset) -> xr.Dataset:
-    """Return per-prompt means of `effects.PROJECTIONS`, (axis, condition, layer, prompt), of what was projected."""
+    """Return per-prompt means of `graft_shifts.PROJECTIONS`, (axis, condition, layer, prompt), where projected."""
     late = steps.sel(basis="host", layer=list(final_fifth(steps.attrs["n_layers"])), drop=True)
     late = late[list(PROJECTIONS)]
     late = late.sel(condition=~late.cosine.isnull().all(["axis", "layer", "step"]))

@@ -1,4 +1,4 @@
-"""The quantities of exp13, from one pair's dataset. Replies are IT's, each host read through its own lens."""
+"""The quantities of exp13, from one pair's dataset. All replies are IT's; each host is read through its own lens."""
 
 import xarray as xr
 
@@ -26,14 +26,15 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def interval(one: xr.Dataset, *names: str) -> stats.Interval:
-    """Return a value with its interval from three variables of a dataset."""
+    """Return a value with its interval from the three named variables of a dataset."""
     return stats.Interval(*(float(one[name]) for name in names))
 
 
 def replacements(result: xr.Dataset) -> Quantities:
     """Return shares of token groups and classes among the top-1 tokens that the late graft displaces and supports.
 
-    Tuned lens. With the share of cells that it replaces, and the overlap of the twenty best tokens with and without it.
+    Through the tuned lens; with the share of cells that the graft replaces, and the overlap of the twenty best tokens with
+    and without it.
     """
     counts = result["replaced"].sel(condition=["B_late"], lens=["tuned"])
     shares, found = support.shares(support.grouped(counts, "displaced", "supported")).squeeze(), {}
@@ -63,7 +64,7 @@ def replacements(result: xr.Dataset) -> Quantities:
 
 
 def all_steps(means: xr.Dataset, dim: str = "part") -> xr.Dataset:
-    """Return means over steps of all parts, every step counting once; with `n_steps`."""
+    """Return means over the steps along `dim`, each step with the same weight; with `n_steps`."""
     steps = means["n_steps"]
     total = steps.sum(dim)
     found = (means.drop_vars("n_steps") * steps).sum(dim) / total.where(total > 0)
@@ -71,8 +72,8 @@ def all_steps(means: xr.Dataset, dim: str = "part") -> xr.Dataset:
 
 
 def gains(result: xr.Dataset) -> Quantities:
-    """Return what each graft does for the rank of the teacher's token by group, late layers, all steps; and, of later
-    steps, what the late one does for its log rank by class.
+    """Return each graft's rank gain of the teacher's token in late layers by group, over all steps; and the late graft's gain
+    of its log rank by class, over later steps.
     """
     means, found = all_steps(result[["rank_gain", "rank_win", "n_steps"]]).reset_coords(drop=True), {}
     groups = support.grouped_means(means)
@@ -104,7 +105,7 @@ def gains(result: xr.Dataset) -> Quantities:
 
 
 def late_wins(result: xr.Dataset) -> Quantities:
-    """Return the share of steps whose token first leads at a late layer, and what the late graft adds to it."""
+    """Return the share of steps at which a late layer is the first to rank the teacher's token first, and its shift."""
     means = all_steps(all_steps(result[["late_win", "n_steps"]]), "token_class")["late_win"]
     means = means.sel(lens="tuned", drop=True).reset_coords(drop=True)
     won = {c: means.sel(reader=CONDITIONS[c], drop=True) for c in ("a", "b_late", "c")}
@@ -114,7 +115,7 @@ def late_wins(result: xr.Dataset) -> Quantities:
 
 
 def updates(result: xr.Dataset) -> Quantities:
-    """Return late MLP updates along each axis, mean over the final fifth."""
+    """Return the projections of late MLP updates on each axis, mean over the final fifth."""
     mean = result["projection"].mean("layer").reset_coords(drop=True)
     named = {
         f"projection.{axis}.{short}": mean.sel(axis=axis, measured=CONDITIONS[short], drop=True)
@@ -125,11 +126,11 @@ def updates(result: xr.Dataset) -> Quantities:
 
 
 def correlations(result: xr.Dataset) -> Quantities:
-    """Return r of late updates with the late distance over the steps of all conditions together, as the study pooled; and
-    the largest r, by size, of a shift of an update with the shift of the distance.
+    """Return r of late updates with late KL over the steps of all conditions together, as in the study; and the largest |r|
+    of a shift of an update with the shift of late KL.
     """
     one, found = result.sel(kind="level", given="nothing", measured="pooled", lens="tuned"), {}
-    # The study gave it of projections and of cosines; the others have one scale.
+    # The study reports r for projections and for cosines of the axes; the other features have one scale.
     for scale, name in (("projection", "late_kl_r"), ("cosine", "late_kl_r_cosine")):
         for feature in one["feature"].values:
             if scale == "projection" or feature in result["axis"]:

@@ -48,7 +48,7 @@ READERS = {"A'": ("PT", PT_HOST), "B_late": ("PT with IT's late MLPs", WINDOWS["
 
 
 def displaced(results, condition="B_late") -> alt.Chart:
-    """Return the classes of the tokens that a graft takes from first place and of those it brings; the lens to choose."""
+    """Return a chart of the classes of the top-1 tokens that a graft displaces and supports; the reader chooses the lens."""
     found = []
     for panel, dataset in results.items():
         one = dataset[["share", "share_low", "share_high"]].sel(condition=condition, role=list(ROLES))
@@ -68,7 +68,7 @@ def displaced(results, condition="B_late") -> alt.Chart:
 
 
 def gains(results, gain="log_rank_gain", letter="B") -> alt.Chart:
-    """Return the gain of the teacher's token by its class and window, later steps; the reader chooses the lens."""
+    """Return a chart of the gain of the teacher's token by its class and window, later steps; the reader chooses the lens."""
 
     def values(dataset):
         names = [f"{letter}_{window}" for window in WINDOWS]
@@ -95,14 +95,14 @@ def gains(results, gain="log_rank_gain", letter="B") -> alt.Chart:
 
 
 def reader_colour(field="reader") -> alt.Color:
-    """Return the encoding that tells the four read conditions apart."""
+    """Return the colour encoding of the four conditions in `READERS`."""
     names, colours = zip(*READERS.values())
     legend = alt.Legend(title=None, symbolType="circle", symbolOpacity=1, symbolSize=60)
     return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend)
 
 
 def pushes(results, scale="cosine") -> alt.Chart:
-    """Return how late MLP updates lie to the three axes, mean over the final fifth, hosts and late grafts."""
+    """Return a chart of late MLP updates along the three axes, mean over the final fifth, for hosts and late grafts."""
 
     def values(dataset):
         one = dataset[scale].sel(measured=list(READERS)).mean("layer").reset_coords(drop=True)
@@ -117,7 +117,7 @@ def pushes(results, scale="cosine") -> alt.Chart:
 
 
 def related(results) -> alt.Chart:
-    """Return Pearson's r of late updates with late KL over steps; the reader chooses kind, what is held fixed and lens."""
+    """Return a chart of Pearson's r of late updates with late KL; the reader chooses kind, lens and what is held fixed."""
     found = []
     for panel, dataset in results.items():
         one = dataset[["r", "r_low", "r_high"]].rename(r="mean", r_low="low", r_high="high")
@@ -138,7 +138,7 @@ def related(results) -> alt.Chart:
 
 
 def late_wins(results) -> alt.Chart:
-    """Return the share of steps whose first layer to rank the teacher's token first is a late one, by its class."""
+    """Return a chart of the share of steps at which a late layer is the first to rank the teacher's token first, by class."""
 
     def values(dataset):
         names = [name for name in READERS]
@@ -157,7 +157,7 @@ def late_wins(results) -> alt.Chart:
 
 
 def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> pd.DataFrame:
-    """Return Pearson's r of `correlates.FEATURES` with late KL as text, a row a family and condition, a column a feature."""
+    """Return a table of Pearson's r of `correlates.FEATURES` with late KL as text: one row per family and condition."""
     rows = {}
     for title, dataset in results.items():
         one = dataset.sel(scale="cosine", kind=kind, given=given, lens=lens)
@@ -175,12 +175,12 @@ def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> p
 
 
 def change(dataset: xr.Dataset, kind: str) -> stats.Interval:
-    """Return the share of a class among the tokens that the late graft brings less that among those it takes, tuned lens."""
+    """Return a class's share of the tokens that the late graft supports minus its share of those displaced, tuned lens."""
     return kept(quantities, dataset)[f"change_class.{kind}"].values
 
 
 def class_table(results) -> pd.DataFrame:
-    """Return by class the change of its share from displaced to supported top-1 tokens as text, a row a family."""
+    """Return a table of each class's change of share from displaced to supported top-1 tokens as text: one row per family."""
     rows = {
         title: {name: interval(change(dataset, kind)) for kind, name in CLASSES.items()}
         for title, dataset in results.items()
@@ -189,7 +189,7 @@ def class_table(results) -> pd.DataFrame:
 
 
 def pooled_classes(results, condition="B_late", lens="tuned") -> pd.DataFrame:
-    """Return `class_table` for all families together and for the dense ones, every replaced cell counting once."""
+    """Return `class_table` for all families together and for the dense ones; every replaced cell has the same weight."""
     dense = {title: dataset for title, dataset in results.items() if is_dense(dataset)}
     pools, rows = {"all families": results} | ({POOL: dense} if len(dense) > 1 else {}), {}
     for name, chosen in pools.items():
@@ -204,7 +204,7 @@ def pooled_classes(results, condition="B_late", lens="tuned") -> pd.DataFrame:
 
 
 def verdict(results) -> str:
-    """Return which tokens a late graft brings, for which it works, and what goes with the late shift."""
+    """Return the verdict on the tokens that a late graft supports, the gains of the teacher's tokens, and correlates."""
     total = len(results)
     frequency = ("more frequent", "less frequent")
     changed = {

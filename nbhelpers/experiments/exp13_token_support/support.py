@@ -1,9 +1,7 @@
-"""exp13A: which kinds of token a graft displaces and supports, and what it does for the teacher's token.
+"""Classes of the tokens that a graft displaces and supports, and gains of the teacher's token.
 
-Signs, in words. A rank gain is positive where the graft moves the teacher's token up.
-
-This module knows nothing of models or grafts: it takes datasets of steps as `nbhelpers.matched_prefix` makes them, and a
-tokenizer.
+A rank gain is positive if the graft moves the teacher's token up. This module knows nothing of models or grafts: it takes
+datasets of steps from `nbhelpers.measures.matched_prefix`, and a tokenizer.
 """
 
 from collections.abc import Sequence
@@ -25,7 +23,7 @@ GROUPS = {
     "function_other": ("function", "other"),
     "special": ("special",),
 }
-# Tokens before a candidate that decide its word; no word or mark is longer.
+# Number of preceding tokens that can belong to a candidate's word; no word or mark is longer.
 _CONTEXT = 24
 
 
@@ -40,9 +38,9 @@ def replies(steps: xr.Dataset) -> dict[int, list[int]]:
 def candidate_classes(tokenizer, steps: xr.Dataset, at: Sequence[int], ids: Sequence[int]) -> np.ndarray:
     """Return the class of candidate tokens, an index into `token_classes.CLASSES`, int8 [candidate].
 
-    at: the step that each is a candidate for, an index into `steps`; ids: the tokens. Each is classed as it would be in
-    the reply, behind the teacher's tokens so far: its bytes, not its decoded string, so that the space before a word
-    is there in every family, and the end of a word belongs to its word.
+    at: each candidate's step, an index into `steps`; ids: the candidates. Each is classified as it would be in the reply,
+    after the teacher's tokens so far. Its bytes are used, not its decoded string, so that the space before a word is kept
+    in every family and the end of a word belongs to its word.
     """
     written, known = replies(steps), {}
     prompt, token = steps.prompt_index.values, steps.token.values
@@ -57,7 +55,7 @@ def candidate_classes(tokenizer, steps: xr.Dataset, at: Sequence[int], ids: Sequ
 
 
 def read_through(steps: xr.Dataset, layers: Sequence[int] | None, basis: str) -> xr.Dataset:
-    """Return steps through one basis at the final fifth of the layers, or at `layers`."""
+    """Return the steps of one basis at `layers`, by default the final fifth of the layers."""
     n_layers = steps.attrs["n_layers"]
     return steps.sel(basis=basis, layer=list(final_fifth(n_layers) if layers is None else layers))
 
@@ -67,10 +65,10 @@ def replaced(
 ) -> xr.DataArray:
     """Return how often a graft changes the top-1 token from one class to another, counts per prompt.
 
-    Dims (condition, lens, displaced, supported, prompt): of the (step, layer) cells whose top-1 token differs from the
-    baseline's, how many had a token of class `displaced` that the graft takes away and one of class `supported` that it
-    brings; both classed in their context. Attribute `cells_per_step` is the number of layers read: all cells of a prompt
-    are that times its steps. layers: those read, by default the final fifth. steps: whole replies.
+    Dims (condition, lens, displaced, supported, prompt). A cell is one layer at one step. Counted are the cells whose top-1
+    token differs from the baseline's, by the class of the baseline's token (`displaced`) and of the graft's (`supported`),
+    both classified in context. Attribute `cells_per_step`: the number of layers read; a prompt has that many cells per
+    step. layers: those read, by default the final fifth. steps: whole replies.
     """
     chosen = read_through(steps, layers, basis)
     new, old = (
@@ -93,11 +91,11 @@ def replaced(
 
 
 def shares(counts: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) -> xr.Dataset:
-    """Return the share of each class among displaced and supported tokens, `value`, BCa ends `low` and `high`.
+    """Return the share of each class among displaced and supported tokens, `value`, and its BCa ends `low` and `high`.
 
-    Dims (condition, lens, role, token_class), role "displaced", "supported" or "change", the second less the first.
-    counts: of `replaced`, or `grouped`. Ratios of sums over all prompts, as the study's; prompts are resampled. To pool
-    families, concatenate their counts along `prompt`. NaN where nothing is replaced.
+    Dims (condition, lens, role, token_class), role "displaced", "supported" or "change", supported minus displaced.
+    counts: from `replaced` or `grouped`. Shares are ratios of sums over all prompts, as in the study; prompts are
+    resampled. To pool families, concatenate their counts along `prompt`. NaN if nothing is replaced.
     """
     sides = [counts.sum(other).transpose("prompt", "condition", "lens", ...).values
              for other in ("supported", "displaced")]  # fmt: skip
@@ -119,7 +117,7 @@ def shares(counts: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) ->
 
 
 def grouped(counts: xr.DataArray, *dims: str) -> xr.DataArray:
-    """Return counts summed over the classes of each of `GROUPS`, in the named dims of token classes."""
+    """Return counts summed over the classes of each of `GROUPS`, along the named dims."""
     for dim in dims:
         parts = [counts.sel({dim: list(kinds)}).sum(dim, keep_attrs=True) for kinds in GROUPS.values()]
         counts = xr.concat(parts, xr.IndexVariable(dim, list(GROUPS)))
@@ -127,7 +125,7 @@ def grouped(counts: xr.DataArray, *dims: str) -> xr.DataArray:
 
 
 def grouped_means(gains: xr.Dataset) -> xr.Dataset:
-    """Return means by class (`rank_gains`, `late_wins`) over the classes of each of `GROUPS`, every step counting once."""
+    """Return the means of `rank_gains` or `late_wins` over each of `GROUPS` of classes; every step has the same weight."""
     steps = gains.n_steps
     parts = []
     for kinds in GROUPS.values():
@@ -138,14 +136,14 @@ def grouped_means(gains: xr.Dataset) -> xr.Dataset:
 
 
 def rank_gains(steps: xr.Dataset, *, layers: Sequence[int] | None = None, basis: str = "host") -> xr.Dataset:
-    """Return what grafts do for the teacher's token, by its class, per-prompt means.
+    """Return the gains of the teacher's token by grafts, by its class, per-prompt means.
 
-    Dims (part, token_class, condition, lens, prompt), NaN where a prompt has no such token; `n_steps` (part,
-    token_class, prompt) says how many it has. Averaged over `layers`, by default the final fifth, then over steps:
-    `rank_gain`, the baseline's rank minus the condition's, so positive where the graft moves the token up;
-    `log_rank_gain`, the same of log ranks, which a few huge ranks do not rule; `log_probability_gain`, nats; `rank_win`
-    and `rank_loss`, the shares of steps with a gain above and below 0. part: the first token, whose missing space makes
-    huge ranks, apart from the later ones.
+    Dims (part, token_class, condition, lens, prompt), NaN if a prompt has no such token; `n_steps` (part, token_class,
+    prompt) counts them. Values are means over `layers`, by default the final fifth, then over steps. `rank_gain`: the
+    baseline's rank minus the condition's, positive if the graft moves the token up. `log_rank_gain`: the same of log
+    ranks, which a few huge ranks do not dominate. `log_probability_gain`: nats. `rank_win`, `rank_loss`: the shares of
+    steps with a gain above and below 0. part: "first" for a reply's first token, whose missing space gives huge ranks,
+    "later" for all others.
     """
     chosen = read_through(steps, layers, basis)
     rank, base = against_baseline(chosen.target_rank.astype(float), steps)
@@ -162,7 +160,7 @@ def rank_gains(steps: xr.Dataset, *, layers: Sequence[int] | None = None, basis:
 
 
 def by_class(values: xr.Dataset, steps: xr.Dataset) -> xr.Dataset:
-    """Return per-prompt means of values (…, step) over the first and the later steps of each class of teacher token.
+    """Return per-prompt means of values (…, step) by part, first or later steps, and by class of the teacher's token.
 
     Dims (part, token_class, prompt, …); `n_steps` (part, token_class, prompt) counts the steps.
     """
@@ -185,10 +183,10 @@ def by_class(values: xr.Dataset, steps: xr.Dataset) -> xr.Dataset:
 
 
 def late_wins(steps: xr.Dataset, *, basis: str = "host") -> xr.Dataset:
-    """Return, by class of the teacher's token, the share of steps whose first layer to rank it first is a late one.
+    """Return the share of steps at which the first layer that ranks the teacher's token first is a late one, by its class.
 
-    `late_win` (part, token_class, condition, lens, prompt): the first layer, of all, with the token in first place lies
-    in the final fifth; `never` where no layer has it. per-prompt means, as in `by_class`. All layers must be read.
+    `late_win` (part, token_class, condition, lens, prompt): the first such layer lies in the final fifth; `never`: no layer
+    ranks the token first. Both are per-prompt means, as in `by_class`. steps must hold all layers.
     """
     first = steps.sel(basis=basis).target_rank == 1
     layer = first.argmax("layer")

@@ -1,1 +1,1 @@
-"""exp14: which window of MLPs, put into PT or taken out of IT, moves the late distance most?"""
+"""exp14: which window of MLPs, grafted into PT or replaced in IT, changes late KL most?"""

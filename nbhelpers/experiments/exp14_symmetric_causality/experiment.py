@@ -1,11 +1,11 @@
-"""What exp14 takes and what its dataset holds."""
+"""Parameters and variables of exp14."""
 
 from nbhelpers.core.schemas import ExperimentParams
 from nbhelpers.core.variables import declared
 
 
 class Params(ExperimentParams):
-    """exp14: resamples and seed."""
+    """Parameters of exp14: number of resamples, and seed."""
 
 
 VARIABLES = declared(

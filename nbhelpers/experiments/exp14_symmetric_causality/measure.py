@@ -1,8 +1,7 @@
-"""exp14: which window of MLPs, put into PT or taken out of IT, moves the late distance most, and on which read-out?
+"""exp14: which window of MLPs, grafted into PT or replaced in IT, changes late KL most, and on which read-outs?
 
-From exp11's dataset alone: shifts against the host's baseline, by side, window and read-out; paired tests; and the
-bootstrap probability that a window is the strongest. "Late is strongest" is asked of every read-out, not only of the one
-that the study reports.
+Computed from exp11's dataset alone: shifts from the host's baseline by side, window and read-out; paired tests; and the
+bootstrap probability that a window is the strongest, for every read-out, not only for the one that the study reports.
 """
 
 import numpy as np
@@ -11,7 +10,7 @@ import xarray as xr
 from nbhelpers.core.schemas import ExperimentParams
 from nbhelpers.measures.graft_shifts import RULE, WINDOWS, by_window, shifts, strongest_window, tested
 
-# Read-out → the sign of what the study calls a shift towards IT, on the PT side; the IT side's is the other one.
+# Read-out → the sign that the study calls a shift towards IT, for grafts into PT; for grafts into IT it is reversed.
 TOWARDS_IT = {
     "kl_layer_final": 1,
     "kl_final_layer": 1,
@@ -30,15 +29,15 @@ TOWARDS_IT = {
 def readouts(changed: xr.Dataset) -> xr.DataArray:
     """Return the shifts of every read-out, (readout, region, side, window, lens, basis, prompt).
 
-    changed: of `effects.by_window`. A read-out without layers, such as the commitment layer, is the same in both
-    regions; one without a lens, such as the δ-cosine, the same for all. The distance to the teacher's final is NaN on
-    IT's side, where the teacher is the baseline.
+    changed: from `graft_shifts.by_window`. A read-out without layers, such as the commitment layer, is the same in both
+    regions; one without a lens, such as the δ-cosine, is the same for all lenses. The divergence from the teacher's final
+    is NaN on IT's side, where the teacher is the baseline.
     """
     found = {name: changed[name] for name in TOWARDS_IT if name in changed}
     found["commitment"] = changed.commitment.sel(rule=RULE, drop=True)
     for component in ("block", "mlp"):
         found[f"delta_cosine_{component}"] = changed.delta_cosine.sel(component=component, drop=True)
-    # On IT's side the teacher is the baseline itself: the same distance as the read-out before, in another name.
+    # On IT's side the teacher is the baseline, so this would repeat `kl_layer_baseline_final` under another name.
     found["kl_layer_teacher_final"] = found["kl_layer_teacher_final"].where(changed.side == "sufficiency")
     whole = xr.broadcast(*(found[name] for name in TOWARDS_IT))
     dims = ("readout", "region", "side", "window", "lens", "basis", "prompt")
@@ -47,7 +46,7 @@ def readouts(changed: xr.Dataset) -> xr.DataArray:
 
 
 def towards(shift: xr.DataArray) -> xr.DataArray:
-    """Return shifts with the sign turned: above zero, IT's MLPs bring what the study calls IT's, or PT's take it away."""
+    """Return shifts with signs such that, above zero, IT's MLPs add what the study calls IT-like, or PT's MLPs remove it."""
     sign = xr.DataArray(
         [TOWARDS_IT[name] for name in shift.readout.values], {"readout": shift.readout.values}
     )
@@ -58,7 +57,7 @@ def towards(shift: xr.DataArray) -> xr.DataArray:
 
 
 def window_shifts(grafted: xr.Dataset) -> xr.DataArray:
-    """Return every read-out's shift by side and window, B_w − A' and D_w − C, from exp11's dataset; IT's replies."""
+    """Return every read-out's shift by side and window, B_w − A' and D_w − C, from exp11's dataset, on IT's replies."""
     changed = by_window(shifts(grafted.sel(teacher="it", drop=True)))
     return readouts(changed.sel(window=list(WINDOWS))).astype(float)
 
@@ -71,7 +70,8 @@ def tests_of(shift: xr.DataArray, **draws) -> xr.Dataset:
 def summarise(grafted: xr.Dataset, options: ExperimentParams) -> xr.Dataset:
     """Return exp14's dataset for one pair, from exp11's: `shift`, its tests, and `strongest`.
 
-    `mean`, `low`, `high`, `p`, `p_holm` (readout, region, side, window, lens, basis); `strongest` likewise. IT's replies.
+    `mean`, `low`, `high`, `p`, `p_holm` and `strongest` have the dims (readout, region, side, window, lens, basis). All
+    replies are IT's.
     """
     shift, draws = window_shifts(grafted), {"n_resamples": options.n_resamples, "seed": options.seed}
     strongest = strongest_of(towards(shift), **draws)
@@ -80,7 +80,7 @@ def summarise(grafted: xr.Dataset, options: ExperimentParams) -> xr.Dataset:
 
 
 def strongest_of(values: xr.DataArray, **draws) -> xr.DataArray:
-    """Return `effects.strongest_window` of values (…, window, prompt), NaN where one was not read."""
+    """Return `graft_shifts.strongest_window` of values (…, window, prompt), NaN where a window was not read."""
     values = values.transpose("prompt", ..., "window")
     rest = values.isel(prompt=0, drop=True)
     flat = values.values.reshape(values.sizes["prompt"], -1, values.sizes["window"])

@@ -1,4 +1,4 @@
-"""The quantities of exp14, from one pair's dataset. Replies are IT's, each host read through its own lens."""
+"""The quantities of exp14, from one pair's dataset. All replies are IT's; each host is read through its own lens."""
 
 import xarray as xr
 
@@ -11,7 +11,7 @@ UNMEASURED = {}
 
 
 def quantities(result: xr.Dataset) -> Quantities:
-    """Return exp14's quantities by side and window: shifts of late distance, commitment and δ-cosine, and the strongest."""
+    """Return exp14's quantities by side and window: shifts of late KL, commitment and δ-cosine, and the strongest window."""
     shift = result["shift"].sel(lens="tuned", basis="host", drop=True)
     fifth, found = shift.sel(region="final_fifth", drop=True), {}
     for side, letter in SIDES.items():

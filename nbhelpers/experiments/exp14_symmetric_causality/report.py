@@ -24,7 +24,7 @@ from nbhelpers.report.sentences import SURE, others_rest_on, sentence
 from nbhelpers.report.text import counted, written
 
 LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
-# The same where a phone must hold them.
+# Short names of the read-outs, for narrow screens.
 SHORT = {
     "kl_layer_final": "KL to own final",
     "kl_final_layer": "KL from own final",
@@ -41,9 +41,9 @@ SHORT = {
 
 
 def causality_rows(results, readout: str) -> pd.DataFrame:
-    """Return exp14's means and intervals of one read-out in the final fifth, a row for each panel (side), family and choice.
+    """Return a table of means and intervals of one read-out in the final fifth, by panel (side), family and choice.
 
-    With two dense families or more, their pool, prompt by prompt, is a family too.
+    With two or more dense families, their pool, averaged prompt by prompt, is added as a family.
     """
 
     def values(dataset):
@@ -58,9 +58,9 @@ def causality_rows(results, readout: str) -> pd.DataFrame:
 
 
 def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
-    """Return Figure 2 of the study with intervals: each window's shift, put into PT and taken out of IT, by family.
+    """Return the study's Figure 2 with intervals: each window's shift, IT's MLPs in PT and PT's MLPs in IT, by family.
 
-    The reader chooses the lens and whose it is, where there is one; the region is the final fifth of the layers.
+    The reader chooses the lens and its model, if the read-out has a lens. The region is the final fifth of the layers.
     """
     rows, (title, unit) = causality_rows(results, readout), READINGS[readout]
     toggles = {"lens": "lens", "basis": "read through the lens of"}
@@ -73,9 +73,10 @@ def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
 
 
 def strongest(results) -> alt.Chart:
-    """Return by read-out how probable it is that each window has the strongest change, a stacked bar a read-out.
+    """Return a chart of the probability that each window has the strongest change, one stacked bar per read-out.
 
-    Strongest means: most in the study's direction; *none*, that no window goes there. The reader chooses side and lens.
+    The strongest change is the largest in the study's direction; *none*: no window has one. The reader chooses side and
+    lens.
     """
 
     def measure(dataset):
@@ -110,11 +111,11 @@ def strongest(results) -> alt.Chart:
     return panels(rows, "Which window is the strongest?", bar, toggles={"side": "graft", "lens": "lens"})
 
 
-WHOLE = ("commitment", "nll")  # read-outs of no region
+WHOLE = ("commitment", "nll")  # read-outs without a region
 
 
 def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
-    """Return each window's shift in the final fifth with its interval and p, Holm over families and windows, by side."""
+    """Return a table of each window's shift in the final fifth with its interval, by side; * if p < 0.05, Holm over cells."""
     cases = [(side, window) for side in SIDES for window in WINDOWS]
     chosen = {
         t: d.sel(readout=readout, lens=lens, basis="host", region="final_fifth") for t, d in results.items()
@@ -139,7 +140,7 @@ def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
 
 
 def pool_table(results, side, window, readout, lens) -> pd.DataFrame:
-    """Return the dense pool's mean and interval of one window's shift."""
+    """Return a table with the dense pool's mean and interval of one window's shift."""
     table = interval_table(results, named(quantities, f"shift.{readout}.{side}.{window}.{lens}"))
     return table[table["family"] == POOL]
 
@@ -147,13 +148,13 @@ def pool_table(results, side, window, readout, lens) -> pd.DataFrame:
 def strongest_late(
     results, readout="kl_layer_final", lens="tuned", region="final_fifth"
 ) -> dict[str, dict[str, float]]:
-    """Return by side and family the bootstrap probability that the late window is the strongest, of one read-out."""
+    """Return {side: {family: bootstrap probability that the late window is the strongest}} for one read-out."""
     names = {side: f"strongest_late.{readout}.{side}.{region}.{lens}" for side in SIDES}
     return {side: {t: value(quantities, d, name) for t, d in results.items()} for side, name in names.items()}
 
 
 def readout_table(results, lens="tuned") -> pd.DataFrame:
-    """Return in how many families the late window is the strongest with a probability of 0.95, by read-out and side."""
+    """Return a table of the number of families in which the late window is surely the strongest or surely not."""
     rows = {}
     for readout, (title, _) in READINGS.items():
         regions = {"final_fifth": "final fifth", "window": "own window"}
@@ -174,7 +175,7 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
 
 
 def verdict(results) -> str:
-    """Return whether the late window is the strongest, both ways, and on which read-outs it is not."""
+    """Return the verdict: whether the late window is the strongest, on either side."""
     total = len(results)
     put = sentence(results, named(quantities, "kl_shift.sufficiency.late"), "positive", "negative")
     taken = sentence(
