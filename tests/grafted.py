@@ -13,7 +13,7 @@ import xarray as xr
 
 from nbhelpers.measures import matched_prefix
 from nbhelpers.measures.graft_shifts import AXES, PROJECTIONS
-from nbhelpers.measures.lens_conditions import INTEGERS, READINGS
+from nbhelpers.measures.lens_conditions import INTEGERS, READOUTS
 from nbhelpers.models import generation, prompts
 from nbhelpers.models.conditions import study_conditions
 from nbhelpers.models.token_classes import CLASSES
@@ -118,7 +118,7 @@ def kl(p, q):
 
 
 def slow_readings(own, baseline, teacher, target):
-    """{reading: [layer]} of log-probabilities [layer, row]; target: the row of the forced token. Ids are rows."""
+    """{read-out: [layer]} of log-probabilities [layer, row]; target: the row of the forced token. Ids are rows."""
     middle = torch.logaddexp(own, teacher) - np.log(2)
     return {
         "kl_layer_final": kl(own, own[-1:]),
@@ -143,7 +143,7 @@ def made_up(lengths=(4, 2, 3), *, n_layers=10, conditions=None, seed=0, vocabula
     rng, conditions = np.random.default_rng(seed), conditions or study_conditions(n_layers)
     n, late = sum(lengths), np.arange(n_layers) >= int(0.8 * n_layers)
     shape, sizes = ("lens", "basis", "condition", "layer", "step"), (2, 2, len(conditions), n_layers, n)
-    found = {name: (shape, rng.lognormal(size=sizes)) for name in READINGS}
+    found = {name: (shape, rng.lognormal(size=sizes)) for name in READOUTS}
     found |= {name: (shape, rng.integers(1, vocabulary, sizes)) for name in INTEGERS}
     for name in ("kl_layer_final", "kl_final_layer"):
         found[name][1][..., -1, :] = 0

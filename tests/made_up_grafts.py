@@ -57,7 +57,7 @@ def effect(condition) -> float:
 
 
 def exp11(rng, lift, coords):
-    """Return readings in which late grafts move every divergence, by `lift` nats, and nothing moves under PT's replies."""
+    """Return read-outs in which late grafts move every divergence, by `lift` nats, and nothing moves under PT's replies."""
     chosen = exp11_measure.main_conditions(12)
     sizes = {dim: len(values) for dim, values in coords.items() if dim != "depth"}
     moved = xr.DataArray([effect(c) * lift for c in chosen], dims="condition")

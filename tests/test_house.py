@@ -133,6 +133,12 @@ def test_every_module_has_its_folder():
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py"}
 
 
+def test_the_readme_says_where_every_formula_is():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in sources("measures", "models")} - {"__init__"}
+    assert {name for name in modules if not re.search(rf"\b{name}\b", text)} == set()
+
+
 if __name__ == "__main__":
     for experiment in sorted(experiments.slices()):
         print(experiment, *sorted(naming(experiment)), sep="\n  ")

@@ -76,6 +76,10 @@ def visible_keys(config, length: np.ndarray) -> np.ndarray:
     unknown = set(kinds) - {"sliding_attention", "full_attention"}
     if unknown:
         raise ParameterError(f"the visible keys of a layer of type {min(unknown)!r} are not known.")
+    if "sliding_attention" in kinds and not window:
+        raise ParameterError(
+            "the configuration has layers with sliding attention and gives no sliding_window."
+        )
     limits = [window if kind == "sliding_attention" else np.iinfo(np.int64).max for kind in kinds]
     return np.minimum(np.asarray(length)[:, None], np.array(limits))
 

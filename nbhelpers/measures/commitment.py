@@ -147,7 +147,7 @@ def commitment_table(
     share: float = 0.9,
     window: int = 3,
 ) -> dict[str, np.ndarray]:
-    """Return {rule: layer of commitment [...]} of the rules that experiment 09 stores, in their order.
+    """Return {rule: layer of commitment [...]} of every rule, in the order of the dataset.
 
     top1, kl, entropy: [..., layer] of one lens; cosine: the cosine to the final residual, which no lens reads and which
     broadcasts to the others' shape. threshold: nats, of the rules that take one; grid: nats, of `kl_stays` beside it. The

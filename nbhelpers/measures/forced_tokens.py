@@ -66,6 +66,6 @@ def streams(
 
 
 def shape_of(stream: Stream) -> dict[str, Tensor]:
-    """Return `geometry.stream_geometry` of a stream: cosines and norms of what each block, attention and MLP adds."""
+    """Return `delta_cosine.stream_geometry` of a stream: cosines and norms of what each block, attention and MLP adds."""
     updates = stream.attention_update, stream.mlp_update
     return delta_cosine.stream_geometry(stream.embedding, stream.residual, *updates)

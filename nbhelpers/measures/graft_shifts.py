@@ -1,6 +1,6 @@
 """What grafts change, prompt by prompt: means over a reply's steps, differences from the baseline, the strongest window.
 
-Everything here starts from the dataset of steps that `nbhelpers.matched_prefix` makes, (lens, basis, condition, layer,
+Everything here starts from the dataset of steps that `matched_prefix` makes, (lens, basis, condition, layer,
 step), and works on numbers alone: no model, no lens.
 """
 
@@ -23,7 +23,7 @@ TESTED = {
     "p_holm": "the same, adjusted by Holm's method",
 }
 _NOT_MEANS = ("top1", "target_rank", "free_top1", "token_id", "token_class", "candidate_overlap")
-# Along what late MLP updates are read, and how: see `late_updates`.
+# The axes of late MLP updates, and how they are measured: see `update_directions`.
 AXES = ("support_teacher", "anti_top1", "anti_kl")
 PROJECTIONS = ("effect", "projection", "cosine")
 
@@ -31,7 +31,7 @@ PROJECTIONS = ("effect", "projection", "cosine")
 def by_prompt(steps: xr.Dataset, grid: Sequence[float] = GRID) -> xr.Dataset:
     """Return per-prompt means over steps, all steps counted, coordinate `prompt` being the prompt's index.
 
-    Every reading of `measure` but ids, ranks and overlaps of candidates; with `target_log_rank`, `top1_final`,
+    It holds every read-out of `measure` but ids, ranks and overlaps of candidates; and `target_log_rank`, `top1_final`,
     `commitment` (condition, lens, basis, rule, prompt: see `commitments`), `agreement_teacher`, `agreement_baseline`,
     `first_divergence_teacher`, `first_divergence_baseline` (condition, prompt) and `n_tokens` (prompt). steps: whole
     replies.

@@ -101,7 +101,8 @@ def check_identity(
     own = logits[:, unembedding.token_ids.to(logits.device)].float().to(unembedding.weight.device)
     ours = lens_logits(residual_last, unembedding)
     error = ((ours - own).abs().max() / (own.amax() - own.amin()).clamp_min(1e-6)).item()
-    limit = tolerance or (1e-3 if logits.dtype == torch.float32 else 0.03)
+    usual = 1e-3 if logits.dtype == torch.float32 else 0.03
+    limit = usual if tolerance is None else tolerance
     if not error <= limit:
         raise LensError(
             f"The last layer's lens differs from the model's own logits by {error:.2g} of their range "
@@ -147,12 +148,7 @@ def _target_rows(targets, tokens, unembedding):
     if targets is None or tuple(targets.shape) != (tokens,):
         given = "none" if targets is None else list(targets.shape)
         raise ValueError(f"Target metrics need targets, one id for each of {tokens} tokens, not {given}.")
-    ids, order = unembedding.token_ids.sort()
-    targets = targets.to(ids)
-    at = torch.searchsorted(ids, targets).clamp_(max=len(ids) - 1)
-    if missing := targets[ids[at] != targets].unique().tolist():
-        raise ValueError(f"Targets {missing[:5]} are not in the real vocabulary of the unembedding.")
-    return order[at]
+    return unembedding.rows(targets)
 
 
 def _sums(chunk, unembedding, columns, wanted, buffers, compiled, more):

@@ -17,7 +17,7 @@ from nbhelpers.models.unembedding import Unembedding
 DIVERGENCES = ("kl_layer_final", "kl_final_layer", "kl_layer_baseline_final", "kl_layer_teacher_final",
                "kl_layer_teacher", "kl_teacher_layer", "js_teacher")  # fmt: skip
 INTEGERS = ("top1", "target_rank")
-READINGS = (*DIVERGENCES, "entropy", "target_log_probability", *INTEGERS)
+READOUTS = (*DIVERGENCES, "entropy", "target_log_probability", *INTEGERS)
 OVERLAP, N_CANDIDATES = "candidate_overlap", 20
 CELLS = 1 << 23
 # A tile of logits should fit in a core's cache, and a matrix product should have some hundred rows.
@@ -36,7 +36,7 @@ def compare(
     cells: int | None = None,
     candidates: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> dict[str, Tensor]:
-    """Return the measures in `READINGS`, {name: [condition, layer, token]}: float32 nats, or int64 (`INTEGERS`).
+    """Return the measures in `READOUTS`, {name: [condition, layer, token]}: float32 nats, or int64 (`INTEGERS`).
 
     kl_layer_final = KL(p_ℓ ‖ p_L);  kl_final_layer = KL(p_L ‖ p_ℓ);  KL(a ‖ b) = Σ_v a(v) (log a(v) − log b(v))
     kl_layer_baseline_final = KL(p_ℓ ‖ b_L);  kl_layer_teacher_final = KL(p_ℓ ‖ q_L)
@@ -52,7 +52,7 @@ def compare(
     elsewhere. ValueError for targets outside the real vocabulary.
     """
     layers = list(range(len(residuals[0])) if layers is None else layers)
-    rows, weight = target_rows(targets, unembedding), unembedding.weight
+    rows, weight = unembedding.rows(targets), unembedding.weight
     weight, states = weight if weight.is_cuda else weight.float(), max(_STATES, len(residuals))
     cells = cells_for(rows.device) if cells is None else cells
     size = tile_rows(len(weight), states, len(rows), cells, cached=not rows.is_cuda)
@@ -86,7 +86,7 @@ def cells_for(device: torch.device) -> int:
 
 
 def _empty(conditions, layers, tokens, device):
-    dtypes = {name: torch.int64 if name in INTEGERS else torch.float32 for name in READINGS}
+    dtypes = {name: torch.int64 if name in INTEGERS else torch.float32 for name in READOUTS}
     shape = conditions, layers, tokens
     return {name: torch.empty(shape, dtype=dtype, device=device) for name, dtype in dtypes.items()}
 
@@ -99,16 +99,6 @@ def _settled(out, unembedding, layers, last):
     for name in DIVERGENCES[:2]:
         out[name][:, [layer == last for layer in layers]] = 0
     return out
-
-
-def target_rows(targets: Tensor, unembedding: Unembedding) -> Tensor:
-    """Return the unembedding row of each target id, [token]; ValueError names ids outside the real vocabulary."""
-    ids, order = unembedding.token_ids.sort()
-    targets = targets.to(ids)
-    at = torch.searchsorted(ids, targets).clamp_(max=len(ids) - 1)
-    if missing := targets[ids[at] != targets].unique().tolist():
-        raise ValueError(f"The tokens {missing[:5]} are not in the real vocabulary of the unembedding.")
-    return order[at]
 
 
 def distinct(
@@ -241,7 +231,7 @@ def _reader(final, targets, teacher, baseline, held, scratch, out):
         if teacher in conditions:
             q.copy_(p), log_q.copy_(z), of_teacher.update(entropy=found["entropy"])
             found |= dict.fromkeys(DIVERGENCES[4:], 0.0)
-        for name in found.keys() & set(READINGS):
+        for name in found.keys() & set(READOUTS):
             out[name][conditions, index] = found[name]
         for i in conditions:
             for name, end in zip(("", "_baseline", "_teacher"), (i, baseline[i], teacher)):

@@ -1,8 +1,8 @@
 """Matched prefix: hybrids of a pair forced through the same tokens, read layer by layer beside host and teacher.
 
 One model, the teacher, has written a reply; every condition reads exactly those tokens. Conditions differ only in the
-MLPs of some layers, so what differs in their readings is due to these. Each condition is one teacher-forced batched
-forward, resumed from its baseline's where it starts to differ. Experiments 11, 13 and 14.
+MLPs of some layers, so these explain what differs in their read-outs. Each condition is one teacher-forced batched
+forward, resumed from its baseline's where it starts to differ.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from nbhelpers.core.params import NATIVE
 from nbhelpers.measures import delta_cosine, graft_shifts, tuned_lens, update_directions
 from nbhelpers.measures.forced_tokens import check_same_ids, matched_batches, shape_of, streams
 from nbhelpers.measures.graft_shifts import GRID, by_prompt
-from nbhelpers.measures.lens_conditions import cells_for, compare, target_rows
+from nbhelpers.measures.lens_conditions import cells_for, compare
 from nbhelpers.models.conditions import OTHER, TEACHER, Condition
 from nbhelpers.models.decoder import Pair, load_tokenizer
 from nbhelpers.models.edits import InterventionError
@@ -60,7 +60,7 @@ def read_bases(
     bases: Sequence[str],
     **options,
 ) -> dict[str, Tensor]:
-    """Return {reading: [lens, basis, condition, layer, token]}; options and readings are those of `compare`.
+    """Return {read-out: [lens, basis, condition, layer, token]}; options and read-outs are those of `compare`.
 
     residuals: of each condition. basis: "host" reads each condition through its own model's lens, "pt" or "it" all
     through that model's; what two bases share is read once. lenses: tuned lens by variant; None for the raw lens alone.
@@ -106,16 +106,16 @@ def measure(
     cells: int | None = None,
     seed: int = 0,
 ) -> Iterator[xr.Dataset]:
-    """Yield every reading at every step, batch by batch of whole replies; `by_prompt` and `support` reduce them.
+    """Yield every read-out at every step, batch by batch of whole replies; `by_prompt` and `support` reduce them.
 
     prompts: ids of each prompt, "raw" and "chat". continuations: the teacher's replies, whose tokens all conditions
     read. conditions: see `study_conditions`; the teacher's own, C or A', and every baseline must be among them. lenses:
     tuned lens by variant; None leaves only the raw lens. teacher: "it" or "pt". shared: variants whose lens reads all
     conditions, beside each host's own. layers: those to read; the last always is. projected: conditions whose MLP
-    updates `late_updates.projections` reads in the final fifth, and whose best tokens are set beside the baseline's there.
-    cells: logits held at once (None: `cells_for`). seed: of random controls.
+    updates `update_directions.projections` measures in the final fifth, and whose best tokens are set beside the
+    baseline's there. cells: logits held at once (None: `cells_for`). seed: of random controls.
 
-    Dims: `READINGS` (lens, basis, condition, layer, step); `delta_cosine`, `update_norm` (component, condition, layer,
+    Dims: `READOUTS` (lens, basis, condition, layer, step); `delta_cosine`, `update_norm` (component, condition, layer,
     step); `residual_cosine_teacher`, `residual_distance_teacher` (condition, layer, step); `nll`, `free_top1`
     (condition, step); `token_id`, `token_class` (step); and of what is projected `effect`, `projection`, `cosine` (axis,
     condition, layer, step) and `candidate_overlap` (lens, basis, condition, layer, step). InterventionError for a
@@ -160,7 +160,7 @@ def _made(pair, batch, conditions, projected, seed, options):
         residual[condition.name], shapes[condition.name] = stream.residual, shape_of(stream)
         if condition.name in projected:
             unembedding = getattr(pair, condition.host).unembedding
-            rows = target_rows(batch["raw"].targets, unembedding)
+            rows = unembedding.rows(batch["raw"].targets)
             pushes[condition.name] = _late_projections(stream, unembedding, rows, pair.n_layers, options)
     names = [condition.name for condition in conditions]
     made = {"residual": residual} | _beside_teacher(residual, names, options)
@@ -175,7 +175,7 @@ def _made(pair, batch, conditions, projected, seed, options):
 
 
 def _late_projections(stream, unembedding, rows, n_layers, options):
-    """{name: [axis, layer, token]} of `late_updates.projections`, NaN outside the final fifth."""
+    """{name: [axis, layer, token]} of `update_directions.projections`, NaN outside the final fifth."""
     layers = options["layers"]
     late = [layer for layer in depths.final_fifth(n_layers) if layer in layers]
     found = update_directions.projections(stream.residual, stream.mlp_update, unembedding, rows,
@@ -236,7 +236,7 @@ def matched_prefix(
     grid: Sequence[float] = GRID,
     **options,
 ) -> xr.Dataset:
-    """Return the dataset of experiment 11 for one pair and one teacher: `by_prompt` of all that `measure` yields.
+    """Return the per-prompt dataset of one pair and one teacher: `by_prompt` of all that `measure` yields.
 
     PT hosts read each prompt's text, IT hosts (and the template branch) its chat turn. grid: thresholds of the
     commitment layers, nats. options: those of `measure`.
@@ -254,7 +254,7 @@ def with_steps(
     grid: Sequence[float] = GRID,
     **options,
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return what `matched_prefix` returns, and of the same pass the steps that experiment 13 reads.
+    """Return what `matched_prefix` returns, and the steps of the same pass that later experiments read.
 
     The steps: `STEPWISE` of the conditions named in `stepwise` and their baselines, through the host's own lens (basis
     "host"), in the order of the prompts; `prompt_index` counts these. 24 bytes a lens, condition, layer and step, and 60

@@ -2,7 +2,7 @@
 
 A cloud is one layer's residuals over many prompts. Each model reads every prompt as plain text and as a chat turn, so
 that a difference between models is told from one between templates. Only distances to neighbours, spectra and
-likenesses are kept.
+similarities of neighbouring layers are kept.
 """
 
 from collections.abc import Sequence

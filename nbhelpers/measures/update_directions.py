@@ -57,7 +57,7 @@ def projections(
     W is the unembedding, J the Jacobian of the final norm at h_ℓ; axes in the order of `graft_shifts.AXES`. All three are 0
     where g is, as for `anti_kl` at the last layer. residual, update: [layer][token, d] of all layers, the output of each
     block and what its MLP added to the stream. rows: the unembedding row of the teacher's token, [token]
-    (`lens_conditions.target_rows`). layers: those to measure. cells: logits held at once. ValueError with a soft cap. The
+    (`Unembedding.rows`). layers: those to measure. cells: logits held at once. ValueError with a soft cap. The
     study used three backward passes a layer and, for Gemma and OLMo, the MLP's output before the norm that follows it.
     """
     if unembedding.softcap:

@@ -1,7 +1,7 @@
 """Conditions: which MLPs of a host model are replaced, by what, under which prompt.
 
-A `Condition` describes a hybrid of a pair; `condition_edits` returns the edits that make it. The eight conditions of
-experiment 14, the template branch of experiment 11, controls and sliding windows are lists of conditions. Join lists with
+A `Condition` describes a hybrid of a pair; `condition_edits` returns the edits that make it. The eight symmetric
+conditions, the template branch, controls and sliding windows are lists of conditions. Join lists with
 `dict.fromkeys`, which drops repeats. This module runs no model.
 """
 
@@ -56,7 +56,7 @@ def swaps(windows: Mapping[str, Sequence[int]], control: str = "graft") -> list[
 
 
 def symmetric_conditions(n_layers: int) -> list[Condition]:
-    """Return the eight conditions of experiment 14: C, A', and B and D with the early, mid and late windows."""
+    """Return the eight symmetric conditions: C, A', and B and D with the early, mid and late windows."""
     return [*BASELINES, *swaps(depths.windows(n_layers))]
 
 

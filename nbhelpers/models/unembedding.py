@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +20,12 @@ class Unembedding:
     weight: Tensor
     token_ids: Tensor
     softcap: float | None = None
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return the row of `weight` of each token id, [token]; ValueError names ids outside the real vocabulary."""
+        known, order = self.token_ids.sort()
+        ids = ids.to(known)
+        at = torch.searchsorted(known, ids).clamp_(max=len(known) - 1)
+        if missing := ids[known[at] != ids].unique().tolist():
+            raise ValueError(f"The tokens {missing[:5]} are not in the real vocabulary of the unembedding.")
+        return order[at]

@@ -18,7 +18,7 @@ WINDOWS = {"early": "#4c8fd0", "mid": "#e08a1e", "late": "#d6453d"}
 PT_HOST, IT_HOST = "#8a8a8a", "#2a9d5c"
 SIDES = {"sufficiency": "IT's MLPs in PT", "necessity": "PT's MLPs in IT"}
 BASES = {"host": "each host", "pt": "PT"}
-READINGS = {
+READOUTS = {
     "kl_layer_final": ("KL(layer ‖ own final)", "nats"),
     "kl_final_layer": ("KL(own final ‖ layer)", "nats"),
     "kl_layer_baseline_final": ("KL(layer ‖ the host's final)", "nats"),

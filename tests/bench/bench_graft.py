@@ -130,7 +130,7 @@ def decode(condition, pair, prompts, replies, steps, kept, clock):
     host, donor = getattr(pair, condition.host), getattr(pair, OTHER[condition.host])
     ids, forced = torch.tensor(prompts[condition.prompt_format]), torch.tensor([c.ids for c in replies])
     lenses = [host.unembedding] + [pair.pt.unembedding] * (condition.host == "it")
-    rows = [lens_conditions.target_rows(column, host.unembedding) for column in forced.T.contiguous()]
+    rows = [host.unembedding.rows(column) for column in forced.T.contiguous()]
     seen, found, seconds, cache = {}, [], [], None
     own, handles = kept.setdefault(condition.name, []), hooked(host, donor, condition.layers, seen)
     for step in range(steps):

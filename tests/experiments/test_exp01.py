@@ -67,9 +67,11 @@ def test_each_fit_is_of_its_own_selection_and_quantity():
     assert fits.sizes["resample"] == 100  # and never more than 400
 
 
-def test_more_than_four_hundred_resamples_are_not_drawn():
-    many = OPTIONS.model_copy(update={"n_resamples": 10_000})
-    assert exp01_measure.fits(features(n_features=5), many).sizes["resample"] == 400
+def test_as_many_resamples_are_drawn_as_the_parameters_say():
+    assert experiments.experiment_params("exp01").n_resamples == 400
+    for n in (100, 700):
+        some = OPTIONS.model_copy(update={"n_resamples": n})
+        assert exp01_measure.fits(features(n_features=5), some).sizes["resample"] == n
 
 
 def test_a_shift_is_between_the_same_resamples_of_both_models():

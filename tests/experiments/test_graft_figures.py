@@ -118,10 +118,10 @@ def test_intervals_hold_their_mean(drawn):
         assert (data["low"] <= data["mean"] + 1e-9).all() and (data["mean"] <= data["high"] + 1e-9).all()
 
 
-def it_replies(d, reading, condition, lens="tuned"):
-    """The mean of a reading of one condition over the final fifth, layers 9 to 11 of 12, IT's replies, own lens."""
+def it_replies(d, readout, condition, lens="tuned"):
+    """The mean of a readout of one condition over the final fifth, layers 9 to 11 of 12, IT's replies, own lens."""
     return float(
-        d[reading]
+        d[readout]
         .sel(teacher="it", condition=condition, lens=lens, basis="host")
         .isel(layer=[9, 10, 11])
         .mean()
@@ -240,13 +240,13 @@ def test_the_dense_pool_leaves_deepseek_out():
 
 def test_readouts_are_counted_over_families():
     table = exp14_report.readout_table(made("exp14"))
-    own = table.loc[(graft_charts.READINGS["kl_layer_final"][0], "final fifth")]
+    own = table.loc[(graft_charts.READOUTS["kl_layer_final"][0], "final fifth")]
     assert (
         own["IT's MLPs in PT: late strongest"] == "6 of 6" and own["IT's MLPs in PT: surely not"] == "0 of 6"
     )
-    cross = table.loc[(graft_charts.READINGS["js_teacher"][0], "final fifth")]
+    cross = table.loc[(graft_charts.READOUTS["js_teacher"][0], "final fifth")]
     assert cross["IT's MLPs in PT: surely not"] == "6 of 6"
-    assert (graft_charts.READINGS["commitment"][0], "all layers") in table.index
+    assert (graft_charts.READOUTS["commitment"][0], "all layers") in table.index
 
 
 def test_classes_are_pooled_by_their_counts():

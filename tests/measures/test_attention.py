@@ -195,6 +195,13 @@ def test_visible_keys_by_configuration():
         attention_entropy.visible_keys(strange, length)
 
 
+def test_sliding_layers_without_a_window_are_named():
+    config = Gemma3TextConfig(num_hidden_layers=6, sliding_window=16)
+    config.sliding_window = None
+    with pytest.raises(ParameterError, match="gives no sliding_window"):
+        attention_entropy.visible_keys(config, np.array([4]))
+
+
 def test_a_full_window_no_longer_sees_the_sink():
     decoder = load_pair("gemma_pocket").it
     rows = [[10 + i for i in range(n)] for n in (32, 33)]

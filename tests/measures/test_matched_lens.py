@@ -44,7 +44,7 @@ def slow_log_probabilities(h, of):
 
 
 def slow(stacks, of, targets):
-    """{reading: [condition, layer, token]}, token by token."""
+    """{read-out: [condition, layer, token]}, token by token."""
     logp = [torch.stack([slow_log_probabilities(h, of) for h in stack]) for stack in stacks]
     found = []
     for condition, own in enumerate(logp):
@@ -66,7 +66,7 @@ def test_every_reading_equals_the_slow_loop(vocabulary, softcap):
     of, stacks = unembedding(vocabulary, softcap=softcap), streams()
     targets = draw_targets(of)
     found, expected = compare(stacks, of, targets), slow(stacks, of, targets)
-    assert set(found) == set(expected) == set(lens_conditions.READINGS)
+    assert set(found) == set(expected) == set(lens_conditions.READOUTS)
     for name, values in found.items():
         assert values.shape == (4, LAYERS, TOKENS)
         if name in lens_conditions.INTEGERS:
@@ -116,7 +116,7 @@ def test_peaked_distributions_are_not_clipped():
     targets = draw_targets(of)
     found, expected = compare(stacks, of, targets), slow(stacks, of, targets)
     assert expected["kl_layer_final"].max() > 200 and expected["target_log_probability"].min() < -200
-    for name in lens_conditions.READINGS:
+    for name in lens_conditions.READOUTS:
         if name not in lens_conditions.INTEGERS:
             torch.testing.assert_close(found[name], expected[name].float(), rtol=1e-4, atol=2e-3)
 
@@ -201,7 +201,7 @@ def test_targets_outside_the_real_vocabulary():
     masked = next(i for i in range(450) if i not in set(of.token_ids.tolist()))
     with pytest.raises(ValueError, match=rf"The tokens \[{masked}\] are not in the real vocabulary"):
         compare(streams(), of, torch.full((TOKENS,), masked))
-    assert torch.equal(of.token_ids[lens_conditions.target_rows(of.token_ids[5:9], of)], of.token_ids[5:9])
+    assert torch.equal(of.token_ids[of.rows(of.token_ids[5:9])], of.token_ids[5:9])
 
 
 def test_tokens_read_together_stay_within_the_cells():

@@ -15,7 +15,7 @@ from nbhelpers.core.params import FAMILIES
 from nbhelpers.measures import forced_tokens, graft_shifts, matched_prefix
 from nbhelpers.measures.graft_shifts import AXES, PROJECTIONS
 from nbhelpers.measures.lens import LensError
-from nbhelpers.measures.lens_conditions import INTEGERS, READINGS
+from nbhelpers.measures.lens_conditions import INTEGERS, READOUTS
 from nbhelpers.models import generation
 from nbhelpers.models.conditions import BASELINES, condition_edits, swaps
 from nbhelpers.models.decoder import Pair, wrap
@@ -76,7 +76,7 @@ def test_readings_equal_stepwise_decoding_of_swapped_modules(family):
             grafted.slow_readings(*each, rows[reader][target])
             for *each, target in zip(own, base, teacher, targets)
         ]
-        for name in set(READINGS) - set(INTEGERS):
+        for name in set(READOUTS) - set(INTEGERS):
             values = torch.stack([each[name] for each in expected]).numpy()
             np.testing.assert_allclose(chosen[name].transpose("step", "layer"), values, err_msg=name, **CLOSE)
         for at, target in enumerate(targets):
@@ -226,7 +226,7 @@ def test_roles_exchanged_give_the_same_numbers(family):
     ours = measured(given, conditions=conditions)
     theirs = measured(exchanged(given), conditions=conditions, teacher="pt")
     theirs = theirs.sel(condition=[names[name] for name in ours.condition.values], basis=["host", "it", "pt"])
-    for name in (*READINGS, "delta_cosine", "residual_distance_teacher", "nll", "free_top1"):
+    for name in (*READOUTS, "delta_cosine", "residual_distance_teacher", "nll", "free_top1"):
         assert np.array_equal(ours[name].values, theirs[name].values), name
 
 
@@ -303,7 +303,7 @@ def test_fewer_layers_bases_and_lenses_are_parts_of_the_whole():
     part = measured(given, layers=[9, 3], shared=(), lenses=None, projected=["C"])
     assert part.layer.values.tolist() == [3, 9, 11] and part.basis.values.tolist() == ["host"]
     chosen = whole.sel(layer=[3, 9, 11], basis=["host"], lens=["raw"])
-    for name in READINGS:
+    for name in READOUTS:
         np.testing.assert_allclose(part[name], chosen[name], rtol=1e-3, atol=1e-4)
     assert part.cosine.sel(condition="C").notnull().any("axis").any("step").values.tolist() == [
         False,

@@ -232,11 +232,11 @@ def test_gpus_are_shared_out_one_by_one(project, monkeypatch):
         assert none == {}
 
 
-def test_comments_and_layout_change_no_version(tmp_path):
+def test_comments_docstrings_and_layout_change_no_version(tmp_path):
     path = tmp_path / "module.py"
     path.write_text("def f(x):\n    return x + 1\n")
     before = versions.code_hash([path])
-    path.write_text("# why\ndef f(x):\n\n    return (x + 1)\n")
+    path.write_text('"""What."""\n\n\n# why\ndef f(x):\n    """Add one."""\n\n    return (x + 1)\n')
     assert versions.code_hash([path]) == before
     path.write_text("def f(x):\n    return x + 2\n")
     assert versions.code_hash([path]) != before
@@ -313,15 +313,15 @@ def test_an_edited_measure_puts_exactly_the_experiments_that_reach_it_out_of_dat
     folder = tmp_path / "nbhelpers"
     reach = {key: reached(folder, source) for key, source in sources.items()}
 
-    def versions():
+    def of_each():
         return {key: versions.code_hash(versions.modules(notebooks.notebook_path(params.experiment(key).notebook)))
                 for key in sources}  # fmt: skip
 
-    before = versions()
+    before = of_each()
     for path in sorted((folder / "measures").glob("*.py")):
         text = path.read_text()
         path.write_text(text + "\nADDED = 1\n")
-        changed = {key for key, version in versions().items() if version != before[key]}
+        changed = {key for key, version in of_each().items() if version != before[key]}
         path.write_text(text)
         assert changed == {key for key in reach if f"measures.{path.stem}" in reach[key]}, path.stem
     reaching = set().union(*reach.values())

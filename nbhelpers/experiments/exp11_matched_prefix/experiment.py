@@ -35,14 +35,14 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     forwards = GRAFTED + EIGHT + swept
     tokens = e.n_prompts * (reply + PROMPT_TOKENS)
     stream = L * size.width * BYTES[run.model.dtype] * e.batch_size * reply
-    readings = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, read-outs
+    readouts = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, read-outs
     kept = (
         EIGHT * L * (2 * 24.0 + 60.0) * e.n_prompts * reply
     )  # bytes for each lens, and for geometry and projections
     translators = 2.0 * L * size.width**2 * 4
     held = weights(run, size, 2) + translators + 2 * max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept
     passes = forwards * batches(e.n_prompts, e.batch_size)
-    return Cost(e.n_prompts, 0, forwards * tokens, passes, held, readings + kept)
+    return Cost(e.n_prompts, 0, forwards * tokens, passes, held, readouts + kept)
 
 
 VARIABLES = declared(

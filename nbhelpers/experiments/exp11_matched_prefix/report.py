@@ -18,7 +18,7 @@ from nbhelpers.report.graft_charts import (
     CONTROLS,
     IT_HOST,
     PT_HOST,
-    READINGS,
+    READOUTS,
     SIDES,
     WINDOWS,
     grouped_dots,
@@ -38,19 +38,19 @@ def of_it(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.sel(teacher="it", drop=True)
 
 
-def trajectories(results, reading="kl_layer_final") -> alt.Chart:
+def trajectories(results, readout="kl_layer_final") -> alt.Chart:
     """Return a chart of a read-out by layer for a host and its three grafts; the reader chooses the host and the lens."""
 
     def measure(dataset):
         parts = []
         for host, (base, letter) in HOSTS.items():
             names = [base, *(letter + window for window in WINDOWS)]
-            values = of_it(dataset)[reading].sel(basis="host", condition=names, drop=True)
+            values = of_it(dataset)[readout].sel(basis="host", condition=names, drop=True)
             values = values.reset_coords(drop=True).assign_coords(condition=["none", *WINDOWS])
             parts.append(banded(values.rename(condition="window")).expand_dims(host=[host]))
         return xr.concat(parts, "host")
 
-    title, unit = READINGS[reading]
+    title, unit = READOUTS[readout]
     rows, colours = (
         tidy(results, measure),
         {"color": window_colour({"none": PT_HOST, **WINDOWS}, "grafted window")},
@@ -68,13 +68,13 @@ def final_fifth(values: xr.DataArray) -> xr.DataArray:
     return values.sel(region="final_fifth", drop=True) if "region" in values.dims else values
 
 
-def window_shifts(results, reading="kl_layer_final") -> alt.Chart:
+def window_shifts(results, readout="kl_layer_final") -> alt.Chart:
     """Return a chart of each window's shift in the final fifth; the reader chooses the lens and its model."""
-    title, unit = READINGS[reading]
+    title, unit = READOUTS[readout]
 
     def values(dataset):
-        shifted = shifts(of_it(dataset[[reading]]))
-        parts = {name: final_fifth(study_windows(shifted, basis=key)[reading]) for key, name in BASES.items()}
+        shifted = shifts(of_it(dataset[[readout]]))
+        parts = {name: final_fifth(study_windows(shifted, basis=key)[readout]) for key, name in BASES.items()}
         return xr.concat(parts.values(), xr.IndexVariable("basis", list(parts)))
 
     rows = window_rows(results, values)
@@ -104,7 +104,7 @@ def controls(results, readout="kl_layer_final") -> alt.Chart:
     }
     rows = interval_rows(results, quantities, names).dropna(subset=["mean"]).round(charts.DIGITS)
     rows = rows.sort_values("side", kind="stable")
-    title, unit = READINGS[readout]
+    title, unit = READOUTS[readout]
     hosts = {SIDES["sufficiency"]: WINDOWS["late"], SIDES["necessity"]: IT_HOST}
     scale = alt.Scale(domain=list(hosts), range=list(hosts.values()))
     colour = alt.Color(
@@ -116,12 +116,12 @@ def controls(results, readout="kl_layer_final") -> alt.Chart:
     )  # fmt: skip
 
 
-def sweep_rows(results, reading: str, chosen: Callable) -> pd.DataFrame:
+def sweep_rows(results, readout: str, chosen: Callable) -> pd.DataFrame:
     """Return a table of a swept read-out's means, intervals, first layer and width, for the windows that `chosen` accepts."""
 
     def values(dataset):
         names = [name for name in dataset.sweep.values.tolist() if chosen(name)]
-        return dataset[f"sweep_{reading}"].sel(sweep=names)
+        return dataset[f"sweep_{readout}"].sel(sweep=names)
 
     rows = window_rows(results, values)
     spans = {
@@ -134,10 +134,10 @@ def sweep_rows(results, reading: str, chosen: Callable) -> pd.DataFrame:
     return rows.assign(first=first, width=width, onset=rows["panel"].map(onset))
 
 
-def sliding(results, reading="kl_layer_final") -> alt.Chart:
+def sliding(results, readout="kl_layer_final") -> alt.Chart:
     """Return a chart of the shift in the final fifth by the position of a sliding window, one curve per side, by lens."""
-    title, unit = READINGS[reading]
-    rows = sweep_rows(results, reading, lambda name: name[0].isdigit())
+    title, unit = READOUTS[readout]
+    rows = sweep_rows(results, readout, lambda name: name[0].isdigit())
     rows["centre"] = rows["first"] + (rows["width"] - 1) / 2
     hosts = {SIDES["sufficiency"]: PT_HOST, SIDES["necessity"]: IT_HOST}
     legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
@@ -155,10 +155,10 @@ def sliding(results, reading="kl_layer_final") -> alt.Chart:
     )  # fmt: skip
 
 
-def widths(results, reading="kl_layer_final") -> alt.Chart:
+def widths(results, readout="kl_layer_final") -> alt.Chart:
     """Return a chart of the shift in the final fifth by a window's width, one curve per place, by side and lens."""
-    title, unit = READINGS[reading]
-    rows = sweep_rows(results, reading, lambda name: not name[0].isdigit())
+    title, unit = READOUTS[readout]
+    rows = sweep_rows(results, readout, lambda name: not name[0].isdigit())
     rows["window"] = rows["sweep"].str.split("_").str[0]
     x = alt.X("width:Q", title="layers replaced", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False))
     curve = bands(x, unit, unit, fields=("window", "width"), colours={"color": window_colour()})
@@ -172,18 +172,18 @@ def widths(results, reading="kl_layer_final") -> alt.Chart:
     )
 
 
-def teachers(results, reading="kl_layer_final") -> alt.Chart:
+def teachers(results, readout="kl_layer_final") -> alt.Chart:
     """Return a chart of each window's shift with IT's and PT's replies as forced tokens; the reader chooses side and lens."""
 
     def values(dataset):
         parts = []
         for teacher in ("it", "pt"):
-            one = by_window(shifts(dataset[[reading]].sel(teacher=teacher, drop=True)))
-            one = final_fifth(one.sel(basis="host", window=list(WINDOWS), drop=True)[reading])
+            one = by_window(shifts(dataset[[readout]].sel(teacher=teacher, drop=True)))
+            one = final_fifth(one.sel(basis="host", window=list(WINDOWS), drop=True)[readout])
             parts.append(one)
         return xr.concat(parts, xr.IndexVariable("teacher", ["IT's replies", "PT's replies"]))
 
-    title, unit = READINGS[reading]
+    title, unit = READOUTS[readout]
     return grouped_dots(
         window_rows(results, values), "teacher", x=unit, title=f"{title}, change in the final fifth by teacher",
         colour=window_colour(), toggles={"side": "graft", "lens": "lens"},

@@ -12,7 +12,7 @@ from nbhelpers.report.charts import panels
 from nbhelpers.report.families import POOL, interval_table, is_dense, pooled
 from nbhelpers.report.graft_charts import (
     BASES,
-    READINGS,
+    READOUTS,
     SIDES,
     WINDOWS,
     grouped_dots,
@@ -62,7 +62,7 @@ def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
 
     The reader chooses the lens and its model, if the read-out has a lens. The region is the final fifth of the layers.
     """
-    rows, (title, unit) = causality_rows(results, readout), READINGS[readout]
+    rows, (title, unit) = causality_rows(results, readout), READOUTS[readout]
     toggles = {"lens": "lens", "basis": "read through the lens of"}
     if readout in LENSLESS:
         rows, toggles = rows[(rows["lens"] == "raw") & (rows["basis"] == BASES["host"])], None
@@ -156,7 +156,7 @@ def strongest_late(
 def readout_table(results, lens="tuned") -> pd.DataFrame:
     """Return a table of the number of families in which the late window is surely the strongest or surely not."""
     rows = {}
-    for readout, (title, _) in READINGS.items():
+    for readout, (title, _) in READOUTS.items():
         regions = {"final_fifth": "final fifth", "window": "own window"}
         for region, where in ({"final_fifth": "all layers"} if readout in WHOLE else regions).items():
             found = strongest_late(results, readout, lens, region)
