@@ -34,12 +34,17 @@ check: $(STAMP)  ## lint, import contracts, unit and property tests: a minute an
 	@$(BIN)/ruff check --quiet . && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -q -r fE --quick $(UNIT)
 
 test: $(STAMP)  ## run every test, the notebooks included
-	@status=0; export OMP_NUM_THREADS=1; \
-	$(BIN)/python -m nbhelpers batch --target measured --cores $(CORES) || status=1; \
-	$(BIN)/python -m pytest -n $(CORES) --no-loadscope-reorder tests || status=1; \
-	$(BIN)/python -m nbhelpers.run.warm $(BIN)/python -m pytest -n $(CORES) -p no:cacheprovider \
-	  --nbval --nbval-sanitize-with tests/nbval.cfg --nbval-kernel-name python3 notebooks || status=1; \
-	exit $$status
+	@status=0; times=""; export OMP_NUM_THREADS=1; \
+	part() { \
+	  start=$$SECONDS; "$${@:2}" || status=1; took=$$((SECONDS - start)); \
+	  times+="$$(printf '  %-45s %2d min %2d s' "$$1" $$((took / 60)) $$((took % 60)))"$$'\n'; \
+	}; \
+	part "measuring what is missing" $(BIN)/python -m nbhelpers batch --target measured --cores $(CORES); \
+	part "tests (the slowest stand above)" $(BIN)/python -m pytest -n $(CORES) --no-loadscope-reorder --durations 12 tests; \
+	part "committed notebooks, executed and compared" $(BIN)/python -m nbhelpers.run.warm $(BIN)/python -m pytest \
+	  -n $(CORES) -p no:cacheprovider --durations 6 --nbval --nbval-sanitize-with tests/nbval.cfg \
+	  --nbval-kernel-name python3 notebooks; \
+	printf '\nWhere the minutes went:\n%s' "$$times"; exit $$status
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir notebooks

@@ -269,7 +269,7 @@ def test_targets_must_be_real_tokens():
         lens.lens_metrics(residuals, unembedding, targets=unembedding.token_ids[:3], **ask)
     for wrong in (-1, 10**9, next(i for i in range(3000) if i not in set(unembedding.token_ids.tolist()))):
         targets = some_of(unembedding, 7).index_fill(0, torch.tensor([4]), wrong)
-        with pytest.raises(ValueError, match=rf"Targets \[{wrong}\] are not in the real vocabulary"):
+        with pytest.raises(ValueError, match=rf"The tokens \[{wrong}\] are not in the real vocabulary"):
             lens.lens_metrics(residuals, unembedding, targets=targets, **ask)
 
 
