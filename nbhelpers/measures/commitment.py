@@ -1,5 +1,4 @@
-"""Where a prediction settles: commitment layers of single tokens, and the convergence gap of paired
-prompts.
+"""Commitment: the layer from which a token's prediction is the final one, by each of the study's rules.
 
 Arrays end in the layer axis: top1 [..., layer] token ids, kl [..., layer] nats from the final layer's
 prediction. A commitment rule returns [...] layers; the last layer always qualifies in principle, and a
