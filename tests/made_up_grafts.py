@@ -113,7 +113,7 @@ def exp13(rng, lift, coords):
 
 
 def exp14(rng, lift, coords):
-    """Return what `causality.summarise` makes of a made-up exp11."""
+    """Return what `exp14`'s `summarise` makes of a made-up exp11."""
     n = len(coords["prompt"])
     about = {dim: values for dim, values in COORDS["exp11"].items()}
     about |= {

@@ -38,7 +38,7 @@ MAKERS = {
 
 
 def provenance(family, profile, key="exp09"):
-    """Return the attributes that `nbhelpers.store` writes."""
+    """Return the attributes that `core.store` writes."""
     return {
         "experiment": key,
         "model": f"{family}_{profile}",

@@ -116,6 +116,12 @@ class Experiment(Record):
     parameters: dict[str, Any] = {}
     profiles: dict[str, dict[str, Any]] = {}
 
+    @model_validator(mode="after")
+    def _page_across(self):
+        if self.chapter and not self.across:
+            raise ValueError("must name its page `across` models, since it has a chapter")
+        return self
+
 
 class Run(Record):
     """Everything that one notebook run needs: a model, a profile and an experiment's parameters, all checked.
@@ -187,9 +193,8 @@ def _fields(schema: type[BaseModel], path: tuple) -> list[str]:
     return list(schema.model_fields)
 
 
-def _sentence(error: ValidationError, schema: type[BaseModel], source: str) -> str:
-    """Return pydantic's first error as one sentence that names the file, the key and the value."""
-    first = error.errors()[0]
+def _sentence(first: dict, schema: type[BaseModel], source: str) -> str:
+    """Return one of pydantic's errors as a sentence that names the file, the key and the value."""
     key = ".".join(str(step) for step in first["loc"])
     if first["type"] == "extra_forbidden":
         known = suggestion(first["loc"][-1], _fields(schema, first["loc"][:-1]))
@@ -202,12 +207,18 @@ def _sentence(error: ValidationError, schema: type[BaseModel], source: str) -> s
     return f"{source}: {key!r} is {first['input']!r}; it {message}."
 
 
-def checked(schema: type[BaseModel], values: dict, source: str):
-    """Return `values` as a record of `schema`; ParameterError names `source`, the key and the value."""
+def checked(schema: type[BaseModel], values: dict, source: str, *, whole: bool = True):
+    """Return `values` as a record of `schema`; ParameterError names `source`, the key and the value.
+
+    whole: whether a missing value is an error; without, the result is None where only values are missing.
+    """
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise ParameterError(_sentence(error, schema, source)) from None
+        found = [each for each in error.errors() if whole or each["type"] != "missing"]
+        if found:
+            raise ParameterError(_sentence(found[0], schema, source)) from None
+        return None
 
 
 def keys(kind: Literal["models", "profiles", "experiments"]) -> list[str]:

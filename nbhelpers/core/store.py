@@ -53,7 +53,10 @@ def shown(path: Path) -> str:
 
 def _again(path: Path) -> str:
     """Return the command that makes a result again."""
-    return f"`nbh run {path.stem.removesuffix('_steps')} --model {path.parent.name}`"
+    key = max(
+        (key for key in params.keys("experiments") if path.stem.startswith(key)), key=len, default=path.stem
+    )
+    return f"`nbh run {key} --model {path.parent.name} --profile {path.parent.parent.name}`"
 
 
 def code_version() -> str:

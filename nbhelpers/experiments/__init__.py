@@ -34,7 +34,7 @@ from nbhelpers.core.params import (
     profile_params,
     suggestion,
 )
-from nbhelpers.core.schemas import ExperimentParams, GenerationParams, PromptSet, Size, Texts
+from nbhelpers.core.schemas import ExperimentParams, GenerationParams, Size
 from nbhelpers.core.variables import Variable
 from nbhelpers.core.variables import described as variable_texts
 from nbhelpers.report.families import family_titles
@@ -45,14 +45,23 @@ FOLDER = Path(__file__).parent
 @cache
 def slices() -> dict[str, str]:
     """Return {key: name of the experiment's folder}, such as {"expNN": "expNN_name"}."""
-    keys = sorted(path.stem for path in FOLDER.glob("exp*") if (path / "experiment.py").exists())
-    return {key_of(name): name for name in keys}
+    found: dict[str, str] = {}
+    for name in sorted(path.stem for path in FOLDER.glob("exp*") if (path / "experiment.py").exists()):
+        if key_of(name) in found:
+            both = f"{found[key_of(name)]} and {name}"
+            raise ParameterError(
+                f"nbhelpers/experiments has two folders of {key_of(name)}: {both}; rename one."
+            )
+        found[key_of(name)] = name
+    return found
 
 
 def key_of(name: str) -> str:
     """Return the key that starts a folder's or notebook's name: expNN for expNN_name, expNN_0a for expNN_0a_name."""
-    first, second = name.split("_")[:2]
-    return f"{first}_{second}" if second[0].isdigit() else first
+    first, *rest = name.split("_")
+    if not rest or not rest[0]:
+        raise ParameterError(f"{name} must be named by a key and a word, such as exp05_word.")
+    return f"{first}_{rest[0]}" if rest[0][0].isdigit() else first
 
 
 def part(key: str, module: str) -> ModuleType:
@@ -71,8 +80,11 @@ def variables(name: str) -> dict[str, Variable]:
     """Return the variables that the dataset of an experiment or artifact ("expNN_steps") must hold; none without a slice."""
     if name in slices():
         return part(name, "experiment").VARIABLES
-    owner = name.rpartition("_")[0]
-    return part(owner, "experiment").ARTIFACTS[name] if owner in slices() else {}
+    owner = max((key for key in slices() if name.startswith(f"{key}_")), key=len, default=None)
+    artifacts = getattr(part(owner, "experiment"), "ARTIFACTS", {}) if owner else {}
+    if owner and name not in artifacts:
+        raise ParameterError(f"{owner} declares no dataset {name!r}; {suggestion(name, artifacts)}.")
+    return artifacts.get(name, {})
 
 
 def described(
@@ -120,14 +132,8 @@ def experiment_params(key: str, profile: str = "pocket", **overrides) -> Experim
                 known = suggestion(name, kind.model_fields)
                 raise ParameterError(f"{source}: unknown parameter {name!r}; {known}.")
         merged |= values
-        checked(kind, _complete(kind) | merged, source)
+        checked(kind, merged, source, whole=False)
     return checked(kind, merged, f"{file}, profiles: {profile}")
-
-
-def _complete(kind: type[ExperimentParams]) -> dict:
-    """Return placeholders for required values, so that each source of parameters can be checked by itself."""
-    stand_ins = {int: 64, str: "none", str | PromptSet: "none", float: 1.0, Texts: {"path": "none"}}
-    return {name: stand_ins[f.annotation] for name, f in kind.model_fields.items() if f.is_required()}
 
 
 def resolve(key: str, *, model: str, profile: str | None = None, **notebook_parameters) -> Run:

@@ -193,7 +193,12 @@ def holm_of_known(p: np.ndarray) -> np.ndarray:
 
 
 def tested(
-    values: xr.DataArray, *, within: Sequence[str] = (), n_resamples: int = 10_000, seed: int = 0
+    values: xr.DataArray,
+    *,
+    within: Sequence[str] = (),
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> xr.Dataset:
     """Return `mean`, BCa ends `low` and `high`, `p` and `p_holm` of paired differences, over prompts, (…).
 
@@ -208,7 +213,7 @@ def tested(
     found = {name: np.full(columns.shape[1], np.nan) for name in TESTED}
     options = {"n_resamples": n_resamples, "seed": seed}
     if enough.any():
-        for name, ends in zip(found, stats.bca_mean(columns[:, enough], **options)):
+        for name, ends in zip(found, stats.bca_mean(columns[:, enough], confidence=confidence, **options)):
             found[name][enough] = ends
         p = stats.sign_flip(columns[:, enough], **options)
         found["p"][enough] = p

@@ -4,7 +4,7 @@ A neuron's activation a is its input to down_proj, act(gate)·up; its write vect
 behind the MLP (Gemma 3, OLMo 2) is frozen at the position: its gain goes into w, its 1/rms is `scale`. In a mixture of
 experts (DeepSeek-V2) the shared experts' neurons come first, then neuron i of routed expert e at shared + e·width + i;
 a includes the router weight, so it is 0 where the router chose other experts. Activations are recomputed from the
-residual stream of `models/forward` (`capture`), one layer at a time, so [layer, token, neuron] is never in memory.
+residual stream of `models/forward`, one layer at a time, so [layer, token, neuron] is never in memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

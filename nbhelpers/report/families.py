@@ -12,12 +12,6 @@ from nbhelpers.report.text import ENDS, written
 FEWEST = 5  # prompts that an interval needs
 
 
-def shift(values: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
-    """Return IT − PT of values with a `variant` dimension, [prompt]; prompts that lack either value are dropped."""
-    both = values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
-    return both.rename({dim: "prompt"} if dim != "prompt" else {}).dropna("prompt")
-
-
 def usable(results, measure: Callable) -> dict[str, xr.DataArray]:
     """Return {title: `measure(dataset)`, [prompt]} of the results that have at least `FEWEST` prompts for it."""
     measured = {title: measure(dataset) for title, dataset in results.items()}
@@ -55,12 +49,6 @@ def family_titles(profile: str) -> dict[str, str]:
 def is_dense(dataset: xr.Dataset) -> bool:
     """Return whether a result's family is dense, that is, not the mixture of experts."""
     return params.model_params(dataset.attrs["model"]).family != "deepseek"
-
-
-def paired(values: xr.DataArray) -> xr.DataArray:
-    """Return IT − PT of values with a `variant` dimension; prompts that lack either value are dropped."""
-    difference = values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)
-    return difference.dropna("prompt")
 
 
 def free(result: xr.Dataset) -> xr.Dataset:

@@ -109,11 +109,12 @@ def agreement(centre: float | None, value: float, run: float, low: float, high: 
 
 def pooled(found: Mapping[str, Quantities], runs: Mapping[str, pd.DataFrame], dense, across: Callable):
     """Return quantities over all families and their values: means, means of the dense families, counts of signs, `across`."""
-    values = pd.concat(runs.values())["value"].groupby(level=0, sort=False)
-    of_dense = pd.concat([runs[title] for title in dense])["value"].groupby(level=0, sort=False)
+    values = pd.concat({title: run["value"] for title, run in runs.items()}, axis=1)
     quantities, rows = {}, {}
-    for name, quantity in next(iter(found.values())).items():
-        each, centre = values.get_group(name), quantity.centre or 0.0
+    for name in values.index:
+        quantity = next(of[name] for of in found.values() if name in of)
+        each, centre = values.loc[name], quantity.centre or 0.0
+        known = np.nan if each.isna().any() else 1.0  # a pool of all families has a value if every family has
         count = Quantity(np.nan, "families", "level", None, quantity.note)
         whole = replace(quantity, note="; ".join(filter(None, (quantity.note, OF_DENSE))))
         quantities |= {
@@ -122,8 +123,12 @@ def pooled(found: Mapping[str, Quantities], runs: Mapping[str, pd.DataFrame], de
             f"{POSITIVE}.{name}": count,
             f"{NEGATIVE}.{name}": count,
         }
-        rows |= {name: each.mean(), f"{DENSE}.{name}": of_dense.get_group(name).mean(),
-                 f"{POSITIVE}.{name}": (each > centre).sum(), f"{NEGATIVE}.{name}": (each < centre).sum()}  # fmt: skip
+        rows |= {
+            name: each.mean(skipna=False),
+            f"{DENSE}.{name}": each[dense].mean(skipna=False),
+            f"{POSITIVE}.{name}": known * (each > centre).sum(),
+            f"{NEGATIVE}.{name}": known * (each < centre).sum(),
+        }
     more = across(found)
     rows |= {name: quantity.values for name, quantity in more.items()}
     return quantities | more, pd.Series(rows, dtype=float).rename("value").to_frame()
@@ -178,22 +183,27 @@ def not_measured(experiment: str, source: ModuleType) -> pd.DataFrame:
     reasons = table["metric"].map(lambda metric: reason(metric, source))
     table = table.assign(why=reasons)[reasons.notna()]
     rows = [
-        [claim, len(of), ", ".join(_number(v, of["unit"].iloc[0], 2) for v in of["value"].dropna()) or "a sentence",
-         _audit(of["verdict"]), of["why"].iloc[0]]
+        [claim, of["why"].iloc[0], _audit(of["verdict"]), _extent(of["value"].dropna(), of["unit"].iloc[0]), len(of)]
         for claim, of in table.groupby("claim", sort=False)
     ]  # fmt: skip
     return (
-        pd.DataFrame(rows, columns=["claim", "figures", "published", "audit", "why not here"])
+        pd.DataFrame(rows, columns=["claim", "why not here", "audit", "published", "figures"])
         .set_index("claim")
         .rename_axis(None)
     )
+
+
+def _extent(values: pd.Series, unit: str) -> str:
+    """Return published values as text: one, or the least and the largest."""
+    ends = [_number(value, unit, 2) for value in sorted({values.min(), values.max()})] if len(values) else []
+    return " … ".join(ends) or "a sentence"
 
 
 def reason(metric: str, source: ModuleType) -> str | None:
     """Return the reason why a published figure is not measured here, None if it is measured."""
     if metric.startswith(QUALITATIVE):
         return "a definition or a statement without a number"
-    return source.UNMEASURED.get(metric)
+    return getattr(source, "UNMEASURED", {}).get(metric)
 
 
 def beside(experiment: str, results, source: ModuleType, **options) -> pd.DataFrame:

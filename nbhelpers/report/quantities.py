@@ -127,15 +127,16 @@ def with_shift(
 def weights(result: xr.Dataset) -> Quantities:
     """Return the RMS weight change of MLPs and of attention: mean, variation, peak layer, ratios of late to early layers."""
     note = "published attention counts norms, too; here projections alone"
-    size, ratio, n = {}, {}, result.sizes["layer"]
+    found, n = {}, result.sizes["layer"]
     for group in ("mlp", "attention"):
         rms = result["weight_rms"].sel(group=group).values
-        size[f"weight_mean.{group}"] = rms.mean()
-        size[f"weight_variation.{group}"] = rms.std() / rms.mean()
-        size[f"weight_peak_layer.{group}"] = np.argmax(rms)
+        found |= levels({f"weight_mean.{group}": rms.mean()}, "RMS", note)
+        found |= levels({f"weight_variation.{group}": rms.std() / rms.mean()}, "1", note)
+        found |= levels({f"weight_peak_layer.{group}": np.argmax(rms)}, "layers", note)
         for name, start in {"late": depths.onset(n), "last_third": 2 * n // 3}.items():
-            ratio[f"weight_{name}_ratio.{group}"] = rms[start:].mean() / rms[:start].mean()
-    return levels(size, "RMS", note) | ratios(ratio, note)
+            late = {f"weight_{name}_ratio.{group}": rms[start:].mean() / rms[:start].mean()}
+            found |= ratios(late, note)
+    return found
 
 
 def read_as(values: xr.DataArray, template: str) -> xr.DataArray:

@@ -303,7 +303,7 @@ def upstream(run: params.Run, key: str):
     if dataset.attrs["parameter_hash"] != run.upstream[key]:
         raise store.ResultError(
             f"{store.shown(path)} was made with other parameters than those of {run.key}; make it anew with "
-            f"`nbh run {key} --model {run.model.key}`."
+            f"`nbh run {key} --model {run.model.key} --profile {run.profile.name}`."
         )
     return dataset
 

@@ -241,6 +241,26 @@ def test_a_profile_without_sizes_is_told_where_they_go(project):
         experiments.resolve("exp90", model="ann", profile="mine")
 
 
+def test_a_chapter_needs_a_page_across_models(project):
+    path = project / "params/experiments/exp90.yml"
+    path.write_text(path.read_text().replace("across: exp90_stub_across.ipynb\n", "chapter: Observation\n"))
+    with pytest.raises(params.ParameterError, match="exp90.yml: must name its page `across` models"):
+        params.experiment("exp90")
+
+
+@pytest.mark.parametrize("name", ["exp05", "exp05_"])
+def test_a_folder_without_a_word_is_named(name):
+    with pytest.raises(params.ParameterError, match=f"{name} must be named by a key and a word"):
+        experiments.key_of(name)
+
+
+def test_datasets_that_nobody_declares_are_named():
+    assert set(experiments.variables("exp11_steps")) and experiments.variables("exp99") == {}
+    for name in ("exp11_more_steps", "exp07_0g_steps"):
+        with pytest.raises(params.ParameterError, match=f"declares no dataset '{name}'"):
+            experiments.variables(name)
+
+
 def test_a_missing_checkpoint_is_one_sentence(project):
     model = params.model_params("ann")
     (project / "weights/ann/model.safetensors").unlink()

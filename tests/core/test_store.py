@@ -60,7 +60,10 @@ def test_attributes_are_those_of_the_whole_result(written):
 def test_a_result_of_an_earlier_declaration_is_refused(written, read, promised, says):
     with pytest.raises(store.ResultError) as error:
         read(written[0], expects=promised)
-    shown, remedy = "_build/results/pocket/ann/exp90.nc", "make it anew with `nbh run exp90 --model ann`."
+    shown, remedy = (
+        "_build/results/pocket/ann/exp90.nc",
+        "make it anew with `nbh run exp90 --model ann --profile pocket`.",
+    )
     assert str(error.value) == f"{shown} is {says}; {remedy}"
 
 

@@ -166,6 +166,15 @@ def test_summaries_have_a_row_for_each_family_and_lens(results):
     assert thirds.loc[("tuned", "OLMo"), "early"].startswith(f"{number(early)} [")
 
 
+def test_a_run_with_another_threshold_has_a_summary_without_the_rules_of_the_first(results):
+    named = {"kl_first_0.1": "kl_first_0.2", "majority_0.1": "majority_0.2"}
+    other = results["Llama"].assign_coords(
+        rule=[named.get(rule, rule) for rule in results["Llama"].rule.values]
+    )
+    table = exp09_report.delay_summary({"Pocket Llama": other})
+    assert "top-1 stays" in table and "first KL < 0.1" not in table
+
+
 def test_a_summary_of_one_pair_has_no_pool(results):
     assert exp09_report.gap_summary({"Pocket Llama": results["Llama"]}).index.tolist() == ["Pocket Llama"]
 

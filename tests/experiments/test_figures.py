@@ -27,7 +27,7 @@ LARGEST = 400_000  # bytes of a chart on a page
 LENS = {"lens": ["raw", "tuned"]}
 TEMPLATES = {"template": ["plain text", "chat turn"]}
 ESTIMATORS = {"estimator": ["TwoNN", "maximum likelihood"]}
-RULES = {"rule": ["first top-1 match", "KL stays below 0.1 nats"]}  # two of the eleven
+RULES = {"rule": ["first top-1 match", "KL stays below 0.1 nats"]}  # two of all
 # name → (experiment, function of results, what the reader chooses from)
 FIGURES = {
     "kl_curves": ("exp09", exp09_figures.kl_curves, LENS),

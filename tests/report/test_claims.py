@@ -40,7 +40,7 @@ COORDS = {
 RULES = {
     "exp03": ["kl_continuous", "kl_stays"],
     "exp07_0j": ["0.5 σ", "2 σ", "drop 0.02", "drop 0.15"],
-    "exp09": ["top1_strict", "top1_first", "kl_stays_0.1", "majority_0.1"],
+    "exp09": ["top1_strict", "top1_first", "top1_stable3", "kl_first_0.1", "kl_stays_0.1", "majority_0.1"],
 }
 SIZES = {"prompt": 20, "cloud_prompt": 16, "text": 18}
 CATEGORIES = np.array((["IC"] * 7 + ["OOC"] * 7 + ["R"] * 6), dtype=object)
@@ -650,7 +650,7 @@ def test_counts_of_families_are_those_of_their_signs():
     cells = [
         f"commitment_delay.{lens}.{rule}"
         for lens in ("raw", "tuned")
-        for rule in ("top1_first", "majority_0.1")
+        for rule in ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
     ]
     assert table["reversals"] == sum(run[cell] < 0 for run in runs for cell in cells)
 
@@ -669,6 +669,10 @@ def test_a_published_figure_is_a_quantity_or_has_a_reason(experiment):
     published = set(ledger.published(experiment)["metric"])
     reasons = {metric for metric in published if ledger.reason(metric, source)}
     assert published - known == reasons  # a figure that is measured has no reason not to be
+    quantities = found["gemma"]
+    for row in ledger.published(experiment).itertuples():
+        if row.metric in quantities:
+            assert quantities[row.metric].unit in UNITS.get(row.unit, (row.unit,)), row.metric
     assert set(source.UNMEASURED) <= published
 
 
@@ -682,6 +686,22 @@ def test_every_figure_stands_in_the_ledger_once_a_family(results):
         assert gap["run"].notna().all() and set(gap["title"]) == {*params.FAMILIES, "mean"}
         six = gap[gap["family"] != "mean"]
         assert gap[gap["family"] == "mean"]["run"].iloc[0] == pytest.approx(six["run"].mean())
+
+
+def test_a_pool_needs_all_of_its_families(results):
+    few = results["gemma"].isel(prompt=slice(3)).assign_attrs(results["gemma"].attrs)
+    table = ledger.ledger("exp09", results | {"gemma": few}, quantities_of("exp09"))
+    row = table[(table["metric"] == "kl_excess_late_half.raw") & (table["family"] == "mean")]
+    assert row["run"].isna().all() and set(row["note"]) == {ledger.UNMEASURED}
+    grafted = synthetic.results("exp14", n_prompts=12)
+    grafted["DeepSeek"] = grafted["DeepSeek"].isel(prompt=slice(3))
+    table = ledger.ledger("exp14", grafted, quantities_of("exp14"), n_resamples=50)
+    pools = table[
+        table["metric"].str.endswith("kl_shift.sufficiency.late") & table["family"].isin(["mean", "all"])
+    ]
+    known = pools.set_index("metric")["run"].groupby(level=0).first()
+    assert np.isfinite(known["dense_five.kl_shift.sufficiency.late"])
+    assert np.isnan(known["kl_shift.sufficiency.late"])
 
 
 def test_a_profile_without_some_families_still_has_a_ledger(results):
@@ -715,6 +735,10 @@ def test_agreement_is_of_signs_and_knows_its_doubt(centre, published, run, low, 
     assert ledger.agreement(centre, published, run, low, high) == expected
 
 
+# Units of published figures that a quantity names more plainly.
+UNITS = dict.fromkeys(("ratio", "share", "share of layers", "share of late-half layers", "share of depth", "probability",
+                       "Jaccard index", "dimensions", "features", "r"), ("1",)) | {"layer": ("layer", "layers"),
+         "length": ("residual units",), "onset layer": ("layers",)}  # fmt: skip
 CENTRES = {
     "exp02": {"delta_cosine_last_layer.IC.it_plain": 0.0},
     "exp04": {"sharpness_ratio": 1.0, "sharpness.it": None},

@@ -465,7 +465,7 @@ def test_upstream_refuses_other_parameters_within_a_batch(chained, monkeypatch):
         upstream()
     assert str(error.value) == (
         "_build/results/pocket/ann/exp90.nc was made with other parameters than those of exp91; make it anew with "
-        "`nbh run exp90 --model ann`."
+        "`nbh run exp90 --model ann --profile pocket`."
     )
     assert trace(chained) == []
 

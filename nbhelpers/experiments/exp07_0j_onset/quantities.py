@@ -23,7 +23,7 @@ def quantities(result: xr.Dataset) -> Quantities:
     for name, start in {"sigma": "sigma", "all": ""}.items():
         reached = [layer for rule, layer in layers.items() if rule.startswith(start) and layer >= 0]
         found[f"onset_span.{name}"] = max(reached) - min(reached) if reached else np.nan
-    found["onset_depth.least"] = min(reached) / n if reached else np.nan
-    found["onset_depth.most"] = max(reached) / n if reached else np.nan
+    ends = {"least": min, "most": max}
+    depth = {f"onset_depth.{end}": of(reached) / n if reached else np.nan for end, of in ends.items()}
     alarm = {"onset_by_chance.most": float(block["found_exchanged"].max())}
-    return levels(found, "onset layer", NOTE) | levels(alarm, "1")
+    return levels(found, "layers", NOTE) | levels(depth, "1", NOTE) | levels(alarm, "1")

@@ -195,6 +195,8 @@ def end_point(result: xr.Dataset) -> Quantities:
 def across(found: Mapping[str, Quantities]) -> Quantities:
     """Return the number of cells of family, rule and lens in which IT commits earlier, counted as in the study."""
     cells = [f"commitment_delay.{lens}.{rule}" for lens in ("raw", "tuned") for rule in STUDY_RULES]
-    delays = [of[cell].values for of in found.values() for cell in cells if cell in of]
+    if not all(cell in of for of in found.values() for cell in cells):
+        return {}
+    delays = [of[cell].values for of in found.values() for cell in cells]
     earlier = float(sum(float(delay.mean()) < 0 for delay in delays))
     return {"reversals": Quantity(earlier, "cells", "level", None, "cells of the four rules and both lenses")}

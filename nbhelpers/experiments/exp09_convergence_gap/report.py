@@ -117,7 +117,12 @@ def third_summary(results, direction="final_layer") -> pd.DataFrame:
 
 def delay_summary(results, lens="raw", rules=RULES) -> pd.DataFrame:
     """Return a table of the commitment delays IT − PT, layers, as text; rules: {rule: heading of its column}."""
-    return columns(results, {heading: f"commitment_delay.{lens}.{rule}" for rule, heading in rules.items()})
+    # A run with another threshold or window has rules of other names.
+    measured = set.intersection(*(set(dataset.rule.values) for dataset in results.values()))
+    names = {
+        heading: f"commitment_delay.{lens}.{rule}" for rule, heading in rules.items() if rule in measured
+    }
+    return columns(results, names)
 
 
 def cosine_summary(results) -> pd.DataFrame:

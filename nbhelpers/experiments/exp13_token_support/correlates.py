@@ -59,8 +59,7 @@ def correlations(
     *,
     basis: str = "host",
     scale: str = "cosine",
-    n_resamples: int = 10_000,
-    seed: int = 0,
+    **draws,
 ) -> xr.Dataset:
     """Return Pearson's r of each feature with late KL over steps, `value`, and its BCa ends `low` and `high`.
 
@@ -80,7 +79,7 @@ def correlations(
         "shift": levels.sel(condition=grafted) - before,
     }
     found = [
-        correlated(each, prompt, n_resamples=n_resamples, seed=seed).reindex(condition=[*measured, POOLED])
+        correlated(each, prompt, **draws).reindex(condition=[*measured, POOLED])
         for each in kinds.values()
         if each.sizes["condition"]
     ]
@@ -102,9 +101,7 @@ def centred(values: xr.DataArray, prompt: np.ndarray) -> xr.DataArray:
     return values - np.moveaxis(means[at], 0, -1)
 
 
-def correlated(
-    found: xr.Dataset, prompt: np.ndarray, *, n_resamples: int = 10_000, seed: int = 0
-) -> xr.Dataset:
+def correlated(found: xr.Dataset, prompt: np.ndarray, **draws) -> xr.Dataset:
     """Return r of each feature with KL, plain and partial, and its ends over prompts, (given, feature, condition, lens).
 
     found: from `features`; prompt: [step]. The last condition, "pooled", joins all others. A step that lacks a value
@@ -112,7 +109,7 @@ def correlated(
     """
     sums = moments(stacked(found), prompt)
     sums = np.concatenate([sums, sums.sum(1, keepdims=True)], axis=1)
-    ends = resampling.bca_of_sums(sums, _partial_correlations, n_resamples=n_resamples, seed=seed)
+    ends = resampling.bca_of_sums(sums, _partial_correlations, **draws)
     dims = ("condition", "lens", "given", "feature")
     coords = {"condition": [*found.condition.values, POOLED], "lens": found.lens.values,
               "given": list(GIVEN), "feature": found.feature.values}  # fmt: skip

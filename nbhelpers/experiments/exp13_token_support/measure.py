@@ -38,7 +38,7 @@ def summarise(steps: xr.Dataset, tokenizer, options: ExperimentParams) -> xr.Dat
     (axis, measured, layer, prompt) and overlaps of candidates (measured, lens, prompt) in the final fifth; correlations
     (scale, kind, given, feature, measured, lens) of cosines and projections.
     """
-    draws = {"n_resamples": options.n_resamples, "seed": options.seed}
+    draws = options.model_dump(include={"n_resamples", "confidence", "seed"})
     counts = support.replaced(steps, tokenizer)
     return assembled(
         steps, counts, shares=support.shares(counts, **draws), gains=support.rank_gains(steps),

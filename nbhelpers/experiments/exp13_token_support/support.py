@@ -90,7 +90,7 @@ def replaced(
     return with_conditions(found, steps)
 
 
-def shares(counts: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) -> xr.Dataset:
+def shares(counts: xr.DataArray, **draws) -> xr.Dataset:
     """Return the share of each class among displaced and supported tokens, `value`, and its BCa ends `low` and `high`.
 
     Dims (condition, lens, role, token_class), role "displaced", "supported" or "change", supported minus displaced.
@@ -106,7 +106,7 @@ def shares(counts: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) ->
         lost, won = np.moveaxis(ratios, -2, 0)
         return np.stack([lost, won, won - lost], axis=-2)
 
-    ends = resampling.bca_of_sums(np.stack(sides, axis=-2), statistic, n_resamples=n_resamples, seed=seed)
+    ends = resampling.bca_of_sums(np.stack(sides, axis=-2), statistic, **draws)
     dims = ("condition", "lens", "role", "token_class")
     coords = {"role": list(ROLES), "token_class": counts.displaced.values}
     coords |= {

@@ -75,7 +75,9 @@ def summarise(grafted: xr.Dataset, options: ExperimentParams) -> xr.Dataset:
     """
     shift, draws = window_shifts(grafted), {"n_resamples": options.n_resamples, "seed": options.seed}
     strongest = strongest_of(towards(shift), **draws)
-    found = tests_of(shift, **draws).assign(strongest=strongest, shift=shift.astype(np.float32))
+    found = tests_of(shift, confidence=options.confidence, **draws).assign(
+        strongest=strongest, shift=shift.astype(np.float32)
+    )
     return found.assign_attrs(n_layers=grafted.attrs["n_layers"])
 
 
