@@ -116,10 +116,10 @@ def filled(key, rng, lift, coords):
     sizes, found = SIZES | {dim: len(values) for dim, values in coords.items()}, {}
     for name, dims in dims_of(key).items():
         low, high = limits(name)
-        values = rng.uniform(low, high, [sizes[dim] for dim in dims])
+        values = rng.uniform(low, high, [sizes.get(dim, 3) for dim in dims])
         if name in TOWARDS and {"variant", "condition"} & set(dims):
             axis = dims.index("variant" if "variant" in dims else "condition")
-            moved = np.array([0, *[1] * (sizes[dims[axis]] - 1)]) * TOWARDS[name] * lift
+            moved = np.array([0, *[1] * (values.shape[axis] - 1)]) * TOWARDS[name] * lift
             values = values + moved.reshape([-1 if i == axis else 1 for i in range(len(dims))])
         found[name] = (dims, np.floor(values).astype("int64") if name in WHOLE else values)
     return found

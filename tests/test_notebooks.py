@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
+from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.experiments import resolve
 from nbhelpers.run import notebooks
@@ -30,8 +32,8 @@ def code_of(path: Path) -> list[str]:
 
 
 def test_every_notebook_is_an_experiment_s():
-    experiments = [params.experiment(key) for key in params.ordered()]
-    wanted = {name for experiment in experiments for name in (experiment.notebook, experiment.across) if name}
+    known = [params.experiment(key) for key in params.ordered()]
+    wanted = {name for experiment in known for name in (experiment.notebook, experiment.across) if name}
     assert {path.name for path in NOTEBOOKS} == wanted
 
 
@@ -115,6 +117,23 @@ def test_papermill_runs_the_notebook_on_other_models(key):
     for need, wanted in resolve("exp09", model=key).upstream.items():
         upstream = store.load(store.result_path("pocket", key, need), experiment=need)
         assert upstream.attrs["parameter_hash"] == wanted and upstream.attrs["model"] == key
+
+
+@pytest.mark.parametrize("key", ["exp03", "exp04", "exp09", "exp14"])
+def test_a_notebook_measures_what_its_summary_does(key):
+    """A notebook calls measures one by one beside their equations; tests check them together, as `summarise`."""
+    result_of("llama_pocket")
+    options, (need,) = resolve(key, model="llama_pocket").experiment, params.experiment(key).needs
+    paths = {name: store.result_path("pocket", "llama_pocket", name) for name in (need, key)}
+    if not paths[key].exists():
+        subprocess.run([sys.executable, "-m", "nbhelpers", "run", key, "--model", "llama_pocket"], check=True)
+    read, saved = (store.load(path, experiment=name) for name, path in paths.items())
+    made = experiments.part(key, "measure").summarise(read, options)
+    assert len(made.data_vars) > 5
+    for name, values in made.data_vars.items():
+        xr.testing.assert_allclose(
+            values.reset_coords(drop=True), saved[name].transpose(*values.dims).reset_coords(drop=True)
+        )
 
 
 def test_committed_gap_is_that_of_a_fresh_run():
