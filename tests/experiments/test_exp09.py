@@ -11,9 +11,11 @@ from nbhelpers import experiments
 from nbhelpers.core import store
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp00_observations import measure as exp00_measure
+from nbhelpers.experiments.exp00_observations import quantities as exp00_quantities
 from nbhelpers.experiments.exp09_convergence_gap import measure as exp09_measure
 from nbhelpers.measures import prompt_end, tuned_lens
 from nbhelpers.models import decoder, generation, prompts
+from nbhelpers.report.quantities import value
 from tests.experiments.test_exp00 import COMBINATIONS, KEYS, LENSES, POCKET, case, slow
 from tests.specs import complete
 
@@ -121,6 +123,15 @@ def test_curves_are_means_over_each_prompts_steps(key, variant):
         close(found(key, name, "prompt", "component", "layer", variant=variant), means(key, name, variant))
     for name in ("residual_norm", "cosine_to_final"):
         close(found(key, name, "prompt", "layer", variant=variant), means(key, name, variant))
+
+
+@every_case
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_final_entropy_is_that_of_the_capture_s_page(key, variant):
+    last = result(key).sel(variant=variant, lens="raw").isel(layer=-1)
+    for name in ("entropy", "top1_probability"):
+        found = value(exp00_quantities.quantities, case(key).observed, f"final_{name}.{variant}")
+        assert found == pytest.approx(float(last[name].mean()), rel=1e-5)
 
 
 @every_case

@@ -261,7 +261,7 @@ def test_classes_are_pooled_by_their_counts():
     assert list(table.index) == ["all families", "dense pool"]
 
 
-def test_readings_say_what_the_results_hold():
+def test_verdicts_say_what_the_results_hold():
     first = exp11_report.verdict(made("exp11"))
     assert first.count(f"above the host's {IN_ALL}") == 4 and f"farther from them {IN_ALL}" in first.replace(
         "the teacher's", "them"
@@ -277,7 +277,8 @@ def test_readings_say_what_the_results_hold():
     assert f"less frequent {IN_ALL} (95 %" in tokens and "The other counts rest on" in tokens
 
 
-def test_readings_say_the_opposite_where_results_are_reversed():
+@pytest.mark.slow
+def test_verdicts_say_the_opposite_where_results_are_reversed():
     def mirrored(d):
         """PT's MLPs do in IT what IT's did in PT, with every change turned round."""
         moved = {name: -d[name] for name in ("shift", "mean")} | {"low": -d.high, "high": -d.low}

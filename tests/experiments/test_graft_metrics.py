@@ -194,6 +194,7 @@ def test_figures_are_those_of_the_reference():
 # A run's values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", GRAFTS)
 def test_a_run_has_a_ledger_and_a_table(results, experiment):
     made = {family.title(): result for family, result in results[experiment].items()}

@@ -275,6 +275,7 @@ def test_a_multimodal_wrapper_is_read_in_its_text_stack():
 
 
 @pytest.mark.parametrize("key", ["gemma3_4b", "deepseek_v2_lite"])
+@pytest.mark.slow
 def test_paper_configuration_gives_weights_at_every_layer(key):
     """One forward under fake tensors; the multimodal wrapper and multi-head latent attention at full size."""
     from tests.models.test_models import PAPER

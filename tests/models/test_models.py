@@ -174,6 +174,7 @@ def test_paper_configuration_resolves_every_module(paper_decoder):
     assert unembedding.norm is decoder.module.get_submodule(path).norm
 
 
+@pytest.mark.slow
 def test_paper_configuration_gives_every_tensor_of_the_stream(paper_decoder):
     """One forward under fake tensors reads, in order and at every layer, all that `capture` reads."""
     decoder, (_, _, _, n_layers, width, rows) = paper_decoder

@@ -72,6 +72,7 @@ def test_exp02_has_as_many_stubs_as_questions_of_the_same_content():
         assert question["text"] == f"Question: {question['message']}\nAnswer:"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("records", [stubs.exp01_records, stubs.exp02_records])
 def test_no_prompt_is_in_training_text(records):
     for row in records():

@@ -639,6 +639,7 @@ def test_an_onset_that_no_rule_finds_is_named_so():
     assert table.filter(like="onset by 2 σ", axis=0)["Gemma"].tolist() == ["20 → none"]
 
 
+@pytest.mark.slow
 def test_counts_of_families_are_those_of_their_signs():
     results = {family: made("exp09", family, i) for i, family in enumerate(params.FAMILIES)}
     runs = [measured(result, n_resamples=50)["value"] for result in results.values()]
@@ -688,6 +689,7 @@ def test_every_figure_stands_in_the_ledger_once_a_family(results):
         assert gap[gap["family"] == "mean"]["run"].iloc[0] == pytest.approx(six["run"].mean())
 
 
+@pytest.mark.slow
 def test_a_pool_needs_all_of_its_families(results):
     few = results["gemma"].isel(prompt=slice(3)).assign_attrs(results["gemma"].attrs)
     table = ledger.ledger("exp09", results | {"gemma": few}, quantities_of("exp09"))
