@@ -150,6 +150,7 @@ def test_a_figure_draws_in_panels_of_the_families_order(drawn):
     assert list(rows(spec)["panel"].unique()) == synthetic.TITLES
 
 
+@pytest.mark.slow
 def test_one_model_is_one_larger_panel(drawn):
     key, draw, choices = FIGURES[drawn[0]]
     spec = draw({"Pocket Llama": made(key)["Llama"]}).to_dict()
@@ -159,6 +160,7 @@ def test_one_model_is_one_larger_panel(drawn):
     assert "NaN" not in svg and "undefined" not in svg
 
 
+@pytest.mark.slow
 def test_a_figure_is_small_and_the_same_bytes_again(drawn):
     key, draw, _ = FIGURES[drawn[0]]
     text = json.dumps(drawn[1], ensure_ascii=False)

@@ -88,6 +88,7 @@ def test_a_figure_draws_every_family_in_order(drawn):
         assert spec["facet"]["sort"] == synthetic.TITLES and spec["columns"] == 3
 
 
+@pytest.mark.slow
 def test_one_model_is_drawn_too(drawn):
     key, draw, choices = FIGURES[drawn[0]]
     spec = draw({"Pocket Llama": made(key)["Llama"]}).to_dict()
@@ -96,6 +97,7 @@ def test_one_model_is_drawn_too(drawn):
     assert "NaN" not in svg and "undefined" not in svg
 
 
+@pytest.mark.slow
 def test_a_figure_is_small_and_the_same_bytes_again(drawn):
     key, draw, _ = FIGURES[drawn[0]]
     text = json.dumps(drawn[1], ensure_ascii=False)

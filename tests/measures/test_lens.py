@@ -204,6 +204,7 @@ def some_of(unembedding, tokens, seed=0):
     return unembedding.token_ids[torch.randint(len(unembedding.token_ids), (tokens,), generator=g)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "columns"), [(512, None), (3, 64), (1, 128), (7, 299), (5, 1), (2, 3)])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_single_tokens_equal_a_full_softmax_whatever_the_tile(rows, columns, softcap):

@@ -311,6 +311,7 @@ def test_figures_are_those_of_the_reference():
 # A run's values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_has_a_ledger_and_a_table(experiment):
     results = {family.title(): made(experiment, family, i) for i, family in enumerate(params.FAMILIES)}
