@@ -1,7 +1,8 @@
 """Direct logit attribution of MLP neurons and layer updates at one position, and how many tokens each of them affects.
 
 The final norm is frozen at the position, so a token's logit is the sum of the contributions of the embedding, every
-attention update and every neuron (defined in `measures/neurons`). Also reads the prompts with a one-word target.
+attention update, every neuron (defined in `measures/neurons`) and the biases behind neurons and in the norm. Also reads the
+prompts with a one-word target.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ from torch import Tensor
 from nbhelpers.core.depths import depth
 from nbhelpers.core.params import ParameterError
 from nbhelpers.core.schemas import PromptSet
+from nbhelpers.measures import neurons
 from nbhelpers.measures.delta_cosine import COMPONENTS
 from nbhelpers.measures.lens import check_identity, lens_metrics
 from nbhelpers.measures.neurons import (
     decoder_blocks,
     frozen_norm,
+    frozen_readout,
     neuron_layers,
     vocabulary_breadth,
     write_matrix,
@@ -77,18 +80,19 @@ def direct_attribution(
     All variables, formulas and units: `UNITS`. Neurons (selection, prompt, feature) come from all layers: the k with the
     largest attribution, k random active ones (the same draw for PT and IT under one seed), the k with the largest total
     impact. Updates (component, layer, prompt): each layer's block, attention and MLP update. ValueError for a target that
-    is no real token, or a k larger than the number of active neurons.
+    is no real token; ParameterError, before any forward, for a k larger than the number of active neurons.
     Elhage et al. (2021), A Mathematical Framework for Transformer Circuits; Geva et al. (2022), arXiv 2203.14680.
     """
+    _refuse_more_than(neurons.active_count(decoder), k, decoder.key)
     unembedding, parts = decoder.unembedding, []
-    readout = unembedding.weight.float() * frozen_norm(unembedding.norm, unembedding.weight[:1])[0]
+    readout, offset = frozen_readout(unembedding.norm, unembedding.weight)
     columns = _columns(decoder, targets).to(readout.device)
     made = [Continuation((int(target),), False) for target in targets]
     for batch, stream in replay(decoder, prompts, made, batch_size=batch_size):
         check_identity(stream.last_residual, stream.last_logits, unembedding)
         scale = frozen_norm(unembedding.norm, stream.residual[-1])[1]
         column = columns[torch.as_tensor(batch.rows, device=columns.device)]
-        answer = _Answer(readout, scale, scale[:, None] * readout[column])
+        answer = _Answer(readout, offset, scale, scale[:, None] * readout[column])
         entropy = lens_metrics(stream.residual, unembedding, metrics=("entropy",))["entropy"]
         part = {"lens_entropy": (("layer", "prompt"), entropy)} | _answers(stream, answer, column)
         part |= _updates(stream, answer) | _neurons(decoder, stream, answer, batch.rows, k, seed)
@@ -99,9 +103,10 @@ def direct_attribution(
 
 
 class _Answer(NamedTuple):
-    """readout: unembedding × gain [vocabulary, d]; scale: of the frozen norm [token]; direction: scale · readout[target]."""
+    """readout and offset: `frozen_readout`; scale: of the frozen norm [token]; direction: scale · readout[target]."""
 
     readout: Tensor
+    offset: Tensor | None
     scale: Tensor
     direction: Tensor
 
@@ -118,9 +123,11 @@ def _columns(decoder, targets):
 
 def _answers(stream, answer, column):
     final = stream.residual[-1].float()
-    logits = final @ answer.readout.T
+    logits, constant = final @ answer.readout.T, 0.0
+    if answer.offset is not None:
+        logits, constant = answer.scale[:, None] * logits + answer.offset, answer.offset[column]
     values = {
-        "target_logit": (final * answer.direction).sum(-1),
+        "target_logit": (final * answer.direction).sum(-1) + constant,
         "target_rank": 1 + (logits > logits.gather(1, column[:, None])).sum(-1),
         "embedding_contribution": (stream.embedding.float() * answer.direction).sum(-1),
     }
@@ -170,13 +177,18 @@ def _neurons(decoder, stream, answer, rows, k, seed):
 def _select(activation, toward, norm, rows, k, seed):
     """Return column indices [selection, token, k] into [token, all neurons], one choice for each of `SELECTIONS`."""
     active = activation != 0
-    fewest = int(active.sum(-1).min())
-    if k > fewest:
-        raise ValueError(f"k = {k} neurons cannot be chosen where {fewest} are active: lower k.")
+    _refuse_more_than(int(active.sum(-1).min()), k, "a prompt")
     drawn = np.stack([np.random.default_rng([seed, row]).random(active.shape[1]) for row in rows])
     drawn = torch.as_tensor(drawn, device=active.device).masked_fill(~active, -1)
     scores = ((activation * toward).abs(), drawn, activation.abs() * norm)
     return torch.stack([score.topk(k, dim=-1).indices for score in scores])
+
+
+def _refuse_more_than(active, k, where):
+    if k > active:
+        raise ParameterError(
+            f"n_neurons = {k} neurons cannot be chosen: {where} has {active} active ones; lower n_neurons"
+        )
 
 
 def _chosen_breadth(decoder, readout, data):
