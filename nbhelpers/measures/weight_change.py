@@ -186,6 +186,17 @@ def weight_change(pt_folder: Path, it_folder: Path) -> xr.Dataset:
             outside[:, OUTSIDE.index(change.kind)] += sums
         for group in _groups(change.kind):
             inside[:, GROUPS.index(group), change.layer] += sums
+    return _labelled(inside, outside)
+
+
+def nothing(n_layers: int) -> xr.Dataset:
+    """Return what `weight_change` returns of a pair without parameters: NaN and counts of 0."""
+    return _labelled(np.zeros((3, len(GROUPS), n_layers)), np.zeros((3, len(OUTSIDE))))
+
+
+def _labelled(inside: np.ndarray, outside: np.ndarray) -> xr.Dataset:
+    """Return the dataset of `weight_change` from its sums, [sum, group, layer] and [sum, outside]."""
+    n_layers = inside.shape[-1]
     coords = {"group": list(GROUPS), "layer": range(n_layers), "outside": list(OUTSIDE)}
     variables = _variables(inside, ("group", "layer"), "") | _variables(outside, ("outside",), "outside_")
     return xr.Dataset(variables, coords).assign_coords(depth=("layer", depth(n_layers)))
