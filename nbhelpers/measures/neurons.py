@@ -242,12 +242,14 @@ def gini(x) -> float:
 
 
 def concentration(mass: xr.DataArray, *, dim: str = "neuron") -> xr.Dataset:
-    """Return `gini` and the `share_count` of 50 % (n50) and 90 % (n90) of neuron masses over `dim`, by the other dims.
+    """Return `gini` and the `share_count` of 50 % (n50) and 90 % (n90) of neuron masses over `dim`, by the other dims; NaN
+    where every mass is missing.
 
     To pool layers, stack them with the neurons and give the stacked dim.
     """
     over = partial(xr.apply_ufunc, input_core_dims=[[dim]])
     counts = over(lambda m: share_count(m, (0.5, 0.9)).numpy(), mass, output_core_dims=[["share"]])
+    counts = counts if mass.notnull().any(dim).all() else counts.where(mass.notnull().any(dim))
     data = xr.Dataset(
         {"gini": over(gini, mass, vectorize=True), "n50": counts[..., 0], "n90": counts[..., 1]}
     )

@@ -28,10 +28,11 @@ def lines(result: xr.Dataset) -> list[str]:
     return [f"\n{note({'': result}, part)}" for part in reasons(result)]
 
 
-def sentences(results) -> str:
-    """Return the sentences that end a verdict with what was not measured, with a space before; empty if nothing lacks."""
-    parts = dict.fromkeys(part for dataset in results.values() for part in reasons(dataset))
-    return "".join(f" {said[0].upper()}{said[1:]}." for said in (note(results, part) for part in parts))
+def sentences(results, *parts: str) -> str:
+    """Return the sentences that end a verdict with those of its parts that were not measured, a space before each."""
+    return "".join(
+        f" {said[0].upper()}{said[1:]}." for said in (note(results, part) for part in parts) if said
+    )
 
 
 def needs(part: str) -> Callable:
