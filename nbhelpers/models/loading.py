@@ -153,7 +153,8 @@ def check_same_shape(pt: Decoder, it: Decoder) -> None:
 def with_one_vocabulary(pt: Decoder, it: Decoder, added: dict[str, int]) -> tuple[Decoder, Decoder]:
     """Return both models with one real vocabulary: PT's tokens, and those that IT adds and its chat format needs.
 
-    added: the tokens that IT adds, with their ids; a warning names them. ParameterError if its chat format needs a token for which PT has no row.
+    added: the tokens that IT adds, with their ids; a warning names them. ParameterError if its chat format needs a token
+    for which PT has no row.
     """
     read = tokens.user_turn(it.tokenizer, tokens.MARK, it.name, it.template_options)
     needed = {token: index for token, index in added.items() if index in {*read, *it.stop_ids}}
