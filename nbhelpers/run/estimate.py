@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nbhelpers import experiments
+from nbhelpers.core import checkpoint_files
 from nbhelpers.core.cost import Cost
 from nbhelpers.core.params import ModelParams, ParameterError, Run
 from nbhelpers.core.schemas import Size
@@ -32,12 +33,14 @@ def size_of(model: ModelParams) -> Size:
         width=config["hidden_size"],
         vocabulary=config["vocab_size"],
         heads=config["num_attention_heads"],
-        parameters=sum(map(n_parameters, model.it.folder.glob("*.safetensors"))),
+        parameters=sum(map(n_parameters, checkpoint_files.weights(model.it.folder))),
     )
 
 
 def n_parameters(path: Path) -> int:
-    """Return the number of parameters in a safetensors file, from its header alone."""
+    """Return the number of parameters in a file of weights, from the header of a safetensors file or the size of a .bin."""
+    if path.suffix == ".bin":
+        return path.stat().st_size // 2  # two bytes each, as most are stored
     with open(path, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
