@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from nbhelpers.core import checkpoint_files
 from nbhelpers.core.schemas import ExperimentParams, GenerationParams, Prompts, PromptSet, Record, Size, Texts
@@ -26,6 +26,10 @@ NATIVE = {"pt": "raw", "it": "chat"}  # each variant's own prompt format
 
 class ParameterError(ValueError):
     """A parameter that cannot be used; its message is one sentence for the user."""
+
+
+class LackingError(ParameterError):
+    """A part that an architecture does not have, so that what is measured of it is left out."""
 
 
 class Checkpoint(Record):
@@ -68,11 +72,15 @@ class ModelParams(Record):
     """One PT/IT pair, `params/models/<key>.yml`.
 
     Measurements read the sizes from the checkpoint; `size` serves cost estimates before the checkpoint is downloaded.
+    `family` decides order and title alone. `published_as` names the family of the study whose published figures stand
+    beside this pair's results; `mixture` says that its MLPs are mixtures of experts, which no pool of dense models holds.
     """
 
     key: str
-    family: Literal["gemma", "llama", "qwen", "mistral", "deepseek", "olmo"]
+    family: str
     title: str
+    published_as: Literal["gemma", "llama", "qwen", "mistral", "deepseek", "olmo"] | None = None
+    mixture: bool = False
     pt: Checkpoint
     it: Checkpoint
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -81,6 +89,17 @@ class ModelParams(Record):
     chat: dict[str, Any] = {}
     max_new_tokens: int | None = Field(default=None, ge=1, description="cap on new tokens in any experiment")
     size: Size | None = None
+
+    @field_validator("family", "title")
+    @classmethod
+    def _one_line(cls, text):
+        if not text.strip() or len(text.splitlines()) > 1:
+            raise ValueError("must be one line of text")
+        return text
+
+
+# What decides how a pair is shown, and nothing that is measured.
+SHOWN = {"size", "published_as", "mixture"}
 
 
 class ProfileParams(Record):
@@ -155,7 +174,7 @@ class Run(Record):
         if isinstance(self.prompts, PromptSet):  # a profile's prompts are no parameter of the experiment
             texts.append(self.prompts.model_dump())
         read = [self.model.pt.version, self.model.it.version, texts, self.upstream]
-        return parameter_hash([self.key, self.model.model_dump(exclude={"size"}), read, experiment])
+        return parameter_hash([self.key, self.model.model_dump(exclude=SHOWN), read, experiment])
 
 
 def parameter_hash(obj: Any) -> str:

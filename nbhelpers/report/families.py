@@ -39,16 +39,37 @@ POOL = "dense pool"
 
 
 def family_titles(profile: str) -> dict[str, str]:
-    """Return {model key: panel title} in the book's order: the family's title, or the model's if models share a family."""
+    """Return {model key: panel title} in the book's order: the study's families first, then others by name.
+
+    A pair that stands for a family of the study (`published_as`), as the only one of several models, has the family's title;
+    every other has its own, with its key where two titles are the same.
+    """
     models = [params.model_params(key) for key in params.profile_params(profile).models]
-    models.sort(key=lambda model: params.FAMILIES.index(model.family))
+    models.sort(key=lambda model: (place(model.family), model.family))
     shared = Counter(model.family for model in models)
-    return {model.key: model.title if shared[model.family] > 1 else TITLES[model.family] for model in models}
+    titles = {
+        model.key: TITLES[model.family]
+        if len(models) > 1 and shared[model.family] == 1 and model.family == model.published_as
+        else model.title
+        for model in models
+    }
+    twice = Counter(titles.values())
+    return {key: f"{title} ({key})" if twice[title] > 1 else title for key, title in titles.items()}
+
+
+def place(family: str) -> int:
+    """Return the position of a family among the study's, after all of them for any other family."""
+    return params.FAMILIES.index(family) if family in params.FAMILIES else len(params.FAMILIES)
+
+
+def published_family(dataset: xr.Dataset) -> str | None:
+    """Return the family of the study whose published figures stand beside a result; None if no family's do."""
+    return params.model_params(dataset.attrs["model"]).published_as
 
 
 def is_dense(dataset: xr.Dataset) -> bool:
-    """Return whether a result's family is dense, that is, not the mixture of experts."""
-    return params.model_params(dataset.attrs["model"]).family != "deepseek"
+    """Return whether a result's model is dense, that is, no mixture of experts."""
+    return not params.model_params(dataset.attrs["model"]).mixture
 
 
 def free(result: xr.Dataset) -> xr.Dataset:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nbhelpers.core import params, stats
+from nbhelpers.report.families import is_dense, published_family
 from nbhelpers.report.quantities import Quantities, Quantity, kept
 
 pd.set_option("display.max_rows", None)  # show every row of a ledger
@@ -138,23 +139,23 @@ def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
     """Return the published figures of an experiment beside the values of a run, one row for each figure and result.
 
     results: {title: dataset}. source: the slice's `quantities` module, which defines what is measured and how families
-    are counted. A figure of one family stands beside each result of that family; figures of all families stand beside
-    all results together, if these cover the six families. Adds the columns `RUN` to `published`.
+    are counted. A figure of one family stands beside each result that is `published_as` that family; figures of all
+    families stand beside all results together, if these cover the six families. Adds the columns `RUN` to `published`.
     """
     found = {title: kept(source.quantities, result) for title, result in results.items()}
     runs = {title: measured(quantities, **options) for title, quantities in found.items()}
-    family = {title: params.model_params(result.attrs["model"]).family for title, result in results.items()}
+    families = {title: published_family(result) for title, result in results.items()}
+    family = {title: name for title, name in families.items() if name}
     together = {}, pd.DataFrame(columns=list(ENDS), dtype=float)
     if set(family.values()) == set(params.FAMILIES):
-        of_family = {family[title]: quantities for title, quantities in found.items()}
-        dense = [title for title in runs if family[title] != "deepseek"]
+        of_family = {name: found[title] for title, name in family.items()}
+        dense = [title for title in family if is_dense(results[title])]
         across = getattr(source, "across", lambda found: {})
-        together = pooled(found, runs, dense, lambda _: across(of_family))
+        whole = ({title: of[title] for title in family} for of in (found, runs))
+        together = pooled(*whole, dense, lambda _: across(of_family))
     rows = []
     for figure in published(experiment).to_dict("records"):
-        beside_it = {
-            title: (found[title], runs[title]) for title in runs if family[title] == figure["family"]
-        }
+        beside_it = {t: (found[t], runs[t]) for t, name in family.items() if name == figure["family"]}
         whole = together if figure["family"] in (ALL_SIX, ALL) else ({}, together[1].iloc[:0])
         for title, (quantities, run) in (beside_it or {figure["family"]: whole}).items():
             rows.append(figure | {"title": title} | _entry(figure, quantities, run))

@@ -201,12 +201,23 @@ def test_a_mistake_is_named_with_what_is_allowed(text, remedy, options):
 
 FILES = {
     "unknown key": ("family: llama", "family: llama\nlayrs: 3", "unknown key 'layrs'"),
-    "unknown family": ("family: llama", "family: lama", "'family' is 'lama'"),
+    "family of the study": ("family: llama", "family: llama\npublished_as: lama", "'published_as' is 'lama'"),
+    "family without a name": ("family: llama", 'family: " "', "must be one line of text"),
+    "family of two lines": ("family: llama", 'family: "a\\nb"', "must be one line of text"),
     "key of another file": ("key: ann", "key: anne", "rename one of them"),
     "missing key": ("title: ann", "", "'title' is missing"),
     "two sources": ("pt: {path:", "pt: {hub: a/b, path:", "not both or neither"),
     "no YAML": ("key: ann", "key: [ann", "not valid YAML"),
 }
+
+
+def test_how_a_pair_is_shown_changes_no_result(project):
+    path, hashes = project / "params/models/ann.yml", set()
+    size = "size: {layers: 2, width: 3, vocabulary: 4, heads: 1, parameters: 5}\n"
+    for more in ("", "published_as: llama\nmixture: true\n", size):
+        path.write_text(path.read_text() + more)
+        hashes.add(experiments.resolve("exp90", model="ann").hash)
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize("before, after, sentence", FILES.values(), ids=FILES)
