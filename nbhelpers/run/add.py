@@ -18,7 +18,6 @@ from nbhelpers.core.params import Checkpoint, ParameterError
 from nbhelpers.run import capabilities, checkpoints
 
 HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add(key: str, pt: str, it: str, *, family: str = "", title: str = "", profile: str) -> Iterator[str]:
@@ -121,8 +120,7 @@ def model_values(key: str, sides: dict[str, Checkpoint], *, family: str, title: 
     known = next((name for name in params.FAMILIES if kind.startswith(name)), kind)
     values = {"key": key, "family": family or known, "title": title or key}
     values |= {variant: side.model_dump(exclude_none=True) for variant, side in sides.items()}
-    dtype = str(text.dtype or config.dtype).removeprefix("torch.")
-    values["dtype"] = dtype if dtype in DTYPES else "float32"
+    values["dtype"] = _dtype(str(text.dtype or config.dtype).removeprefix("torch."))
     values["attention"] = "sdpa" if model._supports_sdpa else "eager"
     if any(name.endswith(".experts") for name, _ in model.named_modules()):
         values["mixture"] = True
@@ -136,6 +134,15 @@ def model_values(key: str, sides: dict[str, Checkpoint], *, family: str, title: 
     return values
 
 
+def _dtype(stored: str) -> str:
+    """Return the dtype in which a model is run: bfloat16 as stored, float16 on a GPU alone, since it is no CPU's own."""
+    import torch
+
+    return (
+        stored if stored == "bfloat16" or (stored == "float16" and torch.cuda.is_available()) else "float32"
+    )
+
+
 def _empty_model(checkpoint: Checkpoint):
     """Return the configuration of a checkpoint and its model without weights; ParameterError if there is no such model."""
     import torch
@@ -145,7 +152,7 @@ def _empty_model(checkpoint: Checkpoint):
         config = AutoConfig.from_pretrained(checkpoint.source, revision=checkpoint.revision)
         with torch.device("meta"):
             return config, AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    except (ValueError, OSError, KeyError, AttributeError) as error:
+    except Exception as error:  # what a configuration makes a library raise
         name = checkpoint.path or checkpoint.hub
         raise ParameterError(
             f"{name} is no decoder that `transformers` has a class for ({capabilities.sentence(error)})"
@@ -215,7 +222,7 @@ def _merge(adapter: Path, base: Checkpoint):
         import peft
     except ImportError:
         raise ParameterError(
-            f"{adapter} is a LoRA adapter: install PEFT to merge it (pip install --no-deps peft==0.21.2), or give a "
+            f"{adapter} is a LoRA adapter: install PEFT to merge it (pip install --editable '.[lora]'), or give a "
             "merged checkpoint."
         ) from None
     from transformers import AutoModelForCausalLM

@@ -46,7 +46,7 @@ def sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     ours = type(error).__module__.startswith("nbhelpers.")
     # nnsight shows a whole traceback, whose last line is the message.
-    text = (lines[0] if ours else lines[-1]) if lines else ""
+    text = lines[-1 if "Traceback" in lines[0] else 0] if lines else ""
     kind = type(error).__name__
     return text if ours or text.startswith(f"{kind}:") else f"{kind}: {text}".rstrip(": ")
 
