@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nbhelpers.models.decoder import Decoder, load_pair
+from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.generation import generate
+from nbhelpers.models.loading import load_pair
 from nbhelpers.models.prompts import chat_ids, text_ids
 from pocket.families import FAMILIES
 from pocket.formats import MAKERS, follows

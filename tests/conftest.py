@@ -10,7 +10,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 from nbhelpers.core import params
-from nbhelpers.models import decoder
+from nbhelpers.models import loading
 from nbhelpers.run import warm
 from tests.stubs import (
     ACROSS,
@@ -41,7 +41,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """Skip, under --quick, every test from where it would load a pocket pair."""
     if config.getoption("quick"):
-        decoder.load_decoder = lambda *_: pytest.skip("loads a pair; `make test` runs it")
+        loading.load_decoder = lambda *_: pytest.skip("loads a pair; `make test` runs it")
 
 
 def pytest_collection_modifyitems(config, items):

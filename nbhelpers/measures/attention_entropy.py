@@ -114,9 +114,7 @@ def last_position_attention(
     if not length.all():
         raise ParameterError("a prompt without tokens has no last position: leave empty rows out.")
     # A continuation of one token adds nothing to the input, and its step is the last token of the prompt.
-    batches = replay_batches(
-        rows, [Continuation((0,), False)] * len(rows), batch_size, decoder.tokenizer.pad_token_id
-    )
+    batches = replay_batches(rows, [Continuation((0,), False)] * len(rows), batch_size, decoder.pad_id)
     shape, config = (len(rows), decoder.n_layers), decoder.config
     visible = visible_keys(config, length)
     read = {

@@ -9,11 +9,12 @@ knows nothing about models or generation: it takes residuals and an `Unembedding
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nbhelpers.measures import lens_tiles
-from nbhelpers.models.unembedding import Unembedding
+from nbhelpers.models.unembedding import Unembedding, cap, logits, rounding
 
 METRICS = ("kl_final_layer", "kl_layer_final", "kl_adjacent", "entropy", "top1")
 TARGET_METRICS = ("target_log_probability", "target_rank")
@@ -34,9 +35,7 @@ def lens_logits(residual: Tensor, unembedding: Unembedding) -> Tensor:
     lens_logits = cap(W norm(h)),  cap(z) = softcap · tanh(z / softcap), the identity without a soft cap
     Use it for a few tokens only: `lens_metrics` never holds this matrix.
     """
-    return lens_tiles.logits(
-        unembedding.norm(residual.to(unembedding.weight.device)), unembedding.weight, unembedding.softcap
-    )
+    return unembedding.logits(residual)
 
 
 @torch.no_grad()
@@ -89,27 +88,43 @@ def lens_metrics(
 
 @torch.no_grad()
 def check_identity(
-    residual_last: Tensor, logits: Tensor, unembedding: Unembedding, *, tolerance: float | None = None
+    residual_last: Tensor, own: Tensor, unembedding: Unembedding, *, tolerance: float | None = None
 ) -> float:
-    """Return the largest error of the last layer's lens against the model's own logits z, as a share of their range.
+    """Return the largest error of the last layer's lens against the logits z of the model itself, as a share of their range.
 
     check_identity = max |lens_logits(residual_last) − z| / (max z − min z)
-    residual_last [token, d] and logits z [token, model vocabulary] are of the same positions. Raises LensError above
-    tolerance (None: 1e-3 for float32 logits, 0.03 for rounded ones). The usual cause is a residual after the final norm,
-    such as transformers' `hidden_states[-1]`, to which the lens then applies the norm a second time.
+    residual_last [token, d] and own z [token, model vocabulary] are of the same positions. Raises LensError above
+    tolerance (None: `rounding` of the logits' dtype). The usual cause is a residual after the final norm, such as
+    transformers' `hidden_states[-1]`, to which the lens then applies the norm a second time.
     """
-    own = logits[:, unembedding.token_ids.to(logits.device)].float().to(unembedding.weight.device)
-    ours = lens_logits(residual_last, unembedding)
-    error = ((ours - own).abs().max() / (own.amax() - own.amin()).clamp_min(1e-6)).item()
-    usual = 1e-3 if logits.dtype == torch.float32 else 0.03
-    limit = usual if tolerance is None else tolerance
+    error = unembedding.error(residual_last, own)
+    limit = rounding(own.dtype) if tolerance is None else tolerance
     if not error <= limit:
         raise LensError(
             f"The last layer's lens differs from the model's own logits by {error:.2g} of their range "
             f"(limit {limit:g}): pass the residual after the last block and before the final norm, which must "
-            "not be applied twice, and the model's own unembedding and soft cap."
+            "not be applied twice, and the model's own unembedding, soft cap and factor of the logits."
         )
     return error
+
+
+def greedy_ties(
+    top1: np.ndarray, generated: np.ndarray, gap: np.ndarray, dtype: torch.dtype, what: str
+) -> np.ndarray:
+    """Return which generated tokens are not the arg max of the forced pass, bool [token]: near-ties, tipped by rounding.
+
+    top1, generated: ids [token]. gap [token]: log max_v p(v) − log p(generated), nats, of the model's own distribution in the
+    forced pass. dtype: the model's. what: the model in messages. Greedy text may lie behind the best token by 0.01 nats in
+    float32 and by 0.5 in half precision, whose logits are that coarse; LensError beyond.
+    """
+    tied = top1 != generated
+    limit, worst = 0.01 if dtype == torch.float32 else 0.5, float(np.max(gap, where=tied, initial=0.0))
+    if not worst <= limit:
+        raise LensError(
+            f"{what}: a generated token is {worst:.2g} nats less likely than the best one of the forced pass (limit "
+            f"{limit:g}): the text is not this model's greedy text, or its cached and its forced pass differ."
+        )
+    return tied
 
 
 def tile_columns(unembedding: Unembedding, columns: int | None = None) -> int:
@@ -166,13 +181,13 @@ def _sums(chunk, unembedding, columns, wanted, buffers, compiled, more):
         final, *others, p_final, p, product = (b[: tokens * len(weight)].view(tokens, -1) for b in buffers)
         if compiled:
             p_final = p = product = None
-        z = lens_tiles.logits(norm(chunk[-1]), weight, softcap, out=final)
+        z = logits(norm(chunk[-1]), weight, softcap, out=final)
         read(z, layers - 1, start, product)
         found = [tile_sums(z, None, None, None, (p_final, product), wanted)]
         final, p_final = z, found[0].pop("p")
         above = (z, torch.zeros_like(found[0]["max"])) if compiled else z
         for layer in range(layers - 2, -1, -1):
-            z = lens_tiles.logits(norm(chunk[layer]), weight, softcap, out=others[layer % 2])
+            z = logits(norm(chunk[layer]), weight, softcap, out=others[layer % 2])
             read(z, layer, start, product)
             found.append(tile_sums(z, final, p_final, above, (p, product), wanted))
             above = (z, found[-1]["max"]) if compiled else z
@@ -192,7 +207,7 @@ def _more(chunk, unembedding, targets, wanted):
     if targets is not None:
         weight = unembedding.weight[targets].float()
         target = torch.stack([torch.linalg.vecdot(unembedding.norm(h).float(), weight) for h in chunk])
-        noted["target"] = lens_tiles.cap(target, unembedding.softcap)
+        noted["target"] = cap(target, unembedding.softcap)
         noted["better"] = torch.zeros_like(target, dtype=torch.int64)
 
     def read(z, layer, start, scratch):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers.measures.lens_tiles import jaccard
-from nbhelpers.models.unembedding import Unembedding
+from nbhelpers.models.unembedding import Unembedding, cap
 
 DIVERGENCES = ("kl_layer_final", "kl_final_layer", "kl_layer_baseline_final", "kl_layer_teacher_final",
                "kl_layer_teacher", "kl_teacher_layer", "js_teacher")  # fmt: skip
@@ -153,8 +153,7 @@ def _unembed(states, unembedding, weight, out):
         torch.mm(normed.float(), weight.T, out=out)
     else:
         out.copy_(torch.mm(normed, weight.T, out_dtype=torch.float32))
-    if unembedding.softcap:
-        out.div_(unembedding.softcap).tanh_().mul_(unembedding.softcap)
+    cap(out, unembedding.softcap)
 
 
 def _tile(z, p, targets, teacher, ends, scratch):

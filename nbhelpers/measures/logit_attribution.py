@@ -28,6 +28,7 @@ from nbhelpers.measures.neurons import (
     vocabulary_breadth,
     write_matrix,
 )
+from nbhelpers.models import corpora, tokens
 from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.forward import replay
 from nbhelpers.models.generation import Continuation
@@ -272,14 +273,19 @@ class Stub(Prompt):
 def read_stubs(source: str | Path | PromptSet) -> list[Stub]:
     """Return the stubs of a JSON Lines file or a data set.
 
-    Raises as `prompts.read_prompts`; ParameterError if a set names no `target` field, KeyError if a line lacks a field.
+    Raises as `prompts.read_prompts`; ParameterError if a set names no `target` field, or a record lacks a field.
     """
     if isinstance(source, PromptSet) and not source.target:
         raise ParameterError(
             f"the prompts of {title(source)} have no answers; name the field of the one-word answer as `target` under "
             "`prompts` in the profile."
         )
-    return [Stub(**vars(p), group=r["group"], target=r["target"]) for p, r in read_pairs(source)]
+    return [
+        Stub(
+            **vars(p), **{name: corpora.text(r, name, f"the record {p.id!r}") for name in ("group", "target")}
+        )
+        for p, r in read_pairs(source)
+    ]
 
 
 def single_token(
@@ -305,8 +311,9 @@ def _text_ids(decoder, stub):
 
 def _reply_ids(decoder, stub):
     """Return the ids of the chat prompt and of the reply's first token, or None if that is not the whole word."""
-    ids, tokenizer, word = chat_ids(decoder, stub.message), decoder.tokenizer, stub.target.strip()
+    ids, word = chat_ids(decoder, stub.message), stub.target.strip()
     turns = [{"role": "user", "content": stub.message}, {"role": "assistant", "content": word}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, **decoder.template_options)
-    whole = tokenizer(text, add_special_tokens=False)["input_ids"][: len(ids) + 1]
-    return whole if whole[:-1] == ids and tokenizer.decode(whole[-1:]).strip() == word else None
+    whole = tokens.chat(decoder.chat_tokenizer, turns, decoder.name, ids=True, **decoder.template_options)
+    whole = whole[: len(ids) + 1]
+    same = whole[:-1] == ids and decoder.chat_tokenizer.decode(whole[-1:]).strip() == word
+    return whole if same else None

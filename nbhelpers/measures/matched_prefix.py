@@ -20,7 +20,7 @@ from nbhelpers.measures.forced_tokens import check_same_ids, matched_batches, sh
 from nbhelpers.measures.graft_shifts import GRID, by_prompt
 from nbhelpers.measures.lens_conditions import cells_for, compare
 from nbhelpers.models.conditions import OTHER, TEACHER, Condition
-from nbhelpers.models.decoder import Pair, load_tokenizer
+from nbhelpers.models.decoder import Pair
 from nbhelpers.models.edits import InterventionError
 from nbhelpers.models.forward import narrow
 from nbhelpers.models.generation import Continuation
@@ -126,7 +126,7 @@ def measure(
     options, bases = {"teacher": TEACHER[teacher], "layers": layers, "cells": cells}, ("host", *shared)
     candidates = (projected, depths.final_fifth(pair.n_layers))
     _check(pair, prompts, continuations, conditions, [options["teacher"], *projected])
-    batches = list(matched_batches(prompts, continuations, batch_size, pair.it.tokenizer.pad_token_id))
+    batches = list(matched_batches(prompts, continuations, batch_size, pair.pt.pad_id))
     for batch in progress(batches, "matched prefix"):
         made = _made(pair, batch, conditions, projected, seed, options)
         targets, residuals = batch["raw"].targets, made.pop("residual")
@@ -146,11 +146,9 @@ def _check(pair, prompts, continuations, conditions, wanted):
     if missing or len(set(names)) < len(names):
         what = f"{missing[0]!r} is missing" if missing else "a name occurs twice"
         raise InterventionError(f"Conditions {', '.join(names)}: {what}; each must be given once.")
-    checkpoint = getattr(pair.params, "pt", None)  # a loaded pair has IT's tokenizer in both places
-    pt = load_tokenizer(checkpoint.source, checkpoint.revision) if checkpoint else pair.pt.tokenizer
     crossed = {c.prompt_format for c in conditions if c.prompt_format != NATIVE[c.host]}
     used = [c.ids for c in continuations] + [row for name in crossed for row in prompts[name]]
-    check_same_ids(pt, pair.it.tokenizer, used)
+    check_same_ids(pair.pt.tokenizer, pair.it.tokenizer, used)
 
 
 def _made(pair, batch, conditions, projected, seed, options):

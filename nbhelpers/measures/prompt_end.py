@@ -14,17 +14,10 @@ import xarray as xr
 from nbhelpers.core.params import NATIVE, VARIANTS
 from nbhelpers.core.store import joined
 from nbhelpers.measures import attention_entropy, delta_cosine, intrinsic_dimension
-from nbhelpers.models.decoder import Decoder, Pair
-from nbhelpers.models.prompts import Prompt, chat_ids, text_ids
+from nbhelpers.models.decoder import Pair
+from nbhelpers.models.prompts import Prompt, read_as
 
 TEMPLATES = ("raw", "chat")
-
-
-def read_as(decoder: Decoder, prompts: Sequence[Prompt], template: str) -> list[list[int]]:
-    """Return the ids of prompts as plain text ("raw") or as a chat turn ("chat"), whatever the variant's native form."""
-    if template == "raw":
-        return [text_ids(decoder, prompt.text) for prompt in prompts]
-    return [chat_ids(decoder, prompt.message) for prompt in prompts]
 
 
 def cloud(states: np.ndarray, n_neighbours: int) -> xr.Dataset:

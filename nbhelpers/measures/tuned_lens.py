@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nbhelpers import progress
 from nbhelpers.measures import lens
-from nbhelpers.models.unembedding import Unembedding
+from nbhelpers.models.unembedding import Unembedding, cap_slope, logits
 
 FORMS = ("full", "residual")
 
@@ -164,13 +164,10 @@ def kl_gradients(
     ∂kl_ℓ/∂u_ℓ = Wᵀ p_ℓ − Wᵀ p_L
     That takes two matrix products a layer. The last layer's are shared by all layers, so its own loss and gradient are
     exactly 0. `rows` tokens of all layers go together: memory is a few [layer, rows, d] and one tile of rows × columns.
-    TunedLensError for mismatched residuals and for soft-capped logits, whose gradient has another form.
+    Under a soft cap each row of W in the first product is multiplied by the cap's slope, so all logits of a layer's rows
+    are in memory. TunedLensError for mismatched residuals.
     """
     _check(tuned, residuals)
-    if unembedding.softcap:
-        raise TunedLensError(
-            f"A tuned lens cannot be trained for logits with a soft cap ({unembedding.softcap:g}): use the raw lens."
-        )
     device, columns = tuned.weight.device, lens.tile_columns(unembedding, columns)
     loss, d_weight, d_bias = (torch.zeros_like(like) for like in (tuned.bias[:, 0], tuned.weight, tuned.bias))
     for start in range(0, len(residuals[0]), rows):
@@ -179,15 +176,35 @@ def kl_gradients(
         x[-1] = h[-1]
         with torch.enable_grad():
             u = unembedding.norm(x.requires_grad_().flatten(0, 1)).view_as(x)
-        normed = u.detach().float()
-        log_mass, mean = _moments(normed.flatten(0, 1), unembedding.weight, rows, columns)
-        log_mass, mean = log_mass.view(len(x), -1), mean.view_as(x)
-        cross = torch.linalg.vecdot(mean[-1:], normed[-1:] - normed)
-        loss += (cross + log_mass - log_mass[-1]).clamp_(min=0).sum(-1)
-        (dx,) = torch.autograd.grad(u, x, (mean - mean[-1]).to(u.dtype))
+        kl, push = (_capped if unembedding.softcap else _linear)(
+            u.detach().float(), unembedding, rows, columns
+        )
+        loss += kl.clamp_(min=0).sum(-1)
+        (dx,) = torch.autograd.grad(u, x, push.to(u.dtype))
         d_weight.baddbmm_(dx.float().mT, h.float())
         d_bias += dx.float().sum(1)
     return loss, d_weight, d_bias
+
+
+def _linear(normed, unembedding, rows, columns):
+    """Return KL(final ‖ layer) [layer, token] and its gradients [layer, token, d] by normed states [layer, token, d]."""
+    log_mass, mean = _moments(normed.flatten(0, 1), unembedding.weight, rows, columns)
+    log_mass, mean = log_mass.view(len(normed), -1), mean.view_as(normed)
+    cross = torch.linalg.vecdot(mean[-1:], normed[-1:] - normed)
+    return cross + log_mass - log_mass[-1], mean - mean[-1]
+
+
+def _capped(normed, unembedding, rows, columns):
+    """Return what `_linear` does, for logits under a soft cap, layer by layer."""
+    weight, softcap = unembedding.weight, unembedding.softcap
+    final = logits(normed[-1], weight, softcap).log_softmax(-1)
+    kl, push = torch.zeros_like(normed[..., 0]), torch.zeros_like(normed)
+    for layer in range(len(normed) - 1):
+        z = logits(normed[layer], weight, softcap)
+        log_p = z.log_softmax(-1)
+        kl[layer] = (final.exp() * (final - log_p)).sum(-1)
+        push[layer] = (log_p.exp() - final.exp()).mul_(cap_slope(z, softcap)) @ weight.float()
+    return kl, push
 
 
 def _clip(gradients, limit):

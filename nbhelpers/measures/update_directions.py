@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nbhelpers.measures import lens
 from nbhelpers.measures.graft_shifts import PROJECTIONS
-from nbhelpers.models.unembedding import Unembedding
+from nbhelpers.models.unembedding import Unembedding, cap_slope
 
 
 def weighted_rows(weights: Tensor, rows: Tensor) -> Tensor:
@@ -24,17 +24,20 @@ def weighted_rows(weights: Tensor, rows: Tensor) -> Tensor:
 
 
 def norm_pullback(norm, h: Tensor, a: Tensor) -> Tensor:
-    """Return Jᵀa for the Jacobian J of an RMS norm at h [token, d], float32 [token, d], without a backward pass.
+    """Return Jᵀa for the Jacobian J of a norm at h [token, d], float32 [token, d].
 
     Jᵀa = (g∘a)/r − h ⟨h, g∘a⟩ / (d r³),  g the gain,  r = √(mean h² + ε)
-    The gain comes from the norm's own output, so Gemma's 1 + weight needs no special case. ValueError if it is no RMS norm.
+    The gain comes from the norm's own output, so Gemma's 1 + weight needs no special case. A norm for which this form does
+    not hold, such as a LayerNorm, takes a backward pass.
     """
     h, eps = h.float(), getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) or 0.0
     gain = norm(torch.ones_like(h[:1])).float() * (1 + eps) ** 0.5
     r = (h.square().mean(-1, keepdim=True) + eps).sqrt()
     normed = gain * h / r
     if not torch.allclose(norm(h).float(), normed, rtol=1e-3, atol=1e-3 * float(normed.abs().amax())):
-        raise ValueError(f"{type(norm).__name__} is not an RMS norm: its gradient has another closed form.")
+        with torch.enable_grad():
+            x = h.detach().requires_grad_()
+            return torch.autograd.grad(norm(x), x, a.to(h))[0]
     scaled = gain * a
     return scaled / r - h * (h * scaled).sum(-1, keepdim=True) / (h.shape[-1] * r**3)
 
@@ -57,11 +60,10 @@ def projections(
     W is the unembedding, J the Jacobian of the final norm at h_ℓ; axes in the order of `graft_shifts.AXES`. All three are 0
     where g is, as for `anti_kl` at the last layer. residual, update: [layer][token, d] of all layers, the output of each
     block and what its MLP added to the stream. rows: the unembedding row of the teacher's token, [token]
-    (`Unembedding.rows`). layers: those to measure. cells: logits held at once. ValueError with a soft cap. The
+    (`Unembedding.rows`). layers: those to measure. cells: logits held at once. Under a soft cap each row of W is
+    multiplied by the cap's slope at its logit (`unembedding.cap_slope`). The
     study used three backward passes a layer and, for Gemma and OLMo, the MLP's output before the norm that follows it.
     """
-    if unembedding.softcap:
-        raise ValueError("The projections' closed form holds without a soft cap of the logits only.")
     size, device = max(1, cells // len(unembedding.weight)), unembedding.weight.device
     parts = []
     for start in range(0, len(rows), size):
@@ -84,8 +86,10 @@ def _pushed(h, u, p_final, unembedding, targets, last):
     z, weight = lens.lens_logits(h, unembedding), unembedding.weight
     best = z.argmax(-1)
     # Subtract the probabilities first: the difference of two nearly equal mean rows would lose its digits.
-    away = torch.zeros_like(z) if last else z.softmax(-1) - p_final
-    pushes = weight[targets].float(), -weight[best].float(), weighted_rows(away, weight)
+    slope = cap_slope(z, unembedding.softcap)
+    away = torch.zeros_like(z) if last else (z.softmax(-1) - p_final) * slope
+    rise, fall = (slope.gather(1, at.to(z.device)[:, None]) * weight[at].float() for at in (targets, best))
+    pushes = rise, -fall, weighted_rows(away, weight)
     gradients = torch.stack([norm_pullback(unembedding.norm, h, push) for push in pushes])
     return _along(u.float(), gradients)
 

@@ -4,7 +4,9 @@ This module knows nothing of models. It contacts the hub only if a profile names
 """
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from pathlib import Path
 
 from nbhelpers.core.params import ROOT, ParameterError
 from nbhelpers.core.schemas import Texts
@@ -21,12 +23,37 @@ def records(source: Texts, *, key: str = "corpus") -> Iterator[dict]:
     path = ROOT / source.path
     if not path.is_file():
         raise ParameterError(f"there is no text file {path}; name one under `{key}` in the profile.")
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ParameterError(f"{path.name} line {number} is no JSON record: {error.msg}.") from None
+    yield from (record for record, _ in json_lines(path))
+
+
+def json_lines(path: Path) -> Iterator[tuple[dict, str]]:
+    """Yield the records of a JSON Lines file, each with its place, "name line 3"; blank lines are passed over.
+
+    A line ends at a line feed alone: a text may hold U+2028 or U+0085. ParameterError, with file and line, for a file that
+    is not UTF-8, a line that is no JSON object, and a text with half a character (a lone surrogate).
+    """
+    lines = path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
+    for number, line in enumerate(lines, 1):
+        where = f"{path.name} line {number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode("utf-8"))
+            json.dumps(record, ensure_ascii=False).encode("utf-8")
+        except UnicodeDecodeError:
+            raise ParameterError(f"{where} is not UTF-8; save the file with that encoding.") from None
+        except UnicodeEncodeError:
+            raise ParameterError(
+                f"{where} holds half a character (a lone surrogate); mend that text."
+            ) from None
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deeply")
+            hint = "; write one record a line, not one array" if line.lstrip()[:1] == b"[" else ""
+            raise ParameterError(f"{where} is no JSON record: {reason}{hint}.") from None
+        if not isinstance(record, dict):
+            kind = type(record).__name__
+            raise ParameterError(f"{where} is no record but a {kind}; write one JSON object a line.")
+        yield record, where
 
 
 def _hub_records(source: Texts) -> Iterator[dict]:

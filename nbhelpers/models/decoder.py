@@ -1,24 +1,27 @@
-"""One interface to six decoder architectures: layers, norms, updates, unembedding, tokenizer, stop ids.
+"""One interface to decoder architectures: layers, norms, updates, unembedding, tokenizer, stop ids.
 
 A `Decoder` wraps a `transformers` model in nnsight and finds its parts from the modules, not from the model's name. The
-only table is `STREAM`: where each kind of block adds its attention and MLP updates to the residual stream.
+only table is `STREAM`: where each kind of block adds its attention and MLP updates to the residual stream. How a
+checkpoint becomes a decoder, and a pair, is in `models/loading`.
 """
 
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from nnsight import TransformersModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torch import Tensor, nn
 
-from nbhelpers.core.params import ModelParams, ParameterError, model_params, require
-from nbhelpers.models.tokens import check_same_tokenizer, real_token_mask, stop_ids
+from nbhelpers.core.params import ModelParams, ParameterError
+from nbhelpers.models import tokens
 from nbhelpers.models.unembedding import Unembedding
 
 # For each block layout, the (submodule, side) at which a tensor of the residual stream is found. "pre": norms before the
-# modules (Llama, Mistral, Qwen 3, DeepSeek-V2); "sandwich": before and after (Gemma 3); "post": only after (OLMo 2).
+# modules (Llama, Mistral, Qwen, DeepSeek-V2); "sandwich" and "glm": before and after (Gemma 2 and 3, GLM-4, which differ
+# in names); "post": only after (OLMo 2 and 3).
 STREAM = {
     "pre": {
         "attention_update": ("self_attn", "output"),
@@ -31,6 +34,12 @@ STREAM = {
         "residual_mid": ("pre_feedforward_layernorm", "input"),
         "mlp_output": ("mlp", "output"),
         "mlp_update": ("post_feedforward_layernorm", "output"),
+    },
+    "glm": {
+        "attention_update": ("post_self_attn_layernorm", "output"),
+        "residual_mid": ("post_attention_layernorm", "input"),
+        "mlp_output": ("mlp", "output"),
+        "mlp_update": ("post_mlp_layernorm", "output"),
     },
     "post": {
         "attention_update": ("post_attention_layernorm", "output"),
@@ -45,28 +54,76 @@ def block_layout(block) -> str:
     """Return which row of `STREAM` a decoder block (module or envoy) follows."""
     if hasattr(block, "pre_feedforward_layernorm"):
         return "sandwich"
+    if hasattr(block, "post_mlp_layernorm"):
+        return "glm"
     return "post" if hasattr(block, "post_feedforward_layernorm") else "pre"
+
+
+def mlp_norms(block) -> tuple[Any, Any]:
+    """Return the norms before and after a block's MLP (modules or envoys), None for one that its layout lacks."""
+    row = STREAM[block_layout(block)]
+    names = (row[name][0] for name in ("residual_mid", "mlp_update"))
+    return tuple(None if name == "mlp" else getattr(block, name) for name in names)
+
+
+def residual_multiplier(block) -> float:
+    """Return what a block (module or envoy) multiplies its updates by before it adds them to the stream; 1 but in Granite."""
+    return float(getattr(getattr(block, "_module", block), "residual_multiplier", 1.0))
 
 
 def stream_tensor(block, name: str):
     """Return the tensor of the residual stream that has this name in `STREAM`, [batch, token, d], inside a trace.
 
-    Take them in forward order: attention_update, residual_mid, mlp_output, mlp_update, then the block's own output.
+    Take them in forward order: attention_update, residual_mid, mlp_output, mlp_update, then the block's own output. The
+    updates are what is added to the stream, so they include Granite's multiplier.
     """
     submodule, side = STREAM[block_layout(block)][name]
     value = getattr(getattr(block, submodule), side)
-    return value[0] if isinstance(value, tuple) else value
+    value = value[0] if isinstance(value, tuple) else value
+    factor = residual_multiplier(block) if name.endswith("update") else 1.0
+    return value if factor == 1.0 else value * factor
+
+
+class Scaled(nn.Module):
+    """A norm whose output is multiplied by a constant, which scales the logits of a linear unembedding."""
+
+    def __init__(self, norm: nn.Module, factor: float):
+        super().__init__()
+        self.norm, self.factor = norm, factor
+        self.variance_epsilon = getattr(norm, "variance_epsilon", 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return factor · norm(x), [token, d]."""
+        return self.norm(x) * self.factor
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A causal language model in nnsight, with its tokenizer and access to its parts."""
+    """A causal language model in nnsight, with its tokenizer and access to its parts.
+
+    tokenizer: the model's own, for text, BOS and stops. chat_from: the tokenizer whose template renders chat turns, IT's for
+    both models of a pair; None if it is the own one. left_out, taken_in: ids of the own vocabulary that do not count as
+    real, and of others that do (`loading.load_pair` gives both models of a pair one real vocabulary).
+    """
 
     key: str
     variant: str
     lm: Any
     tokenizer: Any
     template_options: dict
+    chat_from: Any = None
+    left_out: tuple[int, ...] = ()
+    taken_in: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The model's name in messages, such as "llama_pocket (IT)"."""
+        return f"{self.key} ({self.variant.upper()})"
+
+    @property
+    def chat_tokenizer(self):
+        """The tokenizer whose template renders chat turns."""
+        return self.chat_from or self.tokenizer
 
     @property
     def module(self):
@@ -105,30 +162,52 @@ class Decoder:
         """Number of decoder blocks."""
         return len(operator.attrgetter(self.stack_path)(self.module).layers)
 
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of the unembedding, some of which may belong to no token."""
+        return self.module.get_output_embeddings().weight.shape[0]
+
     @cached_property
-    def real_tokens(self):
+    def real_tokens(self) -> np.ndarray:
         """Which unembedding rows are real tokens, bool [rows]."""
-        return real_token_mask(self.tokenizer, self.module.get_output_embeddings().weight.shape[0])
+        mask = tokens.real_token_mask(self.tokenizer, self.n_rows)
+        mask[list(self.left_out)], mask[list(self.taken_in)] = False, True
+        return mask
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows of a batch; the mask hides it, so any id that the model can read will do."""
+        return self.tokenizer.pad_token_id or 0
+
+    @property
+    def context(self) -> int | None:
+        """The most positions that the model can read, None if its configuration names no limit."""
+        return getattr(self.config, "max_position_embeddings", None)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end a reply."""
-        return stop_ids(self.tokenizer, self.template_options)
+        """The ids that end this model's texts: its tokenizer's and its generation_config's, for IT also its template's."""
+        tokenizer, end = self.tokenizer, []
+        if self.variant == "it" and tokenizer.chat_template:
+            end = tokens.turn_end(tokenizer, self.name, **self.template_options)
+        return tokens.stop_ids(tokenizer, self.module.generation_config.eos_token_id, end)
 
     @cached_property
     def unembedding(self) -> Unembedding:
         """The final norm and the real rows of the unembedding matrix, as input of the lens."""
-        stack = operator.attrgetter(self.stack_path)(self.module)
+        norm = operator.attrgetter(self.stack_path)(self.module).norm
         weight = self.module.get_output_embeddings().weight.detach()
         rows = torch.as_tensor(self.real_tokens.nonzero()[0], device=weight.device)
         kept = weight if len(rows) == len(weight) else weight[rows]
+        if (scaling := getattr(self.config, "logits_scaling", 1.0)) != 1.0:  # Granite
+            norm = Scaled(norm, 1 / scaling)
         softcap = getattr(self.config, "final_logit_softcapping", None)
-        return Unembedding(norm=stack.norm, weight=kept, token_ids=rows, softcap=softcap)
+        return Unembedding(norm=norm, weight=kept, token_ids=rows, softcap=softcap)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A pretrained model and the model instruction-tuned from it; both have the same tokenizer and shape."""
+    """A pretrained model and the model instruction-tuned from it: one shape, one real vocabulary, a tokenizer each."""
 
     key: str
     params: ModelParams
@@ -164,55 +243,6 @@ def wrap(
     place = {} if hasattr(model, "hf_device_map") else {"device": model.device}
     lm = TransformersModel(model, tokenizer=tokenizer, task="text-generation", **place)
     return Decoder(key, variant, lm, tokenizer, dict(template_options or {}))
-
-
-def load_tokenizer(source: str, revision: str | None = None):
-    """Return a checkpoint's tokenizer, with padding on the left and a pad token."""
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_decoder(params: ModelParams, variant: str) -> Decoder:
-    """Return one variant of a pair, loaded with the dtype, device map and attention of its parameters.
-
-    Remote code is never run: all six families, including DeepSeek-V2, have a native `transformers` class.
-    """
-    checkpoint = require(getattr(params, variant), params.key)
-    model = AutoModelForCausalLM.from_pretrained(
-        checkpoint.source,
-        revision=checkpoint.revision,
-        dtype=getattr(torch, params.dtype),
-        attn_implementation=params.attention,
-        device_map=params.device_map,
-    )
-    tokenizer = load_tokenizer(checkpoint.source, checkpoint.revision)
-    return wrap(model, tokenizer, key=params.key, variant=variant, template_options=params.chat)
-
-
-def load_pair(key: str | ModelParams) -> Pair:
-    """Return the PT/IT pair of a model key, after checking that tokenizers and shapes agree.
-
-    The chat template and its stop ids come from the IT tokenizer. ParameterError for an unknown key, a missing checkpoint
-    or models of different shape; TokenizerError for tokenizers that differ.
-    """
-    params = key if isinstance(key, ModelParams) else model_params(key)
-    pt, it = load_decoder(params, "pt"), load_decoder(params, "it")
-    check_same_tokenizer(pt.tokenizer, it.tokenizer, params.key)
-    check_same_shape(pt, it)
-    return Pair(params.key, params, replace(pt, tokenizer=it.tokenizer), it)
-
-
-def check_same_shape(pt: Decoder, it: Decoder) -> None:
-    """Raise ParameterError unless both models have the same number of layers and the same width."""
-    for field in ("num_hidden_layers", "hidden_size"):
-        ours, theirs = getattr(pt.config, field), getattr(it.config, field)
-        if ours != theirs:
-            raise ParameterError(
-                f"{pt.key}: PT has {field} {ours} and IT {theirs}, so they are no pair: check {pt.key}.yml"
-            )
 
 
 def device_name(decoder: Decoder) -> str:

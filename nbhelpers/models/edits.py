@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nbhelpers.models.decoder import STREAM, Decoder, block_layout, stream_tensor
+from nbhelpers.models.decoder import Decoder, mlp_norms, residual_multiplier, stream_tensor
 
 SCOPES = ("mlp", "block")
 # Where an edit can act, in the order of the forward pass: instead of the block, instead of its MLP, on what the MLP
@@ -34,13 +34,6 @@ class Edit:
     layer: int
     place: str
     change: Callable[[Any], None]
-
-
-def mlp_norms(block) -> tuple[Any, Any]:
-    """Return the norms before and after a block's MLP (modules or envoys), None for one that its layout lacks."""
-    before = {"pre": "post_attention_layernorm", "sandwich": "pre_feedforward_layernorm"}
-    before = before.get(block_layout(block))
-    return before and getattr(block, before), getattr(block, "post_feedforward_layernorm", None)
 
 
 def graft(
@@ -195,9 +188,9 @@ def visit(block, edits: Sequence[Edit] = ()) -> dict[str, Tensor]:
     _make(block, edits, ("mlp", "mlp_output"))
     mlp_output = stream_tensor(block, "mlp_output")
     _make(block, edits, ("mlp_norm",))
-    # Without a norm behind the MLP, both names stand for one tensor.
-    normed = STREAM[block_layout(block)]["mlp_update"] != STREAM[block_layout(block)]["mlp_output"]
-    mlp_update = stream_tensor(block, "mlp_update") if normed else mlp_output
+    # Without a norm or a factor behind the MLP, both names stand for one tensor.
+    same = mlp_norms(block)[1] is None and residual_multiplier(block) == 1
+    mlp_update = mlp_output if same else stream_tensor(block, "mlp_update")
     _make(block, edits, ("residual",))
     return {
         "attention_update": attention_update,

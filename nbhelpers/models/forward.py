@@ -16,8 +16,13 @@ from tqdm import tqdm
 from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.edits import Edit, edits_by_layer, visit
 from nbhelpers.models.generation import Continuation, batches_by_length
+from nbhelpers.models.unembedding import rounding
 
 LAYERED = ("residual", "attention_update", "mlp_output", "mlp_update")  # what a stream holds of every layer
+
+
+class StreamError(RuntimeError):
+    """A residual stream that is not finite, or not the sum of its updates; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Stream:
     `attention_update` and `mlp_update` are what the block adds to the stream; `mlp_output` is what the MLP module returns,
     before the norm that Gemma 3 and OLMo 2 put after it. The updates of a skipped block are zero. `last_residual` [row, d]
     and `last_logits` [row, rows of the unembedding] are those of the last column. `entering` holds whole residuals [row,
-    position, d] before the layers where a later forward may resume.
+    position, d] before the layers where a later forward may resume. The logits are those that the model returns, soft caps
+    and factors included.
     """
 
     embedding: Tensor
@@ -136,7 +142,8 @@ def forward(
     decoder over the same batch; layers below the first edit are taken from it, from the nearest layer whose entering
     residual it kept, and the result is bitwise what a whole forward gives. keep: the layers at which later forwards may
     resume, those of the first edits. Only the last column goes through the model's own unembedding; with its residual it
-    lets the lens check itself against the model (`lens.check_identity`). InterventionError as in `edits.edits_by_layer`.
+    lets the lens check itself against the model (`lens.check_identity`). InterventionError as in `edits.edits_by_layer`;
+    StreamError if a measured residual is not finite.
     """
     planned, start = edits_by_layer(edits, decoder.n_layers), resume_layer(edits, resume)
     device = decoder.module.device
@@ -156,11 +163,42 @@ def forward(
                 kept[name].append(kept["mlp_output"][-1] if same else seen[name][row, column])
             before = seen["residual"]
         last_residual = nnsight.save(before[:, -1])
-        last_logits = nnsight.save(decoder.head.output[:, -1])
+        last_logits = nnsight.save(decoder.lm.output.logits[:, -1])
     stream = Stream(
         embedding, last_residual=last_residual, last_logits=last_logits, entering=entering, **kept
     )
+    _check_finite(stream, decoder, start)
     return stream if start == 0 else _joined(resume, stream, start)
+
+
+def _check_finite(stream, decoder, start):
+    """Raise StreamError that names the first layer whose residual is not finite."""
+    if stream.residual[-1].isfinite().all():
+        return
+    first = next(layer for layer, h in enumerate(stream.residual, start) if not h.isfinite().all())
+    dtype = str(stream.embedding.dtype).removeprefix("torch.")
+    remedy = "check the weights of that layer" if dtype == "float32" else "set dtype to bfloat16 or float32"
+    raise StreamError(
+        f"the logits of {decoder.name} are not finite (first at layer {first}; {dtype}): {remedy}."
+    )
+
+
+def check_stream(stream: Stream, what: str) -> None:
+    """Raise StreamError unless each block's updates add up to its step of the residual stream.
+
+    h_ℓ = h_{ℓ−1} + attention_update_ℓ + mlp_update_ℓ, up to rounding, with the embedding as h_{−1}
+    what: names the model in messages. A block that adds its updates in another way (in parallel, scaled, through a further
+    norm) fails here, and its δ-cosines, neurons and attributions would be wrong.
+    """
+    before = [stream.embedding, *stream.residual]
+    for layer, (h, after) in enumerate(zip(before, before[1:])):
+        added = h.float() + stream.attention_update[layer].float() + stream.mlp_update[layer].float()
+        error = ((added - after.float()).norm() / after.float().norm().clamp_min(1e-12)).item()
+        if not error <= rounding(after.dtype):
+            raise StreamError(
+                f"{what}: at layer {layer} the attention and MLP updates do not add up to the residual stream (error "
+                f"{error:.2g} of its norm): this kind of block is not known, so the pair cannot be measured."
+            )
 
 
 def _enter(layers, start, resume):
@@ -187,7 +225,7 @@ def residuals(
 
     Every position counts but each row's first, whose state depends on no context. Rows of like length share a batch.
     """
-    device, pad_id = decoder.module.device, decoder.tokenizer.pad_token_id
+    device, pad_id = decoder.module.device, decoder.pad_id
     for chosen in batches_by_length(rows, batch_size):
         ids, mask = padded([rows[i] for i in chosen], pad_id)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
@@ -214,9 +252,12 @@ def replay(
 
     Give continuations of another model to measure this one under a matched history (teacher forcing).
     """
-    batches = replay_batches(prompts, continuations, batch_size, decoder.tokenizer.pad_token_id)
-    for batch in tqdm(batches, desc=f"{decoder.variant} measure", disable=None):
-        yield batch, forward(decoder, batch)
+    batches = replay_batches(prompts, continuations, batch_size, decoder.pad_id)
+    for number, batch in enumerate(tqdm(batches, desc=f"{decoder.variant} measure", disable=None)):
+        stream = forward(decoder, batch)
+        if number == 0:
+            check_stream(stream, decoder.name)
+        yield batch, stream
 
 
 def narrow(values: Tensor) -> np.ndarray:

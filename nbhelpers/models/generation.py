@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import GenerationConfig
 
+from nbhelpers.core.params import ParameterError
 from nbhelpers.models.decoder import Decoder
 
 
@@ -43,6 +45,23 @@ def cut_at_stop(ids: Sequence[int], stops: Sequence[int]) -> Continuation:
     return Continuation(tuple(ids), False)
 
 
+def clean_settings(decoder: Decoder, max_new_tokens: int) -> GenerationConfig:
+    """Return the settings of greedy decoding for a model, free of those that its checkpoint brings along.
+
+    `transformers` fills what is left open from the model's own configuration, so that is emptied but for the stop ids.
+    """
+    module = decoder.module
+    module.generation_config = GenerationConfig(eos_token_id=module.generation_config.eos_token_id)
+    unreal = np.flatnonzero(~decoder.real_tokens).tolist()
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        suppress_tokens=unreal or None,
+        eos_token_id=list(decoder.stop_ids),
+        pad_token_id=decoder.pad_id,
+    )
+
+
 @torch.no_grad()
 def generate(
     decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch_size: int = 32
@@ -51,22 +70,23 @@ def generate(
 
     prompts: ids of each prompt, already rendered (`prompts.render`); max_new_tokens: cap on generated tokens, the stop token
     included; batch_size: rows decoded together. Rows are left-padded with an attention mask, from which `transformers`
-    derives position ids, so batching does not change a row's tokens. Unreal vocabulary rows are never chosen.
+    derives position ids, so batching does not change a row's tokens. Unreal vocabulary rows are never chosen. Nothing else
+    of a checkpoint's generation_config is obeyed but its stop ids, so each token is the arg max of the model's own logits.
+    ParameterError if a prompt and its continuation do not fit into the model's context.
     """
-    unreal = [int(i) for i in np.flatnonzero(~decoder.real_tokens)]
+    longest = max(map(len, prompts), default=0)
+    if decoder.context and longest + max_new_tokens > decoder.context:
+        raise ParameterError(
+            f"{decoder.name}: a prompt of {longest} tokens and {max_new_tokens} new ones do not fit into its context of "
+            f"{decoder.context}: shorten the prompt or lower max_new_tokens."
+        )
+    settings = clean_settings(decoder, max_new_tokens)
     results: list[Continuation | None] = [None] * len(prompts)
     for batch in tqdm(
         batches_by_length(prompts, batch_size), desc=f"{decoder.variant} generate", disable=None
     ):
-        inputs = left_pad([prompts[i] for i in batch], decoder.tokenizer.pad_token_id, decoder.module.device)
-        output = decoder.lm.generate(
-            inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            suppress_tokens=unreal or None,
-            eos_token_id=list(decoder.stop_ids),
-            pad_token_id=decoder.tokenizer.pad_token_id,
-        )
+        inputs = left_pad([prompts[i] for i in batch], decoder.pad_id, decoder.module.device)
+        output = decoder.lm.generate(inputs, generation_config=settings)
         for i, row in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist()):
             results[i] = cut_at_stop(row, decoder.stop_ids)
     return results

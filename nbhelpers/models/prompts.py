@@ -4,19 +4,17 @@ A record has two forms. PT's is `text`, a plain document that the answer would c
 `message`, the request alone, as one user turn of its chat template, without a suffix such as "Answer:".
 """
 
-import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from nbhelpers.core.params import ROOT, ParameterError
+from nbhelpers.core.params import NATIVE, ROOT, ParameterError, parameter_hash
 from nbhelpers.core.schemas import PromptSet
-from nbhelpers.models import corpora
+from nbhelpers.models import corpora, tokens
 from nbhelpers.models.decoder import Decoder
-from nbhelpers.models.tokens import check_one_bos
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,30 @@ def parse(record: dict, where: str) -> Prompt:
     """Return the prompt of one JSON record: ours (id, category, text, message) or the study's (`formats`, `question_type`).
 
     The study wraps most prompts as "Question: … Answer:", also in the chat turn; here only `text` keeps that wrapper.
-    ParameterError, which begins with `where`, names a field that is missing or empty.
+    ParameterError, which begins with `where`, names a field that is missing, empty or no text.
     """
+    record = {**record, "id": _id(record, where)}
     if "formats" in record or "prompt" in record:
-        formats = record.get("formats", {})
+        formats = record.get("formats") if isinstance(record.get("formats"), dict) else {}
         text = formats.get("B") or formats.get("A") or record.get("prompt")
         category = record.get("question_type") or record.get("category") or "all"
-        if text:
-            return Prompt(str(record["id"]), category, text, without_wrapper(text))
-    missing = [field for field in ("id", "category", "text", "message") if not record.get(field)]
-    if missing:
-        raise ParameterError(
-            f"{where}: the record has no {missing[0]!r}; it needs id, category, text and message"
-        )
-    return Prompt(str(record["id"]), record["category"], record["text"], record["message"])
+        record |= {"text": text, "category": category, "message": None}
+        if isinstance(text, str):
+            record["message"] = without_wrapper(text)
+    for field in ("category", "text", "message"):
+        if not corpora.text(record, field, f"{where}:").strip():
+            raise ParameterError(
+                f"{where}: the field {field!r} is empty; it needs id, category, text and message."
+            )
+    return Prompt(*(record[field] for field in ("id", "category", "text", "message")))
+
+
+def _id(record: dict, where: str) -> str:
+    """Return a record's id as text; ParameterError if it has none, or it is neither text nor a whole number."""
+    found = record.get("id")
+    if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+        raise ParameterError(f"{where}: the record needs an 'id', a text or a whole number, not {found!r}.")
+    return str(found)
 
 
 def without_wrapper(text: str) -> str:
@@ -66,6 +74,8 @@ def read_prompts(source: str | Path | PromptSet) -> list[Prompt]:
 def read_pairs(source: str | Path | PromptSet) -> list[tuple[Prompt, dict]]:
     """Return every prompt of a source with its record, which may have further fields; raises as `read_prompts`."""
     pairs = [(parse(record, where), record) for record, where in read_records(source)]
+    if not pairs:
+        raise ParameterError(f"{title(source)} holds no prompts; write one JSON record a line.")
     if len({prompt.id for prompt, _ in pairs}) < len(pairs):
         raise ParameterError(
             f"{title(source)} holds two records with one id; ids pair PT with IT and must differ"
@@ -92,11 +102,7 @@ def read_records(source: str | Path | PromptSet) -> Iterator[tuple[dict, str]]:
             f"there is no prompt file {path}; put it there, or name another file or a data set of the hub under "
             "`prompts` in the profile (params/profiles)."
         )
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            yield json.loads(line), f"{path.name} line {number}"
-        except json.JSONDecodeError as error:
-            raise ParameterError(f"{path.name} line {number} is no JSON record: {error.msg}") from error
+    yield from corpora.json_lines(path)
 
 
 def from_set(record: dict, source: PromptSet, number: int, where: str) -> dict:
@@ -145,35 +151,52 @@ def load_prompts(source: str | Path | PromptSet, n: int, seed: int = 0) -> list[
 
 
 def chat_ids(decoder: Decoder, message: str) -> list[int]:
-    """Return the ids of one user turn in the model's chat format, up to the start of the reply.
+    """Return the ids of one user turn in the pair's chat format, up to the start of the reply.
 
-    The template is rendered to text and encoded without added special tokens, so the only BOS is the template's own, if
-    any. TokenizerError if the ids start with a different number of BOS tokens than the text.
+    The only BOS is the template's own, if any (`tokens.check_template`). Names of special tokens in the message are text.
+    TokenizerError if the template refuses the message.
     """
-    tokenizer = decoder.tokenizer
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}],
-        tokenize=False,
-        add_generation_prompt=True,
-        **decoder.template_options,
-    )
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    expected = 1 if tokenizer.bos_token and text.startswith(tokenizer.bos_token) else 0
-    check_one_bos(tokenizer, ids, expected, f"{decoder.key} {decoder.variant}: a chat prompt")
-    return ids
+    return tokens.user_turn(decoder.chat_tokenizer, message, decoder.name, decoder.template_options)
 
 
 def text_ids(decoder: Decoder, text: str) -> list[int]:
-    """Return the ids of raw text, including the one BOS that the tokenizer adds, if any."""
+    """Return the ids of raw text after what the model's tokenizer puts before a text, such as one BOS.
+
+    What it would add at the end (an EOS) is left off, since the text is to be continued. Names of special tokens in the text
+    are text.
+    """
     tokenizer = decoder.tokenizer
-    ids = tokenizer(text)["input_ids"]
-    expected = len(tokenizer("")["input_ids"]) if tokenizer.bos_token_id is not None else 0
-    check_one_bos(tokenizer, ids, expected, f"{decoder.key} {decoder.variant}: a raw prompt")
-    return ids
+    return tokens.around(tokenizer)[0] + tokens.plain_ids(tokenizer, text)
 
 
-def render(decoder: Decoder, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Return the ids of each prompt in the variant's native format: raw text for PT, a chat turn for IT."""
-    if decoder.variant == "it":
-        return [chat_ids(decoder, prompt.message) for prompt in prompts]
-    return [text_ids(decoder, prompt.text) for prompt in prompts]
+def render(decoder: Decoder, prompts: Sequence[Prompt], *, new_tokens: int = 0) -> list[list[int]]:
+    """Return the ids of each prompt in the variant's native format: raw text for PT, a chat turn for IT.
+
+    new_tokens: how many the model may add. ParameterError names the first prompt that does not fit into the context.
+    """
+    return read_as(decoder, prompts, NATIVE[decoder.variant], new_tokens=new_tokens)
+
+
+def read_as(
+    decoder: Decoder, prompts: Sequence[Prompt], template: str, *, new_tokens: int = 0
+) -> list[list[int]]:
+    """Return the ids of prompts as plain text ("raw") or as a chat turn ("chat"), whatever the variant's native form.
+
+    new_tokens and error: as in `render`.
+    """
+    if template == "raw":
+        rows = [text_ids(decoder, prompt.text) for prompt in prompts]
+    else:
+        rows = [chat_ids(decoder, prompt.message) for prompt in prompts]
+    for prompt, row in zip(prompts, rows):
+        if decoder.context and len(row) + new_tokens > decoder.context:
+            raise ParameterError(
+                f"the prompt {prompt.id!r} has {len(row)} tokens for {decoder.name}, which with {new_tokens} new ones exceed "
+                f"its context of {decoder.context}: shorten or leave out the prompt, or lower max_new_tokens."
+            )
+    return rows
+
+
+def digest(rows: Mapping[str, Sequence[Sequence[int]]]) -> str:
+    """Return 12 hex digits that change with any id of rendered prompts, {format: rows of ids}."""
+    return parameter_hash({name: [list(row) for row in ids] for name, ids in rows.items()})

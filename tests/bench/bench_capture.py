@@ -19,8 +19,8 @@ import torch
 
 from nbhelpers.measures import delta_cosine, lens
 from nbhelpers.models import forward, generation, prompts
-from nbhelpers.models.decoder import load_pair
 from nbhelpers.models.generation import Continuation
+from nbhelpers.models.loading import load_pair
 
 CAPTURE_TARGET = 1.05
 CHECKED = ("kl_final_layer", "kl_layer_final", "entropy", "delta_cosine")

@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nbhelpers.measures import lens_conditions, matched_prefix
-from nbhelpers.models import decoder, edits
+from nbhelpers.models import decoder, edits, loading
 from nbhelpers.models.conditions import OTHER, symmetric_conditions
 from nbhelpers.models.generation import Continuation
 
@@ -230,7 +230,7 @@ def report(options):
           f"{torch.get_num_threads()} threads; {clock}, best of {options.repeats}; "
           f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
     compare("random", random_pair(options), options)
-    compare("pocket", decoder.load_pair("llama_pocket"), options)
+    compare("pocket", loading.load_pair("llama_pocket"), options)
     shapes = {"as above": {}, "half the layers": {"layers": options.layers // 2},
               "half the vocabulary": {"vocabulary": options.vocabulary // 2}}  # fmt: skip
     peaks = {name: peak(options, **change) for name, change in shapes.items()}

@@ -16,7 +16,7 @@ from nbhelpers.experiments.exp00_observations import measure as exp00_measure
 from nbhelpers.measures import lens, lens_tiles
 from nbhelpers.measures.steps import free_steps, history_steps
 from nbhelpers.models import generation, prompts
-from nbhelpers.models.decoder import load_pair
+from nbhelpers.models.loading import load_pair
 from nbhelpers.models.token_classes import token_classes
 from tests.measures.test_tuned_lens import perturbed
 from tests.specs import complete

@@ -14,7 +14,7 @@ from nbhelpers.core.params import FAMILIES, VARIANTS
 from nbhelpers.experiments.exp07_0g_tuned_lens import measure as exp07_0g_measure
 from nbhelpers.measures import tuned_lens
 from nbhelpers.models import corpora
-from nbhelpers.models.decoder import load_pair
+from nbhelpers.models.loading import load_pair
 from tests.experiments.test_exp00 import lens_row, log_probabilities, states
 from tests.measures.test_tuned_lens import perturbed
 from tests.specs import complete

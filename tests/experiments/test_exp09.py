@@ -14,7 +14,7 @@ from nbhelpers.experiments.exp00_observations import measure as exp00_measure
 from nbhelpers.experiments.exp00_observations import quantities as exp00_quantities
 from nbhelpers.experiments.exp09_convergence_gap import measure as exp09_measure
 from nbhelpers.measures import prompt_end, tuned_lens
-from nbhelpers.models import decoder, generation, prompts
+from nbhelpers.models import generation, loading, prompts
 from nbhelpers.report.quantities import value
 from tests.experiments.test_exp00 import COMBINATIONS, KEYS, LENSES, POCKET, case, slow
 from tests.specs import complete
@@ -301,7 +301,7 @@ def test_the_same_parameters_give_the_same_dataset_whatever_the_batches():
 
 
 def test_swapping_pt_and_it_flips_every_difference():
-    pair = decoder.load_pair(KEYS[0])
+    pair = loading.load_pair(KEYS[0])
     swapped = replace(pair, pt=replace(pair.it, variant="pt"), it=replace(pair.pt, variant="it"))
     # Raw prompts for both, so that the only difference is which model is called which.
     chosen = prompts.load_prompts(POCKET, 6)

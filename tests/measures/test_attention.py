@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig, L
 from nbhelpers.core.params import FAMILIES, ParameterError
 from nbhelpers.measures import attention_entropy
 from nbhelpers.models import forward, generation
-from nbhelpers.models.decoder import load_pair, wrap
+from nbhelpers.models.decoder import wrap
+from nbhelpers.models.loading import load_pair
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
 # Longer than the pocket windows of Gemma (32) and Mistral (48), shorter, and a single token.

@@ -13,7 +13,7 @@ from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp04_phase_transition import measure as exp04_measure
 from nbhelpers.measures import prompt_end
 from nbhelpers.models import prompts
-from nbhelpers.models.decoder import load_pair
+from nbhelpers.models.loading import load_pair
 from tests import handmade
 from tests.experiments.test_exp00 import POCKET, case, states
 from tests.specs import complete

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nbhelpers.core.params import FAMILIES
-from nbhelpers.measures import graft_shifts, update_directions
+from nbhelpers.measures import graft_shifts, lens, update_directions
 from nbhelpers.models import unembedding
 from tests.models.test_interventions import pair
 
@@ -106,16 +106,33 @@ def test_pullback_of_a_norm_by_hand():
     assert got.tolist() == [[1.0, -1.0]]
 
 
-def test_what_has_no_closed_form_is_refused():
-    of = flat()
-    states, rows = [torch.randn(2, 3)] * 2, torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="LayerNorm is not an RMS norm"):
-        update_directions.norm_pullback(
-            nn.LayerNorm(3).requires_grad_(False), torch.randn(2, 3), torch.randn(2, 3)
-        )
-    capped = unembedding.Unembedding(of.norm, of.weight, of.token_ids, softcap=30.0)
-    with pytest.raises(ValueError, match="without a soft cap"):
-        update_directions.projections(states, states, capped, rows, layers=[0])
+def test_pullback_of_a_layer_norm_is_its_backward_pass():
+    g = torch.Generator().manual_seed(0)
+    norm, h, a = nn.LayerNorm(5), *(torch.randn(4, 5, generator=g) for _ in range(2))
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(5, generator=g)), norm.bias.copy_(torch.randn(5, generator=g))
+    jacobian = torch.stack([torch.autograd.functional.jacobian(norm, row) for row in h])
+    wanted = torch.einsum("tij,ti->tj", jacobian, a)
+    torch.testing.assert_close(update_directions.norm_pullback(norm, h, a), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_projections_under_a_soft_cap_are_those_of_a_backward_pass():
+    """Each axis is the gradient at h of log-odds that PyTorch differentiates itself, cap included."""
+    of, g = flat(), torch.Generator().manual_seed(3)
+    capped = unembedding.Unembedding(of.norm, of.weight, of.token_ids, softcap=2.0)
+    states, updates = ([torch.randn(6, 3, generator=g) for _ in range(2)] for _ in range(2))
+    rows = torch.arange(6) % len(of.weight)
+    found = update_directions.projections(states, updates, capped, rows, layers=[0])["effect"][:, 0]
+    final = lens.lens_logits(states[1], capped).log_softmax(-1)
+    for token in range(6):
+        h = states[0][token : token + 1].clone().requires_grad_()
+        z = capped.logits(h)[0]
+        kl_gradient_by_logits = (z.softmax(-1) - final[token].exp()).detach()
+        scores = z[rows[token]], -z[z.argmax()], (kl_gradient_by_logits * z).sum()
+        for axis, score in enumerate(scores):
+            (gradient,) = torch.autograd.grad(score, h, retain_graph=True)
+            wanted = (gradient[0] @ updates[0][token]).item()
+            assert found[axis, token].item() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 def test_weighted_rows_in_blocks():

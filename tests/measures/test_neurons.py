@@ -14,7 +14,7 @@ from scipy import stats
 from nbhelpers.core.params import FAMILIES
 from nbhelpers.measures import lens, logit_attribution, neurons
 from nbhelpers.models import forward, generation, prompts
-from nbhelpers.models.decoder import load_pair
+from nbhelpers.models.loading import load_pair
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
 POCKET = "pocket/prompts.jsonl"

@@ -17,7 +17,7 @@ from nbhelpers.core import store
 from nbhelpers.core.params import FAMILIES, ROOT
 from nbhelpers.measures import lens, tuned_lens, tuned_lens_files
 from nbhelpers.measures.tuned_lens import TunedLensError
-from nbhelpers.models.decoder import load_pair
+from nbhelpers.models.loading import load_pair
 from tests.measures.test_lens import Largest, case
 
 
@@ -292,8 +292,6 @@ def test_a_step_has_exactly_its_tokens_whatever_the_batches(size):
 def test_training_refuses_what_it_cannot_do():
     residuals, unembedding = case(3, 10, 8, 100)
     options = dict(validation=list(residuals), steps=3, tokens_per_step=20, learning_rate=0.1)
-    with pytest.raises(TunedLensError, match=r"soft cap \(30\): use the raw lens"):
-        tuned_lens.train(batches_of(residuals, 10), replace(unembedding, softcap=30.0), **options)
     with pytest.raises(TunedLensError, match="ended 10 tokens before a step was full"):
         tuned_lens.train([list(residuals)] * 3, unembedding, **options)
     with pytest.raises(TunedLensError, match="'affine': choose from full, residual"):
@@ -304,6 +302,31 @@ def test_training_refuses_what_it_cannot_do():
     broken[1, 3] = torch.nan
     with pytest.raises(TunedLensError, match=r"layers \[1\] is not finite: lower learning_rate"):
         tuned_lens.train(batches_of(broken, 10), unembedding, **options)
+
+
+@pytest.mark.parametrize("form", tuned_lens.FORMS)
+def test_gradients_under_a_soft_cap_are_autograds(form):
+    residuals, unembedding = case(3, 10, 8, 100)
+    capped = replace(unembedding, softcap=1.5)
+    tuned = tuned_lens.untrained(3, capped, form=form)
+    g = torch.Generator().manual_seed(1)
+    tuned.weight.add_(0.1 * torch.randn(tuned.weight.shape, generator=g))
+    tuned.bias.add_(0.1 * torch.randn(tuned.bias.shape, generator=g))
+    loss, d_weight, d_bias = tuned_lens.kl_gradients(tuned, residuals, capped, rows=4)
+    weight, bias = tuned.weight.clone().requires_grad_(), tuned.bias.clone().requires_grad_()
+    final = capped.logits(residuals[-1]).log_softmax(-1)
+    total = 0
+    for layer in range(2):
+        h = residuals[layer]
+        x = h @ weight[layer].T + bias[layer] + (h if form == "residual" else 0)
+        log_p = capped.logits(x).log_softmax(-1)
+        kl = (final.exp() * (final - log_p)).sum()
+        assert loss[layer].item() == pytest.approx(kl.item(), rel=1e-4)
+        total = total + kl
+    wanted = torch.autograd.grad(total, (weight, bias))
+    torch.testing.assert_close(d_weight, wanted[0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(d_bias, wanted[1], rtol=1e-3, atol=1e-4)
+    assert loss[2] == 0
 
 
 def test_a_soft_capped_model_can_still_be_read():

@@ -5,7 +5,8 @@ import torch
 
 from nbhelpers.core.params import FAMILIES
 from nbhelpers.models import forward, generation, prompts
-from nbhelpers.models.decoder import block_layout, load_pair
+from nbhelpers.models.decoder import block_layout
+from nbhelpers.models.loading import load_pair
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
 POCKET = "pocket/prompts.jsonl"

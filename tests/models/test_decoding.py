@@ -5,7 +5,7 @@ import torch
 
 from nbhelpers.core.params import FAMILIES
 from nbhelpers.models import generation, prompts
-from nbhelpers.models.decoder import load_pair
+from nbhelpers.models.loading import load_pair
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
 POCKET = "pocket/prompts.jsonl"

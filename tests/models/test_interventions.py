@@ -10,7 +10,7 @@ import torch
 
 from nbhelpers.core.params import FAMILIES
 from nbhelpers.models import generation
-from nbhelpers.models.decoder import load_pair, wrap
+from nbhelpers.models.decoder import wrap
 from nbhelpers.models.edits import (
     SCOPES,
     InterventionError,
@@ -22,6 +22,7 @@ from nbhelpers.models.edits import (
     steer,
 )
 from nbhelpers.models.forward import LAYERED, Batch, forward, resume_layer
+from nbhelpers.models.loading import load_pair
 
 families = pytest.mark.parametrize("family", FAMILIES)
 NORMS = ("pre_feedforward_layernorm", "post_feedforward_layernorm", "post_attention_layernorm")

@@ -16,7 +16,8 @@ from transformers import (
 
 from nbhelpers.core.params import FAMILIES, ParameterError, model_params
 from nbhelpers.models import tokens
-from nbhelpers.models.decoder import block_layout, load_pair, load_tokenizer, stream_tensor, wrap
+from nbhelpers.models.decoder import block_layout, stream_tensor, wrap
+from nbhelpers.models.loading import load_pair, load_tokenizer
 
 POCKET = [f"{family}_pocket" for family in FAMILIES]
 

@@ -15,8 +15,7 @@ from nbhelpers.core.schemas import PromptSet
 from nbhelpers.experiments.exp02_prompt_kinds import measure as exp02_measure
 from nbhelpers.measures import logit_attribution
 from nbhelpers.models import prompts
-from nbhelpers.models.decoder import load_pair
-from nbhelpers.models.tokens import TokenizerError
+from nbhelpers.models.loading import load_pair
 from tests.stubs import REPOSITORY
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
@@ -41,13 +40,6 @@ def test_exactly_one_bos_where_the_family_has_one(family):
         (ids,) = prompts.render(decoder, prompt)
         bos = decoder.tokenizer.bos_token_id
         assert ids.count(bos) == expected if bos is not None else expected == 0
-
-
-def test_two_bos_are_refused():
-    decoder = load_pair("llama_pocket").it
-    decoder.tokenizer.chat_template = "{{ bos_token }}" + decoder.tokenizer.chat_template
-    with pytest.raises(TokenizerError, match="2 BOS"):
-        prompts.chat_ids(decoder, "Hello!")
 
 
 def test_thinking_is_off():

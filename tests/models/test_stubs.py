@@ -10,7 +10,7 @@ import pytest
 
 from nbhelpers.core.params import FAMILIES
 from nbhelpers.measures import logit_attribution
-from nbhelpers.models import decoder, prompts
+from nbhelpers.models import loading, prompts
 from pocket import instruction, pretraining, stubs, train, world
 
 FIELDS = {"id", "category", "group", "text", "message"}
@@ -157,7 +157,7 @@ def test_series_go_on():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_enough_stubs_are_one_token_away(family):
-    pair = decoder.load_pair(f"{family}_pocket")
+    pair = loading.load_pair(f"{family}_pocket")
     kept = logit_attribution.single_token(pair.pt, logit_attribution.read_stubs(stubs.EXP01))
     counts = Counter(stub.category for stub, *_ in kept)
     assert sum(counts.values()) >= 60 and min(counts.values()) >= 25

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers.core.params import FAMILIES, ROOT
-from nbhelpers.models import decoder, token_classes
+from nbhelpers.models import loading, token_classes
 from nbhelpers.models.token_classes import CLASSES
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -16,7 +16,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 @cache
 def tokenizer(family):
-    return decoder.load_tokenizer(str(ROOT / "pocket/checkpoints" / family / "it"))
+    return loading.load_tokenizer(str(ROOT / "pocket/checkpoints" / family / "it"))
 
 
 def ids_of(family, text):

@@ -73,6 +73,10 @@ VARIABLES = declared(
         ("variant", "prompt"): {
             "n_tokens": ("tokens", "generated tokens, the stop token included"),
             "stopped": ("1", "whether the model ended its turn before the cap"),
+            "near_ties": (
+                "tokens",
+                "generated tokens that the forced pass ranks second within rounding",
+            ),
             "text": ("1", "generated text"),
         },
         ("prompt",): {

@@ -92,7 +92,8 @@ def observe(
     the index of the prompt; `token` (step), the index of the generated token that the step predicts, 0 for the first one.
 
     The lens is checked against the model's own logits on each batch. For a matched history, pass the other model's
-    continuations. `with_neurons` adds `neuron_mass` (layer, neuron), summed over steps.
+    continuations. `with_neurons` is for the model's own history: it adds `neuron_mass` (layer, neuron), summed over steps,
+    and `near_tie` (step), see `lens.greedy_ties`.
     """
     parts, masses = [], []
     for batch, stream in replay(decoder, prompts, continuations, batch_size=batch_size):
@@ -101,12 +102,29 @@ def observe(
         if with_neurons:
             masses.append(neurons.neuron_mass(neurons.neuron_layers(decoder, stream)))
         part["token_id"] = ("step", narrow(batch.targets))
+        if with_neurons:
+            part["near_tie"] = ("step", ties(decoder, part))
         parts.append(
             part.assign_coords(prompt_index=("step", batch.row_of_step), token=("step", batch.step_of_step))
         )
     steps = xr.concat(parts, "step")
     steps = steps.isel(step=np.lexsort((steps.token.values, steps.prompt_index.values)))
     return steps.assign(neuron_mass=sum(masses)) if with_neurons else steps
+
+
+def ties(decoder: Decoder, part: xr.Dataset) -> np.ndarray:
+    """Return `lens.greedy_ties` of one batch's measurements on the model's own history, bool [step]."""
+    end = (
+        part[["top1", "top1_probability", "target_log_probability"]].sel(lens="raw", drop=True).isel(layer=-1)
+    )
+    gap = np.log(end.top1_probability.values) - end.target_log_probability.values
+    return lens.greedy_ties(end.top1.values, part.token_id.values, gap, decoder.module.dtype, decoder.name)
+
+
+def near_ties(steps: xr.Dataset, n_prompts: int) -> np.ndarray:
+    """Return how many of a prompt's steps on the model's own history are near-ties, int32 [prompt]."""
+    counts = np.bincount(steps.prompt_index.values[steps.near_tie.values], minlength=n_prompts)
+    return counts.astype(np.int32)
 
 
 def observe_pair(
@@ -135,16 +153,19 @@ def observe_pair(
         for v, o in zip(VARIANTS, reversed(VARIANTS))
     }  # fmt: skip
     masses = [found[v, v].neuron_mass for v in VARIANTS]
+    tied = [near_ties(found[v, v], len(continuations[v])) for v in VARIANTS]
     histories = []
     for history in VARIANTS:
-        both = [found[v, history].drop_vars("neuron_mass", errors="ignore") for v in VARIANTS]
+        both = [found[v, history].drop_vars(["neuron_mass", "near_tie"], errors="ignore") for v in VARIANTS]
         measured = [name for name in both[0].data_vars if name != "token_id"]
         steps = xr.concat(
             both, "variant", data_vars=measured, coords="minimal", compat="equals", join="exact"
         )
         histories.append(steps.assign_coords(history=("step", [history] * steps.sizes["step"])))
     steps = xr.concat(histories, "step", data_vars="minimal").assign_coords(variant=list(VARIANTS))
-    return steps.assign(neuron_mass=xr.concat(masses, "variant"))
+    return steps.assign(
+        neuron_mass=xr.concat(masses, "variant"), near_ties=(("variant", "prompt"), np.array(tied))
+    )
 
 
 def with_texts(

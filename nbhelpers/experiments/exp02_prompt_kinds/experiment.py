@@ -38,6 +38,7 @@ VARIABLES = declared(
         },
         ("condition", "prompt"): {
             "n_tokens": ("tokens", "generated tokens, the stop token included"),
+            "near_ties": ("tokens", "generated tokens that the forced pass ranks second within rounding"),
             "text": ("1", "generated text"),
         },
         ("prompt",): {

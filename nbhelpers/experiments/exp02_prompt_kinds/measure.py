@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from nbhelpers.core import stats
 from nbhelpers.core.depths import depth
 from nbhelpers.core.store import joined
 from nbhelpers.experiments.exp02_prompt_kinds.experiment import Params
-from nbhelpers.measures import delta_cosine, lens, prompt_end
+from nbhelpers.measures import delta_cosine, lens
 from nbhelpers.models import forward, generation
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import narrow
-from nbhelpers.models.prompts import Prompt
+from nbhelpers.models.prompts import Prompt, read_as
 
 CONDITIONS = {"PT": ("pt", "raw"), "IT": ("it", "chat"), "IT without template": ("it", "raw")}
 KINDS = ("IC", "OOC", "R")
@@ -46,8 +47,20 @@ def measure(decoder: Decoder, ids, made, *, batch_size: int, **tiles) -> xr.Data
         lengths = np.array([len(made[i].ids) for i in batch.rows])
         third = batch.step_of_step * len(PARTS) // np.repeat(lengths, lengths)
         coords = {"prompt_index": batch.row_of_step, "part": third}
+        part["near_tie"] = "step", ties(decoder, stream, batch.targets, **tiles)
         parts.append(part.assign_coords({name: ("step", values) for name, values in coords.items()}))
     return xr.concat(parts, "step").assign_coords(component=list(delta_cosine.COMPONENTS))
+
+
+def ties(decoder: Decoder, stream: forward.Stream, generated: Tensor, **tiles) -> np.ndarray:
+    """Return `lens.greedy_ties` of one batch of the model's own text, bool [step]; generated: its ids [step]."""
+    names = ("top1", "top1_probability", "target_log_probability")
+    end = lens.lens_metrics(
+        stream.residual[-1:], decoder.unembedding, metrics=names, targets=generated, **tiles
+    )
+    top1, best, own = (end[name][0].cpu().numpy() for name in names)
+    gap = np.log(best) - own
+    return lens.greedy_ties(top1, generated.numpy(), gap, decoder.module.dtype, decoder.name)
 
 
 def means(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
@@ -63,6 +76,8 @@ def means(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
         )
         for i in range(len(PARTS))
     ]
+    tied = steps.prompt_index.values[steps.near_tie.values]
+    found["near_ties"] = ("prompt", np.bincount(tied, minlength=n_prompts))
     found["delta_cosine_by_part"] = (("part", "prompt", "layer"), np.stack(parts))
     coords = {"component": list(delta_cosine.COMPONENTS), "part": list(PARTS)}
     return xr.Dataset(found, coords=coords)
@@ -74,7 +89,7 @@ def observe_condition(
     """Return one condition's per-prompt profiles, after generating its own continuations."""
     variant, template = CONDITIONS[name]
     decoder = getattr(pair, variant)
-    ids = prompt_end.read_as(decoder, prompts, template)
+    ids = read_as(decoder, prompts, template, new_tokens=options.max_new_tokens)
     sizes = dict(batch_size=options.batch_size)
     made = generation.generate(decoder, ids, max_new_tokens=options.max_new_tokens, **sizes)
     tiles = dict(rows=options.lens_rows, compile=lens_compile)

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core import depths
+from nbhelpers.core.store import ResultError
 from nbhelpers.experiments.exp11_matched_prefix.experiment import Params
 from nbhelpers.measures import tuned_lens
 from nbhelpers.measures.graft_shifts import by_window, shifts
@@ -26,7 +27,7 @@ from nbhelpers.models.conditions import (
 )
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.generation import Continuation
-from nbhelpers.models.prompts import Prompt, choose
+from nbhelpers.models.prompts import Prompt, choose, digest, render
 
 # Conditions whose late MLP updates are read along the axes of `update_directions`.
 PROJECTED = ("A'", "B_late", "C", "D_late")
@@ -43,6 +44,18 @@ def replies(observed: xr.Dataset, history: str, prompts: Sequence[str]) -> list[
         Continuation(tuple(ids[prompt == index[name]].tolist()), bool(stopped[index[name]]))
         for name in prompts
     ]
+
+
+def check_rendered(observed: xr.Dataset, pair: Pair, known: Sequence[Prompt]) -> None:
+    """Raise ResultError unless this pair renders the prompts to the ids after which exp00's replies were written."""
+    ids = set(observed.prompt.values.tolist())
+    answered = [prompt for prompt in known if prompt.id in ids]
+    now = digest({decoder.variant: render(decoder, answered) for decoder in pair})
+    if now != observed.attrs.get("prompts_digest"):
+        raise ResultError(
+            f"the prompts of {pair.key} are no longer rendered as when its replies were written (another tokenizer, template "
+            f"or prompt file); measure them anew with `nbh run exp00 --model {pair.key}`."
+        )
 
 
 def measured_prompts(observed: xr.Dataset, known: Sequence[Prompt], options: Params) -> list[Prompt]:

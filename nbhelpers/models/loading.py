@@ -1,0 +1,190 @@
+"""Checkpoints become decoders and pairs; what is bound to fail later is refused here, in one sentence.
+
+A pair is usable if both models are decoders of one shape that the package can take apart, if their tokenizers agree, and if
+the lens of the last layer gives the logits that each model returns. All of it is checked with one short forward a model.
+"""
+
+import warnings
+from dataclasses import replace
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from nbhelpers.core.params import ModelParams, ParameterError, model_params, require
+from nbhelpers.models import tokens
+from nbhelpers.models.decoder import STREAM, Decoder, Pair, block_layout, wrap
+from nbhelpers.models.forward import check_stream, forced_batch, forward
+from nbhelpers.models.generation import Continuation
+from nbhelpers.models.unembedding import rounding
+
+SHARED_ROWS = ("embed_tokens.weight",)  # tensors of which IT may have more rows than PT
+
+
+def load_tokenizer(source: str, revision: str | None = None):
+    """Return a checkpoint's tokenizer, with padding on the left and, if it names an EOS, a pad token."""
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_decoder(params: ModelParams, variant: str) -> Decoder:
+    """Return one variant of a pair, loaded with the dtype, device map and attention of its parameters.
+
+    Remote code is never run. ParameterError for a checkpoint that is missing, that `transformers` cannot load, that lacks
+    tensors or holds others, or whose weights are not finite, and for a model that is no decoder of a known kind.
+    """
+    checkpoint = require(getattr(params, variant), params.key)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            checkpoint.source,
+            revision=checkpoint.revision,
+            dtype=getattr(torch, params.dtype),
+            attn_implementation=params.attention,
+            device_map=params.device_map,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+        )
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ParameterError(_unloaded(error, params, checkpoint.source)) from None
+    check_tensors(model, found, f"{params.key} ({variant.upper()}, {checkpoint.source})")
+    tokenizer = load_tokenizer(checkpoint.source, checkpoint.revision)
+    decoder = wrap(model, tokenizer, key=params.key, variant=variant, template_options=params.chat)
+    check_parts(decoder)
+    return decoder
+
+
+def _unloaded(error: Exception, params: ModelParams, source: str) -> str:
+    """Return the sentence for an error of `from_pretrained`."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+    file = f"params/models/{params.key}.yml"
+    if "attention implementation" in str(error):
+        return f"{params.key}: {source} does not run with attention {params.attention}; set `attention: eager` in {file}."
+    return f"{params.key}: {source} could not be loaded ({reason}); check its files and {file}."
+
+
+def check_tensors(model, found: dict, what: str) -> None:
+    """Raise ParameterError for tensors that a checkpoint lacks or has too many of, and for weights that are not finite.
+
+    found: what `from_pretrained` reports with `output_loading_info`. A tensor that is missing would be random numbers.
+    """
+    for kind, names in (("lacks", "missing_keys"), ("holds the wrong shape of", "mismatched_keys"),
+                        ("holds the unknown tensor", "unexpected_keys")):  # fmt: skip
+        listed = sorted(key if isinstance(key, str) else key[0] for key in found.get(names) or ())
+        if listed:
+            more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
+            raise ParameterError(
+                f"{what}: the checkpoint {kind} {listed[0]}{more}; download or convert it again."
+            )
+    for name, weight in model.named_parameters():
+        # The sum is finite where all terms are, and needs no copy of the weight.
+        if not weight.is_meta and not weight.sum(dtype=torch.float32).isfinite():
+            dtype = str(weight.dtype).removeprefix("torch.")
+            raise ParameterError(
+                f"{what}: the weights {name} are not finite in {dtype}; use another dtype, or download the checkpoint again."
+            )
+
+
+def check_parts(decoder: Decoder) -> None:
+    """Raise ParameterError, which names the part that is missing, unless a model is a stack of known blocks."""
+    kind = type(decoder.module).__name__
+    try:
+        stack = decoder.module.get_submodule(decoder.stack_path)
+        blocks = stack.layers
+    except AttributeError:
+        raise ParameterError(_unknown(decoder, kind, "layers")) from None
+    for name in ("norm", "embed_tokens"):
+        if getattr(stack, name, None) is None:
+            raise ParameterError(_unknown(decoder, kind, name))
+    for block in blocks:
+        needed = {module for module, _ in STREAM[block_layout(block)].values()} | {"self_attn", "mlp"}
+        for name in sorted(needed):
+            if getattr(block, name, None) is None:
+                raise ParameterError(_unknown(decoder, kind, f"{name} in {type(block).__name__}"))
+
+
+def _unknown(decoder: Decoder, kind: str, part: str) -> str:
+    return (
+        f"{decoder.name}: {kind} has no {part}, so this package cannot take it apart; use a decoder built like Llama, Gemma, "
+        "Qwen, OLMo or DeepSeek."
+    )
+
+
+def load_pair(key: str | ModelParams) -> Pair:
+    """Return the PT/IT pair of a model key, after checking that it can be measured.
+
+    Each model keeps its own tokenizer; the chat template is IT's for both. ParameterError for an unknown key, a missing or
+    damaged checkpoint, models of different shape or an unknown kind of block; TokenizerError for tokenizers that differ or
+    a chat template that cannot be used; StreamError as in `forward.check_stream`.
+    """
+    params = key if isinstance(key, ModelParams) else model_params(key)
+    pt, it = load_decoder(params, "pt"), load_decoder(params, "it")
+    check_same_shape(pt, it)
+    tokens.check_template(it.tokenizer, it.name, params.chat)
+    pt, it = with_one_vocabulary(replace(pt, chat_from=it.tokenizer), it)
+    for decoder in (pt, it):
+        probe(decoder)
+    return Pair(params.key, params, pt, it)
+
+
+def check_same_shape(pt: Decoder, it: Decoder) -> None:
+    """Raise ParameterError, which names the first tensor, unless all tensors of both stacks have the same names and shapes.
+
+    Only the embedding and the unembedding may have another number of rows.
+    """
+    ours, theirs = (
+        {
+            name: tuple(p.shape[1:] if name in SHARED_ROWS else p.shape)
+            for name, p in each.module.get_submodule(each.stack_path).named_parameters()
+        }
+        for each in (pt, it)
+    )
+    for name in [*ours, *theirs]:
+        if ours.get(name) != theirs.get(name):
+            shapes = (f"{list(side[name])}" if name in side else "missing" for side in (ours, theirs))
+            raise ParameterError(
+                f"{pt.key}: {name} is {next(shapes)} in PT and {next(shapes)} in IT, so they are no pair; check the "
+                f"checkpoints in params/models/{pt.key}.yml."
+            )
+
+
+def with_one_vocabulary(pt: Decoder, it: Decoder) -> tuple[Decoder, Decoder]:
+    """Return both models with one real vocabulary: PT's tokens, and those that IT adds and its chat format needs.
+
+    A warning names what IT adds. ParameterError if its chat format needs a token for which PT has no row.
+    """
+    added = tokens.added_tokens(pt.tokenizer, it.tokenizer, pt.key)
+    read = tokens.user_turn(it.tokenizer, tokens.MARK, it.name, it.template_options)
+    needed = {token: index for token, index in added.items() if index in {*read, *it.stop_ids}}
+    for token, index in needed.items():
+        if index >= pt.n_rows:
+            raise ParameterError(
+                f"{pt.key}: IT's chat format needs {token!r} (id {index}), for which PT's embedding of {pt.n_rows} rows has "
+                "none, so PT cannot read IT's texts; use an IT that was tuned without new tokens."
+            )
+    unused = tuple(index for token, index in added.items() if token not in needed and index < it.n_rows)
+    if added:
+        named = ", ".join(repr(token) for token in list(added)[:5]) + (", …" if len(added) > 5 else "")
+        kept = f"; its chat format needs {', '.join(map(repr, needed))}, which PT never saw" if needed else ""
+        warnings.warn(f"{pt.key}: IT adds {named}: left out of both vocabularies{kept}.", stacklevel=3)
+    return replace(pt, taken_in=tuple(needed.values())), replace(it, left_out=unused)
+
+
+@torch.no_grad()
+def probe(decoder: Decoder) -> None:
+    """Raise an error unless a model's texts have an end, and lens and updates are right on a short one: one forward.
+
+    TokenizerError as in `tokens.stop_ids`, StreamError as in `forward.check_stream`, ParameterError for the lens.
+    """
+    decoder.stop_ids  # noqa: B018 - looked up here, since it may raise
+    ids = decoder.tokenizer("Question: what is measured here?\nAnswer: every layer.")["input_ids"]
+    batch = forced_batch([0], [ids[:1]], [Continuation(tuple(ids[1:]), False)], decoder.pad_id)
+    stream = forward(decoder, batch)
+    check_stream(stream, decoder.name)
+    error = decoder.unembedding.error(stream.last_residual, stream.last_logits)
+    if not error <= rounding(stream.last_logits.dtype):
+        raise ParameterError(
+            f"{decoder.name}: the final norm and the unembedding do not give the logits that {type(decoder.module).__name__} "
+            f"returns (error {error:.2g} of their range): it changes its logits in a way that is not known here."
+        )
