@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nbhelpers.core.params import ROOT, Checkpoint, ModelParams
-from nbhelpers.models.decoder import Decoder, Pair, load_tokenizer, wrap
+from nbhelpers.models.decoder import Decoder, Pair, wrap
+from nbhelpers.models.loading import load_tokenizer
 
 TOKENIZER = ROOT / "pocket/checkpoints/llama/it"
 SMALL = {

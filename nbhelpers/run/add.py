@@ -42,7 +42,7 @@ def add(key: str, pt: str, it: str, *, family: str = "", title: str = "", profil
     yield from capabilities.table(found)
     if lacking := capabilities.lacking(found):
         raise ParameterError(
-            f"nbh add {key}: nothing was written, since no experiment runs without: {', '.join(lacking)}."
+            f"nbh add {key}: nothing was written, since no experiment runs unless these work: {', '.join(lacking)}."
         )
     own = {
         "name": key,
@@ -102,7 +102,7 @@ def _commit(hub: str, revision: str | None, option: str, folder: Path) -> str:
     except Exception as error:  # the network, the account, the name: the message says which
         raise ParameterError(
             f"{option} {hub}: there is no folder {folder}, and the hub gives no config.json "
-            f"({capabilities.sentence(error)})"
+            f"({checkpoints.sentence(error)})"
         ) from None
     return Path(config).parent.name  # the cache keeps a snapshot under its commit
 
@@ -155,7 +155,7 @@ def _empty_model(checkpoint: Checkpoint):
     except Exception as error:  # what a configuration makes a library raise
         name = checkpoint.path or checkpoint.hub
         raise ParameterError(
-            f"{name} is no decoder that `transformers` has a class for ({capabilities.sentence(error)})"
+            f"{name} is no decoder that `transformers` has a class for ({checkpoints.sentence(error)})"
         ) from None
 
 
@@ -163,9 +163,9 @@ def _fault(model: params.ModelParams) -> str:
     """Return what is wrong with the local checkpoints of a model, as a sentence; "" if nothing is."""
     for variant in params.VARIANTS:
         side = getattr(model, variant)
-        if side.folder and (fault := checkpoints.checkpoint_fault(side, model, variant)):
-            return f"the checkpoint {side.path} ({variant.upper()}) {fault}."
-    return checkpoints.pair_fault(model)
+        if side.folder and (fault := checkpoints.checkpoint_fault(model, variant)):
+            return f"the checkpoint {side.path} ({variant.upper()}) {fault}".rstrip(".") + "."
+    return checkpoints.pair_fault(model) if model.pt.folder and model.it.folder else ""
 
 
 def _is_adapter(checkpoint: Checkpoint) -> bool:
@@ -188,7 +188,7 @@ def merged(adapter: Path, base: Checkpoint) -> Path:
     _check_base(adapter, base)
     partial = adapter.with_name(f".{into.name}.partial")
     _merge(adapter, base).save_pretrained(partial)
-    from nbhelpers.models.decoder import load_tokenizer
+    from nbhelpers.models.loading import load_tokenizer
 
     own = (adapter / "tokenizer_config.json").is_file()
     load_tokenizer(*((str(adapter), None) if own else (base.source, base.revision))).save_pretrained(partial)
@@ -231,7 +231,7 @@ def _merge(adapter: Path, base: Checkpoint):
     try:
         whole = peft.PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError) as error:
-        raise ParameterError(f"{adapter} does not fit PT ({capabilities.sentence(error)})") from None
+        raise ParameterError(f"{adapter} does not fit PT ({checkpoints.sentence(error)})") from None
     stored, wanted = peft.load_peft_weights(str(adapter)), peft.get_peft_model_state_dict(whole)
     if lone := sorted(stored.keys() ^ wanted.keys()):
         raise ParameterError(f"{adapter} does not fit PT: {lone[0]} is in only one of them.")

@@ -6,15 +6,17 @@ disk, the chat template. Nothing here knows an architecture by name.
 
 from collections.abc import Callable
 
-import torch
-
 from nbhelpers.core.params import ModelParams
 from nbhelpers.measures import attention_entropy, lens, neurons, weight_change
-from nbhelpers.models.decoder import Decoder, Pair, load_pair
+from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.edits import graft
-from nbhelpers.models.forward import Batch, Stream, forward, replay_batches
+from nbhelpers.models.forward import Batch, Stream, check_stream, forward, replay_batches
 from nbhelpers.models.generation import Continuation
+from nbhelpers.models.loading import paired
 from nbhelpers.models.prompts import chat_ids, text_ids
+from nbhelpers.models.tokens import check_template
+from nbhelpers.models.unembedding import rounding
+from nbhelpers.run import checkpoints
 
 TEXT, MESSAGE = "The cat sat on the mat and", "Where did the cat sit?"
 # Without these no experiment can run; without the others some of its parts are not measured.
@@ -22,17 +24,20 @@ NEEDED = ("loads", "chat template", "lens", "updates", "grafts")
 
 
 def capabilities(params: ModelParams) -> dict[str, str]:
-    """Return {part: why it does not work, in one sentence} for a pair, "" where it works; the pair is loaded for it."""
+    """Return {part: why it does not work, in one sentence} for a pair, "" where it works; the pair is loaded for it.
+
+    If it does not load, that is the only part.
+    """
     try:
-        pair = load_pair(params)
+        pair = paired(params)
     except Exception as error:
-        return {"loads": sentence(error)} | dict.fromkeys(TRIES, "not tried, since the pair does not load.")
+        return {"loads": checkpoints.sentence(error)}
     return {"loads": ""} | {part: _fault(attempt, pair) for part, attempt in TRIES.items()}
 
 
 def lacking(found: dict[str, str]) -> list[str]:
     """Return the parts of `capabilities` that do not work and without which no experiment can run."""
-    return [part for part in NEEDED if found[part]]
+    return [part for part in NEEDED if found.get(part)]
 
 
 def table(found: dict[str, str]) -> list[str]:
@@ -41,30 +46,20 @@ def table(found: dict[str, str]) -> list[str]:
     return [f"{part.ljust(width)}{why or 'works'}" for part, why in found.items()]
 
 
-def sentence(error: Exception) -> str:
-    """Return an error's message as one line; the error's own words if they are the package's, else with its kind."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    ours = type(error).__module__.startswith("nbhelpers.")
-    # nnsight shows a whole traceback, whose last line is the message.
-    text = lines[-1 if "Traceback" in lines[0] else 0] if lines else ""
-    kind = type(error).__name__
-    return text if ours or text.startswith(f"{kind}:") else f"{kind}: {text}".rstrip(": ")
-
-
 def _fault(attempt: Callable[[Pair], None], pair: Pair) -> str:
     """Return why one part does not work on a pair; "" if it does."""
     try:
         attempt(pair)
     except Exception as error:  # whatever a library raises is the answer
-        return sentence(error)
+        return checkpoints.sentence(error)
     return ""
 
 
 def _batch(decoder: Decoder) -> Batch:
-    """Return one row of a few tokens, measured at its last two positions."""
+    """Return one row of a few tokens, measured at its last positions."""
     ids = text_ids(decoder, TEXT)
-    continuation = Continuation(tuple(ids[-2:]), False)
-    (batch,) = replay_batches([ids[:-1]], [continuation], 1, decoder.tokenizer.pad_token_id)
+    continuation = Continuation(tuple(ids[-3:]), False)
+    (batch,) = replay_batches([ids[:-3]], [continuation], 1, decoder.pad_id)
     return batch
 
 
@@ -74,35 +69,20 @@ def _stream(decoder: Decoder) -> Stream:
 
 
 def _template(pair: Pair) -> None:
-    if not pair.it.tokenizer.chat_template:
-        raise PartError(
-            "IT's tokenizer has no chat template: put a chat_template.jinja beside its tokenizer.json."
-        )
-    if not chat_ids(pair.it, MESSAGE):
-        raise PartError("IT's chat template renders a message to nothing.")
+    check_template(pair.it.tokenizer, pair.it.name, pair.params.chat)
+    for decoder in pair:
+        chat_ids(decoder, MESSAGE)
 
 
-@torch.no_grad()
 def _lens(pair: Pair) -> None:
     for decoder in pair:
-        batch = _batch(decoder)
-        # The model's own forward, so that whatever it does to its logits counts.
-        logits = decoder.module(batch.input_ids.to(decoder.module.device), use_cache=False).logits
-        lens.check_identity(forward(decoder, batch).last_residual, logits[:, -1], decoder.unembedding)
+        stream = _stream(decoder)
+        lens.check_identity(stream.last_residual, stream.last_logits, decoder.unembedding)
 
 
 def _updates(pair: Pair) -> None:
     for decoder in pair:
-        stream, total = _stream(decoder), None
-        for layer in range(decoder.n_layers):
-            before = stream.embedding if total is None else stream.residual[layer - 1]
-            total = before + stream.attention_update[layer] + stream.mlp_update[layer]
-            error = ((total - stream.residual[layer]).norm() / stream.residual[layer].norm()).item()
-            if not error <= (1e-4 if total.dtype == torch.float32 else 0.02):
-                raise PartError(
-                    f"the updates of layer {layer} do not add up to the residual stream (error {error:.2g} of its "
-                    "length), so their cosines are not those of this model."
-                )
+        check_stream(_stream(decoder), decoder.name)
 
 
 def _grafts(pair: Pair) -> None:
@@ -113,7 +93,7 @@ def _grafts(pair: Pair) -> None:
         own = forward(host, batch, graft(host, layers)).last_logits
         size = (plain.amax() - plain.amin()).clamp_min(1e-6)
         error = ((own - plain).abs().max() / size).item()
-        if not error <= (1e-4 if plain.dtype == torch.float32 else 0.03):
+        if not error <= rounding(plain.dtype):
             raise PartError(
                 f"a graft of a model's own MLPs changes its logits by {error:.2g} of their range."
             )

@@ -1,12 +1,11 @@
 """What is wrong with checkpoints on this machine, from their files alone: no weights are read, no forward is run.
 
-A model is built without memory (on PyTorch's "meta" device) and `transformers` says which tensors of it the files lack, so
-a checkpoint that passes here loads.
+Models are built without memory, on PyTorch's "meta" device, by the same functions that load them for a run.
 """
 
 import contextlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nbhelpers.core import checkpoint_files, params
@@ -35,88 +34,46 @@ def file_fault(folder: Path) -> str:
     return next((f"is damaged ({name}: {fault})" for name, fault in damaged if fault), "")
 
 
-def checkpoint_fault(checkpoint: params.Checkpoint, model: params.ModelParams, variant: str) -> str:
-    """Return why a local checkpoint would not load or serve as a pair's PT or IT, as a clause; "" if it would."""
-    return (
-        file_fault(checkpoint.folder)
-        or _tensor_fault(checkpoint.source)
-        or _tokenizer_fault(checkpoint.source, model.chat if variant == "it" else None)
-    )
+def checkpoint_fault(model: params.ModelParams, variant: str) -> str:
+    """Return why a local PT or IT cannot be loaded, as a clause; "" if it can."""
+    from nbhelpers.models.loading import load_decoder
+
+    if fault := file_fault(getattr(model, variant).folder):
+        return fault
+    fault = _fault(lambda: load_decoder(_empty(model), variant))
+    return fault and f"cannot be used: {fault}"
 
 
 def pair_fault(model: params.ModelParams) -> str:
-    """Return why the local checkpoints of a model are no pair, as a sentence; "" if they are, or one is on the hub.
+    """Return why two local checkpoints, each of which can be loaded, are no pair, as a sentence; "" if they are one."""
+    from nbhelpers.models.loading import paired
 
-    Judge each by `checkpoint_fault` first.
-    """
-    from nbhelpers.models.decoder import load_tokenizer
-    from nbhelpers.models.tokens import TokenizerError, check_same_tokenizer
-
-    if not (model.pt.folder and model.it.folder):
-        return ""
-    pt, it = (_config(side.source) for side in (model.pt, model.it))
-    for field in ("num_hidden_layers", "hidden_size"):
-        if getattr(pt, field) != getattr(it, field):
-            return f"PT has {field} {getattr(pt, field)} and IT {getattr(it, field)}, so they are no pair."
-    try:
-        check_same_tokenizer(load_tokenizer(model.pt.source), load_tokenizer(model.it.source), model.key)
-    except TokenizerError as error:
-        return str(error)
-    return ""
+    return _fault(lambda: paired(_empty(model)))
 
 
-def _config(source: str):
-    """Return the text configuration of a checkpoint."""
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(source).get_text_config()
+def _empty(model: params.ModelParams) -> params.ModelParams:
+    """Return a model's parameters with which it is built without memory."""
+    return model.model_copy(update={"device_map": "meta"})
 
 
-def _tensor_fault(source: str) -> str:
-    """Return which tensor a checkpoint lacks, has too many or in another shape than its configuration says; "" if none."""
-    from transformers import AutoModelForCausalLM
-
+def _fault(load: Callable) -> str:
+    """Return the message of the error that a load raises, as one line; "" if it raises none."""
     try:
         with _quiet():
-            _, found = AutoModelForCausalLM.from_pretrained(
-                source, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
-            )
-    except Exception as error:  # what a configuration makes a library raise
-        return f"cannot be loaded ({_line(error)})"
-    for name in sorted(found["missing_keys"]):
-        return f"lacks the tensor {name}"
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
-        return f"holds {name} as {list(stored)} where its config.json says {list(wanted)}"
-    for name in sorted(found["unexpected_keys"]):
-        return f"holds the tensor {name}, for which its config.json has no place"
+            load()
+    except Exception as error:  # what a file makes a library raise
+        return sentence(error)
     return ""
 
 
-def _tokenizer_fault(source: str, chat: dict | None) -> str:
-    """Return why a tokenizer does not load or, given `chat` options, renders no chat turn; "" if it does."""
-    from jinja2 import TemplateError
-
-    from nbhelpers.models.decoder import load_tokenizer
-
-    try:
-        tokenizer = load_tokenizer(source)
-    except Exception as error:  # what a tokenizer's file makes a library raise
-        return f"has a tokenizer that cannot be loaded ({_line(error)})"
-    if chat is None:
-        return ""
-    if not tokenizer.chat_template:
-        return "has no chat template: put IT's chat_template.jinja beside its tokenizer.json"
-    try:
-        turn = [{"role": "user", "content": "Hi"}]
-        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **chat)
-    except (TemplateError, TypeError, ValueError) as error:
-        return f"has a chat template that refuses a user's turn ({_line(error)})"
-    return ""
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error's message, without a full stop; its kind if it has no message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
+def sentence(error: Exception) -> str:
+    """Return an error's message as one line; the error's own words if they are the package's, else with its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    ours = type(error).__module__.startswith("nbhelpers.")
+    # nnsight shows a whole traceback, whose last line is the message.
+    text = lines[-1 if "Traceback" in lines[0] else 0] if lines else ""
+    kind = type(error).__name__
+    return text if ours or text.startswith(f"{kind}:") else f"{kind}: {text}".rstrip(": ")
 
 
 @contextlib.contextmanager

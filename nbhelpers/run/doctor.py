@@ -138,11 +138,11 @@ def check_checkpoints(profile: str) -> Iterator[Check]:
             if shipped:
                 fault = checkpoints.file_fault(checkpoint.folder) or _shipped_fault(checkpoint, recorded)
             else:
-                fault = checkpoints.checkpoint_fault(checkpoint, model, variant)
+                fault = checkpoints.checkpoint_fault(model, variant)
             well = well and not fault and not shipped
             text = f"checkpoint {checkpoint.path} {fault}".rstrip()
             yield Check(not fault, text, params.remedy(checkpoint, key))
-        if well and (fault := checkpoints.pair_fault(model)):
+        if well and model.pt.folder and model.it.folder and (fault := checkpoints.pair_fault(model)):
             yield Check(False, f"pair {key}: {fault}", f"correct params/models/{key}.yml")
 
 

@@ -172,10 +172,10 @@ def test_the_raw_lens_curve_is_that_of_plain_pytorch(measured, here, plain):
 
 def test_a_late_graft_is_a_swap_of_modules(measured, here, plain):
     from nbhelpers.measures.lens import lens_metrics
-    from nbhelpers.models.decoder import load_pair
     from nbhelpers.models.edits import graft
     from nbhelpers.models.forward import forward, replay_batches
     from nbhelpers.models.generation import Continuation
+    from nbhelpers.models.loading import load_pair
 
     name, steps = next(replies(measured, "it"))
     ids, reply = prompt_ids(here, plain, "pt", name), steps.token_id.values.astype(int).tolist()

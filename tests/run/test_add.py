@@ -118,17 +118,17 @@ SPOILT = {
         lambda f: (f / "model.safetensors").write_bytes(b"12345678"),
         "is damaged (model.safetensors",
     ),
-    "a tensor lost": (drop, "lacks the tensor model.layers.5.mlp.down_proj.weight"),
-    "a tensor of another shape": (widen, "holds model.layers.2.mlp.up_proj.weight as [3, 96] where"),
+    "a tensor lost": (drop, "lacks model.layers.5.mlp.down_proj.weight"),
+    "a tensor of another shape": (widen, "holds the wrong shape of model.layers.2.mlp.up_proj.weight"),
     "no configuration": (lambda f: (f / "config.json").unlink(), "lacks config.json"),
     "no template": (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
     "a template that refuses": (
         lambda f: (f / "chat_template.jinja").write_text("{{ raise_exception('a system turn first') }}"),
-        "refuses a user's turn (a system turn first)",
+        "cannot render a user's turn (a system turn first)",
     ),
     "a template that is none": (
         lambda f: (f / "chat_template.jinja").write_text("{% for"),
-        "chat template that",
+        "the chat template of",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
     "other tokens": (other_tokens, "tokenizers differ"),
@@ -149,9 +149,9 @@ def test_add_and_doctor_refuse_the_same(project, own, spoil, words):
 def test_a_pair_of_two_shapes_is_refused(project, own):
     config, tensors = own / "it/config.json", load_file(own / "it/model.safetensors")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 11}))
-    assert "holds the tensor model.layers.11" in refusal(own)
+    assert "holds the unknown tensor model.layers.11" in refusal(own)
     save_file({k: v for k, v in tensors.items() if ".layers.11." not in k}, own / "it/model.safetensors")
-    assert "PT has num_hidden_layers 12 and IT 11" in refusal(own)
+    assert "layers.11.self_attn.q_proj.weight is [96, 96] in PT and missing in IT" in refusal(own)
 
 
 def test_a_configuration_that_is_no_decoders_is_refused(project, own):
@@ -171,7 +171,7 @@ def test_the_command_prints_what_is_done(project, own, run_cli):
 def test_what_no_experiment_runs_on_is_refused_after_trying(project, own, monkeypatch):
     found = dict.fromkeys(capabilities.NEEDED, "") | {"lens": "why."}
     monkeypatch.setattr(capabilities, "capabilities", lambda model: found)
-    assert "no experiment runs without: lens" in refusal(own)
+    assert "no experiment runs unless these work: lens" in refusal(own)
 
 
 def test_names_that_are_neither_folder_nor_hub_are_refused(project, own, monkeypatch):
