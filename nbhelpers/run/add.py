@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from nbhelpers import experiments
-from nbhelpers.core import params, store
+from nbhelpers.core import checkpoint_files, params, store
 from nbhelpers.core.params import Checkpoint, ParameterError
 from nbhelpers.run import capabilities, checkpoints
 
@@ -172,7 +172,7 @@ def _is_adapter(checkpoint: Checkpoint) -> bool:
     """Return whether a checkpoint is a folder with a LoRA adapter and no whole model."""
     folder = checkpoint.folder
     return bool(
-        folder and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+        folder and (folder / "adapter_config.json").is_file() and not checkpoint_files.weights(folder)
     )
 
 

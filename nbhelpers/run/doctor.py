@@ -223,11 +223,12 @@ def report(profile: str) -> bool:
 def _sizes(checkpoint: params.Checkpoint) -> tuple[str, str]:
     """Return the layers and width in a checkpoint's configuration; "?" if that is not on this machine."""
     path = cached(checkpoint)
-    if not path:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        config = config.get("text_config", config)
+        return str(config.get("num_hidden_layers", "?")), str(config.get("hidden_size", "?"))
+    except (ValueError, AttributeError):  # `nbh doctor` says more of it
         return "?", "?"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    return str(config["num_hidden_layers"]), str(config["hidden_size"])
 
 
 def model_table(profiles: list[str]) -> list[str]:
