@@ -38,6 +38,7 @@ SUPPORTED = {
         {"residual_multiplier": 0.22, "logits_scaling": 8.0, "embedding_multiplier": 12.0, "attention_multiplier": 0.1},
     ),
     "starcoder2": ("starcoder2", {"use_bias": True, "sliding_window": None}),
+    "glm4": ("glm4", {"head_dim": 16}),
     "llama_mlp_bias": ("llama", {"mlp_bias": True, "attention_bias": True}),
 }  # fmt: skip
 REFUSED = {
@@ -45,7 +46,6 @@ REFUSED = {
     "gpt_neox": ("gpt_neox", {}),
     "falcon": ("falcon", {"ffn_hidden_size": 96}),
     "cohere": ("cohere", {}),
-    "glm4": ("glm4", {"head_dim": 16}),
 }
 SHAPES = SUPPORTED | REFUSED
 

@@ -18,7 +18,7 @@ import h5netcdf
 import xarray as xr
 
 from nbhelpers import __version__
-from nbhelpers.core import params
+from nbhelpers.core import params, unmeasured
 from nbhelpers.core.variables import Variable, lacking
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "nnsight", "numpy", "scipy", "xarray")
@@ -113,8 +113,9 @@ def _refuse_incomplete(problems: list[str], experiment: str | None, path: Path |
 
 
 def joined(*datasets: xr.Dataset) -> xr.Dataset:
-    """Return the datasets of one pair merged into one; their shared coordinates must be the same."""
-    return xr.merge(datasets, compat="override", join="exact")
+    """Return the datasets of one pair merged into one, with what any of them lacks; shared coordinates must be the same."""
+    merged = xr.merge(datasets, compat="override", join="exact")
+    return merged.assign_attrs(unmeasured.joint(datasets))
 
 
 def save(

@@ -5,8 +5,8 @@ Attention weights exist only under eager attention, so the model is switched to 
 causal mask the last token of a row cannot attend to its padding. This module knows nothing of text or of statistics.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import nnsight
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers import progress
-from nbhelpers.core.params import ParameterError
+from nbhelpers.core.params import LackingError, ParameterError
 from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.forward import Batch, replay_batches
 from nbhelpers.models.generation import Continuation
@@ -68,18 +68,16 @@ def visible_keys(config, length: np.ndarray) -> np.ndarray:
 
     visible_keys = min(T, window) in layers with sliding attention, T in layers with full attention
     config: the text configuration (`Decoder.config`). Where it lists no layer types, a window holds for all layers
-    (Mistral). ParameterError for any other type of layer.
+    (Mistral). LackingError for any other type of layer.
     """
     window = getattr(config, "sliding_window", None)
     default = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
     kinds = getattr(config, "layer_types", None) or default
     unknown = set(kinds) - {"sliding_attention", "full_attention"}
     if unknown:
-        raise ParameterError(f"the visible keys of a layer of type {min(unknown)!r} are not known.")
+        raise LackingError(f"the visible keys of a layer of type {min(unknown)!r} are not known")
     if "sliding_attention" in kinds and not window:
-        raise ParameterError(
-            "the configuration has layers with sliding attention and gives no sliding_window."
-        )
+        raise LackingError("the configuration has layers with sliding attention and gives no sliding_window")
     limits = [window if kind == "sliding_attention" else np.iinfo(np.int64).max for kind in kinds]
     return np.minimum(np.asarray(length)[:, None], np.array(limits))
 
@@ -100,15 +98,16 @@ def eager_attention(decoder: Decoder) -> Iterator[None]:
 
 @torch.no_grad()
 def last_position_attention(
-    decoder: Decoder, rows: Sequence[Sequence[int]], *, batch_size: int = 32
+    decoder: Decoder, rows: Sequence[Sequence[int]], *, batch_size: int = 32, attention: bool = True
 ) -> LastPosition:
     """Return attention entropy (nats), sink and residuals at the last token of each prompt, from one forward a batch.
 
     Formulas: `attention_entropy`. rows: ids of each prompt, already rendered (`prompts.render`); batch_size: rows that go
     through together. Batching does not change a row's values. The residuals are computed with eager attention; they equal
     those of SDPA up to the rounding of the dtype (float32 or bfloat16). One forward serves both L9 (attention entropy) and
-    L8 (the cloud of last-token residuals) of the study. ParameterError for an empty row, or a model that gives no
-    attention weights.
+    L8 (the cloud of last-token residuals) of the study. attention: False reads the residuals alone, under the model's own
+    attention; entropies and sink are then NaN, visible keys 0. ParameterError for an empty row; LackingError, after one batch
+    at the most, for a model that gives no attention weights or has layers whose visible keys are not known.
     """
     length = np.array([len(row) for row in rows], dtype=np.int64)
     if not length.all():
@@ -116,21 +115,29 @@ def last_position_attention(
     # A continuation of one token adds nothing to the input, and its step is the last token of the prompt.
     batches = replay_batches(rows, [Continuation((0,), False)] * len(rows), batch_size, decoder.pad_id)
     shape, config = (len(rows), decoder.n_layers), decoder.config
-    visible = visible_keys(config, length)
+    visible = _of(decoder, visible_keys, config, length) if attention else np.zeros(shape, np.int64)
     read = {
-        name: np.empty((*shape, config.num_attention_heads), np.float32)
+        name: np.full((*shape, config.num_attention_heads), np.nan, np.float32)
         for name in ("entropy", "entropy_without_sink", "sink")
     }
     read["residual"] = np.empty((*shape, config.hidden_size), np.float32)
-    with eager_attention(decoder):
+    with eager_attention(decoder) if attention else nullcontext():
         for batch in progress(batches, f"{decoder.variant} attention"):
-            for name, values in _read(decoder, batch).items():
+            for name, values in _of(decoder, _read, decoder, batch, attention).items():
                 read[name][batch.rows] = values
     return LastPosition(visible_keys=visible, length=length, **read)
 
 
-def _read(decoder: Decoder, batch: Batch) -> dict[str, np.ndarray]:
-    """Return the entropies, sink [row, layer, head] and residuals [row, layer, d] of one batch."""
+def _of(decoder: Decoder, call: Callable, *arguments):
+    """Return what `call` returns; a LackingError names the model."""
+    try:
+        return call(*arguments)
+    except LackingError as error:
+        raise LackingError(f"{decoder.key}: {error}") from None
+
+
+def _read(decoder: Decoder, batch: Batch, attention: bool) -> dict[str, np.ndarray]:
+    """Return the entropies, sink [row, layer, head], if asked for, and residuals [row, layer, d] of one batch."""
     # Indices on the CPU serve layers on any device.
     row, column = batch.where
     device = decoder.module.device
@@ -139,7 +146,8 @@ def _read(decoder: Decoder, batch: Batch) -> dict[str, np.ndarray]:
         layers = nnsight.save([])
         for block in decoder.layers:
             # Only the last query's weights get a name, so the rest is freed with its layer.
-            kept = attention_entropy(_weights(decoder, block.self_attn.output)[row, :, column])
+            weights = _weights(decoder, block.self_attn.output)[row, :, column] if attention else None
+            kept = attention_entropy(weights) if attention else {}
             layers.append(kept | {"residual": block.output[row, column].float()})
         tracer.stop()
     return {name: torch.stack([kept[name].cpu() for kept in layers], dim=1).numpy() for name in layers[0]}
@@ -149,8 +157,7 @@ def _weights(decoder: Decoder, output) -> Tensor:
     """Return the attention weights [row, head, query, key] from the output of an attention module."""
     weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
     if weights is None:
-        raise ParameterError(
-            f"{decoder.key}: {type(decoder.module).__name__} gives no attention weights under eager attention, so "
-            "its attention entropy cannot be measured."
+        raise LackingError(
+            f"{type(decoder.module).__name__} gives no attention weights under eager attention"
         )
     return weights

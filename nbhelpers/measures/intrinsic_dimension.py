@@ -50,23 +50,24 @@ def repeats(x: ArrayLike) -> np.ndarray:
 def neighbours(x: ArrayLike, k: int = 32) -> Neighbours:
     """Return the Euclidean distances and row indices of the k nearest other points of every point.
 
-    x: [point, d]; k is cut to the number of other points. Both estimators take the distances; subsamples need lists longer
+    x: [point, d]; k is cut to the number of other rows. Both estimators take the distances; subsamples need lists longer
     than the estimator's k (32 for k = 10). A row that repeats an earlier one exactly does not count as a point: it is in no
-    list, and its own list holds NaN and −1, which the other functions leave out. Its distance of 0 would make ratios of
-    distances 1 or infinite. ValueError if X is not finite or holds fewer than three distinct points.
+    list, and its own list holds NaN and −1, which the other functions leave out; so do lists behind their last neighbour.
+    Its distance of 0 would make ratios of distances 1 or infinite. ValueError if X is not finite or holds fewer than three
+    distinct points.
     """
     repeated = repeats(x)
-    kept = np.flatnonzero(~repeated)
+    kept, k = np.flatnonzero(~repeated), min(k, len(repeated) - 1)
     if len(kept) < 3:
         raise ValueError(f"Neighbours need three distinct points, and X holds {len(kept)}.")
     points = _cloud(torch.as_tensor(x)[kept])
     squares = points.square().sum(1)
-    k = min(k, len(points) - 1)
     distances, indices = np.full((len(repeated), k), np.nan), np.full((len(repeated), k), -1)
+    most = min(k, len(points) - 1)
     for start in range(0, len(points), _BLOCK):
-        found = _nearest(points, squares, slice(start, start + _BLOCK), k)
+        found = _nearest(points, squares, slice(start, start + _BLOCK), most)
         rows = kept[start : start + _BLOCK]
-        distances[rows], indices[rows] = found[0].numpy(), kept[found[1].numpy()]
+        distances[rows, :most], indices[rows, :most] = found[0].numpy(), kept[found[1].numpy()]
     return Neighbours(distances, indices)
 
 
@@ -128,6 +129,7 @@ def subsample_interval(
     found: `neighbours` of the cloud. k: of the MLE. share: of the points that a subsample keeps. The defaults are the
     study's (L8: 100 subsamples of 80 %, 5th to 95th percentile). Drawing with replacement would put copies at
     distance 0. A draw filters the lists of neighbours, without a new search; ValueError if a list is too short for that.
+    NaN if a subsample holds no more than k points.
     The interval shows how much the estimate depends on single prompts. It is too narrow as a confidence interval, since
     subsamples overlap: for Gaussian clouds of 400 to 1000 points in 2 to 10 dimensions it has 0.6 to 0.8 of the width
     that the estimate's standard error implies.
@@ -135,6 +137,8 @@ def subsample_interval(
     rng = np.random.default_rng(seed)
     points = np.flatnonzero(found.indices[:, 0] >= 0)
     size = int(share * len(points))
+    if size <= k:
+        return dict.fromkeys(("two_nn", "mle"), Estimate(*[float("nan")] * 3))
     lists = [_filtered(found, rng.choice(points, size, replace=False), k) for _ in range(draws)]
     ends = [(1 - level) / 2, (1 + level) / 2]
     return {
@@ -149,7 +153,7 @@ def _filtered(found: Neighbours, chosen: np.ndarray, k: int) -> np.ndarray:
     """Return the k nearest distances of the chosen points among themselves, [chosen, k]."""
     among = np.zeros(len(found.indices), dtype=bool)
     among[chosen] = True
-    kept = among[found.indices[chosen]]
+    kept = among[found.indices[chosen]] & (found.indices[chosen] >= 0)
     counts = kept.sum(1)
     if counts.min() < k:
         raise ValueError(

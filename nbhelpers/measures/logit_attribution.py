@@ -1,7 +1,8 @@
 """Direct logit attribution of MLP neurons and layer updates at one position, and how many tokens each of them affects.
 
 The final norm is frozen at the position, so a token's logit is the sum of the contributions of the embedding, every
-attention update and every neuron (defined in `measures/neurons`). Also reads the prompts with a one-word target.
+attention update, every neuron (defined in `measures/neurons`) and the biases behind neurons and in the norm. Also reads the
+prompts with a one-word target.
 """
 
 from collections.abc import Sequence
@@ -17,13 +18,16 @@ from scipy import stats
 from torch import Tensor
 
 from nbhelpers.core.depths import depth
-from nbhelpers.core.params import ParameterError
+from nbhelpers.core.params import LackingError, ParameterError
 from nbhelpers.core.schemas import PromptSet
+from nbhelpers.core.unmeasured import noted
+from nbhelpers.measures import neurons
 from nbhelpers.measures.delta_cosine import COMPONENTS
 from nbhelpers.measures.lens import check_identity, lens_metrics
 from nbhelpers.measures.neurons import (
     decoder_blocks,
     frozen_norm,
+    frozen_readout,
     neuron_layers,
     vocabulary_breadth,
     write_matrix,
@@ -48,6 +52,8 @@ FEATURE_UNITS = {
     "n90": ("tokens", "fewest tokens with 90 % of Σ|a·u|, −1 if it is 0"),
     "promote_ratio": ("1", "share of Σ|a·u| that raises logits"),
 }
+FEATURES = ("selection", "prompt", "feature")
+OF_NEURONS = (*FEATURE_UNITS, "activation", "neuron_layer", "neuron")
 UNITS = FEATURE_UNITS | {f"update_{name}": units for name, units in FEATURE_UNITS.items()}
 UNITS |= {
     "activation": ("1", "a, the router weight included"),
@@ -78,31 +84,47 @@ def direct_attribution(
     All variables, formulas and units: `UNITS`. Neurons (selection, prompt, feature) come from all layers: the k with the
     largest attribution, k random active ones (the same draw for PT and IT under one seed), the k with the largest total
     impact. Updates (component, layer, prompt): each layer's block, attention and MLP update. ValueError for a target that
-    is no real token, or a k larger than the number of active neurons.
+    is no real token; ParameterError, before any forward, for a k larger than the number of active neurons. Variables of
+    neurons are NaN, and noted, if the model's MLPs are of a kind that is not known.
     Elhage et al. (2021), A Mathematical Framework for Transformer Circuits; Geva et al. (2022), arXiv 2203.14680.
     """
-    unembedding, parts = decoder.unembedding, []
-    readout = unembedding.weight.float() * frozen_norm(unembedding.norm, unembedding.weight[:1])[0]
+    lacking = _shortage(decoder, k)
+    unembedding, parts, chosen = decoder.unembedding, [], []
+    readout, offset = frozen_readout(unembedding.norm, unembedding.weight)
     columns = _columns(decoder, targets).to(readout.device)
     made = [Continuation((int(target),), False) for target in targets]
     for batch, stream in replay(decoder, prompts, made, batch_size=batch_size):
         check_identity(stream.last_residual, stream.last_logits, unembedding)
         scale = frozen_norm(unembedding.norm, stream.residual[-1])[1]
         column = columns[torch.as_tensor(batch.rows, device=columns.device)]
-        answer = _Answer(readout, scale, scale[:, None] * readout[column])
+        answer = _Answer(readout, offset, scale, scale[:, None] * readout[column])
         entropy = lens_metrics(stream.residual, unembedding, metrics=("entropy",))["entropy"]
         part = {"lens_entropy": (("layer", "prompt"), entropy)} | _answers(stream, answer, column)
-        part |= _updates(stream, answer) | _neurons(decoder, stream, answer, batch.rows, k, seed)
-        part = {name: (dims, values.cpu().numpy()) for name, (dims, values) in part.items()}
-        parts.append(xr.Dataset(part, coords={"prompt": batch.rows}))
+        parts.append(_batch_of(part | _updates(stream, answer), batch.rows))
+        try:
+            if not lacking:
+                chosen.append(_batch_of(_neurons(decoder, stream, answer, batch.rows, k, seed), batch.rows))
+        except LackingError as error:
+            lacking = error
     data = xr.concat(parts, "prompt").sortby("prompt").assign(target_id=("prompt", list(targets)))
+    if lacking:
+        nothing = np.full((len(SELECTIONS), len(targets), k), np.nan)
+        data = noted(data.assign({name: (FEATURES, nothing) for name in OF_NEURONS}), "neurons", lacking)
+        return _labelled(data)
+    data = data.merge(xr.concat(chosen, "prompt").sortby("prompt"))
     return _labelled(data.assign(_chosen_breadth(decoder, readout, data)))
 
 
+def _batch_of(part, rows):
+    values = {name: (dims, of.cpu().numpy()) for name, (dims, of) in part.items()}
+    return xr.Dataset(values, coords={"prompt": rows})
+
+
 class _Answer(NamedTuple):
-    """readout: unembedding × gain [vocabulary, d]; scale: of the frozen norm [token]; direction: scale · readout[target]."""
+    """readout and offset: `frozen_readout`; scale: of the frozen norm [token]; direction: scale · readout[target]."""
 
     readout: Tensor
+    offset: Tensor | None
     scale: Tensor
     direction: Tensor
 
@@ -119,9 +141,11 @@ def _columns(decoder, targets):
 
 def _answers(stream, answer, column):
     final = stream.residual[-1].float()
-    logits = final @ answer.readout.T
+    logits, constant = final @ answer.readout.T, 0.0
+    if answer.offset is not None:
+        logits, constant = answer.scale[:, None] * logits + answer.offset, answer.offset[column]
     values = {
-        "target_logit": (final * answer.direction).sum(-1),
+        "target_logit": (final * answer.direction).sum(-1) + constant,
         "target_rank": 1 + (logits > logits.gather(1, column[:, None])).sum(-1),
         "embedding_contribution": (stream.embedding.float() * answer.direction).sum(-1),
     }
@@ -165,19 +189,32 @@ def _neurons(decoder, stream, answer, rows, k, seed):
     layer = torch.searchsorted(ends, index, right=True) - 1
     picked = [x.expand(len(index), -1, -1).gather(-1, index) for x in (activation, toward, norm)]
     values = _sizes(*picked) | {"activation": picked[0], "neuron_layer": layer, "neuron": index - ends[layer]}
-    return {name: (("selection", "prompt", "feature"), value) for name, value in values.items()}
+    return {name: (FEATURES, value) for name, value in values.items()}
 
 
 def _select(activation, toward, norm, rows, k, seed):
     """Return column indices [selection, token, k] into [token, all neurons], one choice for each of `SELECTIONS`."""
     active = activation != 0
-    fewest = int(active.sum(-1).min())
-    if k > fewest:
-        raise ValueError(f"k = {k} neurons cannot be chosen where {fewest} are active: lower k.")
+    _refuse_more_than(int(active.sum(-1).min()), k, "a prompt")
     drawn = np.stack([np.random.default_rng([seed, row]).random(active.shape[1]) for row in rows])
     drawn = torch.as_tensor(drawn, device=active.device).masked_fill(~active, -1)
     scores = ((activation * toward).abs(), drawn, activation.abs() * norm)
     return torch.stack([score.topk(k, dim=-1).indices for score in scores])
+
+
+def _shortage(decoder, k):
+    """Return why a model has no neurons that are known, None if it has; ParameterError for k above those that act at once."""
+    try:
+        _refuse_more_than(neurons.active_count(decoder), k, decoder.key)
+    except LackingError as error:
+        return LackingError(f"{decoder.key}: {error}")
+
+
+def _refuse_more_than(active, k, where):
+    if k > active:
+        raise ParameterError(
+            f"n_neurons = {k} neurons cannot be chosen: {where} has {active} active ones; lower n_neurons"
+        )
 
 
 def _chosen_breadth(decoder, readout, data):
@@ -207,13 +244,19 @@ def log_log_fit(x, y, *, n_resamples: int = 2000, confidence: float = 0.95, seed
     """Return slope, intercept, Pearson and Spearman r of ln y on ln x over all features, with BCa intervals over prompts.
 
     ln y = slope · ln x + intercept, least squares;  pearson = corr(ln x, ln y);  spearman = corr(rank x, rank y)
-    x, y: [prompt, feature]; features where x or y is not positive are left out. Variables: `estimate`, `low`, `high`
-    (statistic) and `draws` (statistic, resample). Whole prompts are resampled, as features of a prompt are not independent.
+    x, y: [prompt, feature]; features where x or y is not positive are left out; without two distinct x and y, all is NaN.
+    Variables: `estimate`, `low`, `high` (statistic) and `draws` (statistic, resample). Whole prompts are resampled, as
+    features of a prompt are not independent.
     Resamples depend only on seed and number of prompts, so IT's draws minus PT's are draws of the paired difference.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     keep = (x > 0) & (y > 0)
     logs, prompt = (np.log(x[keep]), np.log(y[keep])), np.nonzero(keep)[0]
+    if min(len(np.unique(values)) for values in logs) < 2:
+        nothing = np.full((len(STATISTICS), n_resamples), np.nan)
+        ends = {name: ("statistic", nothing[:, 0]) for name in ("estimate", "low", "high")}
+        data = ends | {"draws": (("statistic", "resample"), nothing)}
+        return xr.Dataset(data, coords={"statistic": list(STATISTICS)})
     line = stats.linregress(*logs)
     found = stats.bootstrap(
         (np.arange(len(x)),),

@@ -1,10 +1,11 @@
 """MLP neurons: what each adds to the residual stream, and how many vocabulary tokens that affects.
 
-A neuron's activation a is its input to down_proj, act(gate)·up; its write vector w is its column of down_proj. A norm
-behind the MLP (Gemma 3, OLMo 2) is frozen at the position: its gain goes into w, its 1/rms is `scale`. In a mixture of
-experts (DeepSeek-V2) the shared experts' neurons come first, then neuron i of routed expert e at shared + e·width + i;
-a includes the router weight, so it is 0 where the router chose other experts. Activations are recomputed from the
-residual stream of `models/forward`, one layer at a time, so [layer, token, neuron] is never in memory.
+A neuron's activation a is its input to the MLP's last projection, act(gate)·up or, without a gate, act(up), biases included;
+its write vector w is its column of that projection. The projection's own bias is no neuron's. A norm behind the MLP (Gemma 3,
+OLMo 2) is frozen at the position: its gain goes into w, its 1/rms is `scale`. In a mixture of experts the neurons of shared
+experts (DeepSeek-V2) come first, then neuron i of routed expert e at shared + e·width + i; a includes the router weight, so
+it is 0 where the router chose other experts. Activations are recomputed from the residual stream of `models/forward`, one
+layer at a time, so [layer, token, neuron] is never in memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
+from nbhelpers.core.params import LackingError
 from nbhelpers.models.decoder import STREAM, Decoder, block_layout
 from nbhelpers.models.forward import Stream
 
@@ -23,44 +25,111 @@ _TILE = 2**24
 
 
 def frozen_norm(norm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gain [d] and scale [token] of an RMS norm frozen at x [token, d].
+    """Return the gain [d] and scale [token] of a norm frozen at x [token, d].
 
-    norm(x) = scale · gain ⊙ x,  gain = norm(1),  scale = ⟨norm(x), gain ⊙ x⟩ / ‖gain ⊙ x‖²
-    Both come from the norm's own output, so no family's convention (weight, 1 + weight, ε) is assumed.
+    RMS norm: norm(x) = scale · gain ⊙ x,  gain = norm(1),  scale = ⟨norm(x), gain ⊙ x⟩ / ‖gain ⊙ x‖²
+    LayerNorm: norm(x) = scale · gain ⊙ (x − mean x) + bias,  scale = 1 / √(var x + ε)
+    An RMS norm's come from its own output, so no family's convention (weight, 1 + weight, ε) is assumed.
     """
     x = x.float()
+    if isinstance(norm, nn.LayerNorm):
+        gain = torch.ones_like(x[0]) if norm.weight is None else norm.weight.float()
+        return gain, (x.var(-1, unbiased=False) + norm.eps).rsqrt()
     gain = norm(torch.ones_like(x[:1]))[0].float()
     plain = gain * x
     return gain, (norm(x) * plain).sum(-1) / plain.square().sum(-1).clamp_min(1e-30)
 
 
+def frozen_readout(norm, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the readout R [vocabulary, d] and offset [vocabulary] of an unembedding W behind a norm frozen at x, float32.
+
+    W norm(x) = scale · R x + offset;  R = W diag(gain), centred along d for a LayerNorm;  offset = W bias, None without one
+    """
+    readout = weight.float() * frozen_norm(norm, weight[:1])[0]
+    if not isinstance(norm, nn.LayerNorm):
+        return readout, None
+    offset = None if norm.bias is None else weight.float() @ norm.bias.float()
+    return readout - readout.mean(-1, keepdim=True), offset
+
+
+def _part(module, *names):
+    """Return the first of the named parts that a module has; LackingError if it has none."""
+    for name in names:
+        if (found := getattr(module, name, None)) is not None:
+            return found
+    raise LackingError(
+        f"the neurons of a {type(module).__name__} are not known: it has no {' or '.join(names)}"
+    )
+
+
 def neuron_activations(mlp, x: Tensor) -> Tensor:
     """Return the activations [token, neuron] of an MLP module for its inputs x [token, d], in the module docstring's order.
 
-    neuron_activations = act(gate_proj x) ⊙ up_proj x, for a routed expert times its router weight
+    neuron_activations = act(gate_proj x) ⊙ up_proj x, or act(c_fc x), for a routed expert times its router weight
+    LackingError for a module of another kind.
     """
     if not hasattr(mlp, "experts"):
-        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
-    experts, (_, weights, chosen) = mlp.experts, mlp.gate(x)
+        act = _part(mlp, "act_fn", "activation_fn", "act")
+        if hasattr(mlp, "c_fc"):
+            return act(mlp.c_fc(x))
+        if hasattr(mlp, "gate_up_proj"):
+            gate, up = mlp.gate_up_proj(x).chunk(2, dim=-1)
+            return act(gate) * up
+        return act(_part(mlp, "gate_proj")(x)) * _part(mlp, "up_proj")(x)
+    experts, (_, weights, chosen) = mlp.experts, _part(mlp, "gate")(x)
     router = x.new_zeros(len(x), experts.num_experts).scatter(1, chosen, weights.to(x.dtype))
-    gate, up = torch.einsum("td,ehd->teh", x, experts.gate_up_proj).chunk(2, dim=-1)
-    routed = experts.act_fn(gate) * up * router[..., None]
-    return torch.cat([neuron_activations(mlp.shared_experts, x), routed.flatten(1)], dim=-1)
+    gate, up = torch.einsum("td,ehd->teh", x, _part(experts, "gate_up_proj")).chunk(2, dim=-1)
+    routed = (experts.act_fn(gate) * up * router[..., None]).flatten(1)
+    shared = getattr(mlp, "shared_experts", None)
+    return routed if shared is None else torch.cat([neuron_activations(shared, x), routed], dim=-1)
+
+
+def _projection(mlp):
+    """Return the last projection of a dense MLP, whose columns are the write vectors."""
+    return _part(mlp, "down_proj", "c_proj")
 
 
 def write_matrix(block) -> Tensor:
     """Return the write vectors [neuron, d] of a block's MLP, float32.
 
-    write_matrix[n] = gain ⊙ down_proj[:, n], with the gain of a norm behind the MLP, if there is one
+    write_matrix[n] = m · gain ⊙ down_proj[:, n], with the gain of a norm behind the MLP and the residual multiplier m
     """
-    mlp = block.mlp
-    if hasattr(mlp, "experts"):
-        routed = mlp.experts.down_proj.transpose(1, 2).flatten(0, 1)
-        write = torch.cat([mlp.shared_experts.down_proj.weight.T, routed]).float()
-    else:
-        write = mlp.down_proj.weight.T.float()
-    norm = _norm(block, "mlp_update")
-    return write if norm is None else write * frozen_norm(norm, write[:1])[0]
+    return _written(block, _columns(block.mlp))
+
+
+def write_bias(block) -> Tensor | None:
+    """Return what the bias of an MLP's last projection adds to the residual stream at scale 1, [d]; None without one."""
+    dense = getattr(block.mlp, "shared_experts", None) if hasattr(block.mlp, "experts") else block.mlp
+    bias = None if dense is None else _projection(dense).bias
+    return None if bias is None else _written(block, bias[None].float())[0]
+
+
+def active_count(decoder: Decoder) -> int:
+    """Return how many neurons of all layers act at one position: every dense one, and those of the experts in use."""
+    count = 0
+    for block in decoder_blocks(decoder):
+        mlp, columns = block.mlp, len(_columns(block.mlp))
+        if hasattr(mlp, "experts"):
+            routed = mlp.experts.down_proj.shape[0] * mlp.experts.down_proj.shape[2]
+            used = decoder.config.num_experts_per_tok * mlp.experts.down_proj.shape[2]
+            columns += used - routed
+        count += columns
+    return count
+
+
+def _columns(mlp):
+    """Return the columns [neuron, d] of an MLP's last projections, float32."""
+    if not hasattr(mlp, "experts"):
+        return _projection(mlp).weight.T.float()
+    routed = mlp.experts.down_proj.transpose(1, 2).flatten(0, 1)
+    shared = getattr(mlp, "shared_experts", None)
+    return (routed if shared is None else torch.cat([_projection(shared).weight.T, routed])).float()
+
+
+def _written(block, vectors):
+    """Return what vectors [n, d] that leave a block's MLP add to the residual stream, with the norm behind it at scale 1."""
+    norm, multiplier = _norm(block, "mlp_update"), getattr(block, "residual_multiplier", 1.0)
+    return vectors * multiplier if norm is None else vectors * multiplier * frozen_norm(norm, vectors[:1])[0]
 
 
 def _norm(block, name):
@@ -77,32 +146,48 @@ def decoder_blocks(decoder: Decoder):
 class NeuronLayer(NamedTuple):
     """One layer's neurons at the measured positions; neuron n adds activation[n] · scale · write[n] to the residual stream.
 
-    activation [token, neuron]; scale [token], 1 unless a norm follows the MLP; write [neuron, d]; float32.
+    activation [token, neuron]; scale [token], 1 unless a norm follows the MLP; write [neuron, d]; bias [d], added at the same
+    scale by no neuron, None without one; float32.
     """
 
     activation: Tensor
     scale: Tensor
     write: Tensor
+    bias: Tensor | None = None
 
 
 @torch.no_grad()
 def neuron_layers(decoder: Decoder, stream: Stream) -> Iterator[NeuronLayer]:
     """Yield each layer's neurons for one batch's captured stream; one layer is in memory at a time.
 
-    mlp_update = scale · Σ_n activation[n] · write[n]
-    ValueError if this differs from `stream.mlp_update` beyond rounding: the module does not know this kind of MLP.
+    mlp_update = scale · (Σ_n activation[n] · write[n] + bias)
+    LackingError if the MLP is of a kind that is not known, or if this differs from `stream.mlp_update` beyond rounding.
     """
     before = [stream.embedding, *stream.residual]
     for layer, block in enumerate(decoder_blocks(decoder)):
         x, output = before[layer] + stream.attention_update[layer], stream.mlp_output[layer]
-        enter, leave = _norm(block, "residual_mid"), _norm(block, "mlp_update")
-        activation = neuron_activations(block.mlp, x if enter is None else enter(x)).float()
-        scale = torch.ones_like(activation[:, 0]) if leave is None else frozen_norm(leave, output)[1]
-        write, update = write_matrix(block), stream.mlp_update[layer].float()
-        error = (scale[:, None] * (activation @ write) - update).norm()
-        if not error <= 0.1 * update.norm() + 1e-3:
-            raise ValueError(f"{decoder.key}: the neurons of layer {layer} do not add up to its MLP update.")
-        yield NeuronLayer(activation, scale, write)
+        try:
+            found = neuron_layer(block, x, output)
+        except LackingError as error:
+            raise LackingError(f"{decoder.key}: in layer {layer}, {error}") from None
+        update, made = stream.mlp_update[layer].float(), found.activation @ found.write
+        made = found.scale[:, None] * (made if found.bias is None else made + found.bias)
+        if not (made - update).norm() <= 0.1 * update.norm() + 1e-3:
+            raise LackingError(
+                f"{decoder.key}: the neurons of layer {layer} do not add up to its MLP update ({type(block.mlp).__name__})"
+            )
+        yield found
+
+
+def neuron_layer(block, x: Tensor, output: Tensor) -> NeuronLayer:
+    """Return one block's neurons where its MLP branch starts from x and its MLP returns `output`, both [token, d].
+
+    LackingError if the MLP is of a kind that is not known.
+    """
+    enter, leave = _norm(block, "residual_mid"), _norm(block, "mlp_update")
+    activation = neuron_activations(block.mlp, x if enter is None else enter(x)).float()
+    scale = torch.ones_like(activation[:, 0]) if leave is None else frozen_norm(leave, output)[1]
+    return NeuronLayer(activation, scale, write_matrix(block), write_bias(block))
 
 
 def neuron_mass(layers: Iterable[NeuronLayer]) -> xr.DataArray:
@@ -157,12 +242,14 @@ def gini(x) -> float:
 
 
 def concentration(mass: xr.DataArray, *, dim: str = "neuron") -> xr.Dataset:
-    """Return `gini` and the `share_count` of 50 % (n50) and 90 % (n90) of neuron masses over `dim`, by the other dims.
+    """Return `gini` and the `share_count` of 50 % (n50) and 90 % (n90) of neuron masses over `dim`, by the other dims; NaN
+    where every mass is missing.
 
     To pool layers, stack them with the neurons and give the stacked dim.
     """
     over = partial(xr.apply_ufunc, input_core_dims=[[dim]])
     counts = over(lambda m: share_count(m, (0.5, 0.9)).numpy(), mass, output_core_dims=[["share"]])
+    counts = counts if mass.notnull().any(dim).all() else counts.where(mass.notnull().any(dim))
     data = xr.Dataset(
         {"gini": over(gini, mass, vectorize=True), "n50": counts[..., 0], "n90": counts[..., 1]}
     )

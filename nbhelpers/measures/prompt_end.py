@@ -6,13 +6,15 @@ similarities of neighbouring layers are kept.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import xarray as xr
 
-from nbhelpers.core.params import NATIVE, VARIANTS
+from nbhelpers.core.params import NATIVE, VARIANTS, LackingError
 from nbhelpers.core.store import joined
+from nbhelpers.core.unmeasured import noted
 from nbhelpers.measures import attention_entropy, delta_cosine, intrinsic_dimension
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.prompts import Prompt, read_as
@@ -23,7 +25,7 @@ TEMPLATES = ("raw", "chat")
 def cloud(states: np.ndarray, n_neighbours: int) -> xr.Dataset:
     """Return what is kept of the states [prompt, layer, d] of one model and template, by layer."""
     layers = [states[:, layer] for layer in range(states.shape[1])]
-    found = [intrinsic_dimension.neighbours(states, n_neighbours) for states in layers]
+    found = [_neighbours(states, n_neighbours) for states in layers]
     before = [None, *layers[:-1]]
     cka = [np.nan if a is None else intrinsic_dimension.linear_cka(a, b) for a, b in zip(before, layers)]
     cosine = np.full(states.shape[:2], np.nan, np.float32)
@@ -44,6 +46,14 @@ def cloud(states: np.ndarray, n_neighbours: int) -> xr.Dataset:
     )
 
 
+def _neighbours(states: np.ndarray, k: int) -> intrinsic_dimension.Neighbours:
+    """Return `intrinsic_dimension.neighbours`, without any where fewer than three states differ."""
+    if (~intrinsic_dimension.repeats(states)).sum() > 2:
+        return intrinsic_dimension.neighbours(states, k)
+    shape = len(states), min(k, len(states) - 1)
+    return intrinsic_dimension.Neighbours(np.full(shape, np.nan), np.full(shape, -1))
+
+
 def attention_arrays(read: attention_entropy.LastPosition) -> xr.Dataset:
     """Return the attention of one model and template, (cloud_prompt, layer, head) and (cloud_prompt, layer)."""
     heads = ("cloud_prompt", "layer", "head")
@@ -62,27 +72,31 @@ def observe_clouds(
 ) -> xr.Dataset:
     """Return the clouds and attention of both models under both templates, dims (template, variant, …).
 
-    One forward a batch, under eager attention, gives both the states and the attention at the last prompt position.
+    One forward a batch, under eager attention, gives both the states and the attention at the last prompt position. The
+    attention is NaN, and noted, if the model gives none.
     """
-    found, alike = [], []
+    found, alike, lacking = [], [], None
     for template in TEMPLATES:
-        read = [
-            attention_entropy.last_position_attention(
-                decoder, read_as(decoder, prompts, template), batch_size=batch_size
-            )
-            for decoder in pair
-        ]
+        read = []
+        for decoder in pair:
+            ids = read_as(decoder, prompts, template)
+            last = partial(attention_entropy.last_position_attention, decoder, ids, batch_size=batch_size)
+            try:
+                read.append(last(attention=not lacking))
+            except LackingError as error:
+                lacking = error
+                read.append(last(attention=False))
         parts = [cloud(r.residual, n_neighbours).merge(attention_arrays(r)) for r in read]
         found.append(xr.concat(parts, "variant"))
         pt, it = (r.residual for r in read)
         alike.append([intrinsic_dimension.linear_cka(pt[:, i], it[:, i]) for i in range(pt.shape[1])])
     both = xr.concat(found, "template").assign_coords(variant=list(VARIANTS), template=list(TEMPLATES))
     both["pair_cka"] = (("template", "layer"), np.array(alike, dtype="float32"))
-    both["global_layer"] = (
-        "layer",
-        attention_entropy.visible_keys(pair.pt.config, np.array([1 << 40]))[0] == 1 << 40,
-    )
-    return both.assign_coords(cloud_prompt=[prompt.id for prompt in prompts])
+    far = np.array([1 << 40])
+    seen = np.zeros((1, pair.n_layers)) if lacking else attention_entropy.visible_keys(pair.pt.config, far)
+    both["global_layer"] = ("layer", seen[0] == far)
+    both = both.assign_coords(cloud_prompt=[prompt.id for prompt in prompts])
+    return noted(both, "attention", lacking) if lacking else both
 
 
 def native(dataset: xr.Dataset) -> xr.Dataset:
@@ -122,7 +136,7 @@ def head_means(observed: xr.Dataset) -> xr.Dataset:
 
     `attention_normalised` divides by the logarithm of the visible keys, its value when attention is uniform.
     """
-    keys = np.log(observed.visible_keys.astype("float64"))
+    keys = np.log(observed.visible_keys.where(observed.visible_keys > 0).astype("float64"))
     entropy = observed.attention_entropy.mean("head")
     found = xr.Dataset(
         {

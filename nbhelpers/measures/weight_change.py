@@ -21,19 +21,19 @@ from safetensors import safe_open
 from nbhelpers import progress
 from nbhelpers.core import checkpoint_files
 from nbhelpers.core.depths import depth
-from nbhelpers.core.params import Checkpoint, ParameterError, require
+from nbhelpers.core.params import Checkpoint, LackingError, ParameterError, require
 
 GROUPS = ("attention", "mlp", "routed", "shared", "router", "norm")
 OUTSIDE = ("embedding", "final_norm", "unembedding")
 # Full names of modules inside a layer, without ".weight" or ".bias". Dense, shared and routed MLPs are all "mlp".
 _MODULES = {
-    "attention": r"self_attn\.([qkvo]|q_a|q_b|kv_b)_proj|self_attn\.kv_a_proj_with_mqa",
-    "dense": r"mlp\.(gate|up|down)_proj",
-    "routed": r"mlp\.experts\.(\d+\.)?(gate|up|down|gate_up)_proj",
+    "attention": r"self_attn\.([qkvo]|qkv|q_a|q_b|kv_b)_proj|self_attn\.kv_a_proj_with_mqa",
+    "dense": r"mlp\.((gate|up|down|gate_up)_proj|c_fc|c_proj)",
+    "routed": r"mlp\.experts\.(\d+\.)?(gate|up|down|gate_up)_proj|block_sparse_moe\.experts\.\d+\.w[123]",
     "shared": r"mlp\.shared_experts\.(gate|up|down)_proj",
-    "router": r"mlp\.gate",
+    "router": r"(mlp|block_sparse_moe)\.gate",
     "norm": r"(input|post_attention|pre_feedforward|post_feedforward)_layernorm"
-    r"|self_attn\.([qk]_norm|q_a_layernorm|kv_a_layernorm)",
+    r"|self_attn\.([qk]_norm|q_a_layernorm|kv_a_layernorm|[qk]_layernorm(\.norms\.\d+)?)",
 }
 _OUTSIDE = {"embed_tokens": "embedding", "norm": "final_norm", "lm_head": "unembedding"}
 # Prefixes of the text stack in checkpoints; multimodal ones have used two orders of the first.
@@ -42,6 +42,7 @@ _NOT_TEXT = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 # A table of frequencies that old checkpoints store with the parameters.
 _NOT_LEARNT = re.compile(r".*\.rotary_emb\.inv_freq")
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+_BY_TOKEN = ("embedding", "unembedding")  # a row for each token
 _FILES = ("model*.safetensors", "model.safetensors.index.json")
 _CHUNK = 1 << 22
 
@@ -83,7 +84,7 @@ def text_name(stored: str) -> str | None:
 
 
 def kind_of(name: str) -> tuple[int | None, str]:
-    """Return layer (None outside the layers) and kind (see `Change`) by `text_name`; ParameterError if it is unknown."""
+    """Return layer (None outside the layers) and kind (see `Change`) by `text_name`; LackingError if it is unknown."""
     module = name.removesuffix(".weight").removesuffix(".bias").removesuffix(".e_score_correction_bias")
     if module in _OUTSIDE:
         return None, _OUTSIDE[module]
@@ -91,7 +92,7 @@ def kind_of(name: str) -> tuple[int | None, str]:
         for kind, pattern in _MODULES.items():
             if re.fullmatch(pattern, found[2]):
                 return int(found[1]), kind
-    raise ParameterError(f"the tensor {name!r} belongs to no kind of module that is known here.")
+    raise LackingError(f"the tensor {name!r} belongs to no kind of module that is known here")
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -125,8 +126,9 @@ def _bin(path: Path) -> dict[str, torch.Tensor]:
 def tensor_changes(pt_folder: Path, it_folder: Path) -> Iterator[Change]:
     """Yield the `Change` of every tensor of the text stack, one after another, sorted by file.
 
-    If only one checkpoint stores an unembedding, it is compared with the other's embedding, which is tied there.
-    ParameterError names the first tensor that one checkpoint lacks or that has another shape.
+    If only one checkpoint stores an unembedding, it is compared with the other's embedding, which is tied there. An
+    embedding or unembedding with more rows in one is compared over the rows that both have. ParameterError names the first
+    tensor that one checkpoint lacks or that has another shape; LackingError, one of no known kind.
     """
     pt, it = stored_tensors(pt_folder), stored_tensors(it_folder)
     for side in (pt, it):
@@ -140,7 +142,7 @@ def tensor_changes(pt_folder: Path, it_folder: Path) -> Iterator[Change]:
         files: dict[Path, object] = {}
         for name in progress(sorted(pt, key=pt.get), "weights"):
             slices = [_slice(files, stack, *side[name]) for side in (pt, it)]
-            yield Change(name, *kinds[name], *_squares(name, *slices))
+            yield Change(name, *kinds[name], *_squares(name, *slices, shared=kinds[name][1] in _BY_TOKEN))
 
 
 def _slice(files: dict, stack: ExitStack, path: Path, stored: str):
@@ -155,16 +157,20 @@ def _shape(tensor) -> list[int]:
     return list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor.get_shape()
 
 
-def _squares(name: str, pt, it) -> tuple[float, float, int]:
-    """Return Σ (W_IT − W_PT)², Σ W_PT² and the number of parameters of one tensor, read a few rows at a time."""
-    shape = _shape(pt)
-    if shape != _shape(it):
-        raise ParameterError(f"{name} is {shape} in PT and {_shape(it)} in IT, so they are no pair.")
+def _squares(name: str, pt, it, *, shared: bool) -> tuple[float, float, int]:
+    """Return Σ (W_IT − W_PT)², Σ W_PT² and the number of parameters of one tensor, read a few rows at a time.
+
+    shared: whether a tensor with more rows in one model is compared over the rows that both have.
+    """
+    shape, other = _shape(pt), _shape(it)
+    if shape[shared:] != other[shared:]:
+        raise ParameterError(f"{name} is {shape} in PT and {other} in IT, so they are no pair.")
+    shape = [min(shape[0], other[0]), *shape[1:]]
     n = int(np.prod(shape))
     rows = max(1, _CHUNK * shape[0] // n)
     delta = before = 0.0
     for start in range(0, shape[0], rows):
-        a, b = (tensor[start : start + rows].float() for tensor in (pt, it))
+        a, b = (tensor[start : min(start + rows, shape[0])].float() for tensor in (pt, it))
         before += a.square().sum(dtype=torch.float64).item()
         # A slice may be the memory-mapped file itself, so a and b are not changed in place.
         delta += (b - a).square_().sum(dtype=torch.float64).item()
@@ -193,6 +199,17 @@ def weight_change(pt_folder: Path, it_folder: Path) -> xr.Dataset:
             outside[:, OUTSIDE.index(change.kind)] += sums
         for group in _groups(change.kind):
             inside[:, GROUPS.index(group), change.layer] += sums
+    return _labelled(inside, outside)
+
+
+def nothing(n_layers: int) -> xr.Dataset:
+    """Return what `weight_change` returns of a pair without parameters: NaN and counts of 0."""
+    return _labelled(np.zeros((3, len(GROUPS), n_layers)), np.zeros((3, len(OUTSIDE))))
+
+
+def _labelled(inside: np.ndarray, outside: np.ndarray) -> xr.Dataset:
+    """Return the dataset of `weight_change` from its sums, [sum, group, layer] and [sum, outside]."""
+    n_layers = inside.shape[-1]
     coords = {"group": list(GROUPS), "layer": range(n_layers), "outside": list(OUTSIDE)}
     variables = _variables(inside, ("group", "layer"), "") | _variables(outside, ("outside",), "outside_")
     return xr.Dataset(variables, coords).assign_coords(depth=("layer", depth(n_layers)))

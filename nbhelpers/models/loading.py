@@ -127,9 +127,10 @@ def load_pair(key: str | ModelParams) -> Pair:
 def paired(params: ModelParams) -> Pair:
     """Return a pair after all checks of `load_pair` that need no forward; with `device_map: meta` no weights are read."""
     pt, it = load_decoder(params, "pt"), load_decoder(params, "it")
+    added = tokens.added_tokens(pt.tokenizer, it.tokenizer, params.key)
     check_same_shape(pt, it)
     tokens.check_template(it.tokenizer, it.name, params.chat)
-    pt, it = with_one_vocabulary(replace(pt, chat_from=it.tokenizer), it)
+    pt, it = with_one_vocabulary(replace(pt, chat_from=it.tokenizer), it, added)
     return Pair(params.key, params, pt, it)
 
 
@@ -154,12 +155,12 @@ def check_same_shape(pt: Decoder, it: Decoder) -> None:
             )
 
 
-def with_one_vocabulary(pt: Decoder, it: Decoder) -> tuple[Decoder, Decoder]:
+def with_one_vocabulary(pt: Decoder, it: Decoder, added: dict[str, int]) -> tuple[Decoder, Decoder]:
     """Return both models with one real vocabulary: PT's tokens, and those that IT adds and its chat format needs.
 
-    A warning names what IT adds. ParameterError if its chat format needs a token for which PT has no row.
+    added: the tokens that IT adds, with their ids; a warning names them. ParameterError if its chat format needs a token
+    for which PT has no row.
     """
-    added = tokens.added_tokens(pt.tokenizer, it.tokenizer, pt.key)
     read = tokens.user_turn(it.tokenizer, tokens.MARK, it.name, it.template_options)
     needed = {token: index for token, index in added.items() if index in {*read, *it.stop_ids}}
     for token, index in needed.items():

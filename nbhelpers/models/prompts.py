@@ -78,7 +78,7 @@ def read_pairs(source: str | Path | PromptSet) -> list[tuple[Prompt, dict]]:
         raise ParameterError(f"{title(source)} holds no prompts; write one JSON record a line.")
     if len({prompt.id for prompt, _ in pairs}) < len(pairs):
         raise ParameterError(
-            f"{title(source)} holds two records with one id; ids pair PT with IT and must differ"
+            f"{title(source)} holds two records with one id; ids pair PT with IT and must differ."
         )
     return pairs
 

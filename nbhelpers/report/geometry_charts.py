@@ -8,10 +8,12 @@ import xarray as xr
 
 from nbhelpers.report import charts
 from nbhelpers.report.charts import bands, by_category, layers_axis, onset_rule, panels, tidy
+from nbhelpers.report.unmeasured import needs
 
 TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
 
 
+@needs("weights")
 def weight_change(results, measure="relative") -> alt.Chart:
     """Return a chart of each layer's weight change by group of parameters: relative Frobenius norm, or RMS."""
     rows = tidy(results, lambda dataset: dataset[f"weight_{measure}"].rename("mean").to_dataset()).dropna(
@@ -47,6 +49,7 @@ def dimension_profile(results) -> alt.Chart:
     return panels(rows, "Intrinsic dimension of the states at the prompt's end", *curve, toggles=toggles)
 
 
+@needs("attention")
 def attention_shift(results, measure="attention_normalised") -> alt.Chart:
     """Return a chart of IT − PT of the attention entropy at the last prompt position, mean over heads, by layer.
 

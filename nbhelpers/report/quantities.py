@@ -124,6 +124,11 @@ def with_shift(
     return both | shifts({f"{name}_shift{suffix}": difference(values)}, unit, note)
 
 
+def peak(values: np.ndarray) -> float:
+    """Return the layer of the largest of values [layer]; NaN if one is missing."""
+    return np.nan if np.isnan(values).any() else np.argmax(values)
+
+
 def weights(result: xr.Dataset) -> Quantities:
     """Return the RMS weight change of MLPs and of attention: mean, variation, peak layer, ratios of late to early layers."""
     note = "published attention counts norms, too; here projections alone"
@@ -132,7 +137,7 @@ def weights(result: xr.Dataset) -> Quantities:
         rms = result["weight_rms"].sel(group=group).values
         found |= levels({f"weight_mean.{group}": rms.mean()}, "RMS", note)
         found |= levels({f"weight_variation.{group}": rms.std() / rms.mean()}, "1", note)
-        found |= levels({f"weight_peak_layer.{group}": np.argmax(rms)}, "layers", note)
+        found |= levels({f"weight_peak_layer.{group}": peak(rms)}, "layers", note)
         for name, start in {"late": depths.onset(n), "last_third": 2 * n // 3}.items():
             late = {f"weight_{name}_ratio.{group}": rms[start:].mean() / rms[:start].mean()}
             found |= ratios(late, note)
@@ -182,10 +187,10 @@ def attention(result: xr.Dataset, template: str) -> Quantities:
         f"attention_entropy_shift_third_layer.{template}": by_prompt.isel(layer=centre, drop=True),
     }
     note = "published without naming the template; window at a third scaled with depth"
-    peak = {f"attention_entropy_peak_layer.{template}": np.argmax(abs(by_prompt.mean("cloud_prompt").values))}
+    at = {f"attention_entropy_peak_layer.{template}": peak(abs(by_prompt.mean("cloud_prompt").values))}
     share = difference(read_as(result["attention_normalised"], template)).mean("layer")
     return (
         shifts(moved, "nats", note)
-        | levels(peak, "layer", "in layers of this model")
+        | levels(at, "layer", "in layers of this model")
         | shifts({f"attention_share_shift.{template}": share}, "1")
     )

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from math import log
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -416,3 +417,17 @@ def test_wrong_input_is_named():
 def test_the_lens_does_without_nnsight():
     check = "import sys, nbhelpers.measures.lens; sys.exit('nnsight' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_near_ties_are_counted_and_other_text_is_refused():
+    """Ids 5 and 6 differ from the best by rounding alone; half precision is allowed more."""
+    top1, made = np.array([3, 4, 5]), np.array([3, 4, 6])
+    gap = np.array([0.0, 0.0, 0.004])
+    assert lens.greedy_ties(top1, made, gap, torch.float32, "x").tolist() == [False, False, True]
+    coarse = np.array([0.0, 0.0, 0.3])
+    assert lens.greedy_ties(top1, made, coarse, torch.bfloat16, "x").tolist() == [False, False, True]
+    with pytest.raises(lens.LensError, match="x: a generated token is 0.3 nats less likely"):
+        lens.greedy_ties(top1, made, coarse, torch.float32, "x")
+    with pytest.raises(lens.LensError):
+        lens.greedy_ties(top1, made, np.array([0, 0, np.nan]), torch.float32, "x")
+    assert lens.greedy_ties(top1[:0], made[:0], gap[:0], torch.float32, "x").tolist() == []

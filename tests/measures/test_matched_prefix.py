@@ -361,6 +361,9 @@ class Renamed:
     def __init__(self, tokenizer, words):
         self.tokenizer, self.words = tokenizer, words
 
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
     def convert_ids_to_tokens(self, ids):
         found = self.tokenizer.convert_ids_to_tokens(ids)
         return [self.words.get(index, word) for index, word in zip(ids, found)]

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from scipy import stats
 
-from nbhelpers.core.params import FAMILIES
+from nbhelpers.core.params import FAMILIES, ParameterError
 from nbhelpers.measures import lens, logit_attribution, neurons
 from nbhelpers.models import forward, generation, prompts
 from nbhelpers.models.loading import load_pair
@@ -245,7 +245,7 @@ def test_all_neurons_and_the_rest_add_up_to_the_true_logit(key):
     of_neurons = data.target_contribution.sel(selection="attribution").sum("feature")
     of_layers = data.update_target_contribution.sel(component="mlp").sum("layer")
     np.testing.assert_allclose(of_neurons, of_layers, rtol=1e-3, atol=2e-3)
-    with pytest.raises(ValueError, match="k = .* cannot be chosen"):
+    with pytest.raises(ParameterError, match="n_neurons = .* cannot be chosen"):
         logit_attribution.direct_attribution(decoder, rows, targets, k=int(active.min()) + 1)
 
 

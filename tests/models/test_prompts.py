@@ -83,6 +83,71 @@ def test_bad_files_are_named(tmp_path):
         prompts.load_prompts(POCKET, 9999)
 
 
+GOOD = {"id": "a", "category": "c", "text": "Question: Hi?\nAnswer:", "message": "Hi?"}
+
+
+def line(**change):
+    """One line of a prompt file, with some fields changed or, if None, left out."""
+    record = {key: value for key, value in (GOOD | change).items() if value is not None}
+    return json.dumps(record, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    "content, texts",
+    [(line(text="Roses are red\u2028Violets are blue"), ["Roses are red\u2028Violets are blue"]),
+     (line(text="one\x85two"), ["one\x85two"]),
+     (line(text="page\fpage"), ["page\fpage"]),
+     (line() + "\n\n  \n" + line(id="b") + "\n\n", [GOOD["text"]] * 2),
+     ("\ufeff" + line(), [GOOD["text"]]),
+     (line() + "\r\n" + line(id="b") + "\r\n", [GOOD["text"]] * 2),
+     (line(id=0), [GOOD["text"]]),
+     (json.dumps(GOOD | {"message": "a\0b"}), [GOOD["text"]]),
+     (line(text="\U0001f468\u200d\U0001f469 \u05e9\u05dc\u05d5\u05dd e\u0301"),
+      ["\U0001f468\u200d\U0001f469 \u05e9\u05dc\u05d5\u05dd e\u0301"])],
+)  # fmt: skip
+def test_prompt_files_as_people_have_them_are_read(content, texts, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(content.encode("utf-8"))
+    assert [prompt.text for prompt in prompts.read_prompts(str(file))] == texts
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [(line() + "\n42\n", "mine.jsonl line 2 is no record but a int"),
+     ("null", "line 1 is no record but a NoneType"),
+     ("[1, 2]", "line 1 is no record but a list"),
+     (line(text=5), "line 1: holds no text in the field 'text' but a int"),
+     (line(message=[{"role": "user", "content": "Hi?"}]), "line 1: holds no text in the field 'message' but a list"),
+     (line(text="   "), "line 1: the field 'text' is empty"),
+     (line(message="  \n "), "line 1: the field 'message' is empty"),
+     (line(category=3), "line 1: holds no text in the field 'category' but a int"),
+     (line(id=1.5), "line 1: the record needs an 'id', a text or a whole number, not 1.5"),
+     (line(id=None), "line 1: the record needs an 'id'"),
+     (json.dumps({"formats": {"A": "Hi"}, "question_type": "x"}), "line 1: the record needs an 'id'"),
+     (json.dumps({"id": "a", "formats": "Hi"}), "line 1: holds no text in the field 'text'"),
+     (line(id=1) + "\n" + line(id="1"), "holds two records with one id"),
+     ('{"id": "a", "category": "c", "text": "nice \\ud83d", "message": "m"}', "line 1 holds half a character"),
+     (json.dumps([GOOD], indent=1), "line 1 is no JSON record: Expecting value; write one record a line, not one array"),
+     ("", "holds no prompts"),
+     ("[" * 100_000, "line 1 is no JSON record: nested too deeply"),
+     (line(text="caf\u00e9").encode("latin-1"), "line 1 is not UTF-8")],
+)  # fmt: skip
+def test_a_malformed_prompt_file_is_one_sentence_with_its_line(content, sentence, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    with pytest.raises(ParameterError) as error:
+        prompts.read_prompts(str(file))
+    said = str(error.value)
+    assert sentence in said and said.startswith("mine.jsonl") and "\n" not in said and said.endswith(".")
+
+
+def test_stubs_without_their_fields_are_named(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text(line(group="g"))
+    with pytest.raises(ParameterError, match="the record 'a' has no field 'target'"):
+        logit_attribution.read_stubs(str(file))
+
+
 def test_study_records_are_read():
     """The study's own format: text as published, the wrapper taken off for the chat turn."""
     record = {

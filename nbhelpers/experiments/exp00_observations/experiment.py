@@ -13,10 +13,15 @@ HISTORIES = 2  # PT's tokens and IT's
 PER_LENS, PER_STEP = 12, 8  # numbers kept per layer, step and model: for each lens; for geometry
 
 
+FEWEST = 16  # states of a cloud that differ: a subsample of four fifths must hold ten neighbours of each
+
+
 class Params(GenerationParams):
     """Parameters of exp00, which generates and measures once for all observational experiments."""
 
-    n_cloud_prompts: int = Field(ge=16, description="prompts whose last position gives the clouds of states")
+    n_cloud_prompts: int = Field(
+        ge=FEWEST, description="prompts whose last position gives the clouds of states"
+    )
     # A subsample of four fifths must keep ten neighbours of every state.
     n_neighbours: int = Field(default=32, ge=32, description="nearest neighbours kept of every state")
 

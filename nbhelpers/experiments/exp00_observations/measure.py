@@ -15,13 +15,24 @@ import xarray as xr
 from torch import Tensor
 
 from nbhelpers.core.depths import depth
-from nbhelpers.core.params import VARIANTS
-from nbhelpers.measures import delta_cosine, lens, lens_tiles, neurons, tuned_lens
+from nbhelpers.core.params import VARIANTS, LackingError, ModelParams, ParameterError
+from nbhelpers.core.schemas import PromptSet
+from nbhelpers.core.unmeasured import joint, noted
+from nbhelpers.experiments.exp00_observations.experiment import FEWEST, Params
+from nbhelpers.measures import (
+    delta_cosine,
+    lens,
+    lens_tiles,
+    neurons,
+    prompt_end,
+    tuned_lens,
+    weight_change,
+)
 from nbhelpers.measures.steps import LENSES
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import Batch, Stream, narrow, replay
 from nbhelpers.models.generation import Continuation
-from nbhelpers.models.prompts import Prompt
+from nbhelpers.models.prompts import Prompt, load_prompts, read_as
 from nbhelpers.models.token_classes import token_classes
 from nbhelpers.models.unembedding import Unembedding
 
@@ -92,15 +103,18 @@ def observe(
     the index of the prompt; `token` (step), the index of the generated token that the step predicts, 0 for the first one.
 
     The lens is checked against the model's own logits on each batch. For a matched history, pass the other model's
-    continuations. `with_neurons` is for the model's own history: it adds `neuron_mass` (layer, neuron), summed over steps,
-    and `near_tie` (step), see `lens.greedy_ties`.
+    continuations. `with_neurons` is for the model's own history: it adds `near_tie` (step), see `lens.greedy_ties`, and
+    `neuron_mass` (layer, neuron), summed over steps; NaN, and noted, if the model's MLPs have no neurons that are known.
     """
-    parts, masses = [], []
+    parts, masses, unknown = [], [], None
     for batch, stream in replay(decoder, prompts, continuations, batch_size=batch_size):
         lens.check_identity(stream.last_residual, stream.last_logits, own.unembedding)
         part = measure(stream, batch, own, other, rows=lens_rows, compile=lens_compile)
-        if with_neurons:
-            masses.append(neurons.neuron_mass(neurons.neuron_layers(decoder, stream)))
+        if with_neurons and not unknown:
+            try:
+                masses.append(neurons.neuron_mass(neurons.neuron_layers(decoder, stream)))
+            except LackingError as error:
+                unknown = error
         part["token_id"] = ("step", narrow(batch.targets))
         if with_neurons:
             part["near_tie"] = ("step", ties(decoder, part))
@@ -109,6 +123,9 @@ def observe(
         )
     steps = xr.concat(parts, "step")
     steps = steps.isel(step=np.lexsort((steps.token.values, steps.prompt_index.values)))
+    if unknown:
+        nothing = xr.DataArray(np.full((decoder.n_layers, 1), np.nan), dims=("layer", "neuron"))
+        return noted(steps.assign(neuron_mass=nothing), "neurons", unknown)
     return steps.assign(neuron_mass=sum(masses)) if with_neurons else steps
 
 
@@ -125,6 +142,20 @@ def near_ties(steps: xr.Dataset, n_prompts: int) -> np.ndarray:
     """Return how many of a prompt's steps on the model's own history are near-ties, int32 [prompt]."""
     counts = np.bincount(steps.prompt_index.values[steps.near_tie.values], minlength=n_prompts)
     return counts.astype(np.int32)
+
+
+def cloud_prompts(pair: Pair, source: str | PromptSet, options: Params) -> list[Prompt]:
+    """Return the prompts of the clouds; ParameterError, before any forward, if too few of their texts differ for a cloud."""
+    chosen = load_prompts(source, options.n_cloud_prompts, options.seed)
+    for template in prompt_end.TEMPLATES:
+        for decoder in pair:
+            n = len(set(map(tuple, read_as(decoder, chosen, template))))
+            if n < FEWEST:
+                raise ParameterError(
+                    f"n_cloud_prompts = {len(chosen)}: only {n} of the {template} texts that {decoder.variant.upper()} of "
+                    f"{pair.key} reads differ, and a cloud needs {FEWEST}; name prompts with more texts in the profile"
+                )
+    return chosen
 
 
 def observe_pair(
@@ -152,7 +183,7 @@ def observe_pair(
         for history in VARIANTS
         for v, o in zip(VARIANTS, reversed(VARIANTS))
     }  # fmt: skip
-    masses = [found[v, v].neuron_mass for v in VARIANTS]
+    masses, lacking = [found[v, v].neuron_mass for v in VARIANTS], joint(found.values())
     tied = [near_ties(found[v, v], len(continuations[v])) for v in VARIANTS]
     histories = []
     for history in VARIANTS:
@@ -165,7 +196,18 @@ def observe_pair(
     steps = xr.concat(histories, "step", data_vars="minimal").assign_coords(variant=list(VARIANTS))
     return steps.assign(
         neuron_mass=xr.concat(masses, "variant"), near_ties=(("variant", "prompt"), np.array(tied))
-    )
+    ).assign_attrs(lacking)
+
+
+
+def weights_moved(model: ModelParams, n_layers: int) -> xr.Dataset:
+    """Return a pair's weight change, named as in exp00's dataset; NaN, and noted, if a tensor is of no known kind."""
+    folders = [weight_change.checkpoint_folder(getattr(model, v), model.key) for v in VARIANTS]
+    try:
+        found = weight_change.weight_change(*folders)
+    except LackingError as error:
+        found = noted(weight_change.nothing(n_layers), "weights", f"{model.key}: {error}")
+    return found.rename(rms="weight_rms", relative="weight_relative", n_parameters="weight_count")
 
 
 def with_texts(

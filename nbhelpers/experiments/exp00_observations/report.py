@@ -8,10 +8,12 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import params
+from nbhelpers.core.unmeasured import PARTS
 from nbhelpers.experiments.exp00_observations.quantities import quantities
 from nbhelpers.report.charts import by_variant, panels, tidy
 from nbhelpers.report.quantities import value
 from nbhelpers.report.text import counted, percent
+from nbhelpers.report.unmeasured import sentences
 
 
 def lengths(results) -> alt.Chart:
@@ -71,5 +73,5 @@ def verdict(results) -> str:
     sharper = [t for t, d in results.items() if value(quantities, d, "final_entropy_shift") < 0]
     return (
         f"On average PT writes the longer texts in {counted(longer, total)}. IT's own predictions end with the lower mean "
-        f"entropy in {counted(sharper, total)}."
+        f"entropy in {counted(sharper, total)}.{sentences(results, *PARTS)}"
     )

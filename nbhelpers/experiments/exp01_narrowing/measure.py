@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from nbhelpers.core.params import VARIANTS
+from nbhelpers.core.params import VARIANTS, ParameterError
+from nbhelpers.core.unmeasured import joint
 from nbhelpers.experiments.exp01_narrowing.experiment import Params
 from nbhelpers.measures import logit_attribution
 from nbhelpers.measures.logit_attribution import Stub
@@ -29,6 +30,11 @@ def chosen_stubs(pair: Pair, stubs: Sequence[Stub], n: int) -> Kept:
     The two models share the tokenizer.
     """
     kept = logit_attribution.single_token(pair.pt, stubs)
+    if len(kept) < 2:
+        raise ParameterError(
+            f"{pair.key}: {len(kept)} of {len(stubs)} stubs have an answer of one token; exp01 needs two: name others under "
+            "`prompts` in params/experiments/exp01.yml"
+        )
     chosen = prompts.choose([stub for stub, *_ in kept], min(n, len(kept)))
     return [(stub, *rest) for stub, *rest in kept if stub in chosen]
 
@@ -106,6 +112,7 @@ def assembled(
     low, high = shift(fitted["pt"].draws, fitted["it"].draws, confidence)
     difference = fitted["it"].estimate - fitted["pt"].estimate
     found = found.assign(fit_shift=difference, fit_shift_low=low, fit_shift_high=high)
+    found = found.assign_attrs(joint(layers.values()))
     texts = {"group": [stub.category for stub, *_ in kept], "target": [stub.target for stub, *_ in kept]}
     found = found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
     return found.assign_coords(variant=list(VARIANTS), prompt=[stub.id for stub, *_ in kept])

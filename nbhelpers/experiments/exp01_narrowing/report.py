@@ -13,6 +13,7 @@ from nbhelpers.report.charts import IT, PT, panels, tidy
 from nbhelpers.report.quantities import kept, named
 from nbhelpers.report.sentences import by_interval, compared, grounds, sentence
 from nbhelpers.report.text import interval
+from nbhelpers.report.unmeasured import missing, needs, sentences
 
 
 def log_axis() -> dict:
@@ -37,6 +38,7 @@ def update_breadth(results) -> alt.Chart:
     )  # fmt: skip
 
 
+@needs("neurons")
 def neuron_breadth(results) -> alt.Chart:
     """Return a chart of the mean ln N90 of the chosen neurons of each layer; the reader chooses the selection."""
     return charts.layer_profile(
@@ -50,6 +52,7 @@ def enough(values: xr.DataArray, fewest: int = 2) -> xr.DataArray:
     return values.where(values.notnull().sum("prompt") >= fewest)
 
 
+@needs("neurons")
 def breadth_scatter(results) -> alt.Chart:
     """Return a chart of attribution against N90 for a sample of the neurons chosen by attribution, logarithmic axes."""
     rows = tidy(results, lambda dataset: dataset[["sample_n90", "sample_attribution", "sample_layer"]])
@@ -64,6 +67,7 @@ def breadth_scatter(results) -> alt.Chart:
     return panels(rows, "Attribution against breadth, neurons chosen by attribution", dots)
 
 
+@needs("neurons")
 def breadth_fits(results, statistic="pearson") -> alt.Chart:
     """Return a chart of the correlation of log attribution with log N90, with intervals, by selection, PT and IT."""
     order = ["attribution", "random", "impact"]
@@ -98,19 +102,25 @@ def fit_table(results) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis([None, "chosen by"])
 
 
+def fit_signs(results, selection: str) -> str:
+    """Return a clause, to follow "is", on the sign of IT's correlation of log attribution with log N90."""
+    without = missing(results, "neurons")
+    measured = {title: dataset for title, dataset in results.items() if title not in without}
+    if not measured:
+        return "not measured"
+    found = by_interval(measured, lambda d: fit_of(d, "pearson", selection, "it"))
+    return compared(found, len(measured), "above zero", "below it")
+
+
 def verdict(results) -> str:
     """Return the verdict on narrowing with depth and on attribution and breadth."""
     of = partial(named, quantities)
     falls = {v: sentence(results, of(f"support_fall.{v}"), "narrower", "wider") for v in params.VARIANTS}
     trend = sentence(results, of("update_breadth_trend.it"), "broader", "narrower")
-    signs = {
-        s: by_interval(results, lambda d, s=s: fit_of(d, "pearson", s, "it"))
-        for s in ("attribution", "random")
-    }
-    fits = {s: compared(found, len(results), "above zero", "below it") for s, found in signs.items()}
+    fits = {s: fit_signs(results, s) for s in ("attribution", "random")}
     return (
         f"At the end of the stack the lens distribution at the answer is, compared with the middle, for PT {falls['pt']}; "
         f"for IT it is {falls['it']}. With depth, IT's MLP updates are {trend}. In IT the correlation of log attribution "
         f"with log breadth among neurons chosen by attribution is {fits['attribution']}; among random ones it is "
-        f"{fits['random']} (95 % intervals over prompts). {grounds(results)}"
+        f"{fits['random']} (95 % intervals over prompts). {grounds(results)}{sentences(results, 'neurons')}"
     )

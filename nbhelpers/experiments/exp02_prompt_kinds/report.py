@@ -25,6 +25,7 @@ from nbhelpers.report.families import cells
 from nbhelpers.report.quantities import named, value
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import counted, p_value
+from nbhelpers.report.unmeasured import sentences
 
 
 def kinds_profile(results, measure="delta_cosine") -> alt.Chart:
@@ -108,5 +109,5 @@ def verdict(results) -> str:
         f"in {counted(cosine, total)}, in lens entropy in {counted(entropy, total)} (permutation within prompt forms, "
         f"largest F over layers{several}). In the final fifth of the layers the update's opposition to the residual stream "
         f"is, with the chat template, {with_}; without it, it is {without}. At the last layer IT's opposition is, with the "
-        f"template rather than without, {last}. {grounds(results)}"
+        f"template rather than without, {last}. {grounds(results)}{sentences(results, 'weights')}"
     )

@@ -13,6 +13,7 @@ from nbhelpers.core.depths import onset, phases
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.core.schemas import CommitmentParams
 from nbhelpers.core.store import joined
+from nbhelpers.core.unmeasured import joint
 from nbhelpers.measures import commitment
 from nbhelpers.measures.steps import STRATA, confidence, history_steps, prompt_means, strata
 from nbhelpers.models.token_classes import CLASSES
@@ -125,7 +126,8 @@ def over_histories(observed: xr.Dataset, measure: Callable, *options) -> xr.Data
     """Return `measure(observed, variant, history, *options)` of both models on both texts, dims (variant, history, …)."""
     rows = [xr.concat([measure(observed, v, h, *options) for h in VARIANTS], "history") for v in VARIANTS]
     found = xr.concat(rows, "variant").assign_coords(variant=list(VARIANTS), history=list(VARIANTS))
-    return found.assign_coords({name: observed[name] for name in ("prompt", "layer", "depth", "lens")})
+    found = found.assign_coords({name: observed[name] for name in ("prompt", "layer", "depth", "lens")})
+    return found.assign_attrs(joint([observed]))
 
 
 def curves(observed: xr.Dataset, variant: str, history: str) -> xr.Dataset:

@@ -21,7 +21,8 @@ from nbhelpers.report.charts import (
 from nbhelpers.report.families import FEWEST, cells, free
 from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.sentences import grounds, sentence
-from nbhelpers.report.text import percent
+from nbhelpers.report.text import number, percent
+from nbhelpers.report.unmeasured import needs, sentences
 
 MINDS = {
     "late_mind_change": ("First correct at the onset or later", "share of tokens"),
@@ -82,6 +83,7 @@ def commitment_by_confidence(results, text="free") -> alt.Chart:
     return dots(rows, "stratum", x="IT − PT, layers", title=f"Commitment delay by confidence, {where}")
 
 
+@needs("neurons")
 def neuron_gini(results) -> alt.Chart:
     """Return a chart of the Gini coefficient of neuron use by layer: 0 if all neurons are used equally, near 1 if few are."""
     rows = tidy(results, lambda dataset: dataset.gini.rename("mean").to_dataset())
@@ -119,10 +121,10 @@ def gini_table(results) -> pd.DataFrame:
     rows = {}
     for title, d in results.items():
         rows[title] = {
-            f"Gini, {v.upper()}": f"{value(quantities, d, f'gini.{v}'):.3f}" for v in params.VARIANTS
+            f"Gini, {v.upper()}": number(value(quantities, d, f"gini.{v}"), 3) for v in params.VARIANTS
         }
         shared = {int(k): value(quantities, d, f"neuron_overlap_all_layers.k{k}") for k in d.k.values}
-        rows[title] |= {f"top {k} shared": f"{share:.2f}" for k, share in shared.items()}
+        rows[title] |= {f"top {k} shared": number(share) for k, share in shared.items()}
     return pd.DataFrame(rows).T.rename_axis(None)
 
 
@@ -141,5 +143,5 @@ def verdict(results) -> str:
         f"Free running, the divergence from layer to layer in the corrective phase is {corrective}; in the content phase it "
         f"is {content}. The share of structural tokens that come first only from the onset on is {structural}; that of "
         f"content tokens is {contents}. At high confidence commitment is {high}; at low confidence it is {low}. With both "
-        f"models on IT's text, commitment at high confidence is {matched}. {grounds(results)}"
+        f"models on IT's text, commitment at high confidence is {matched}. {grounds(results)}{sentences(results, 'neurons')}"
     )

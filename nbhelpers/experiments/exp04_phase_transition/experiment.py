@@ -11,7 +11,7 @@ class Params(ExperimentParams):
 
     n_subsamples: int = Field(default=100, ge=20, description="subsamples without replacement")
     n_permutations: int = Field(default=10_000, ge=100)
-    mle_neighbours: int = Field(default=10, ge=3)
+    mle_neighbours: int = Field(default=10, ge=3, le=10)
 
 
 VARIABLES = declared(

@@ -10,6 +10,7 @@ import xarray as xr
 
 from nbhelpers.core.depths import around_third
 from nbhelpers.core.store import joined
+from nbhelpers.core.unmeasured import joint
 from nbhelpers.experiments.exp04_phase_transition.experiment import Params
 from nbhelpers.measures import prompt_end
 
@@ -39,11 +40,20 @@ def window_p(profile: np.ndarray, inside: np.ndarray) -> float:
     return float((null >= abs(contrast(profile, inside)) - 1e-12).mean())
 
 
+TESTS = ("statistic", "p_permuted", "p_window", "global_statistic", "p_global")
+
+
 def standing_out(profiles: dict[str, np.ndarray], global_layer: np.ndarray, options: Params) -> xr.Dataset:
-    """Return contrasts and p-values of the window at a third of the depth, (profile), from {name: profile [layer]}."""
-    rows = []
+    """Return contrasts and p-values of the window at a third of the depth, (profile), from {name: profile [layer]}.
+
+    A profile without a value has none of them.
+    """
+    rows, nothing = [], dict.fromkeys(TESTS, np.nan)
     for profile in profiles.values():
         kept = np.isfinite(profile)  # a change between layers has no value at layer 0
+        if not kept.any():
+            rows.append(nothing)
+            continue
         inside = np.isin(np.arange(len(profile)), around_third(len(profile)))[kept]
         values, attends = profile[kept], global_layer[kept]
         some = attends.any() and not attends.all()
@@ -57,7 +67,7 @@ def standing_out(profiles: dict[str, np.ndarray], global_layer: np.ndarray, opti
                 "p_global": permutation_p(values, attends, **size),
             }
         )
-    found = {name: ("profile", [float(row[name]) for row in rows]) for name in rows[0]}
+    found = {name: ("profile", [float(row[name]) for row in rows]) for name in TESTS}
     return xr.Dataset(found, coords={"profile": list(profiles)})
 
 
@@ -68,8 +78,10 @@ def dip(dimension: xr.DataArray) -> xr.Dataset:
     """
     n_layers = dimension.sizes["layer"]
     searched = dimension.isel(layer=slice(round(0.2 * n_layers), round(0.5 * n_layers) + 1))
-    at = searched.idxmin("layer").astype(int)
+    known = searched.notnull().any("layer")
+    at = searched.fillna(np.inf).idxmin("layer").astype(int)
     before, after = dimension.sel(layer=at - 1, drop=True), dimension.sel(layer=at + 1, drop=True)
+    at = at if known.all() else at.where(known)
     sharpness = abs(before - after) / np.maximum(before, after)
     return xr.Dataset({"lowest_layer": at.drop_vars("layer", errors="ignore"), "sharpness": sharpness})
 
@@ -79,7 +91,8 @@ def clouds(observed: xr.Dataset, options: Params) -> xr.Dataset:
     size = dict(draws=options.n_subsamples, k=options.mle_neighbours, seed=options.seed)
     found = joined(prompt_end.dimensions(observed, **size), prompt_end.head_means(observed))
     kept = {name: observed[name] for name in ("adjacent_cka", "pair_cka", "global_layer")}
-    return found.assign(kept).assign(adjacent_change=1 - observed.adjacent_cosine)
+    found = found.assign(kept).assign(adjacent_change=1 - observed.adjacent_cosine)
+    return found.assign_attrs(joint([observed]))
 
 
 def summarise(observed: xr.Dataset, options: Params) -> xr.Dataset:

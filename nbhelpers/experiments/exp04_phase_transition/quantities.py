@@ -24,12 +24,12 @@ def quantities(result: xr.Dataset) -> Quantities:
     at, sharp = plain["lowest_layer"], plain["sharpness"]
     searched = f"{HERE}; searched between 0.2 and 0.5 of the depth"
     ratio = sharp.sel(variant="it") / sharp.sel(variant="pt").where(lambda x: x > 0)
-    lowest = two_nn.fillna(np.inf).argmin("layer")
+    lowest = two_nn.fillna(np.inf).argmin("layer").where(two_nn.notnull().any("layer"))
     return (
         levels(by_variant("lowest_layer", at), "layers", searched)
         | levels(by_variant("sharpness", sharp), "1")
         | ratios({"sharpness_ratio": ratio})
-        | levels(by_variant("dimension_lowest", two_nn.sel(layer=at)), "1")
+        | levels(by_variant("dimension_lowest", two_nn.where(two_nn["layer"] == at).max("layer")), "1")
         | levels(by_variant("dimension_last", two_nn.isel(layer=-1)), "1")
         | levels(by_variant("dimension_minimum_layer", lowest), "layers", HERE)
         | clouds(result)
@@ -38,8 +38,10 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def windows(result: xr.Dataset) -> Quantities:
-    """Return the number of profiles whose window at a third of the depth has the largest contrast, of all, and by chance."""
-    n_layers, n = result.sizes["layer"], result.sizes["profile"]
+    """Return the number of profiles whose window at a third of the depth has the largest contrast, of all that were
+    measured, and by chance.
+    """
+    n_layers, n = result.sizes["layer"], int(result["p_window"].notnull().sum())
     total = n_layers - len(around_third(n_layers)) + 1
     # A change between layers has no layer 0, hence one window less; the limit 1.5 still separates ranks one and two.
     largest = int((result["p_window"] < 1.5 / total).sum())

@@ -10,6 +10,7 @@ from nbhelpers.report.geometry_charts import TEMPLATES
 from nbhelpers.report.quantities import DIMENSIONS, named, value
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import number, p_value
+from nbhelpers.report.unmeasured import missing, sentences
 
 
 def spectrum_profile(results, measure="participation_ratio") -> alt.Chart:
@@ -66,6 +67,16 @@ def higher(results, template: str) -> str:
     return f"with {READ_AS[template]}: {', '.join(said)}"
 
 
+def attention(results, template: str) -> str:
+    """Return a clause, to follow "is", on IT − PT of the attention entropy, as a share of its ceiling."""
+    without = missing(results, "attention")
+    measured = {title: dataset for title, dataset in results.items() if title not in without}
+    shift = named(quantities, f"attention_share_shift.{template}")
+    return (
+        sentence(measured, shift, "wider in IT than in PT", "narrower in IT") if measured else "not measured"
+    )
+
+
 def verdict(results) -> str:
     """Return the verdict on a transition near a third of the depth."""
     total = len(results)
@@ -74,16 +85,12 @@ def verdict(results) -> str:
         sum(value(quantities, dataset, name) for dataset in results.values())
         for name in ("third_is_largest", "profiles", "third_by_chance")
     )
-    native = sentence(
-        results, named(quantities, "attention_share_shift.native"), "wider in IT than in PT", "narrower in IT"
-    )
-    chat = sentence(
-        results, named(quantities, "attention_share_shift.chat"), "wider in IT than in PT", "narrower in IT"
-    )
+    native, chat = (attention(results, template) for template in ("native", "chat"))
     return (
         f"IT's cloud has the higher dimension in the final fifth of the layers (point values{where}) "
         f"{'; '.join(higher(results, template) for template in READ_AS)}. Of all windows of its width, the one at a third "
         f"of the depth has the largest contrast in {largest:.0f} of {profiles:.0f} profiles over layers, where chance "
         f"alone would give about {chance:.0f}. Under native templates, attention from the prompt's end is, "
         f"as a share of its ceiling, {native}; with chat turns for both it is {chat}. {grounds(results)}"
+        f"{sentences(results, 'attention')}"
     )

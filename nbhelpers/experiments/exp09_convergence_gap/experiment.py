@@ -13,7 +13,7 @@ class Params(CommitmentParams):
         default=100, ge=20, description="subsamples without replacement, for dimensions"
     )
     mle_neighbours: int = Field(
-        default=10, ge=3, description="neighbours of the maximum-likelihood dimension"
+        default=10, ge=3, le=10, description="neighbours of the maximum-likelihood dimension"
     )
 
 

@@ -16,6 +16,7 @@ from nbhelpers.report.families import interval_table
 from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.sentences import ONE, SEVERAL, compared, signs
 from nbhelpers.report.text import counted, number, written
+from nbhelpers.report.unmeasured import sentences
 
 RULES = {
     "top1_first": "first top-1",
@@ -143,7 +144,7 @@ def verdict(results, rule="kl_stays_0.1") -> str:
 
     opposition = signs(results, lambda dataset: -of("delta_cosine_shift.final_fifth")(dataset))
     answer = "Yes" if len(gap["above"]) == total else "In part" if gap["above"] else "Not in this run"
-    sentences = [
+    said = [
         f"**{answer}.** Over the late half of the layers, free running and through the raw lens, KL(final ‖ layer) is "
         + compared(gap, total, "larger in IT than in PT", "smaller in IT"),
         f"Through the tuned lens it is {sign('kl_excess_late_half.tuned', *larger)}",
@@ -155,9 +156,10 @@ def verdict(results, rule="kl_stays_0.1") -> str:
         + compared(opposition, total, "stronger in IT", "weaker in IT"),
     ]
     return (
-        ". ".join(sentences) + ".\n\n"
+        ". ".join(said) + ".\n\n"
         f"The final distribution itself has a lower mean entropy in IT in {counted(sharper(results), total)}; a gap "
         f"to one’s own end point has to be read beside that. {ONE if total == 1 else SEVERAL}"
+        f"{sentences(results, 'attention', 'weights')}"
     )
 
 
