@@ -32,7 +32,7 @@ _MODULES = {
     "routed": r"mlp\.experts\.(\d+\.)?(gate|up|down|gate_up)_proj|block_sparse_moe\.experts\.\d+\.w[123]",
     "shared": r"mlp\.shared_experts\.(gate|up|down)_proj",
     "router": r"(mlp|block_sparse_moe)\.gate",
-    "norm": r"(input|post_attention|pre_feedforward|post_feedforward)_layernorm"
+    "norm": r"(input|post_attention|pre_feedforward|post_feedforward|post_self_attn|post_mlp)_layernorm"
     r"|self_attn\.([qk]_norm|q_a_layernorm|kv_a_layernorm|[qk]_layernorm(\.norms\.\d+)?)",
 }
 _OUTSIDE = {"embed_tokens": "embedding", "norm": "final_norm", "lm_head": "unembedding"}

@@ -26,8 +26,8 @@ SIZES = {
     "exp01": {"n_prompts": 6, "batch_size": 6, "n_neurons": 20},
     "exp02": {"n_prompts": 12, "max_new_tokens": 8, "batch_size": 6},
     "exp07_0g": {
-        "corpus": {"path": "pocket/corpus.jsonl"}, "steps": 2, "tokens_per_step": 256, "batch_size": 4, "validate_every": 1,
-        "max_text_tokens": 64, "n_validation_tokens": 128, "n_test_tokens": 256,
+        "corpus": {"path": "pocket/corpus.jsonl"}, "steps": 2, "tokens_per_step": 64, "batch_size": 2, "validate_every": 2,
+        "max_text_tokens": 32, "n_validation_tokens": 64, "n_test_tokens": 64, "pool": 1,
     },
     "exp11": {"n_prompts": 5, "batch_size": 5, "sliding_step": 8, "widths": [4]},
 }  # fmt: skip

@@ -30,12 +30,12 @@ def test_everything_works_on_pocket_pairs(family):
     assert set(found) == PARTS and capabilities.lacking(found) == [] and not any(found.values())
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gemma2"])
+@pytest.mark.parametrize("name", shapes.SUPPORTED)
 def test_everything_works_on_what_is_supported(name, tmp_path):
     assert not any(of(name, tmp_path).values())
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("name", shapes.REFUSED)
 def test_what_is_no_decoder_of_ours_is_lacking_in_sentences(name, tmp_path):
     found = of(name, tmp_path)
     assert capabilities.lacking(found)
