@@ -59,10 +59,13 @@ def run(name: str, *command, **environment) -> Step:
     lines: list[str] = []
     reader = threading.Thread(target=lambda: lines.extend(job.stdout))
     reader.start()
-    while job.poll() is None:
-        peak = max(peak, _largest(job.pid))
-        time.sleep(0.5)
-    reader.join()
+    try:
+        while job.poll() is None:
+            peak = max(peak, _largest(job.pid))
+            time.sleep(0.5)
+    finally:  # an interrupted test leaves nothing running
+        job.terminate()
+        reader.join()
     return Step(name, "".join(lines), job.returncode, time.time() - start, peak)
 
 
