@@ -1,4 +1,4 @@
-"""Size of the weight change W_IT − W_PT by kind of module and layer, read from safetensors files.
+"""Size of the weight change W_IT − W_PT by kind of module and layer, read from the files of checkpoints.
 
 No model is built and no checkpoint is loaded whole: a pair of tensors is read a few rows at a time, in float32 whatever the
 dtype of the files. A tensor's kind follows from the full name of its module, never a part of it: post_attention_layernorm
