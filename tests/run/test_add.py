@@ -284,3 +284,16 @@ def test_without_peft_an_adapter_is_refused_in_a_sentence(project, own, monkeypa
     shutil.copy(own / "pt/config.json", own / "lora")  # as some trainers leave it
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "install PEFT to merge it" in refusal(own, it=str(own / "lora"))
+
+
+@pytest.mark.slow
+def test_a_batch_runs_on_checkpoints_from_elsewhere(project, own, run_cli):
+    list(add.add("mine", str(own / "pt"), str(own / "it"), profile="pocket"))
+    sizes = project / "params/experiments/exp90.yml"
+    sizes.write_text(sizes.read_text() + "  mine: {n_prompts: 3}\n")
+    for ran in (["mine"], ["mine"]):  # the second batch has nothing to do
+        status, said, errors = run_cli("batch", "--profile", "mine", "--cores", 1, "--target", "measured")
+        assert status == 0, said + errors
+        assert (project / "trace.txt").read_text().split() == ran
+    path = project / "_build/results/mine/mine/exp90.nc"
+    assert str(own / "it") in path.read_bytes().decode("latin-1")
