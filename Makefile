@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help environment book check test lab bench pocket doctor clean
+.PHONY: help environment book check test realmodel lab bench pocket doctor clean
 
 PROFILE ?= pocket
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -45,6 +45,9 @@ test: $(STAMP)  ## run every test, the notebooks included
 	  -n $(CORES) -p no:cacheprovider --durations 6 --nbval --nbval-sanitize-with tests/nbval.cfg \
 	  --nbval-kernel-name python3 notebooks; \
 	printf '\nWhere the minutes went:\n%s' "$$times"; exit $$status
+
+realmodel: $(STAMP)  ## run everything on a public model of 135 M parameters (downloads 93 MB; some 10 minutes)
+	@CORES=$(CORES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m realmodel -s -q -p no:cacheprovider tests/realmodel
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir notebooks

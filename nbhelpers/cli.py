@@ -181,11 +181,45 @@ def doctor(profile: Profile = "pocket"):
 
 
 @app.command()
-def models(profile: Annotated[str, typer.Option(help="Only this profile.")] = ""):
+def add(
+    key: Annotated[str, typer.Argument(help="The new pair's key, such as my_pair.")],
+    pt: Annotated[
+        str, typer.Option(help="The pretrained model: a folder or a hub id, owner/name[@revision].")
+    ],
+    it: Annotated[str, typer.Option(help="The tuned model, or a folder with a LoRA adapter of --pt.")],
+    family: Annotated[str, typer.Option(help="By default the architecture's name.")] = "",
+    title: Annotated[str, typer.Option(help="What pages call the pair; by default its key.")] = "",
+    profile: Annotated[str, typer.Option(help="Whose prompts and sizes the new profile takes.")] = "laptop",
+):
+    """Add a pair of your own: try what works on it, then write its model and profile files.
+
+    Example: nbh add my_pair --pt ~/models/base --it ~/models/base-sft --title "My pair"
+
+    Nothing is written if no experiment could run. Afterwards run: nbh batch --profile my_pair
+    """
+    from nbhelpers.run import add as adding
+
+    for line in adding.add(key, pt, it, family=family, title=title, profile=profile):
+        typer.echo(line)
+
+
+@app.command()
+def models(
+    profile: Annotated[str, typer.Option(help="Only this profile.")] = "",
+    check: Annotated[str, typer.Option(help="Load this model's pair and try what works on it.")] = "",
+):
     """List the models of every profile: family, layers, width, and whether the checkpoint is on this machine.
 
     Example: nbh models --profile pocket
+
+    With --check, one pair is loaded and each part of the package is tried on it: nbh models --check llama_pocket
     """
+    if check:
+        from nbhelpers.run import capabilities
+
+        found = capabilities.capabilities(params.model_params(check))
+        typer.echo("\n".join(capabilities.table(found)))
+        raise typer.Exit(1 if capabilities.lacking(found) else 0)
     from nbhelpers.run import doctor as checks
 
     for line in checks.model_table([profile] if profile else params.keys("profiles")):

@@ -45,7 +45,11 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out, under --quick, what is marked as slow."""
+    """Leave out what downloads a model, unless it is asked for; under --quick also what is marked as slow."""
+    if "realmodel" not in config.option.markexpr:
+        real = [item for item in items if item.get_closest_marker("realmodel")]
+        config.hook.pytest_deselected(items=real)
+        items[:] = [item for item in items if item not in real]
     if config.getoption("quick"):
         slow = [
             item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from nbhelpers.core import checkpoint_files
 from nbhelpers.core.schemas import ExperimentParams, GenerationParams, Prompts, PromptSet, Record, Size, Texts
 
 ROOT = Path(os.environ.get("NBHELPERS_ROOT", Path(__file__).resolve().parents[2])).resolve()
@@ -32,7 +33,7 @@ class LackingError(ParameterError):
 
 
 class Checkpoint(Record):
-    """One model's weights: a folder of this repository (`path`) or a hub id with a revision (`hub`)."""
+    """One model's weights: a folder (`path`: absolute, ~ or from the repository's root) or a hub id with a revision."""
 
     path: str | None = None
     hub: str | None = None
@@ -47,7 +48,7 @@ class Checkpoint(Record):
     @property
     def folder(self) -> Path | None:
         """The absolute folder of a local checkpoint, None for one on the hub."""
-        return ROOT / self.path if self.path else None
+        return ROOT / os.path.expanduser(self.path) if self.path else None
 
     @property
     def source(self) -> str:
@@ -57,10 +58,7 @@ class Checkpoint(Record):
     @property
     def files(self) -> list[Path]:
         """The files of a local checkpoint that determine what it computes; empty for one on the hub."""
-        patterns = ("*.safetensors", "*config.json", "tokenizer*", "*.jinja", "special_tokens_map.json")
-        return (
-            sorted({path for pattern in patterns for path in self.folder.glob(pattern)}) if self.path else []
-        )
+        return checkpoint_files.deciding(self.folder) if self.path else []
 
     @property
     def version(self) -> str:
@@ -113,6 +111,7 @@ class ProfileParams(Record):
     prompts: Prompts
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one notebook")
     gpus: int = Field(default=0, ge=0, description="GPUs a notebook takes of those given to the batch")
+    sizes_of: str | None = Field(default=None, description="the profile whose sizes lie under its own")
     lens_compile: bool = Field(default=False, description="compile the lens; pays off for large vocabularies")
 
 
@@ -284,6 +283,11 @@ def profile_params(name: str) -> ProfileParams:
         if key not in keys("models"):
             known = suggestion(key, keys("models"))
             raise ParameterError(f"params/profiles/{name}.yml: there is no model {key!r}; {known}.")
+    if profile.sizes_of and profile.sizes_of not in keys("profiles"):
+        known = suggestion(profile.sizes_of, keys("profiles"))
+        raise ParameterError(
+            f"params/profiles/{name}.yml: there is no profile {profile.sizes_of!r}; {known}."
+        )
     return profile
 
 
@@ -324,11 +328,16 @@ def ordered(chosen: list[str] | None = None) -> list[str]:
 
 
 def require(checkpoint: Checkpoint, model: str) -> Checkpoint:
-    """Return the checkpoint; ParameterError if it is local and its folder holds no weights."""
-    folder = checkpoint.folder
-    if folder and not list(folder.glob("*.safetensors")):
+    """Return the checkpoint; ParameterError, which says what its folder lacks, if it is local and cannot be loaded."""
+    if checkpoint.folder and (fault := checkpoint_files.fault(checkpoint.folder, "config.json")):
         raise ParameterError(
-            f"the checkpoint {checkpoint.path} of {model} is missing; restore it with "
-            f"`git checkout {checkpoint.path}` or train it with `make pocket`."
+            f"the checkpoint {checkpoint.path} of {model} {fault}; {remedy(checkpoint, model)}."
         )
     return checkpoint
+
+
+def remedy(checkpoint: Checkpoint, model: str) -> str:
+    """Return what to do about a local checkpoint that cannot be used; git has only the ones that ship with the project."""
+    if checkpoint.folder.resolve().is_relative_to(ROOT / "pocket/checkpoints"):
+        return f"restore it with `git checkout {checkpoint.path}` or train it with `make pocket`"
+    return f"put a whole checkpoint there or correct its path in params/models/{model}.yml"

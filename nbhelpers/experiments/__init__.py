@@ -118,11 +118,15 @@ def open_results(profile: str, key: str) -> dict[str, xr.Dataset]:
 
 
 def experiment_params(key: str, profile: str = "pocket", **overrides) -> ExperimentParams:
-    """Return an experiment's parameters: its own, overridden by a profile's sizes, overridden by `overrides`."""
+    """Return an experiment's parameters: its own, overridden by a profile's sizes, overridden by `overrides`.
+
+    A profile that names another as `sizes_of` has its sizes, under its own.
+    """
     kind, own, file = schema(key), experiment(key), f"params/experiments/{key}.yml"
+    names = [name for name in (profile_params(profile).sizes_of, profile) if name]
     layers = [
         (own.parameters, file),
-        (own.profiles.get(profile_params(profile).name, {}), f"{file}, profiles: {profile}"),
+        *((own.profiles.get(name, {}), f"{file}, profiles: {name}") for name in names),
         (overrides, f"the parameters given for {key}"),
     ]
     merged = {}

@@ -1,12 +1,12 @@
-"""Size of the weight change W_IT − W_PT by kind of module and layer, read from safetensors files.
+"""Size of the weight change W_IT − W_PT by kind of module and layer, read from the files of checkpoints.
 
 No model is built and no checkpoint is loaded whole: a pair of tensors is read a few rows at a time, in float32 whatever the
 dtype of the files. A tensor's kind follows from the full name of its module, never a part of it: post_attention_layernorm
 is a norm, gate_proj is no router. The vision tower and projector are left out.
 """
 
-import json
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +19,7 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 from nbhelpers import progress
+from nbhelpers.core import checkpoint_files
 from nbhelpers.core.depths import depth
 from nbhelpers.core.params import Checkpoint, LackingError, ParameterError, require
 
@@ -31,7 +32,7 @@ _MODULES = {
     "routed": r"mlp\.experts\.(\d+\.)?(gate|up|down|gate_up)_proj|block_sparse_moe\.experts\.\d+\.w[123]",
     "shared": r"mlp\.shared_experts\.(gate|up|down)_proj",
     "router": r"(mlp|block_sparse_moe)\.gate",
-    "norm": r"(input|post_attention|pre_feedforward|post_feedforward)_layernorm"
+    "norm": r"(input|post_attention|pre_feedforward|post_feedforward|post_self_attn|post_mlp)_layernorm"
     r"|self_attn\.([qk]_norm|q_a_layernorm|kv_a_layernorm|[qk]_layernorm(\.norms\.\d+)?)",
 }
 _OUTSIDE = {"embed_tokens": "embedding", "norm": "final_norm", "lm_head": "unembedding"}
@@ -97,22 +98,29 @@ def kind_of(name: str) -> tuple[int | None, str]:
 def stored_tensors(folder: Path) -> dict[str, tuple[Path, str]]:
     """Return the file and stored name of every tensor of the text stack, by `text_name`.
 
-    Reads `model.safetensors.index.json` with its shards, or else `model.safetensors`. ParameterError if both are missing.
+    Reads `model.safetensors` or its shards, else `pytorch_model.bin` or its shards. ParameterError if none is whole.
     """
-    folder = Path(folder)
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.exists():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    elif single.exists():
-        with safe_open(single, "pt") as file:
-            shards = dict.fromkeys(file.keys(), single.name)
-    else:
-        raise ParameterError(f"{folder} holds no model.safetensors and no index of shards.")
-    lost = sorted({shard for shard in shards.values() if not (folder / shard).exists()})
-    if lost:
-        raise ParameterError(f"{folder} lacks {lost[0]}, which its index names.")
-    names = {text_name(stored): stored for stored in shards}
-    return {name: (folder / shards[stored], stored) for name, stored in names.items() if name}
+    if fault := checkpoint_files.fault(Path(folder)):
+        raise ParameterError(f"{folder} {fault}.")
+    held = {stored: path for path in checkpoint_files.weights(Path(folder)) for stored in _names(path)}
+    names = {text_name(stored): stored for stored in held}
+    return {name: (held[stored], stored) for name, stored in names.items() if name}
+
+
+def _names(path: Path) -> list[str]:
+    """Return the stored names of the tensors in one file."""
+    if path.suffix == ".bin":
+        return list(_bin(path))
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def _bin(path: Path) -> dict[str, torch.Tensor]:
+    """Return {stored name: tensor} of a file that `torch.save` wrote, mapped into memory; no code in it is run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception:  # foreign bytes make the unpickler raise anything
+        raise ParameterError(f"{path} is damaged or holds more than weights: download it again.") from None
 
 
 def tensor_changes(pt_folder: Path, it_folder: Path) -> Iterator[Change]:
@@ -140,8 +148,13 @@ def tensor_changes(pt_folder: Path, it_folder: Path) -> Iterator[Change]:
 def _slice(files: dict, stack: ExitStack, path: Path, stored: str):
     """Return a handle to a tensor of a file, not yet read; the file stays open for the next tensor."""
     if path not in files:
-        files[path] = stack.enter_context(safe_open(path, "pt"))
-    return files[path].get_slice(stored)
+        files[path] = _bin(path) if path.suffix == ".bin" else stack.enter_context(safe_open(path, "pt"))
+    return files[path][stored] if path.suffix == ".bin" else files[path].get_slice(stored)
+
+
+def _shape(tensor) -> list[int]:
+    """Return the shape of a tensor or of a handle to one."""
+    return list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor.get_shape()
 
 
 def _squares(name: str, pt, it, *, shared: bool) -> tuple[float, float, int]:
@@ -149,7 +162,7 @@ def _squares(name: str, pt, it, *, shared: bool) -> tuple[float, float, int]:
 
     shared: whether a tensor with more rows in one model is compared over the rows that both have.
     """
-    shape, other = pt.get_shape(), it.get_shape()
+    shape, other = _shape(pt), _shape(it)
     if shape[shared:] != other[shared:]:
         raise ParameterError(f"{name} is {shape} in PT and {other} in IT, so they are no pair.")
     shape = [min(shape[0], other[0]), *shape[1:]]

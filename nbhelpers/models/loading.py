@@ -118,14 +118,19 @@ def load_pair(key: str | ModelParams) -> Pair:
     damaged checkpoint, models of different shape or an unknown kind of block; TokenizerError for tokenizers that differ or
     a chat template that cannot be used; StreamError as in `forward.check_stream`.
     """
-    params = key if isinstance(key, ModelParams) else model_params(key)
+    pair = paired(key if isinstance(key, ModelParams) else model_params(key))
+    for decoder in pair:
+        probe(decoder)
+    return pair
+
+
+def paired(params: ModelParams) -> Pair:
+    """Return a pair after all checks of `load_pair` that need no forward; with `device_map: meta` no weights are read."""
     pt, it = load_decoder(params, "pt"), load_decoder(params, "it")
     added = tokens.added_tokens(pt.tokenizer, it.tokenizer, params.key)
     check_same_shape(pt, it)
     tokens.check_template(it.tokenizer, it.name, params.chat)
     pt, it = with_one_vocabulary(replace(pt, chat_from=it.tokenizer), it, added)
-    for decoder in (pt, it):
-        probe(decoder)
     return Pair(params.key, params, pt, it)
 
 

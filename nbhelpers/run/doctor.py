@@ -19,7 +19,7 @@ import yaml
 
 from nbhelpers import experiments
 from nbhelpers.core import params
-from nbhelpers.run import notebooks
+from nbhelpers.run import checkpoints, notebooks
 
 KERNEL = "instruction-tuning-book"
 DISK_GB, MEMORY_GB = 2, 3
@@ -89,17 +89,6 @@ def check_params() -> Iterator[Check]:
     yield Check(True, f"parameters: {counts}")
 
 
-def damage(path: Path) -> str:
-    """Return the fault of a safetensors file, judged by its header and size; "" if there is none."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return "" if file.keys() else "holds no tensors"
-    except (SafetensorError, OSError) as error:
-        return str(error)
-
-
 def sums() -> dict[str, str]:
     """Return the recorded SHA-256 of each shipped checkpoint file, by its path under pocket/checkpoints."""
     path = params.ROOT / "pocket" / "checkpoints" / "SHA256SUMS"
@@ -109,14 +98,8 @@ def sums() -> dict[str, str]:
     return {name.lstrip("*"): digest for digest, name in rows}
 
 
-def _local_fault(checkpoint: params.Checkpoint, recorded: dict[str, str]) -> str:
-    """Return the fault of a checkpoint folder; "" if there is none."""
-    weights = list(checkpoint.folder.glob("*.safetensors"))
-    if not weights:
-        return "is missing"
-    for path in weights:
-        if fault := damage(path):
-            return f"is damaged ({fault})"
+def _shipped_fault(checkpoint: params.Checkpoint, recorded: dict[str, str]) -> str:
+    """Return how a checkpoint differs from the one that ships with the project; "" if it does not."""
     top = params.ROOT / "pocket" / "checkpoints"
     for name, digest in recorded.items():
         path = top / name
@@ -140,21 +123,36 @@ def cached(checkpoint: params.Checkpoint, name: str = "config.json") -> Path | N
 
 
 def check_checkpoints(profile: str) -> Iterator[Check]:
-    """Yield a check of each checkpoint of a profile: whether it is present, readable, as shipped, and pinned."""
+    """Yield a check of each checkpoint of a profile: whether it is here, can be loaded, is as shipped or pinned."""
     recorded = sums()
+    top = params.ROOT / "pocket" / "checkpoints"
     for key in params.profile_params(profile).models:
-        model = params.model_params(key)
-        for checkpoint in (model.pt, model.it):
-            if checkpoint.folder:
-                fault = _local_fault(checkpoint, recorded)
-                remedy = f"git checkout {checkpoint.path}, or make pocket"
-                yield Check(not fault, f"checkpoint {checkpoint.path} {fault}".rstrip(), remedy)
-            elif not re.fullmatch("[0-9a-f]{40}", checkpoint.revision or ""):
-                remedy = f"put a commit hash in params/models/{key}.yml"
-                yield Check(False, f"checkpoint {checkpoint.hub} has no pinned revision", remedy)
+        model, well = params.model_params(key), True
+        for variant in params.VARIANTS:
+            checkpoint = getattr(model, variant)
+            if not checkpoint.folder:
+                yield _on_hub(checkpoint, key)
+                continue
+            # Sums are quick and tell more; a checkpoint of the user's own has none.
+            shipped = any((top / name).is_relative_to(checkpoint.folder) for name in recorded)
+            if shipped:
+                fault = checkpoints.file_fault(checkpoint.folder) or _shipped_fault(checkpoint, recorded)
             else:
-                here = "" if cached(checkpoint) else ": not downloaded yet, fetched at first use"
-                yield Check(True if not here else None, f"checkpoint {checkpoint.hub}{here}")
+                fault = checkpoints.checkpoint_fault(model, variant)
+            well = well and not fault and not shipped
+            text = f"checkpoint {checkpoint.path} {fault}".rstrip()
+            yield Check(not fault, text, params.remedy(checkpoint, key))
+        if well and model.pt.folder and model.it.folder and (fault := checkpoints.pair_fault(model)):
+            yield Check(False, f"pair {key}: {fault}", f"correct params/models/{key}.yml")
+
+
+def _on_hub(checkpoint: params.Checkpoint, key: str) -> Check:
+    """Return the check of a checkpoint on the hub: whether its revision is pinned, and whether it is here."""
+    if not re.fullmatch("[0-9a-f]{40}", checkpoint.revision or ""):
+        remedy = f"put a commit hash in params/models/{key}.yml"
+        return Check(False, f"checkpoint {checkpoint.hub} has no pinned revision", remedy)
+    here = "" if cached(checkpoint) else ": not downloaded yet, fetched at first use"
+    return Check(True if not here else None, f"checkpoint {checkpoint.hub}{here}")
 
 
 def check_notebooks() -> Iterator[Check]:
@@ -225,11 +223,12 @@ def report(profile: str) -> bool:
 def _sizes(checkpoint: params.Checkpoint) -> tuple[str, str]:
     """Return the layers and width in a checkpoint's configuration; "?" if that is not on this machine."""
     path = cached(checkpoint)
-    if not path:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        config = config.get("text_config", config)
+        return str(config.get("num_hidden_layers", "?")), str(config.get("hidden_size", "?"))
+    except (ValueError, AttributeError):  # `nbh doctor` says more of it
         return "?", "?"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    return str(config["num_hidden_layers"]), str(config["hidden_size"])
 
 
 def model_table(profiles: list[str]) -> list[str]:

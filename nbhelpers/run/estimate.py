@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nbhelpers import experiments
+from nbhelpers.core import checkpoint_files
 from nbhelpers.core.cost import Cost
 from nbhelpers.core.params import ModelParams, ParameterError, Run
 from nbhelpers.core.schemas import Size
@@ -27,17 +28,20 @@ def size_of(model: ModelParams) -> Size:
         )
     config = json.loads(file.read_text(encoding="utf-8"))
     config = config.get("text_config", config)
+    width = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
     return Size(
         layers=config["num_hidden_layers"],
         width=config["hidden_size"],
         vocabulary=config["vocab_size"],
         heads=config["num_attention_heads"],
-        parameters=sum(map(n_parameters, model.it.folder.glob("*.safetensors"))),
+        parameters=sum(n_parameters(path, width) for path in checkpoint_files.weights(model.it.folder)),
     )
 
 
-def n_parameters(path: Path) -> int:
-    """Return the number of parameters in a safetensors file, from its header alone."""
+def n_parameters(path: Path, width: int = 2) -> int:
+    """Return how many parameters a file of weights holds, by a safetensors header or a .bin at `width` bytes each."""
+    if path.suffix == ".bin":
+        return path.stat().st_size // width
     with open(path, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

@@ -1,11 +1,14 @@
 """Parameters: windows for any depth, merge order, and one clear sentence for every mistake."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nbhelpers import experiments
 from nbhelpers.core import depths, params
+from nbhelpers.run import graph
 from tests.stubs import SIZES, resize
 
 DEPTHS = st.integers(min_value=2, max_value=200)
@@ -272,8 +275,92 @@ def test_datasets_that_nobody_declares_are_named():
             experiments.variables(name)
 
 
-def test_a_missing_checkpoint_is_one_sentence(project):
-    model = params.model_params("ann")
-    (project / "weights/ann/model.safetensors").unlink()
-    with pytest.raises(params.ParameterError, match="weights/ann of ann is missing; .*make pocket"):
-        params.require(model.pt, "ann")
+SHAPES = {
+    "missing": ("", [], "weights/x of ann is missing; put a whole checkpoint there or correct its path"),
+    "a file": ("file", [], "is a file: give the folder"),
+    "nothing in it": ("folder", [], "holds no weights: no model.safetensors"),
+    "another format": ("folder", ["config.json", "x.gguf"], "holds x.gguf, but no model.safetensors"),
+    "LoRA": ("folder", ["adapter_config.json", "adapter_model.safetensors"], "LoRA adapter.*`nbh add`"),
+    "no configuration": ("folder", ["pytorch_model.bin"], "lacks config.json"),
+    "a shard lost": ("index", ["config.json", "model-1.safetensors"], "lacks model-2.safetensors"),
+    "a broken index": ("folder", ["config.json", "model.safetensors.index.json"], "no whole index"),
+}
+
+
+def lay(folder, kind, names):
+    """Make a path what a user may give as a checkpoint."""
+    if kind == "file":
+        folder.write_text("")
+    elif kind:
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_text("")
+    if kind == "index":
+        files = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+
+
+@pytest.mark.parametrize("kind, names, sentence", SHAPES.values(), ids=SHAPES)
+def test_what_a_checkpoint_lacks_is_said_as_it_is(project, kind, names, sentence):
+    lay(project / "weights/x", kind, names)
+    with pytest.raises(params.ParameterError, match=sentence) as error:
+        params.require(params.Checkpoint(path="weights/x"), "ann")
+    assert "make pocket" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", [["pytorch_model.bin"], ["model.safetensors"]])
+def test_whole_checkpoints_are_accepted(project, names):
+    lay(project / "weights/x", "folder", [*names, "config.json"])
+    checkpoint = params.Checkpoint(path="weights/x")
+    assert params.require(checkpoint, "ann") is checkpoint
+
+
+def test_only_shipped_checkpoints_are_restored_with_git(project):
+    with pytest.raises(
+        params.ParameterError, match="is missing; restore it with `git checkout .*make pocket"
+    ):
+        params.require(params.Checkpoint(path="pocket/checkpoints/ann/pt"), "ann")
+
+
+def test_a_checkpoint_may_lie_anywhere(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lay(tmp_path / "elsewhere", "folder", ["config.json", "model.safetensors"])
+    for path in (str(tmp_path / "elsewhere"), "~/elsewhere", "../elsewhere"):
+        checkpoint = params.Checkpoint(path=path)
+        assert checkpoint.folder.samefile(tmp_path / "elsewhere")
+        assert params.require(checkpoint, "ann") is checkpoint and len(checkpoint.files) == 2
+        text = (project / "params/models/ann.yml").read_text().replace("weights/ann", path)
+        (project / "params/models/bob.yml").write_text(text.replace("key: ann", "key: bob"))
+        read = graph.measure_inputs("exp90", "bob", "pocket")
+        assert all((project / name).exists() for name in read)
+        assert sum("elsewhere" in name for name in read) == 4
+
+
+def test_what_decides_what_a_model_computes_counts_in_its_version(project):
+    folder = project / "weights/x"
+    names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "vocab.json"]
+    lay(folder, "folder", [*names, "merges.txt", "chat_template.jinja", "pytorch_model.bin"])
+    checkpoint = params.Checkpoint(path="weights/x")
+    for path in sorted(folder.iterdir()):
+        before = checkpoint.version
+        path.write_text("changed")
+        assert checkpoint.version != before, path.name
+    for name in ("README.md", "optimizer.bin", "training_args.bin"):
+        before = checkpoint.version
+        (folder / name).write_text("new")
+        assert checkpoint.version == before
+    (folder / "model.safetensors").write_text("new")
+    assert folder / "pytorch_model.bin" not in checkpoint.files  # not what `transformers` would read
+
+
+def test_a_profile_takes_its_sizes_from_another(project):
+    path = project / "params/profiles/own.yml"
+    path.write_text("name: own\ntitle: t\nmodels: [ann]\nprompts: p\nsizes_of: pocket\n")
+    assert experiments.experiment_params("exp90", "own").n_prompts == 4
+    file = project / "params/experiments/exp90.yml"
+    file.write_text(file.read_text() + "  own: {n_prompts: 3}\n")
+    found = experiments.experiment_params("exp90", "own")
+    assert (found.n_prompts, found.max_new_tokens) == (3, 4)
+    path.write_text(path.read_text().replace("pocket", "poket"))
+    with pytest.raises(params.ParameterError, match="own.yml: there is no profile 'poket'; did you mean"):
+        experiments.experiment_params("exp90", "own")

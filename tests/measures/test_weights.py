@@ -1,6 +1,7 @@
 """Weight change against hand-made checkpoints, whole models in memory, and the parameter names of every family."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,33 @@ def test_shards_with_an_index(pair, tmp_path):
     (sharded[0] / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(ParameterError, match="lacks model-00002-of-00003.safetensors"):
         weight_change.weight_change(*sharded)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+def test_bin_files_give_the_same(pair, tmp_path, zipped):
+    binned = []
+    for side in (0, 1):
+        folder = tmp_path / f"bin{side}"
+        folder.mkdir()
+        names = sorted(made(side))
+        files = {name: f"pytorch_model-{i % 2 + 1}.bin" for i, name in enumerate(names)}
+        for file in set(files.values()):
+            held = {name: made(side)[name] for name in names if files[name] == file}
+            torch.save(held, folder / file, _use_new_zipfile_serialization=zipped)
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+        binned.append(folder)
+    assert weight_change.weight_change(*binned).identical(weight_change.weight_change(*pair))
+    (binned[0] / "pytorch_model-1.bin").write_bytes(b"half a file")
+    with pytest.raises(ParameterError, match="pytorch_model-1.bin is damaged"):
+        weight_change.weight_change(*binned)
+
+
+def test_code_in_a_bin_file_is_not_run(pair, tmp_path):
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    torch.save({"w": Path}, folder / "pytorch_model.bin")
+    with pytest.raises(ParameterError, match="holds more than weights"):
+        weight_change.stored_tensors(folder)
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,6 @@ def test_the_table_of_models_has_sizes_and_states(healthy, run_cli):
     header, row = said.splitlines()
     assert header.split() == ["profile", "model", "family", "L", "d", "PT", "IT"]
     assert row.split() == ["pocket", "ann", "llama", "12", "96", "here", "missing"]
+    for text in ("{", "[]", "{}"):
+        (healthy / SHIPPED / "config.json").write_text(text)
+        assert run_cli("models", "--profile", "pocket")[1].splitlines()[1].split()[3:5] == ["?", "?"]

@@ -1,11 +1,14 @@
 """Estimates of cost: hand-worked counts, and a dry run that lists everything, loads nothing and asks no network."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from nbhelpers import experiments
 from nbhelpers.core import params
@@ -178,3 +181,17 @@ def test_the_columns_of_a_dry_run_stand_apart(run_cli):
     header, *rows = run_cli("run", "--dry-run", "--profile", "paper")[1].splitlines()[:-1]
     assert header.split()[:4] == ["model", "experiment", "parameters", "prompts"]
     assert all(len(row.split()) >= 11 for row in rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_of_bin_files_are_counted(tmp_path, dtype):
+    folder = shutil.copytree(REPOSITORY / "pocket/checkpoints/llama/it", tmp_path / "it")
+    whole = params.model_params("llama_pocket")
+    own = whole.model_copy(update={"it": params.Checkpoint(path=str(folder))})
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
+    found, counted = estimate.size_of(own).parameters, estimate.size_of(whole).parameters
+    assert found == pytest.approx(counted, rel=0.05)
