@@ -111,6 +111,7 @@ def _measure(key, model, profile, own, in_batch):
     from nbhelpers.run import graph, versions
 
     resolved = experiments.resolve(key, model=model, profile=profile or None, **own)
+    notebooks.require_prompts(resolved)
     if not in_batch:
         graph.read_weights([model])
         graph.bring_up(resolved)

@@ -1,4 +1,4 @@
-"""SHA-256 digests of files, computed once a file and kept by its path, size and times: in memory, and on disk."""
+"""SHA-256 digests of files, computed once a file and kept on disk by its path, size and times."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 FRESH = 2_000_000_000  # ns; within them a file system's clock may not tell two writes apart
-_kept: dict[str, str] = {}  # entries by path
 
 
 def sha256(path: Path, folder: Path | None = None) -> str:
@@ -30,16 +29,12 @@ def sha256(path: Path, folder: Path | None = None) -> str:
 
 def kept(path: Path, folder: Path) -> str | None:
     """Return the digest that is kept of a file; None if there is none, or the file or the entry has changed since."""
-    place = _place(path, folder)
-    text = _kept.get(str(place))
-    if text is None:
-        with contextlib.suppress(OSError):
-            text = place.read_text(encoding="ascii", errors="replace")
-    found = re.search(r'"([0-9a-f]{64})"\]\n', text or "")
-    if not found or text != _entry(path, _state(path), found[1]):
+    try:
+        text = _place(path, folder).read_text(encoding="ascii", errors="replace")
+    except OSError:
         return None
-    _kept[str(place)] = text
-    return found[1]
+    found = re.search(r'"([0-9a-f]{64})"\]\n', text)
+    return found[1] if found and text == _entry(path, _state(path), found[1]) else None
 
 
 def _state(path: Path) -> list[int]:
@@ -58,9 +53,8 @@ def _place(path: Path, folder: Path) -> Path:
 
 
 def _keep(path: Path, folder: Path, entry: str) -> None:
-    """Keep an entry in memory and, where the disk allows it, in `folder`; parallel processes write the same."""
+    """Keep an entry in `folder` if the disk allows it; parallel processes write the same."""
     place = _place(path, folder)
-    _kept[str(place)] = entry
     partial = place.with_name(f".{place.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

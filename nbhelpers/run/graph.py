@@ -78,6 +78,7 @@ def settle(profile: str) -> list[str]:
     said = []
     for key, model in steps(profile):
         run = experiments.resolve(key, model=model, profile=profile)
+        notebooks.require_prompts(run)
         fault, path = results.fault(run), store.result_path(profile, model, key)
         executed = results.executed_path(profile, params.experiment(key).notebook, model)
         ran = results.version_of(executed) == measure_version(run)

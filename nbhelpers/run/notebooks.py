@@ -167,6 +167,20 @@ def execute(
     return output
 
 
+def require_prompts(run: params.Run) -> None:
+    """Raise ParameterError if a run asks for more prompts than its file has lines; data sets of the hub are not counted."""
+    wanted, source = getattr(run.experiment, "n_prompts", 0), run.prompts
+    file, most = (source, wanted) if isinstance(source, str | None) else (source.path, source.first)
+    if not file or not (path := params.ROOT / file).is_file():
+        return
+    with open(path, "rb") as lines:
+        held = min(sum(1 for line in lines if line.strip()), most)
+    if wanted > held:
+        raise params.ParameterError(
+            f"{run.key}: n_prompts is {wanted}, but {file} holds {held} prompts; choose at most {held}."
+        )
+
+
 def measure(run: params.Run, *, version: str, own=(), bar: bool = False, again: bool = True) -> Path:
     """Return the path of the dataset that one experiment's notebook writes for one model.
 
@@ -176,6 +190,7 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False, again: 
     """
     for variant in params.VARIANTS:
         params.require(getattr(run.model, variant), run.model.key)
+    require_prompts(run)
     source = notebook_path(params.experiment(run.key).notebook)
     known = run.experiment.model_dump() | {"model": run.model.key, "profile": run.profile.name}
     refuse_undeclared(source, own)
