@@ -148,12 +148,15 @@ def _holds(path: Path, data: bytes) -> bool:
         held = _checked_bytes(path)
     except (ResultError, OSError):
         return False
-    with xr.open_dataset(held, engine="h5netcdf") as old, xr.open_dataset(data, engine="h5netcdf") as new:
-        if _lasting(old) != _lasting(new) or old.variables.keys() != new.variables.keys():
-            return False
-        # Variables are read one by one, because a result may be large.
-        pairs = ((old.variables[name], new.variables[name]) for name in old.variables)
-        return all(ours.dtype == theirs.dtype and ours.identical(theirs) for ours, theirs in pairs)
+    try:
+        with xr.open_dataset(held, engine="h5netcdf") as old, xr.open_dataset(data, engine="h5netcdf") as new:
+            if _lasting(old) != _lasting(new) or old.variables.keys() != new.variables.keys():
+                return False
+            # Variables are read one by one, because a result may be large.
+            pairs = ((old.variables[name], new.variables[name]) for name in old.variables)
+            return all(ours.dtype == theirs.dtype and ours.identical(theirs) for ours, theirs in pairs)
+    except (OSError, ValueError):  # sealed, but no dataset
+        return False
 
 
 def _lasting(dataset: xr.Dataset) -> dict:
