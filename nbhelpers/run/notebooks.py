@@ -51,7 +51,10 @@ def read(path: Path) -> dict:
     cells = book.get("cells") if isinstance(book, dict) and book.get("nbformat") == 4 else None
     if not isinstance(cells, list) or not all({"cell_type", "source"} <= set(cell) for cell in cells):
         raise BatchError(f"{shown} is no notebook of format 4: save it anew from JupyterLab.")
-    return book | {"cells": [{"metadata": {}} | cell for cell in cells], "metadata": book.get("metadata", {})}
+    # What other tools strip, execution needs.
+    empty = {"code": {"metadata": {}, "outputs": [], "execution_count": None}}
+    cells = [empty.get(cell["cell_type"], {"metadata": {}}) | cell for cell in cells]
+    return {"nbformat_minor": 5, "metadata": {}} | book | {"cells": cells}
 
 
 def declared(notebook: Path) -> dict[str, str]:
@@ -137,6 +140,7 @@ def execute(
     Until then, and after a failure, the file is `<name>.partial.ipynb`. Raises BatchError that names the failing
     cell, ResultError if a file cannot be written.
     """
+    import nbformat
     import papermill
 
     refuse_undeclared(notebook, parameters)
@@ -148,7 +152,7 @@ def execute(
     try:
         with socket_kernel() as manager:
             papermill.execute_notebook(
-                str(notebook), str(partial), parameters, kernel_name="python3", language="python",
+                nbformat.from_dict(read(notebook)), str(partial), parameters, kernel_name="python3", language="python",
                 progress_bar=bar and shown, kernel_manager_class=manager, extra_arguments=QUIET_KERNEL,
                 engine_name=_sparing_engine(),
             )  # fmt: skip
@@ -259,8 +263,7 @@ def refresh(notebook: Path) -> Path:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    read(notebook)
-    book = nbformat.read(notebook, as_version=4)
+    book = nbformat.from_dict(read(notebook))
     with kernel_environment(params.profile_params("pocket"), local=True), socket_kernel() as manager:
         client = NotebookClient(
             book, kernel_name="python3", kernel_manager_class=manager, record_timing=False

@@ -46,7 +46,7 @@ def available() -> bool:
 
 def python_m() -> list[str]:
     """Return the command that starts a module like `python -m`: through the client where a server runs."""
-    cold = os.environ.get(ADDRESS, "0") == "0"
+    cold = os.environ.get(ADDRESS) in (None, "", "0")
     return [sys.executable, "-m"] if cold else [sys.executable, "-I", "-S", os.path.abspath(__file__)]
 
 
