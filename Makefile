@@ -16,6 +16,8 @@ BIN := $(ENV)/bin
 # The stamp's name holds what was installed, so a touched file installs nothing and a changed pin does.
 STAMP := $(ENV)/installed-$(shell cat environment.yml pyproject.toml | cksum | cut -d ' ' -f 1)
 UNFINISHED := $(ENV).unfinished
+# nbval finds its kernel by name, so other environments must not offer one of the same name.
+OWN_KERNEL := env JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-20s %s\n", $$1, $$2}'
@@ -41,7 +43,7 @@ test: $(STAMP)  ## run every test, the notebooks included
 	}; \
 	part "measuring what is missing" $(BIN)/python -m nbhelpers batch --target measured --cores $(CORES); \
 	part "tests (the slowest stand above)" $(BIN)/python -m pytest -n $(CORES) --no-loadscope-reorder --durations 12 tests; \
-	part "committed notebooks, executed and compared" $(BIN)/python -m nbhelpers.run.warm $(BIN)/python -m pytest \
+	part "committed notebooks, executed and compared" $(OWN_KERNEL) $(BIN)/python -m nbhelpers.run.warm $(BIN)/python -m pytest \
 	  -n $(CORES) -p no:cacheprovider --durations 6 --nbval --nbval-sanitize-with tests/nbval.cfg \
 	  --nbval-kernel-name python3 notebooks; \
 	printf '\nWhere the minutes went:\n%s' "$$times"; exit $$status

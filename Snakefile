@@ -4,6 +4,7 @@
     snakemake --cores 8 --resources gpu=2 --keep-going --config profile=paper
     snakemake --executor slurm --jobs 12 --keep-going --config profile=paper
 What a step depends on is its `version`, a digest of contents, so its files are `ancient`: their times do not count.
+Its outputs are stamps, not the results themselves, which Snakemake would delete before their successors are there.
 """
 
 import os
@@ -11,7 +12,7 @@ import os
 from nbhelpers.core import params
 from nbhelpers.run import graph, versions, warm
 
-PROFILE = config.get("profile", "pocket")
+PROFILE = str(config.get("profile", "pocket"))
 CHOSEN = params.profile_params(PROFILE)
 EXPERIMENTS = {key: params.experiment(key) for key in params.ordered()}
 ACROSS = {key: experiment for key, experiment in EXPERIMENTS.items() if experiment.across}
@@ -24,7 +25,10 @@ FOLLOWERS = {}
 for key in reversed(EXPERIMENTS):
     direct = {other for other, experiment in EXPERIMENTS.items() if key in experiment.needs}
     FOLLOWERS[key] = direct.union(*(FOLLOWERS[other] for other in direct))
-RESULTS, RUNS = f"_build/results/{PROFILE}", f"_build/runs/{PROFILE}"
+STEPS = f"_build/steps/{PROFILE}"  # stamps; see nbhelpers.run.results
+DATA = expand(f"{STEPS}/{{model}}/{{key}}.data", model=CHOSEN.models, key=EXPERIMENTS)
+PAGES = expand(f"{STEPS}/{{model}}/{{key}}.page", model=CHOSEN.models, key=EXPERIMENTS)
+PAGES += [f"{STEPS}/{key}.page" for key in ACROSS]
 THREADS = CHOSEN.threads or max(1, (workflow.cores or 1) // min(workflow.cores or 1, len(CHOSEN.models)))
 
 
@@ -35,19 +39,22 @@ wildcard_constraints:
 rule all:
     """Everything: the book."""
     input:
-        "_build/html/index.html",
+        DATA,
+        PAGES,
+        "_build/steps/book",
 
 
 rule compared:
     """The across-model notebooks, without the book."""
     input:
-        [f"{RUNS}/{experiment.across}" for experiment in ACROSS.values()],
+        DATA,
+        [f"{STEPS}/{key}.page" for key in ACROSS],
 
 
 rule measured:
     """The datasets alone."""
     input:
-        expand(f"{RESULTS}/{{model}}/{{key}}.nc", model=CHOSEN.models, key=EXPERIMENTS),
+        DATA,
 
 
 for key, experiment in EXPERIMENTS.items():
@@ -57,20 +64,20 @@ for key, experiment in EXPERIMENTS.items():
         name: f"{key}_measure"
         input:
             ancient(lambda wildcards, key=key: graph.measure_inputs(key, wildcards.model, PROFILE)),
-            [f"{RESULTS}/{{model}}/{need}.nc" for need in experiment.needs],
+            [f"{STEPS}/{{model}}/{need}.data" for need in experiment.needs],
         output:
-            [f"{RESULTS}/{{model}}/{name}" for name in experiment.artifacts],
-            dataset=f"{RESULTS}/{{model}}/{key}.nc",
-            notebook=f"{RUNS}/{{model}}/{experiment.notebook}",
+            f"{STEPS}/{{model}}/{key}.data",
+            f"{STEPS}/{{model}}/{key}.page",
         params:
             key=key,
+            profile=PROFILE,
             version=lambda wildcards, key=key: versions.step_version(key, wildcards.model, PROFILE),
         priority: len(FOLLOWERS[key])
         threads: THREADS
         resources:
             gpu=CHOSEN.gpus,
         shell:
-            f"{PYTHON_M} nbhelpers run {{params.key}} --model {{wildcards.model}} --profile {PROFILE}"
+            f"{PYTHON_M} nbhelpers run {{params.key:q}} --model {{wildcards.model:q}} --profile {{params.profile:q}}"
 
 
 for key, experiment in ACROSS.items():
@@ -80,24 +87,25 @@ for key, experiment in ACROSS.items():
         name: f"{key}_across"
         input:
             ancient(f"notebooks/{experiment.across}"),
-            expand(f"{RESULTS}/{{model}}/{key}.nc", model=CHOSEN.models),
+            expand(f"{STEPS}/{{model}}/{key}.data", model=CHOSEN.models),
         output:
-            f"{RUNS}/{experiment.across}",
+            f"{STEPS}/{key}.page",
         params:
             key=key,
+            profile=PROFILE,
             version=lambda wildcards, key=key: versions.compare_version(key),
         shell:
-            f"{PYTHON_M} nbhelpers run {{params.key}}_across --profile {PROFILE}"
+            f"{PYTHON_M} nbhelpers run {{params.key:q}}_across --profile {{params.profile:q}}"
 
 
 rule html:
     """Render the book from the executed notebooks and the pages."""
     input:
-        [f"{RUNS}/{experiment.across}" for experiment in ACROSS.values()],
-        [f"{RUNS}/{model}/{e.notebook}" for e in EXPERIMENTS.values() for model in CHOSEN.models],
+        PAGES,
     output:
-        "_build/html/index.html",
+        "_build/steps/book",
     params:
+        profile=PROFILE,
         version=versions.book_version(),
     shell:
-        f"{PYTHON_M} nbhelpers book --profile {PROFILE}"
+        f"{PYTHON_M} nbhelpers book --profile {{params.profile:q}}"

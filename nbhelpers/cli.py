@@ -1,16 +1,17 @@
 """The command line, `nbh` or `python -m nbhelpers`: run notebooks, build the book, check the set-up."""
 
 import os
+import signal
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from nbhelpers import experiments
 from nbhelpers.core import params, store
-from nbhelpers.run import notebooks
+from nbhelpers.run import kernels, locks, notebooks, results
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -33,7 +34,9 @@ def _parameters(pairs) -> dict:
         name, equals, value = pair.partition("=")
         if not equals:
             raise params.ParameterError(f"-p {pair}: write a parameter as name=value, such as n_prompts=12.")
-        found[name] = yaml.safe_load(value)
+        if name in found:
+            raise params.ParameterError(f"-p {name} is given twice; give it once.")
+        found[name] = params.parse_yaml(value, f"-p {name}")
     return found
 
 
@@ -76,6 +79,7 @@ def run(
     start, in_batch = time.time(), os.environ.get("NBHELPERS_BATCH") == "1"
     key, across = experiment.removesuffix("_across"), experiment.endswith("_across")
     params.experiment(key)
+    locks.require_writable()
     if across and (model or parameter):
         raise params.ParameterError(f"{experiment} takes neither a model nor parameters, only a profile.")
     if not across and not model:
@@ -91,9 +95,14 @@ def run(
 
 
 def _compare(key, profile):
-    """Return the executed across-model notebook of an experiment."""
+    """Return the executed across-model notebook of an experiment, all of whose results must be current."""
     from nbhelpers.run import versions
 
+    for model in params.profile_params(profile).models:
+        if fault := results.fault(experiments.resolve(key, model=model, profile=profile)):
+            again = f"`nbh run {key} --model {model} --profile {profile}`"
+            hint = "" if again in fault else f" Make it anew with {again}."
+            raise store.ResultError(f"{key} · {model}: {fault}{hint}")
     return notebooks.compare(key, profile, version=versions.compare_version(key), bar=sys.stderr.isatty())
 
 
@@ -102,7 +111,9 @@ def _measure(key, model, profile, own, in_batch):
     from nbhelpers.run import graph, versions
 
     resolved = experiments.resolve(key, model=model, profile=profile or None, **own)
+    notebooks.require_prompts(resolved)
     if not in_batch:
+        graph.read_weights([model])
         graph.bring_up(resolved)
     version = versions.measure_version(resolved)
     return notebooks.measure(resolved, version=version, own=own, bar=sys.stderr.isatty())
@@ -143,7 +154,7 @@ def batch_(
         raise params.ParameterError(f"there is no target {target!r}; {known}.")
     wanted = params.profile_params(profile).gpus
     if not graph.run(
-        profile, cores=cores, gpus=gpus or (len(notebooks.gpus()) if wanted else 0), target=target
+        profile, cores=cores, gpus=gpus or (len(kernels.gpus()) if wanted else 0), target=target
     ):
         raise typer.Exit(1)
 
@@ -159,10 +170,12 @@ def book(profile: Profile = "pocket"):
     from nbhelpers.book import build, pages
 
     start = time.time()
+    locks.require_writable()
     try:
         index = build.build(profile)
     except (build.BookError, pages.PageError) as error:
         raise notebooks.BatchError(str(error)) from None
+    results.shows(profile)
     _say(f"book {time.time() - start:.0f} s")
     if os.environ.get("NBHELPERS_BATCH") != "1":
         typer.echo(f"open {index}")
@@ -242,13 +255,27 @@ def refresh(notebook: Annotated[str, typer.Argument(help="A file name in noteboo
 
 def main() -> None:
     """Run the command line; a user's error prints one sentence on stderr and gives status 2, a failed notebook status 1."""
+    # A scheduler's SIGTERM is an interrupt: what runs is ended in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except USER_ERRORS as error:
-        if os.environ.get("NBHELPERS_TRACEBACK"):
-            raise
-        in_batch = os.environ.get("NBHELPERS_BATCH") == "1"
-        print(f"{notebooks.MARK} ✘ {error}" if in_batch else f"nbh: {error}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, notebooks.BatchError) else 2)
+        _fail(str(error), 1 if isinstance(error, notebooks.BatchError) else 2, error)
+    except OSError as error:  # a disk that is full or read-only, a file that may not be read
+        place = store.shown(Path(os.fsdecode(error.filename))) if error.filename else "a file"
+        _fail(
+            f"{place} cannot be read or written: {error.strerror or error}; `nbh doctor` checks `_build`.",
+            1,
+            error,
+        )
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(sentence: str, status: int, error: Exception) -> None:
+    """Print a sentence on stderr and end with a status; with --traceback, raise the error instead."""
+    if os.environ.get("NBHELPERS_TRACEBACK"):
+        raise error
+    in_batch = os.environ.get("NBHELPERS_BATCH") == "1"
+    print(f"{notebooks.MARK} ✘ {sentence}" if in_batch else f"nbh: {sentence}", file=sys.stderr)
+    sys.exit(status)

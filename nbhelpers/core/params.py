@@ -4,23 +4,26 @@ All files in `params/` are read and checked here, so a mistake in one is reporte
 This module knows nothing of tensors, notebooks or result files.
 """
 
-import difflib
 import hashlib
 import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from nbhelpers.core import checkpoint_files
+from nbhelpers.core import checkpoint_files, digests
+from nbhelpers.core.mistakes import sentence, suggestion
 from nbhelpers.core.schemas import ExperimentParams, GenerationParams, Prompts, PromptSet, Record, Size, Texts
+from nbhelpers.core.yaml_loader import Loader
 
 ROOT = Path(os.environ.get("NBHELPERS_ROOT", Path(__file__).resolve().parents[2])).resolve()
 FAMILIES = ("gemma", "llama", "qwen", "mistral", "deepseek", "olmo")
 VARIANTS = ("pt", "it")
+Key = Annotated[str, Field(pattern="^[a-z0-9_]+$")]  # it names files and stands in commands
+File = Annotated[str, Field(pattern="^[A-Za-z0-9_]+[.][a-z]+$")]
 NATIVE = {"pt": "raw", "it": "chat"}  # each variant's own prompt format
 
 
@@ -42,7 +45,7 @@ class Checkpoint(Record):
     @model_validator(mode="after")
     def _one_source(self):
         if (self.path is None) == (self.hub is None):
-            raise ValueError("give either a path or a hub id, not both or neither")
+            raise ValueError("must give either a path or a hub id, not both or neither")
         return self
 
     @property
@@ -65,7 +68,7 @@ class Checkpoint(Record):
         """The version that provenance records: the path and a digest of its files, or the hub id and revision."""
         if self.hub:
             return f"{self.hub}@{self.revision or 'main'}"
-        return f"{self.path}@{files_hash(self.files) if self.files else 'missing'}"
+        return f"{self.path}@{files_hash(self.files, keep=True) if self.files else 'missing'}"
 
 
 class ModelParams(Record):
@@ -76,7 +79,7 @@ class ModelParams(Record):
     beside this pair's results; `mixture` says that its MLPs are mixtures of experts, which no pool of dense models holds.
     """
 
-    key: str
+    key: Key
     family: str
     title: str
     published_as: Literal["gemma", "llama", "qwen", "mistral", "deepseek", "olmo"] | None = None
@@ -105,9 +108,9 @@ SHOWN = {"size", "published_as", "mixture"}
 class ProfileParams(Record):
     """One profile, `params/profiles/<name>.yml`: its models, its prompts and settings of the machine."""
 
-    name: str
+    name: Key
     title: str
-    models: list[str] = Field(min_length=1)
+    models: list[Key] = Field(min_length=1)
     prompts: Prompts
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one notebook")
     gpus: int = Field(default=0, ge=0, description="GPUs a notebook takes of those given to the batch")
@@ -123,14 +126,14 @@ class Experiment(Record):
     caption in the book's contents, `place` the position there; an experiment without a chapter has no page.
     """
 
-    key: str
+    key: Key
     title: str
     chapter: str | None = None
     place: int = Field(default=99, ge=1, description="position in the chapter; equal places go by key")
-    notebook: str
-    across: str | None = None
-    needs: list[str] = []
-    artifacts: list[str] = []
+    notebook: File
+    across: File | None = None
+    needs: list[Key] = []
+    artifacts: list[File] = []
     parameters: dict[str, Any] = {}
     profiles: dict[str, dict[str, Any]] = {}
 
@@ -147,7 +150,7 @@ class Run(Record):
     `upstream` holds the hash of each result that the run builds on.
     """
 
-    key: str
+    key: Key
     model: ModelParams
     profile: ProfileParams
     experiment: ExperimentParams
@@ -170,7 +173,7 @@ class Run(Record):
     def hash(self) -> str:
         """Twelve hex digits that change with anything that changes this run's result."""
         experiment = self.experiment.model_dump(exclude={"batch_size", "lens_rows"})
-        texts = [[path.name, path.exists() and files_hash([path])] for path in self.files]
+        texts = [[path.name, path.exists() and files_hash([path], keep=True)] for path in self.files]
         if isinstance(self.prompts, PromptSet):  # a profile's prompts are no parameter of the experiment
             texts.append(self.prompts.model_dump())
         read = [self.model.pt.version, self.model.it.version, texts, self.upstream]
@@ -184,45 +187,15 @@ def parameter_hash(obj: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def files_hash(paths) -> str:
-    """Return 12 hex digits of the SHA-256 over the names and contents of files, in the order given."""
-    digest = hashlib.sha256()
+def files_hash(paths, *, keep: bool = False) -> str:
+    """Return 12 hex digits of the SHA-256 over the names and contents of files, in the order given.
+
+    keep: whether to keep the digest of each file in `_build/digests`; it pays for large files that are asked for often.
+    """
+    digest, folder = hashlib.sha256(), ROOT / "_build" / "digests" if keep else None
     for path in paths:
-        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(f"{path.name}\0".encode() + bytes.fromhex(digests.sha256(path, folder)))
     return digest.hexdigest()[:12]
-
-
-def suggestion(value: str, allowed) -> str:
-    """Return the clause "did you mean …? Allowed: …" for a value that is not in `allowed`."""
-    allowed = [str(item) for item in allowed]
-    close = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f"did you mean {close[0]!r}? Allowed" if close else "allowed"
-    return f"{hint}: {', '.join(allowed) or 'none'}"
-
-
-def _fields(schema: type[BaseModel], path: tuple) -> list[str]:
-    """Return the keys that are known at `path` inside a schema."""
-    for step in path:
-        kind = schema.model_fields[step].annotation if step in schema.model_fields else None
-        inner = [k for k in get_args(kind) or (kind,) if isinstance(k, type) and issubclass(k, BaseModel)]
-        if not inner:
-            break
-        schema = inner[0]
-    return list(schema.model_fields)
-
-
-def _sentence(first: dict, schema: type[BaseModel], source: str) -> str:
-    """Return one of pydantic's errors as a sentence that names the file, the key and the value."""
-    key = ".".join(str(step) for step in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = suggestion(first["loc"][-1], _fields(schema, first["loc"][:-1]))
-        return f"{source}: unknown key {key!r}; {known}."
-    if first["type"] == "missing":
-        return f"{source}: the key {key!r} is missing."
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not key:
-        return f"{source}: {message}."
-    return f"{source}: {key!r} is {first['input']!r}; it {message}."
 
 
 def checked(schema: type[BaseModel], values: dict, source: str, *, whole: bool = True):
@@ -233,10 +206,25 @@ def checked(schema: type[BaseModel], values: dict, source: str, *, whole: bool =
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        found = [each for each in error.errors() if whole or each["type"] != "missing"]
+        found = [
+            each
+            for each in error.errors()
+            if whole or each["type"] != "missing" or isinstance(each["loc"][-1], int)
+        ]
         if found:
-            raise ParameterError(_sentence(found[0], schema, source)) from None
+            raise ParameterError(sentence(found[0], schema, source)) from None
         return None
+
+
+def parse_yaml(text: str | bytes, source: str):
+    """Return the value of YAML text; ParameterError, which begins with `source`, says what is wrong at which line."""
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        mark, at = getattr(error, "problem_mark", None), getattr(error, "position", 0)
+        line = mark.line + 1 if mark else text[:at].count("\n" if isinstance(text, str) else b"\n") + 1
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise ParameterError(f"{source} is not valid YAML at line {line}: {problem}.") from None
 
 
 def keys(kind: Literal["models", "profiles", "experiments"]) -> list[str]:
@@ -256,12 +244,7 @@ def _read(kind: str, name: str, schema: type[Record]):
 def _parsed(path: Path, _mtime: int, schema: type[Record]):
     """Return one file, parsed and checked, cached until its modification time changes."""
     source = path.relative_to(ROOT).as_posix()
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ParameterError(f"{source} is not valid YAML{where}.") from None
+    values = parse_yaml(path.read_bytes(), source)
     if not isinstance(values, dict):
         raise ParameterError(f"{source} must hold keys and values.")
     record = checked(schema, values, source)

@@ -10,9 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 
 class Record(BaseModel):
-    """A frozen record that refuses unknown keys and wrong types."""
+    """A frozen record that refuses unknown keys, wrong types and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class Size(Record):
@@ -75,7 +77,7 @@ class ExperimentParams(Record):
 
     n_resamples: int = Field(default=10_000, ge=100, description="bootstrap resamples over prompts")
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 class ForwardParams(ExperimentParams):

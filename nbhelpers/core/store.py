@@ -4,6 +4,8 @@ A result is a NetCDF-4 file followed by one line, the SHA-256 of everything befo
 line; `load` requires it. This module knows nothing of models, notebooks or charts.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -147,12 +149,15 @@ def _holds(path: Path, data: bytes) -> bool:
         held = _checked_bytes(path)
     except (ResultError, OSError):
         return False
-    with xr.open_dataset(held, engine="h5netcdf") as old, xr.open_dataset(data, engine="h5netcdf") as new:
-        if _lasting(old) != _lasting(new) or old.variables.keys() != new.variables.keys():
-            return False
-        # Variables are read one by one, because a result may be large.
-        pairs = ((old.variables[name], new.variables[name]) for name in old.variables)
-        return all(ours.dtype == theirs.dtype and ours.identical(theirs) for ours, theirs in pairs)
+    try:
+        with xr.open_dataset(held, engine="h5netcdf") as old, xr.open_dataset(data, engine="h5netcdf") as new:
+            if _lasting(old) != _lasting(new) or old.variables.keys() != new.variables.keys():
+                return False
+            # Variables are read one by one, because a result may be large.
+            pairs = ((old.variables[name], new.variables[name]) for name in old.variables)
+            return all(ours.dtype == theirs.dtype and ours.identical(theirs) for ours, theirs in pairs)
+    except (OSError, ValueError):  # sealed, but no dataset
+        return False
 
 
 def _lasting(dataset: xr.Dataset) -> dict:
@@ -171,21 +176,41 @@ def _without_nul(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to a file beside `path`, sync it, and rename it to `path`."""
+    """Write `data` to a file beside `path`, sync it, and rename it to `path`; ResultError if that fails.
+
+    Of two processes that write one file, the second waits. A folder that stands in the way is moved aside.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with open(partial, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if partial.exists() and not os.path.samestat(os.fstat(file.fileno()), os.stat(partial)):
+                return write_whole(path, data)  # the one before has renamed it
+            file.truncate(0)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            put(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ResultError(
-            f"{shown(path)} could not be written ({error.strerror or error}); an earlier result there is "
-            "untouched: free some room and run it again."
-        ) from None
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise unwritable(path, error) from None
+
+
+def put(new: Path, path: Path) -> None:
+    """Rename the file `new` to `path`, which it replaces; a folder there is moved aside, not deleted."""
+    if path.is_dir() and not path.is_symlink():
+        path.rename(path.with_name(f"{path.name}.{os.getpid()}.aside"))
+    os.replace(new, path)
+
+
+def unwritable(path: Path, error: OSError) -> ResultError:
+    """Return the error for a file that could not be written."""
+    return ResultError(
+        f"{shown(path)} could not be written ({error.strerror or error}); what was there is untouched: free some room or "
+        "allow writing, and run it again."
+    )
 
 
 def _checked_bytes(path: Path) -> bytes:
@@ -194,12 +219,25 @@ def _checked_bytes(path: Path) -> bytes:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise ResultError(f"there is no result {shown(path)} yet; make it with {_again(path)}.") from None
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from None
     data, seal = raw[:-_SEAL_SIZE], raw[-_SEAL_SIZE:]
     if seal != _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n":
-        raise ResultError(
-            f"{shown(path)} is damaged or was not written by this project; make it anew with {_again(path)}."
-        )
+        raise _unreadable(path, "its checksum is wrong")
     return data
+
+
+def _unreadable(path: Path, why: str) -> ResultError:
+    return ResultError(
+        f"{shown(path)} is damaged or was not written by this project ({why}); make it anew with {_again(path)}."
+    )
+
+
+def seal(path: Path) -> str:
+    """Return the SHA-256 that an intact result ends with, without checking it."""
+    with open(path, "rb") as file:
+        file.seek(-65, os.SEEK_END)
+        return file.read(64).decode()
 
 
 def load(
@@ -221,11 +259,14 @@ def attributes(
 ) -> dict:
     """Return the attributes of the result that `load` would return, in a tenth of the time, since no values are read."""
     path = Path(path)
-    with h5netcdf.File(io.BytesIO(_checked_bytes(path)), "r") as file:
-        found = dict(file.attrs)
-        name = _of(experiment, found, path)
-        dims = {each: file.variables[each].dimensions for each in file.variables.keys() & expects.keys()}
-        _refuse_incomplete(lacking(dims, expects), name, path)
+    data = io.BytesIO(_checked_bytes(path))
+    try:
+        with h5netcdf.File(data, "r") as file:
+            found = dict(file.attrs)
+            dims = {each: file.variables[each].dimensions for each in file.variables.keys() & expects.keys()}
+    except OSError:
+        raise _unreadable(path, "it is no NetCDF file") from None
+    _refuse_incomplete(lacking(dims, expects), _of(experiment, found, path), path)
     found.pop("coordinates", None)  # NetCDF's own attribute, which `load` turns into coordinates
     return found
 

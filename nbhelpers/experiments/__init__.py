@@ -13,6 +13,7 @@ Slices never import each other. An experiment of `params/experiments/` without a
 """
 
 import importlib
+import json
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -21,13 +22,14 @@ from types import ModuleType
 
 import xarray as xr
 
-from nbhelpers.core import store
+from nbhelpers.core import digests, params, store
 from nbhelpers.core.cost import Cost, generation_cost, reading_cost
 from nbhelpers.core.params import (
     ParameterError,
     Run,
     checked,
     experiment,
+    keys,
     model_params,
     ordered,
     profile_of,
@@ -101,10 +103,24 @@ def described(
 
 
 def save(dataset: xr.Dataset) -> Path:
-    """Return the path of a described dataset after checking and saving it; ResultError if it is not complete."""
-    a = dataset.attrs
+    """Return the path of a described dataset after checking and saving it; ResultError if it is not complete.
+
+    An experiment's artifacts are written before its dataset, which records their digests.
+    """
+    a = dict(dataset.attrs)
     path = store.result_path(a["profile"], a["model"], a["experiment"])
+    if a["experiment"] in keys("experiments") and (names := experiment(a["experiment"]).artifacts):
+        a["artifacts"] = json.dumps(artifact_digests(path.parent, names))
     return store.save(dataset, path, provenance=a, expects=variables(a["experiment"]))
+
+
+def artifact_digests(folder: Path, names: list[str]) -> dict[str, str]:
+    """Return {name: SHA-256} of artifacts in a folder; ResultError if one is missing or cannot be read."""
+    try:
+        return {name: digests.sha256(folder / name, params.ROOT / "_build" / "digests") for name in names}
+    except OSError as error:
+        missing = store.shown(Path(error.filename))
+        raise store.ResultError(f"the artifact {missing} is missing; write it before the dataset.") from None
 
 
 def load(profile: str, model: str, name: str) -> xr.Dataset:

@@ -38,8 +38,16 @@ def save(tuned: TunedLens, path: Path | str) -> Path:
     header = {"format": FORMAT, "form": tuned.form, "unembedding": tuned.digest, "content": fingerprint(tensors.values()),
               "layers": str(tuned.weight.shape[0]), "width": str(tuned.weight.shape[1]),
               "metadata": json.dumps(tuned.metadata)}  # fmt: skip
-    store.write_whole(Path(path), safetensors.torch.save(tensors, header))
+    store.write_whole(Path(path), _ordered(safetensors.torch.save(tensors, header)))
     return Path(path)
+
+
+def _ordered(data: bytes) -> bytes:
+    """Return a safetensors file with its header sorted, whose order safetensors leaves to chance."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def load(path: Path | str, unembedding: Unembedding) -> TunedLens:

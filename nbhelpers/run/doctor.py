@@ -19,7 +19,7 @@ import yaml
 
 from nbhelpers import experiments
 from nbhelpers.core import params
-from nbhelpers.run import checkpoints, notebooks
+from nbhelpers.run import checkpoints, locks, notebooks
 
 KERNEL = "instruction-tuning-book"
 DISK_GB, MEMORY_GB = 2, 3
@@ -62,16 +62,25 @@ def check_versions() -> Iterator[Check]:
 
 
 def check_kernel() -> Iterator[Check]:
-    """Yield the check that the project's kernel is registered and starts this environment's Python."""
+    """Yield the checks that the project's kernel, and Jupyter's default one, start this environment's Python.
+
+    Runs start it in any case; JupyterLab starts what Jupyter finds.
+    """
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    try:
-        python = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
-    except NoSuchKernel:
-        yield Check(False, f"Jupyter kernel {KERNEL} is not registered", INSTALL)
-        return
-    same = Path(python).absolute() == Path(sys.executable).absolute()
-    yield Check(same, f"Jupyter kernel {KERNEL}" + ("" if same else f" starts {python}"), INSTALL)
+    here = Path(sys.executable).parent.resolve()
+    remedies = {
+        KERNEL: INSTALL,
+        "python3": "unset JUPYTER_PATH, or choose “Instruction-tuning book” in JupyterLab",
+    }
+    for name, remedy in remedies.items():
+        try:
+            python = Path(KernelSpecManager().get_kernel_spec(name).argv[0])
+        except (NoSuchKernel, ValueError, OSError):
+            yield Check(False, f"Jupyter kernel {name} is not registered", INSTALL)
+            continue
+        same = not python.is_absolute() or python.parent.resolve() == here
+        yield Check(same, f"Jupyter kernel {name}" + ("" if same else f" starts {python}"), remedy)
 
 
 def check_params() -> Iterator[Check]:
@@ -166,7 +175,12 @@ def check_notebooks() -> Iterator[Check]:
 
 
 def check_machine(profile: str) -> Iterator[Check]:
-    """Yield the checks of free disk, memory and GPU."""
+    """Yield the checks of `_build`, free disk, memory and GPU."""
+    try:
+        locks.require_writable()
+    except OSError as error:
+        remedy = "allow writing there, or free some room"
+        yield Check(False, f"_build cannot be written ({error.strerror})", remedy)
     disk, memory = shutil.disk_usage(params.ROOT).free / 1e9, psutil.virtual_memory().available / 1e9
     yield Check(disk >= DISK_GB, f"{disk:.0f} GB of disk free", f"free at least {DISK_GB} GB")
     yield Check(memory >= MEMORY_GB, f"{memory:.0f} GB of memory available", f"free at least {MEMORY_GB} GB")

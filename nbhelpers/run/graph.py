@@ -5,26 +5,29 @@ on. A fresh clone, a touched file or an edited comment does not change it. How a
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 
 from nbhelpers import experiments
-from nbhelpers.core import params, store
-from nbhelpers.run import notebooks, warm
+from nbhelpers.core import digests, params, store
+from nbhelpers.run import kernels, notebooks, results, warm
+from nbhelpers.run.locks import require_writable, taken
 from nbhelpers.run.versions import compare_version, measure_version
 
 TARGETS = ("all", "compared", "measured")
 TOTAL = re.compile(r"^total +(\d+)$")
 STEP = re.compile(r"^(\d+) of (\d+) steps")
+TOKEN = "NBHELPERS_BATCH_TOKEN"  # in the environment of all processes that a batch starts
+WATCH = "import sys; sys.stdin.read(); from nbhelpers.run import graph; graph.end_group(int(sys.argv[1]), sys.argv[2])"
 
 
 def measure_inputs(key: str, model: str, profile: str) -> list[str]:
@@ -48,94 +51,119 @@ def bring_up(run: params.Run) -> None:
     """Measure the missing or outdated results that a run needs, each after those that it needs itself."""
     for key in params.ordered(list(run.upstream)):
         needed = experiments.resolve(key, model=run.model.key, profile=run.profile.name)
-        path = store.result_path(run.profile.name, run.model.key, key)
-        if not path.exists() or _fault(path, needed):
+        if results.fault(needed):
             print(f"{run.key} needs {key} on {run.model.key}: running it first", flush=True)
-            notebooks.measure(needed, version=measure_version(needed))
+            notebooks.measure(needed, version=measure_version(needed), again=False)
 
 
-def discard_stale(profile: str) -> list[str]:
-    """Return one sentence for each damaged or outdated result, after removing it and outdated executed notebooks.
+def read_weights(models: list[str], least: int = 10**8) -> None:
+    """Read the local weights of models whose digests are not kept yet, and say so where they hold `least` bytes or more."""
+    pairs = [params.model_params(model) for model in models]
+    folder = params.ROOT / "_build" / "digests"
+    files = {each: each.stat().st_size for pair in pairs for each in [*pair.pt.files, *pair.it.files]
+             if not digests.kept(each, folder)}  # fmt: skip
+    large = [path for path, size in files.items() if size >= least / 10]
+    for path in files if sum(files.values()) >= least else []:
+        if path in large:
+            place, size = f"{large.index(path) + 1} of {len(large)}", files[path] / 1e9
+            print(f"reading weights {place}, {size:.1f} GB: {store.shown(path)}", flush=True)
+        digests.sha256(path, folder)
 
-    Snakemake knows only the versions of what it ran itself; this also checks what `nbh run` or an open notebook
-    wrote.
+
+def settle(profile: str) -> list[str]:
+    """Return one sentence for each damaged or outdated file, after removing the stamps of all steps that must run.
+
+    Steps that are done get their stamps, whoever ran them: Snakemake, `nbh run` or an open notebook.
     """
     said = []
     for key, model in steps(profile):
         run = experiments.resolve(key, model=model, profile=profile)
-        path = store.result_path(profile, model, key)
-        if path.exists() and (fault := _fault(path, run)):
-            said.append(f"{key} · {model}: {fault}")
-            path.unlink()
-        executed = notebooks.executed_path(profile, params.experiment(key).notebook, model)
-        _discard(executed, measure_version(run))
-    for key in params.ordered():
-        if across := params.experiment(key).across:
-            _discard(notebooks.executed_path(profile, across), compare_version(key))
+        notebooks.require_prompts(run)
+        fault, path = results.fault(run), store.result_path(profile, model, key)
+        executed = results.executed_path(profile, params.experiment(key).notebook, model)
+        ran = results.version_of(executed) == measure_version(run)
+        if fault and os.path.lexists(path):
+            said.append(f"{key} · {model}: {fault} Measuring anew.")
+        elif _damaged(executed):
+            said.append(f"{key} · {model}: {store.shown(executed)} is damaged. Measuring anew.")
+        if ran and not fault:
+            results.measured(run)
+        else:
+            names = (f"{key}.data", f"{key}.page")
+            results.drop(*(results.stamp_path(profile, name, model) for name in names))
+    for key in filter(lambda key: params.experiment(key).across, params.ordered()):
+        executed = results.executed_path(profile, params.experiment(key).across)
+        if results.version_of(executed) == compare_version(key):
+            results.compared(key, profile)
+        else:
+            said += (
+                [f"{key}: {store.shown(executed)} is damaged. Running it anew."] if _damaged(executed) else []
+            )
+            results.drop(results.stamp_path(profile, f"{key}.page"))
+    if not (
+        (params.ROOT / "_build/html/index.html").is_file() and results.holds(results.book_stamp(), profile)
+    ):
+        results.drop(results.book_stamp())
     return said
 
 
-def _fault(path: Path, run: params.Run) -> str:
-    """Return the fault of a result; "" if there is none."""
-    for name in params.experiment(run.key).artifacts:
-        if not path.with_name(name).exists():
-            return f"its {name} is missing; measuring anew."
-    try:
-        found = store.attributes(path, experiment=run.key, expects=experiments.variables(run.key))
-        found = found["parameter_hash"]
-    except store.ResultError as error:
-        return f"{error} Measuring anew."
-    return "" if found == run.hash else "made with other parameters or weights; measuring anew."
-
-
-def _discard(executed: Path, version: str) -> None:
-    """Remove an executed notebook that has another version, so that its step runs again."""
-    if executed.exists() and notebooks.version_of(executed) != version:
-        executed.unlink()
+def _damaged(executed: Path) -> bool:
+    """Return whether an executed notebook is there but records no version of what it holds."""
+    return os.path.lexists(executed) and results.version_of(executed) is None
 
 
 @contextlib.contextmanager
 def sole_batch() -> Iterator[Path]:
     """Yield the lock file of this repository's batch, after ending the processes that a killed batch left running."""
     path = params.ROOT / "_build" / "batch.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise notebooks.BatchError(
-                "another batch runs in this repository; wait for it or stop it."
-            ) from None
-        end_group(int(path.read_text() or 0))
+    file = taken(path)
+    if file is None:
+        raise notebooks.BatchError("another batch runs in this repository; wait for it or stop it.")
+    with file:
+        # A number alone may be that of any process by now; the token is in the environment of the batch's own.
+        if found := re.fullmatch(
+            r"(\d{1,9}) ([0-9a-f]{32})", path.read_text(encoding="utf-8", errors="replace")
+        ):
+            end_group(int(found[1]), found[2])
         yield path
         path.write_text("")
 
 
-def _members(kind: Callable[[int], int], leader: int) -> list[psutil.Process]:
-    """Return the processes of a process group (kind os.getpgid) or session (os.getsid) that work in this repository."""
+def _members(kind: Callable[[int], int], leader: int, token: str) -> list[psutil.Process]:
+    """Return the processes of a process group (kind os.getpgid) or session (os.getsid) that were started with a token."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if kind(process.pid) == leader and process.cwd() == str(params.ROOT):
+            if kind(process.pid) == leader and process.environ().get(TOKEN) == token:
                 found.append(process)
     return found
 
 
-def end_group(group: int, patience: float = 10) -> None:
-    """End a batch's processes that work in this repository: interrupt its group, then kill what is left of its session.
+def end_group(group: int, token: str, patience: float = 10) -> None:
+    """End a batch's own processes: interrupt its group, then kill what is left of its session.
 
     Processes that were started warm have groups of their own; their clients (`warm`) pass the interrupt on to them.
     """
-    if group <= 0:
-        return
-    asked = _members(os.getpgid, group)
+    asked = _members(os.getpgid, group, token)
     for process in asked:
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGINT)
     psutil.wait_procs(asked, timeout=patience)
-    for process in _members(os.getsid, group):
+    for process in _members(os.getsid, group, token):
         with contextlib.suppress(psutil.Error):
             process.kill()
+
+
+@contextlib.contextmanager
+def outlived_by_none(group: int, token: str) -> Iterator[None]:
+    """End a batch's processes if this one is killed inside the block: its end of a pipe closes, which a watcher waits for."""
+    command = [sys.executable, "-c", WATCH, str(group), token]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=params.ROOT, start_new_session=True)
+    try:
+        yield
+    finally:
+        watcher.kill()
+        watcher.wait()
 
 
 def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
@@ -151,7 +179,7 @@ def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
         "--keep-going",
     ]
     call += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input", "code"]
-    call += ["--max-checksum-file-size", "1GB", "--config", f"profile={profile}"]
+    call += ["--config", f"profile={profile}"]
     call += ["--resources", f"gpu={gpus}"] if gpus else []
     return [*call, "--", target]
 
@@ -161,7 +189,7 @@ def _environment(profile: str) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     chosen = params.profile_params(profile)
     pairs = [params.model_params(model) for model in chosen.models]
-    settings = notebooks.settings(chosen, local=not any(pair.pt.hub or pair.it.hub for pair in pairs))
+    settings = kernels.settings(chosen, local=not any(pair.pt.hub or pair.it.hub for pair in pairs))
     return os.environ | settings | {"PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
@@ -172,25 +200,30 @@ def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool
     step that fails leaves its partial notebook and does not stop the others. After a kill at any moment, the next call
     runs what is missing. The whole log is `_build/batch.log`.
     """
+    require_writable()
     with sole_batch() as lock:
-        for sentence in discard_stale(profile):
+        models, token = params.profile_params(profile).models, uuid.uuid4().hex
+        print(f"profile {profile}: looking for what is missing or out of date", flush=True)
+        read_weights(models)
+        for sentence in settle(profile):
             print(sentence, flush=True)
         call = command(profile, cores, gpus, target)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         job = subprocess.Popen(
             # A process that has used a GPU must not be forked; besides, GPU runs take much longer than the imports.
-            call if gpus else warm.with_server(call), cwd=params.ROOT, env=_environment(profile),
+            call if gpus else warm.with_server(call), cwd=params.ROOT, env=_environment(profile) | {TOKEN: token},
             encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-        lock.write_text(str(job.pid))
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            return follow(job)
+            lock.write_text(f"{job.pid} {token}")
+            with outlived_by_none(job.pid, token):
+                return follow(job)
         except KeyboardInterrupt:
             print("stopped; the same command takes up what is missing.", flush=True)
             raise
         finally:
-            end_group(job.pid)
+            end_group(job.pid, token)
             signal.signal(signal.SIGTERM, before)
 
 

@@ -4,27 +4,21 @@ Papermill executes the notebook. This module knows neither the graph of experime
 what a notebook computes.
 """
 
-import contextlib
-import fcntl
 import functools
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-from jupyter_client.manager import AsyncKernelManager
-from traitlets import default
 
 from nbhelpers import experiments
 from nbhelpers.core import params, store
+from nbhelpers.run import results
+from nbhelpers.run.kernels import QUIET_KERNEL, kernel_environment, socket_kernel
+from nbhelpers.run.locks import alone
+from nbhelpers.run.results import executed_path
 
-# Every kernel is ended by an interrupt, which must not be shown as an error.
-QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MARK = "nbh:"  # begins the lines that the graph's progress display picks out of a job's output
 
 
@@ -40,104 +34,40 @@ def notebook_path(name: str) -> Path:
     return path
 
 
-def executed_path(profile: str, notebook: str, model: str | None = None) -> Path:
-    """Return the path of the executed notebook: `_build/runs/<profile>/[<model>/]<notebook>`."""
-    return params.ROOT.joinpath("_build", "runs", profile, *([model] if model else []), notebook)
-
-
-@contextlib.contextmanager
-def socket_kernel() -> Iterator[type[AsyncKernelManager]]:
-    """Yield a class of kernel managers that use their own Unix sockets, because parallel runs compete for TCP ports."""
-    # A socket's path holds about 100 characters, so a deep TMPDIR must not be part of it.
-    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="nbh-", dir=short, ignore_cleanup_errors=True) as folder:
-
-        class SocketKernel(AsyncKernelManager):
-            @default("transport")
-            def _own_transport(self):
-                return "ipc"
-
-            @default("ip")
-            def _own_folder(self):
-                return f"{folder}/k"
-
-        yield SocketKernel
-
-
-def gpus() -> list[str]:
-    """Return the indices of the GPUs that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [index for index in visible.split(",") if index]
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+def read(path: Path) -> dict:
+    """Return a notebook as a dict; BatchError names the line at which it is not JSON, or says that it is no notebook."""
+    shown = store.shown(path)
     try:
-        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return []
-
-
-@contextlib.contextmanager
-def gpu_slots(count: int) -> Iterator[dict[str, str]]:
-    """Yield the environment that gives a run `count` GPUs that no other run of this repository holds."""
-    indices = gpus()
-    if not count or len(indices) < count:
-        yield {}
-        return
-    folder = params.ROOT / "_build" / "gpu"
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        taken = []
-        while len(taken) < count:
-            for index in indices:
-                if len(taken) < count and index not in taken and _locked(held, folder / index):
-                    taken.append(index)
-            if len(taken) < count:
-                time.sleep(1)
-        yield {"CUDA_VISIBLE_DEVICES": ",".join(taken)}
-
-
-def _locked(held: contextlib.ExitStack, path: Path) -> bool:
-    """Return whether the file could be locked; `held` releases the lock when it closes."""
-    file = open(path, "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return False
-    held.enter_context(file)
-    return True
-
-
-def settings(profile: params.ProfileParams, local: bool) -> dict[str, str]:
-    """Return the environment variables of a profile's runs: root, batch mode, threads; local: never contact the hub."""
-    wanted = {"NBHELPERS_BATCH": "1", "NBHELPERS_ROOT": str(params.ROOT)}
-    if profile.threads:
-        wanted |= dict.fromkeys(THREADS, str(profile.threads))
-    return wanted | ({"HF_HUB_OFFLINE": "1"} if local else {})
-
-
-@contextlib.contextmanager
-def kernel_environment(profile: params.ProfileParams, local: bool) -> Iterator[None]:
-    """Give kernels that are started inside this block their profile's settings and GPUs of their own."""
-    before = dict(os.environ)
-    with gpu_slots(profile.gpus) as slots:
-        os.environ.update(settings(profile, local) | slots)
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        text = path.read_text(encoding="utf-8")
+        book = json.loads(text)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise BatchError(f"{shown} line {line} is not UTF-8: save the notebook anew or restore it.") from None
+    except json.JSONDecodeError as error:
+        lines = enumerate(text.split("\n"), 1)
+        marked = next((number for number, line in lines if line.startswith("<<<<<<< ")), None)
+        remedy = "resolve the conflict that a merge left there" if marked else f"{error.msg}; restore it"
+        raise BatchError(f"{shown} line {marked or error.lineno} is not JSON: {remedy}.") from None
+    cells = book.get("cells") if isinstance(book, dict) and book.get("nbformat") == 4 else None
+    if not isinstance(cells, list) or not all({"cell_type", "source"} <= set(cell) for cell in cells):
+        raise BatchError(f"{shown} is no notebook of format 4: save it anew from JupyterLab.")
+    # What other tools strip, execution needs.
+    empty = {"code": {"metadata": {}, "outputs": [], "execution_count": None}}
+    cells = [empty.get(cell["cell_type"], {"metadata": {}}) | cell for cell in cells]
+    return {"nbformat_minor": 5, "metadata": {}} | book | {"cells": cells}
 
 
 def declared(notebook: Path) -> dict[str, str]:
     """Return the parameters that a notebook's one `parameters` cell declares, with their defaults."""
-    import papermill
+    from papermill.translators import PythonTranslator
 
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = sum("parameters" in cell["metadata"].get("tags", []) for cell in cells)
-    if tagged != 1:
-        raise BatchError(f"{notebook.name} has {tagged} cells tagged `parameters`; it needs exactly one.")
-    return {name: entry["default"] for name, entry in papermill.inspect_notebook(str(notebook)).items()}
+    tagged = [cell for cell in read(notebook)["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise BatchError(
+            f"{notebook.name} has {len(tagged)} cells tagged `parameters`; it needs exactly one."
+        )
+    cell = {"source": "".join(tagged[0]["source"])}
+    return {each.name: each.default for each in PythonTranslator.inspect(cell)}
 
 
 def _heading(cells: list[dict], index: int) -> str:
@@ -152,7 +82,7 @@ def _heading(cells: list[dict], index: int) -> str:
 
 def failing_cell(partial: Path) -> str:
     """Return the cell that stopped a partly executed notebook, as "cell 7 (Measure): ValueError: …"."""
-    cells = json.loads(partial.read_text(encoding="utf-8"))["cells"]
+    cells = read(partial)["cells"]
     # Papermill adds cells with a banner: one above the failing cell and one at the top.
     cells = [c for c in cells if "papermill-error-cell-tag" not in c["metadata"].get("tags", [])]
     for index, cell in enumerate(cells):
@@ -163,23 +93,6 @@ def failing_cell(partial: Path) -> str:
     started = [cell["metadata"].get("papermill", {}).get("start_time") for cell in cells]
     index = max((i for i, time in enumerate(started) if time), default=0)
     return f"cell {index + 1} ({_heading(cells, index)}): the kernel died, often for want of memory"
-
-
-def version_of(executed: Path) -> str | None:
-    """Return the version that is recorded in an executed notebook, None if there is none."""
-    try:
-        metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return metadata.get("nbhelpers", {}).get("version")
-
-
-def _finish(partial: Path, output: Path, version: str) -> None:
-    """Write its version into a fully executed notebook, then rename it to `output`."""
-    book = json.loads(partial.read_text(encoding="utf-8"))
-    book["metadata"]["nbhelpers"] = {"version": version}
-    partial.write_text(json.dumps(book, ensure_ascii=False, indent=1), encoding="utf-8")
-    partial.rename(output)
 
 
 def refuse_undeclared(notebook: Path, parameters) -> None:
@@ -222,11 +135,12 @@ def _sparing_engine() -> str:
 def execute(
     notebook: Path, output: Path, parameters: dict, *, label: str, version: str, bar: bool = False
 ) -> Path:
-    """Return `output`, the path of the executed notebook, which exists only after a complete run.
+    """Return `output`, the path of the executed notebook, which is replaced only after a complete run.
 
     Until then, and after a failure, the file is `<name>.partial.ipynb`. Raises BatchError that names the failing
-    cell.
+    cell, ResultError if a file cannot be written.
     """
+    import nbformat
     import papermill
 
     refuse_undeclared(notebook, parameters)
@@ -234,54 +148,73 @@ def execute(
     shown = {"desc": label, "unit": "cell", "leave": False, "disable": False}
     partial = output.with_suffix(".partial.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     try:
         with socket_kernel() as manager:
             papermill.execute_notebook(
-                str(notebook), str(partial), parameters, kernel_name="python3", progress_bar=bar and shown,
-                kernel_manager_class=manager, extra_arguments=QUIET_KERNEL, engine_name=_sparing_engine(),
+                nbformat.from_dict(read(notebook)), str(partial), parameters, kernel_name="python3", language="python",
+                progress_bar=bar and shown, kernel_manager_class=manager, extra_arguments=QUIET_KERNEL,
+                engine_name=_sparing_engine(),
             )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = store.shown(partial) if partial.exists() else "none yet"
+        print(f"{label} was stopped. The notebook so far: {kept}", flush=True)
+        raise
+    except OSError as error:
+        raise store.unwritable(Path(error.filename or partial), error) from None
     except (papermill.PapermillExecutionError, RuntimeError) as error:
         reached = failing_cell(partial) if partial.exists() else str(error)
         kept = store.shown(partial)
         raise BatchError(f"{label} stopped in {reached.rstrip('.')}. The notebook so far: {kept}") from None
-    _finish(partial, output, version)
+    store.write_whole(output, results.signed(read(partial), version))
+    partial.unlink()
     return output
 
 
-def measure(run: params.Run, *, version: str, own=(), bar: bool = False) -> Path:
+def require_prompts(run: params.Run) -> None:
+    """Raise ParameterError if a run asks for more prompts than its file has lines; data sets of the hub are not counted."""
+    wanted, source = getattr(run.experiment, "n_prompts", 0), run.prompts
+    file, most = (source, wanted) if isinstance(source, str | None) else (source.path, source.first)
+    if not file or not (path := params.ROOT / file).is_file():
+        return
+    with open(path, "rb") as lines:
+        held = min(sum(1 for line in lines if line.strip()), most)
+    if wanted > held:
+        raise params.ParameterError(
+            f"{run.key}: n_prompts is {wanted}, but {file} holds {held} prompts; choose at most {held}."
+        )
+
+
+def measure(run: params.Run, *, version: str, own=(), bar: bool = False, again: bool = True) -> Path:
     """Return the path of the dataset that one experiment's notebook writes for one model.
 
-    own: names of the parameters that the user set, which the notebook must declare. Raises ParameterError before
-    anything starts, BatchError if a cell fails or the dataset is of another run, ResultError if there is none.
+    own: names of the parameters that the user set, which the notebook must declare. again: whether to measure also what
+    another process has just measured. Raises ParameterError before anything starts, BatchError if a cell fails or the
+    dataset is of another run, ResultError if there is none.
     """
     for variant in params.VARIANTS:
         params.require(getattr(run.model, variant), run.model.key)
+    require_prompts(run)
     source = notebook_path(params.experiment(run.key).notebook)
     known = run.experiment.model_dump() | {"model": run.model.key, "profile": run.profile.name}
     refuse_undeclared(source, own)
     given = {name: list(known[name]) if isinstance(known[name], tuple) else known[name]
              for name in declared(source) if name in known}  # fmt: skip
-    label = f"{run.key} · {run.model.key}"
-    local = not (run.model.pt.hub or run.model.it.hub)
-    with kernel_environment(run.profile, local):
-        output = executed_path(run.profile.name, source.name, run.model.key)
-        execute(source, output, given, label=label, version=version, bar=bar)
-    path = store.result_path(run.profile.name, run.model.key, run.key)
-    _as_new(path, [store.result_path(run.profile.name, run.model.key, key) for key in run.upstream])
-    expects = experiments.variables(run.key)
-    if store.attributes(path, experiment=run.key, expects=expects)["parameter_hash"] != run.hash:
-        raise BatchError(
-            f"{label}: {store.shown(path)} is not of this run; the notebook must call experiments.save."
-        )
+    label, place = f"{run.key} · {run.model.key}", (run.profile.name, run.model.key, run.key)
+    path = store.result_path(*place)
+    with alone(label, *place) as waited:
+        if waited and not again and not results.fault(run):
+            return path
+        with kernel_environment(run.profile, local=not (run.model.pt.hub or run.model.it.hub)):
+            output = executed_path(run.profile.name, source.name, run.model.key)
+            execute(source, output, given, label=label, version=version, bar=bar)
+        expects = experiments.variables(run.key)
+        if store.attributes(path, experiment=run.key, expects=expects)["parameter_hash"] != run.hash:
+            raise BatchError(
+                f"{label}: {store.shown(path)} is not of this run; the notebook must call experiments.save."
+            )
+        results.measured(run, now=True)
     return path
-
-
-def _as_new(path: Path, inputs: list[Path]) -> None:
-    """Touch a result that is older than its inputs: `store.save` keeps the old file if its values are the same."""
-    newest = max((each.stat().st_mtime for each in inputs if each.exists()), default=0.0)
-    if path.exists() and path.stat().st_mtime < newest:
-        os.utime(path)
 
 
 def upstream(run: params.Run, key: str):
@@ -290,9 +223,9 @@ def upstream(run: params.Run, key: str):
     In a batch, which has its own order, nothing is measured here; ResultError names the missing result.
     """
     path = store.result_path(run.profile.name, run.model.key, key)
-    whole = all(path.with_name(name).exists() for name in params.experiment(key).artifacts)
     ordered = os.environ.get("NBHELPERS_BATCH") == "1"
-    if not ordered and not (whole and store.is_current(path, run.upstream[key])):
+    needed = experiments.resolve(key, model=run.model.key, profile=run.profile.name)
+    if not ordered and results.fault(needed):
         print(f"{key} of {run.model.key} comes first; measuring it once.")
         command = [sys.executable, "-m", "nbhelpers", "run", key, "--model", run.model.key]
         done = subprocess.run([*command, "--profile", run.profile.name], capture_output=True, text=True)
@@ -317,24 +250,30 @@ def compare(key: str, profile: str, *, version: str, bar: bool = False) -> Path:
         path = store.result_path(profile, model, key)
         store.attributes(path, experiment=key, expects=experiments.variables(key))
     source, output = notebook_path(experiment.across), executed_path(profile, experiment.across)
-    with kernel_environment(chosen.model_copy(update={"gpus": 0}), local=True):
-        label = f"{key} · all models"
-        return execute(source, output, {"profile": profile}, label=label, version=version, bar=bar)
+    label, settings = f"{key} · all models", chosen.model_copy(update={"gpus": 0})
+    with alone(label, profile, key), kernel_environment(settings, local=True):
+        execute(source, output, {"profile": profile}, label=label, version=version, bar=bar)
+        results.compared(key, profile)
+    return output
 
 
 def refresh(notebook: Path) -> Path:
     """Return the path of a source notebook after running it with its own defaults and saving the new outputs in it."""
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
 
-    book = nbformat.read(notebook, as_version=4)
-    pocket = params.profile_params("pocket")
-    with kernel_environment(pocket, local=True), socket_kernel() as manager:
+    book = nbformat.from_dict(read(notebook))
+    with kernel_environment(params.profile_params("pocket"), local=True), socket_kernel() as manager:
         client = NotebookClient(
             book, kernel_name="python3", kernel_manager_class=manager, record_timing=False
         )
-        client.execute()
+        try:
+            client.execute()
+        except (CellExecutionError, RuntimeError) as error:
+            why = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
+            raise BatchError(f"{store.shown(notebook)} is as it was, since a cell stopped: {why}") from None
     book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                      "language_info": {"name": "python"}}  # fmt: skip
-    nbformat.write(book, notebook)
+    store.write_whole(notebook, f"{nbformat.writes(book).rstrip()}\n".encode())
     return notebook

@@ -6,7 +6,6 @@ science makes measurements out of date, edited drawing code makes pages out of d
 """
 
 import ast
-import json
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from nbhelpers.run import notebooks
 # A module's folder determines its role: SCIENCE computes measurements, DRAWING makes pages from them.
 SCIENCE, DRAWING = ("core", "models", "measures"), ("report",)
 # Modules of `core` that declare parameters and results. Their code is not hashed: values are hashed, results checked.
-RECORDS = {"core.params", "core.schemas", "core.store", "core.variables", "core.cost"}
+RECORDS = {"core.params", "core.schemas", "core.store", "core.variables", "core.cost", "core.mistakes", "core.digests",
+           "core.yaml_loader"}  # fmt: skip
 # Modules of a slice that measure nothing.
 DECLARED, DRAWN = "experiment", ("quantities", "report", "figures")
 
@@ -77,7 +77,7 @@ def counts(module: str, pages: bool) -> bool:
 
 def modules(notebook: Path, *, pages: bool = False) -> list[Path]:
     """Return the science modules that a notebook imports, directly or through others; with `pages`, drawing modules too."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = notebooks.read(notebook)["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     folder, found = package(), {}
     waiting = set(imported(source, folder))
@@ -114,7 +114,7 @@ def dumped(source: str) -> str:
 
 def notebook_hash(path: Path) -> str:
     """Return a digest of a notebook's cells and tags; its outputs do not change it."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cells = notebooks.read(path)["cells"]
     content = [[c["cell_type"], "".join(c["source"]), c["metadata"].get("tags")] for c in cells]
     return params.parameter_hash(content)
 

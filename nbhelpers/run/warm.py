@@ -44,6 +44,12 @@ def available() -> bool:
     return sys.platform == "linux" and one and os.environ.get(ADDRESS) != "0"
 
 
+def python_m() -> list[str]:
+    """Return the command that starts a module like `python -m`: through the client where a server runs."""
+    cold = os.environ.get(ADDRESS) in (None, "", "0")
+    return [sys.executable, "-m"] if cold else [sys.executable, "-I", "-S", os.path.abspath(__file__)]
+
+
 def with_server(command: list[str]) -> list[str]:
     """Return the command that runs `command` with a server beside it."""
     return [sys.executable, "-m", "nbhelpers.run.warm", *command]

@@ -16,7 +16,7 @@ from papermill import engines
 
 from nbhelpers import experiments
 from nbhelpers.core import params, store
-from nbhelpers.run import graph, notebooks, versions
+from nbhelpers.run import graph, kernels, notebooks, versions
 from tests.stubs import code, markdown, resize, write_notebook
 
 
@@ -225,10 +225,10 @@ def test_a_second_batch_does_not_start_beside_the_first(project):
 
 def test_gpus_are_shared_out_one_by_one(project, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    with notebooks.gpu_slots(1) as first, notebooks.gpu_slots(2) as second:
+    with kernels.gpu_slots(1) as first, kernels.gpu_slots(2) as second:
         assert first == {"CUDA_VISIBLE_DEVICES": "0"}
         assert second == {"CUDA_VISIBLE_DEVICES": "1,2"}
-    with notebooks.gpu_slots(0) as none:
+    with kernels.gpu_slots(0) as none:
         assert none == {}
 
 
