@@ -13,6 +13,7 @@ from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp01_narrowing import measure as exp01_measure
 from nbhelpers.experiments.exp01_narrowing import quantities as exp01_quantities
 from nbhelpers.measures import logit_attribution
+from nbhelpers.models import stubs as stubs_of
 from tests.experiments.test_exp00 import KEYS, case, log_probabilities, states
 from tests.specs import complete
 
@@ -123,7 +124,7 @@ def test_the_depth_trend_is_scipys_rank_correlation():
 @cache
 def result():
     """exp01's dataset of some stubs of one pair, and what was kept of them."""
-    pair, stubs = case(KEYS[0]).pair, logit_attribution.read_stubs("pocket/exp01.jsonl")[::14]
+    pair, stubs = case(KEYS[0]).pair, stubs_of.read_stubs("pocket/exp01.jsonl")[::14]
     return exp01_measure.summarise(pair, stubs, OPTIONS), exp01_measure.chosen_stubs(
         pair, stubs, OPTIONS.n_prompts
     )
@@ -139,9 +140,9 @@ def test_the_dataset_is_whole_and_of_the_stubs_that_one_token_answers():
 
 
 def test_fewer_stubs_are_balanced_over_categories():
-    pair, stubs = case(KEYS[0]).pair, logit_attribution.read_stubs("pocket/exp01.jsonl")
+    pair, stubs = case(KEYS[0]).pair, stubs_of.read_stubs("pocket/exp01.jsonl")
     every = exp01_measure.chosen_stubs(pair, stubs, 1000)
-    assert every == logit_attribution.single_token(pair.pt, stubs)
+    assert every == stubs_of.single_token(pair.pt, stubs)
     few = exp01_measure.chosen_stubs(pair, stubs, 10)
     assert Counter(stub.category for stub, *_ in few) == {"memorisation": 5, "reasoning": 5}
     assert all(one in every for one in few)

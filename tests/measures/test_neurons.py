@@ -14,6 +14,7 @@ from scipy import stats
 from nbhelpers.core.params import FAMILIES, ParameterError
 from nbhelpers.measures import lens, logit_attribution, neurons
 from nbhelpers.models import forward, generation, prompts
+from nbhelpers.models import stubs as stubs_of
 from nbhelpers.models.loading import load_pair
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
@@ -38,7 +39,7 @@ def captured(key, variant="it"):
 def measured(key, variant="pt", n=8, k=40):
     """Return prompt ids, target ids and the attribution of a few stubs."""
     decoder = getattr(load_pair(key), variant)
-    kept = logit_attribution.single_token(decoder, logit_attribution.read_stubs(STUBS)[::9])[:n]
+    kept = stubs_of.single_token(decoder, stubs_of.read_stubs(STUBS)[::9])[:n]
     rows, targets = [ids for _, ids, _ in kept], [target for *_, target in kept]
     return decoder, rows, targets, logit_attribution.direct_attribution(decoder, rows, targets, k=k)
 
@@ -412,9 +413,9 @@ def test_intervals_are_of_prompts_not_features():
 
 @pytest.mark.parametrize("key", KEYS)
 def test_one_token_completes_what_is_kept(key):
-    pair, stubs = load_pair(key), logit_attribution.read_stubs(STUBS)
+    pair, stubs = load_pair(key), stubs_of.read_stubs(STUBS)
     for decoder in pair:
-        kept = logit_attribution.single_token(decoder, stubs)
+        kept = stubs_of.single_token(decoder, stubs)
         for stub, ids, target in kept:
             whole = decoder.tokenizer(stub.text + stub.target)["input_ids"]
             assert (
@@ -429,7 +430,7 @@ def test_one_token_completes_what_is_kept(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_chat_targets_open_a_reply(key):
     it = load_pair(key).it
-    kept = logit_attribution.single_token(it, logit_attribution.read_stubs(STUBS), chat=True)
+    kept = stubs_of.single_token(it, stubs_of.read_stubs(STUBS), chat=True)
     assert kept
     for stub, ids, target in kept:
         assert ids == prompts.chat_ids(it, stub.message)
@@ -439,13 +440,13 @@ def test_chat_targets_open_a_reply(key):
 def test_a_space_before_digits_may_belong_to_the_prompt(tmp_path):
     """A tokenizer that splits " 7" into a space and "7", as Llama 3 does, gets the space at the end of the prompt."""
     decoder = load_pair("llama_pocket").pt
-    stub = logit_attribution.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " Q7x")
-    assert logit_attribution.single_token(decoder, [stub]) == []
+    stub = stubs_of.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " Q7x")
+    assert stubs_of.single_token(decoder, [stub]) == []
     ids = {"8 - 1 = 7": [1, 2, 3, 4], "8 - 1 =": [1, 2], "8 - 1 = ": [1, 2, 3]}
-    stub = logit_attribution.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " 7")
+    stub = stubs_of.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " 7")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logit_attribution, "text_ids", lambda decoder, text: ids[text])
-        assert logit_attribution.single_token(decoder, [stub]) == [(stub, [1, 2, 3], 4)]
+        assert stubs_of.single_token(decoder, [stub]) == [(stub, [1, 2, 3], 4)]
 
 
 def test_stub_without_target_is_refused(tmp_path):
@@ -453,4 +454,4 @@ def test_stub_without_target_is_refused(tmp_path):
     record = {"id": "a", "category": "c", "text": "t", "message": "m", "group": "g"}
     file.write_text(json.dumps(record) + "\n")
     with pytest.raises(KeyError, match="target"):
-        logit_attribution.read_stubs(file)
+        stubs_of.read_stubs(file)

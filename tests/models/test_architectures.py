@@ -102,7 +102,9 @@ def test_updates_that_do_not_add_up_are_named():
     for block in decoder.module.get_decoder().layers:
         multiplier, block.residual_multiplier = block.residual_multiplier, 1.0
         block.register_forward_hook(lambda m, i, o, f=multiplier: i[0] + f * (o - i[0]))
-    with pytest.raises(StreamError, match=r"granite: at layer \d the attention and MLP updates do not add up"):
+    with pytest.raises(
+        StreamError, match=r"granite: at layer \d the attention and MLP updates do not add up"
+    ):
         check_stream(forward(decoder, forced(decoder)), "granite")
 
 

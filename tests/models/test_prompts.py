@@ -13,8 +13,8 @@ from nbhelpers.core import params
 from nbhelpers.core.params import FAMILIES, ParameterError
 from nbhelpers.core.schemas import PromptSet
 from nbhelpers.experiments.exp02_prompt_kinds import measure as exp02_measure
-from nbhelpers.measures import logit_attribution
 from nbhelpers.models import prompts
+from nbhelpers.models import stubs as stubs_of
 from nbhelpers.models.loading import load_pair
 from tests.stubs import REPOSITORY
 
@@ -145,7 +145,7 @@ def test_stubs_without_their_fields_are_named(tmp_path):
     file = tmp_path / "mine.jsonl"
     file.write_text(line(group="g"))
     with pytest.raises(ParameterError, match="the record 'a' has no field 'target'"):
-        logit_attribution.read_stubs(str(file))
+        stubs_of.read_stubs(str(file))
 
 
 def test_study_records_are_read():
@@ -188,7 +188,7 @@ def test_prompt_files_for_real_models_have_the_pockets_fields_and_repeat_nothing
 
 
 def test_stubs_for_real_models_are_balanced_and_end_in_one_short_word():
-    stubs = logit_attribution.read_stubs(NARROWING)
+    stubs = stubs_of.read_stubs(NARROWING)
     counts = Counter(stub.category for stub in stubs)
     assert set(counts) == {"memorisation", "reasoning"} and len(set(counts.values())) == 1
     assert len(stubs) >= 64
@@ -232,9 +232,7 @@ def test_kinds_for_real_models_are_equally_long(form):
 @pytest.mark.parametrize("profile", ["laptop", "paper"])
 def test_profiles_for_real_models_find_their_prompts(profile):
     stubs, kinds = (experiments.experiment_params(key, profile) for key in ("exp01", "exp02"))
-    assert (
-        len(prompts.choose(logit_attribution.read_stubs(stubs.prompts), stubs.n_prompts)) == stubs.n_prompts
-    )
+    assert len(prompts.choose(stubs_of.read_stubs(stubs.prompts), stubs.n_prompts)) == stubs.n_prompts
     chosen = prompts.load_prompts(kinds.prompts, kinds.n_prompts, kinds.seed)
     assert set(Counter(prompt.category for prompt in chosen).values()) == {kinds.n_prompts // 3}
 
@@ -273,9 +271,7 @@ def test_questions_of_the_hub_become_prompts(hub):
 
 def test_stubs_of_the_hub_keep_their_text_and_the_space_before_the_answer(hub):
     calls = hub(ASKED)
-    (stub,) = logit_attribution.read_stubs(
-        PromptSet(hub="a/b", field="question", form="stub", target="answer")
-    )
+    (stub,) = stubs_of.read_stubs(PromptSet(hub="a/b", field="question", form="stub", target="answer"))
     assert (stub.id, stub.category, stub.group, stub.target) == ("1", "all", "all", " Austen")
     assert stub.text == stub.message == "Who wrote Emma?"
     assert len(calls) == 1  # a stream is read once
@@ -317,9 +313,9 @@ def test_a_data_set_that_cannot_be_used_is_one_sentence(hub, given, options, sen
 def test_stubs_need_the_field_of_the_answer(hub):
     hub(ASKED)
     with pytest.raises(ParameterError, match="a/b have no answers; name the field .* as `target`"):
-        logit_attribution.read_stubs(PromptSet(hub="a/b", field="question"))
+        stubs_of.read_stubs(PromptSet(hub="a/b", field="question"))
     with pytest.raises(ParameterError, match="record 1, has no field 'reply'"):
-        logit_attribution.read_stubs(PromptSet(hub="a/b", field="question", target="reply"))
+        stubs_of.read_stubs(PromptSet(hub="a/b", field="question", target="reply"))
 
 
 def exp02(**given):

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from nbhelpers.core.params import FAMILIES
-from nbhelpers.measures import logit_attribution
 from nbhelpers.models import loading, prompts
+from nbhelpers.models import stubs as stubs_of
 from pocket import instruction, pretraining, stubs, train, world
 
 FIELDS = {"id", "category", "group", "text", "message"}
@@ -158,7 +158,7 @@ def test_series_go_on():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_enough_stubs_are_one_token_away(family):
     pair = loading.load_pair(f"{family}_pocket")
-    kept = logit_attribution.single_token(pair.pt, logit_attribution.read_stubs(stubs.EXP01))
+    kept = stubs_of.single_token(pair.pt, stubs_of.read_stubs(stubs.EXP01))
     counts = Counter(stub.category for stub, *_ in kept)
     assert sum(counts.values()) >= 60 and min(counts.values()) >= 25
 

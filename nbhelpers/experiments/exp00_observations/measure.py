@@ -199,7 +199,6 @@ def observe_pair(
     ).assign_attrs(lacking)
 
 
-
 def weights_moved(model: ModelParams, n_layers: int) -> xr.Dataset:
     """Return a pair's weight change, named as in exp00's dataset; NaN, and noted, if a tensor is of no known kind."""
     folders = [weight_change.checkpoint_folder(getattr(model, v), model.key) for v in VARIANTS]

@@ -14,9 +14,9 @@ from nbhelpers.core.params import VARIANTS, ParameterError
 from nbhelpers.core.unmeasured import joint
 from nbhelpers.experiments.exp01_narrowing.experiment import Params
 from nbhelpers.measures import logit_attribution
-from nbhelpers.measures.logit_attribution import Stub
 from nbhelpers.models import prompts
 from nbhelpers.models.decoder import Decoder, Pair
+from nbhelpers.models.stubs import Stub, single_token
 
 # Variables whose logarithm is regressed on ln N90 over the chosen neurons → their names.
 FITS = {"attribution": "attribution", "target_efficiency": "target efficiency"}
@@ -29,7 +29,7 @@ def chosen_stubs(pair: Pair, stubs: Sequence[Stub], n: int) -> Kept:
 
     The two models share the tokenizer.
     """
-    kept = logit_attribution.single_token(pair.pt, stubs)
+    kept = single_token(pair.pt, stubs)
     if len(kept) < 2:
         raise ParameterError(
             f"{pair.key}: {len(kept)} of {len(stubs)} stubs have an answer of one token; exp01 needs two: name others under "
