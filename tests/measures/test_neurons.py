@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 
 import numpy as np
@@ -445,13 +444,5 @@ def test_a_space_before_digits_may_belong_to_the_prompt(tmp_path):
     ids = {"8 - 1 = 7": [1, 2, 3, 4], "8 - 1 =": [1, 2], "8 - 1 = ": [1, 2, 3]}
     stub = stubs_of.Stub("a", "m", "8 - 1 =", "8 - 1 =", "sum", " 7")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logit_attribution, "text_ids", lambda decoder, text: ids[text])
+        patch.setattr(stubs_of, "text_ids", lambda decoder, text: ids[text])
         assert stubs_of.single_token(decoder, [stub]) == [(stub, [1, 2, 3], 4)]
-
-
-def test_stub_without_target_is_refused(tmp_path):
-    file = tmp_path / "stubs.jsonl"
-    record = {"id": "a", "category": "c", "text": "t", "message": "m", "group": "g"}
-    file.write_text(json.dumps(record) + "\n")
-    with pytest.raises(KeyError, match="target"):
-        stubs_of.read_stubs(file)
