@@ -219,4 +219,5 @@ def tested(
 
 
 WINDOWS = ("early", "mid", "late")
-RULE = "kl_layer_final_0.1"
+STUDY_THRESHOLD = 0.1  # nats
+RULE = f"kl_layer_final_{STUDY_THRESHOLD}"

@@ -8,7 +8,7 @@ import xarray as xr
 from nbhelpers.experiments.exp07_0j_onset.quantities import quantities
 from nbhelpers.report.charts import IT, panels, tidy
 from nbhelpers.report.quantities import kept, value
-from nbhelpers.report.text import WORDS, counted, percent
+from nbhelpers.report.text import counted, in_words, percent
 
 
 def onset_matrix(results, component="block") -> alt.Chart:
@@ -73,9 +73,10 @@ def verdict(results) -> str:
     some = {t: f"{t} {_span(found)}" for t, found in onsets.items() if len(found)}
     layers = f" (layers: {'; '.join(some.values())})" if some else ""
     alarm = max(value(quantities, dataset, "onset_by_chance.most") for dataset in results.values())
-    rules = next(iter(results.values())).sizes["rule"]
+    rules = in_words(next(iter(results.values())).sizes["rule"])
+    opening = "The one rule finds an onset" if rules == "one" else f"All {rules} rules find an onset"
     return (
-        f"All {WORDS[rules]} rules find an onset within 15 % of the depth of each other in {counted(agreeing, total)}; at "
+        f"{opening} within 15 % of the depth of each other in {counted(agreeing, total)}; at "
         f"least one rule finds one in {counted(list(some), total)}{layers}. If PT and IT are exchanged at random, the most "
         f"trigger-happy rule still finds an onset in {'up to ' if total > 1 else ''}{percent(alarm)} of the draws."
     )
