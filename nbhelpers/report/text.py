@@ -41,6 +41,13 @@ def in_words(n: int) -> str:
     return WORDS[n] if n < len(WORDS) else str(n)
 
 
+def whether(names, total, yes: str, no: str) -> str:
+    """Return a clause on which of `total` families are in `names`: `yes` and their count, for one pair `yes` or `no`."""
+    if total == 1:
+        return yes if names else no
+    return f"{yes} in {counted(names, total)}"
+
+
 def counted(names, total, noun="families") -> str:
     """Return in words how many of `total` families are in `names`, and list them unless they are all or none."""
     if total == 1:

@@ -17,7 +17,7 @@ from nbhelpers.report.charts import KL, dots, rule_title
 from nbhelpers.report.families import interval_table
 from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.sentences import ONE, SEVERAL, compared, signs
-from nbhelpers.report.text import counted, number, percent, written
+from nbhelpers.report.text import number, percent, whether, written
 from nbhelpers.report.unmeasured import sentences
 
 SLICES = {
@@ -142,6 +142,7 @@ def verdict(results) -> str:
     """Return the verdict on the convergence gap and the commitment delay, as Markdown, from the results alone."""
     rule = f"kl_stays_{threshold(next(iter(results.values())))}"
     total, larger = len(results), ("larger in IT", "smaller in IT")
+    lower = "a lower mean entropy in IT"
     gap = signs(results, of("kl_excess_late_half.raw"))
 
     def sign(name, above, below):
@@ -165,7 +166,7 @@ def verdict(results) -> str:
     ]
     return (
         ". ".join(said) + ".\n\n"
-        f"The final distribution itself has a lower mean entropy in IT in {counted(sharper(results), total)}; a gap "
+        f"The final distribution itself {whether(sharper(results), total, f'has {lower}', f'does not have {lower}')}; a gap "
         f"to one’s own end point has to be read beside that. {ONE if total == 1 else SEVERAL}"
         f"{sentences(results, 'attention', 'weights')}"
     )
