@@ -20,7 +20,8 @@ def code(key):
 def run(monkeypatch, key, upstream, *, model="llama_pocket", **given):
     """What the cells define, with parameters as given; upstream: {name: dataset} of what the experiment reads."""
     resolve, cells = experiments.resolve, code(key)
-    monkeypatch.setattr(experiments, "resolve", lambda key, **known: resolve(key, **known | given))
+    with_given = lambda name, **known: resolve(name, **(known | given if name == key else known))  # noqa: E731
+    monkeypatch.setattr(experiments, "resolve", with_given)
     monkeypatch.setattr(experiments, "load", lambda profile, model, name: upstream[name])
     monkeypatch.setattr(experiments, "save", lambda dataset: params.ROOT / "_build" / "nothing.nc")
     monkeypatch.setattr(notebooks, "upstream", lambda run, name: upstream[name])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from nbhelpers.core.stats import Interval, StatisticsError, bca_levels
+from nbhelpers.core.stats import ROUNDING, Interval, StatisticsError, bca_levels
 
 
 def draws(n_prompts: int, n_resamples: int, seed: int = 0, block: int = 1000) -> Iterator[np.ndarray]:
@@ -36,7 +36,8 @@ def bca_of_sums(
     """Return a statistic of sums over prompts (`mean`) and its BCa interval, each with the statistic's shape.
 
     sums: [prompt, …], without NaN. statistic: maps sums [n, …] to values [n, …], row by row; NaN where it is undefined,
-    such as a ratio to zero. Resamples with NaN are left out of the interval. StatisticsError with fewer than two prompts.
+    such as a ratio to zero. Resamples that are not finite are left out of the interval; if all are the same up to rounding,
+    its width is zero. StatisticsError with fewer than two prompts.
 
     Efron (1987), Better bootstrap confidence intervals, JASA 82.
     """
@@ -53,9 +54,11 @@ def bca_of_sums(
 
 def _ends(value, boot, without, confidence):
     """Return both ends for one value, from its resamples [resample] and leave-one-out values [prompt]."""
-    boot, without = boot[~np.isnan(boot)], without[~np.isnan(without)]
-    if np.isnan(value) or not len(boot) or not len(without):
+    boot, without = boot[np.isfinite(boot)], without[np.isfinite(without)]
+    if not np.isfinite(value) or not len(boot) or not len(without):
         return np.nan, np.nan
+    if np.abs(boot - value).max() <= ROUNDING * np.abs(value):
+        return value, value
     ties = 1e-12 * np.abs(boot - value).max(initial=0.0)
     share = ((boot < value - ties).mean() + (boot <= value + ties).mean()) / 2
     pull = without.mean() - without

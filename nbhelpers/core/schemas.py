@@ -98,7 +98,9 @@ class CommitmentParams(ExperimentParams):
     """The parameters of commitment: thresholds and windows of its rules, and confidence strata."""
 
     kl_threshold: float = Field(default=0.1, gt=0.0, description="nats")
-    kl_grid: tuple[float, ...] = Field(default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False)
+    kl_grid: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False
+    )
     majority_share: float = Field(default=0.9, gt=0.5, le=1.0)
     stable_window: int = Field(default=3, ge=2, description="layers a top-1 match must hold")
     confidence_edges: tuple[float, float] = Field(

@@ -184,14 +184,6 @@ def strongest_window(values: xr.DataArray, *, n_resamples: int = 10_000, seed: i
     return values.isel(prompt=0, drop=True).copy(data=share).assign_attrs(about)
 
 
-def holm_of_known(p: np.ndarray) -> np.ndarray:
-    """Return Holm's p-values of those entries that are no NaN."""
-    found, known = np.full(p.shape, np.nan), ~np.isnan(p)
-    if known.any():
-        found[known] = stats.holm(p[known])
-    return found
-
-
 def tested(
     values: xr.DataArray,
     *,
@@ -219,7 +211,7 @@ def tested(
         found["p"][enough] = p
     p = rest.copy(data=found["p"].reshape(rest.shape))
     apart = p.transpose(*within, ...).values.reshape(int(np.prod([p.sizes[dim] for dim in within])), -1)
-    corrected = np.stack([holm_of_known(row) for row in apart])
+    corrected = np.stack([stats.holm(row) for row in apart])
     back = p.transpose(*within, ...)
     found["p_holm"] = back.copy(data=corrected.reshape(back.shape)).transpose(*rest.dims).values.ravel()
     arrays = {name: rest.copy(data=entry.reshape(rest.shape)) for name, entry in found.items()}
@@ -227,4 +219,5 @@ def tested(
 
 
 WINDOWS = ("early", "mid", "late")
-RULE = "kl_layer_final_0.1"
+STUDY_THRESHOLD = 0.1  # nats
+RULE = f"kl_layer_final_{STUDY_THRESHOLD}"

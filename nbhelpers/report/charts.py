@@ -101,9 +101,16 @@ def tidy(results, measure) -> pd.DataFrame:
 
 
 def banded(values: xr.DataArray, **options) -> xr.Dataset:
-    """Return the mean over prompts of values [prompt, …] and its interval: `mean`, `low`, `high`, […]."""
+    """Return the mean over prompts of values [prompt, …] and its interval: `mean`, `low`, `high`, […].
+
+    All three are NaN where fewer than two prompts are measured.
+    """
     values = values.transpose("prompt", ...)
-    bounds = stats.bca_mean(values.values, **options)
+    enough = values.notnull().sum("prompt") > 1
+    values = values if enough.all() else values.where(enough)
+    bounds = (
+        stats.bca_mean(values.values, **options) if enough.any() else np.full((3, *values.shape[1:]), np.nan)
+    )
     coords = {name: values[name].values for name in values.dims[1:]}
     return xr.Dataset(
         {name: (values.dims[1:], bound) for name, bound in zip(("mean", "low", "high"), bounds, strict=True)},

@@ -1,5 +1,6 @@
 """Results by family: their order and titles, paired differences, the dense pool, tables of intervals."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -89,10 +90,19 @@ def mean_of(values: list[xr.DataArray]) -> xr.DataArray:
 
 
 def interval_table(results, measure, *, pool=True, **options) -> pd.DataFrame:
-    """Return a table of the mean and BCa interval of `measure(dataset)`, [prompt], by family and for the dense pool."""
+    """Return a table of the mean and BCa interval of `measure(dataset)`, [prompt], by family and for the dense pool.
+
+    All three are NaN where fewer than two prompts are measured.
+    """
     rows = {title: measure(dataset) for title, dataset in results.items()}
     dense = [rows[title] for title, dataset in results.items() if pool and is_dense(dataset)]
     if len(dense) > 1:
         rows[POOL] = mean_of(dense)
-    table = [[title, *map(float, stats.bca_mean(values.values, **options))] for title, values in rows.items()]
+    table = [[title, *ends(values, **options)] for title, values in rows.items()]
     return pd.DataFrame(table, columns=["family", *ENDS])
+
+
+def ends(values: xr.DataArray, **options) -> list[float]:
+    """Return the mean of values [prompt] and its BCa interval; NaN with fewer than two prompts."""
+    values = values.dropna("prompt").values
+    return [math.nan] * 3 if len(values) < 2 else [float(end) for end in stats.bca_mean(values, **options)]

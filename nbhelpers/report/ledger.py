@@ -5,13 +5,16 @@ the exact name of a quantity, or that name after the prefix of a pool over famil
 "n_negative."). A figure without a quantity is listed with the reason that the slice states in `UNMEASURED`.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import cache
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from nbhelpers.core import params, stats
 from nbhelpers.report.families import is_dense, published_family
@@ -138,11 +141,12 @@ def pooled(found: Mapping[str, Quantities], runs: Mapping[str, pd.DataFrame], de
 def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFrame:
     """Return the published figures of an experiment beside the values of a run, one row for each figure and result.
 
-    results: {title: dataset}. source: the slice's `quantities` module, which defines what is measured and how families
-    are counted. A figure of one family stands beside each result that is `published_as` that family; figures of all
-    families stand beside all results together, if these cover the six families. Adds the columns `RUN` to `published`.
+    results: {title: dataset}. source: the slice's `quantities` module, which defines what is measured, which parameters
+    its figures need as the study had them, and how families are counted. A figure of one family stands beside each result
+    that is `published_as` that family; figures of all families stand beside all results together, if these cover the six
+    families. Adds the columns `RUN` to `published`.
     """
-    found = {title: kept(source.quantities, result) for title, result in results.items()}
+    found = {title: as_published(source, result) for title, result in results.items()}
     runs = {title: measured(quantities, **options) for title, quantities in found.items()}
     families = {title: published_family(result) for title, result in results.items()}
     family = {title: name for title, name in families.items() if name}
@@ -160,6 +164,25 @@ def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
         for title, (quantities, run) in (beside_it or {figure["family"]: whole}).items():
             rows.append(figure | {"title": title} | _entry(figure, quantities, run))
     return pd.DataFrame(rows, columns=[*COLUMNS, *RUN])
+
+
+def as_published(source: ModuleType, result: xr.Dataset) -> Quantities:
+    """Return a result's quantities that can stand beside published ones.
+
+    `source.AS_PUBLISHED` maps patterns of names to parameters and their values in the study: a quantity that was measured
+    with another value is another quantity.
+    """
+    given = json.loads(result.attrs.get("parameters", "{}"))
+
+    def same(name):
+        needed = [
+            values
+            for pattern, values in getattr(source, "AS_PUBLISHED", {}).items()
+            if fnmatchcase(name, pattern)
+        ]
+        return all(given.get(key, value) == value for values in needed for key, value in values.items())
+
+    return {name: quantity for name, quantity in kept(source.quantities, result).items() if same(name)}
 
 
 def _entry(figure: dict, quantities: Quantities, run: pd.DataFrame) -> dict:

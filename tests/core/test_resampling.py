@@ -63,3 +63,16 @@ def test_constant_statistics_have_intervals_of_no_width():
 def test_one_prompt_is_too_few():
     with pytest.raises(StatisticsError, match="needs two measured prompts: 1 are"):
         resampling.bca_of_sums(np.ones((1, 2)), ratio)
+
+
+def test_a_ratio_that_is_the_same_in_every_resample_has_no_width():
+    parts = np.array([0.1, 0.7, 0.3, 1.9, 0.2])
+    found = resampling.bca_of_sums(np.stack([3.1 * parts, parts], axis=1), ratio, n_resamples=200)
+    assert found.low == found.mean == found.high == pytest.approx(3.1)
+
+
+def test_a_ratio_to_zero_and_no_prompts():
+    sums = np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    assert np.isnan(resampling.bca_of_sums(sums, ratio, n_resamples=100)[1:]).all()
+    with pytest.raises(stats.StatisticsError, match="two measured prompts: 0 are"):
+        resampling.bca_of_sums(np.empty((0, 2)), ratio)

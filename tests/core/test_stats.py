@@ -156,3 +156,38 @@ def test_sign_flips_leave_missing_prompts_out():
     assert stats.sign_flip(padded) == pytest.approx(stats.sign_flip(x))
     with pytest.raises(stats.StatisticsError, match="two measured prompts"):
         stats.sign_flip(x[:1])
+
+
+@pytest.mark.parametrize("values", [[], np.empty((0, 3)), np.empty((4, 0))])
+def test_bca_of_nothing_is_refused(values):
+    with pytest.raises(stats.StatisticsError, match="two measured prompts: 0 of"):
+        stats.bca_mean(values)
+
+
+@pytest.mark.parametrize("n", [2, 5, 10])
+@pytest.mark.parametrize("size", [1.0, -1e-9, 3e7])
+def test_bca_of_values_that_differ_by_rounding_has_no_width(size, n):
+    values = size * (1 + np.random.default_rng(0).normal(size=n) * 2e-15)
+    mean, low, high = stats.bca_mean(values, n_resamples=200)
+    assert low == mean == high == pytest.approx(size)
+
+
+def test_bca_of_two_prompts_spans_them():
+    mean, low, high = stats.bca_mean([1.0, 2.0], n_resamples=400)
+    assert (mean, low, high) == (1.5, 1.0, 2.0)
+
+
+def test_a_spread_that_is_no_rounding_is_kept():
+    values = 1 + np.arange(8) * 1e-10
+    _, low, high = stats.bca_mean(values, n_resamples=400)
+    assert 1e-10 < high - low < 7e-10
+
+
+def test_sign_flips_of_a_column_that_nobody_measured_are_no_test():
+    x = np.array([[1.0, np.nan, np.nan], [2.0, np.nan, 3.0], [3.0, np.nan, np.nan]])
+    np.testing.assert_array_equal(stats.sign_flip(x), [0.25, np.nan, np.nan])
+
+
+def test_holm_leaves_out_what_is_no_test():
+    np.testing.assert_allclose(stats.holm([0.01, np.nan, 0.04]), [0.02, np.nan, 0.04])
+    assert np.isnan(stats.holm([np.nan, np.nan])).all() and len(stats.holm([])) == 0

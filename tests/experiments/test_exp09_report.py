@@ -113,10 +113,10 @@ def test_the_verdict_of_one_pair_counts_no_families(results):
     text = exp09_report.verdict({"Pocket Llama": results["Llama"]})
     assert text.startswith("**Yes.**") and "famil" not in text
     assert "KL(final ‖ layer) is larger in IT than in PT. Through" in text
-    assert "lower mean entropy in IT in this pair" in text
+    assert "The final distribution itself has a lower mean entropy in IT;" in text
     other = exp09_report.verdict(swapped({"Pocket Llama": results["Llama"]}))
     assert other.startswith("**Not in this run.**") and "is smaller in IT. Through" in other
-    assert "in IT in no pair here" in other
+    assert "The final distribution itself does not have a lower mean entropy in IT;" in other
 
 
 def test_a_gap_of_the_tuned_lens_alone_changes_the_sentence_on_it(results):

@@ -279,6 +279,20 @@ def test_verdicts_say_what_the_results_hold():
     assert f"less frequent {IN_ALL} (95 %" in tokens and "The other counts rest on" in tokens
 
 
+def test_the_verdict_on_one_pair_counts_nothing():
+    one = made("exp14")["Llama"]
+    text = exp14_report.verdict({"Ann": one})
+    assert (
+        "The late window is the one of three that changes it most in the study's direction, up, on PT's side, and is the one"
+        in text
+    )
+    text = exp14_report.verdict({"Ann": one.assign(strongest=0 * one.strongest)})
+    assert (
+        "The late window is not surely the one of three" in text
+        and "the late one does not surely carry" in text
+    )
+
+
 @pytest.mark.slow
 def test_verdicts_say_the_opposite_where_results_are_reversed():
     def mirrored(d):

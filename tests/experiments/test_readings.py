@@ -155,12 +155,23 @@ def test_differences_around_zero_are_undecided(key, times):
     assert said(key, {"Pocket Llama": level_results["Llama"]}).count("undecided") == times
 
 
+ALONE = {
+    "exp00": ("On average PT writes the longer texts. IT's own predictions end with the lower mean entropy.",
+              "On average PT does not write the longer texts. IT's own predictions do not end with the lower mean entropy."),
+    "exp02": ("prompts differ under all three conditions in the δ-cosine of some layer; in lens entropy they do not (",
+              "prompts do not differ under all three conditions in the δ-cosine of some layer;"),
+    "exp07_0g": ("Both lenses pass the gate: closer", "Not both lenses pass the gate: closer"),
+    "exp07_0j": ("All nine rules find an onset within 15 % of the depth of each other; at least one rule finds one (layers:",
+                 "The nine rules do not all find an onset within 15 % of the depth of each other; no rule finds one. If"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("key", OBSERVED)
-def test_one_model_is_this_pair(key):
+def test_sentences_on_one_model_count_nothing(key):
     results = {"Pocket Llama": made(key)["Llama"]}
-    for change in (lambda d: d, OPPOSITE[key]):
+    for change, words in zip((lambda d: d, OPPOSITE[key]), ALONE.get(key, ("", ""))):
         text = said(key, {title: change(d) for title, d in results.items()})
-        assert key in ("exp01", "exp03", "exp04") or "this pair" in text or "no pair here" in text
+        assert words in text and "pair" not in text.replace("pairs", "")
 
 
 def test_dimension_of_one_pair_is_yes_or_no():

@@ -361,52 +361,6 @@ def test_unreal_targets_are_refused():
         logit_attribution.direct_attribution(decoder, rows[:1], [1020], k=5)
 
 
-# Regression
-
-
-def test_fit_equals_scipy():
-    rng = np.random.default_rng(1)
-    x = rng.integers(1, 30, (12, 20)).astype(float)
-    y = x**0.5 * rng.lognormal(size=x.shape)
-    x[0, 0], y[1, 1] = -1, 0
-    fit = logit_attribution.log_log_fit(x, y, n_resamples=200)
-    keep = (x > 0) & (y > 0)
-    line = stats.linregress(np.log(x[keep]), np.log(y[keep]))
-    rho = stats.spearmanr(x[keep], y[keep]).statistic
-    np.testing.assert_allclose(fit.estimate, [line.slope, line.intercept, line.rvalue, rho])
-    assert (fit.low < fit.estimate).all() and (fit.estimate < fit.high).all()
-    xr.testing.assert_identical(fit, logit_attribution.log_log_fit(x, y, n_resamples=200))
-
-
-def test_resamples_equal_scipy_on_the_drawn_prompts():
-    """The draws of the bootstrap are SciPy's fits of the drawn prompts written out, ties and all."""
-    rng = np.random.default_rng(2)
-    x, y = rng.integers(1, 9, (10, 15)).astype(float), rng.integers(1, 99, (10, 15)).astype(float)
-    fit = logit_attribution.log_log_fit(x, y, n_resamples=40, seed=7)
-
-    def slow(drawn, axis=-1):
-        a, b = np.log(x[drawn].ravel()), np.log(y[drawn].ravel())
-        line = stats.linregress(a, b)
-        return np.array([line.slope, line.intercept, line.rvalue, stats.spearmanr(a, b).statistic])
-
-    again = stats.bootstrap(
-        (np.arange(10),), slow, vectorized=False, n_resamples=40, rng=np.random.default_rng(7), batch=16
-    )
-    np.testing.assert_allclose(fit.draws, again.bootstrap_distribution, rtol=1e-9)
-    np.testing.assert_allclose(fit.low, again.confidence_interval.low, rtol=1e-9)
-    np.testing.assert_allclose(fit.high, again.confidence_interval.high, rtol=1e-9)
-
-
-def test_intervals_are_of_prompts_not_features():
-    """Copying every feature leaves the interval where it was; a bootstrap over features would shrink it."""
-    rng = np.random.default_rng(3)
-    x = rng.lognormal(size=(15, 10))
-    y = x * rng.lognormal(size=(15, 1)) * rng.lognormal(size=x.shape)
-    one = logit_attribution.log_log_fit(x, y, n_resamples=300)
-    nine = logit_attribution.log_log_fit(np.tile(x, 9), np.tile(y, 9), n_resamples=300)
-    np.testing.assert_allclose(one.high - one.low, nine.high - nine.low, rtol=1e-6)
-
-
 # Stubs
 
 

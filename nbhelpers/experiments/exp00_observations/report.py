@@ -12,7 +12,7 @@ from nbhelpers.core.unmeasured import PARTS
 from nbhelpers.experiments.exp00_observations.quantities import quantities
 from nbhelpers.report.charts import by_variant, panels, tidy
 from nbhelpers.report.quantities import value
-from nbhelpers.report.text import counted, percent
+from nbhelpers.report.text import percent, whether
 from nbhelpers.report.unmeasured import sentences
 
 
@@ -68,10 +68,10 @@ def volume(results) -> pd.DataFrame:
 
 def verdict(results) -> str:
     """Return the verdict on text lengths and final entropies."""
-    total = len(results)
+    total, lower = len(results), "with the lower mean entropy"
     longer = [t for t, d in results.items() if value(quantities, d, "n_tokens_shift") < 0]
     sharper = [t for t, d in results.items() if value(quantities, d, "final_entropy_shift") < 0]
     return (
-        f"On average PT writes the longer texts in {counted(longer, total)}. IT's own predictions end with the lower mean "
-        f"entropy in {counted(sharper, total)}.{sentences(results, *PARTS)}"
+        f"On average {whether(longer, total, 'PT writes the longer texts', 'PT does not write the longer texts')}. IT's own "
+        f"predictions {whether(sharper, total, f'end {lower}', f'do not end {lower}')}.{sentences(results, *PARTS)}"
     )

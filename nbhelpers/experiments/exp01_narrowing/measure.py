@@ -13,6 +13,7 @@ import xarray as xr
 from nbhelpers.core.params import VARIANTS, ParameterError
 from nbhelpers.core.unmeasured import joint
 from nbhelpers.experiments.exp01_narrowing.experiment import Params
+from nbhelpers.experiments.exp01_narrowing.fits import log_log_fit
 from nbhelpers.measures import logit_attribution
 from nbhelpers.models import prompts
 from nbhelpers.models.decoder import Decoder, Pair
@@ -61,8 +62,7 @@ def fits(found: xr.Dataset, options: Params) -> xr.Dataset:
         one = found.sel(selection=selection)
         x = one.n90.transpose("prompt", "feature").values
         each = [
-            logit_attribution.log_log_fit(x, np.abs(one[name].transpose("prompt", "feature").values), **size)
-            for name in FITS
+            log_log_fit(x, np.abs(one[name].transpose("prompt", "feature").values), **size) for name in FITS
         ]
         rows.append(xr.concat(each, "quantity"))
     return xr.concat(rows, "selection").assign_coords(

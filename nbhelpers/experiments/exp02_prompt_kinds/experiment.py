@@ -14,6 +14,7 @@ class Params(GenerationParams):
     """Parameters of exp02: its prompts, and the permutation test of their kinds."""
 
     prompts: Prompts
+    n_prompts: int = Field(ge=6, description="prompts, balanced over kinds, of which each needs two")
     n_permutations: int = Field(default=2000, ge=100)
 
 

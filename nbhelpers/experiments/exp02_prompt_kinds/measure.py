@@ -13,13 +13,14 @@ from torch import Tensor
 
 from nbhelpers.core import stats
 from nbhelpers.core.depths import depth
+from nbhelpers.core.params import ParameterError
 from nbhelpers.core.store import joined
 from nbhelpers.experiments.exp02_prompt_kinds.experiment import Params
 from nbhelpers.measures import delta_cosine, lens
 from nbhelpers.models import forward, generation
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import narrow
-from nbhelpers.models.prompts import Prompt, read_as
+from nbhelpers.models.prompts import Prompt, load_prompts, read_as
 
 CONDITIONS = {"PT": ("pt", "raw"), "IT": ("it", "chat"), "IT without template": ("it", "raw")}
 KINDS = ("IC", "OOC", "R")
@@ -81,6 +82,18 @@ def means(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
     found["delta_cosine_by_part"] = (("part", "prompt", "layer"), np.stack(parts))
     coords = {"component": list(delta_cosine.COMPONENTS), "part": list(PARTS)}
     return xr.Dataset(found, coords=coords)
+
+
+def chosen_prompts(options: Params) -> list[Prompt]:
+    """Return the run's prompts; ParameterError if one of `KINDS` has fewer than two, which no test of kinds can use."""
+    chosen = load_prompts(options.prompts, options.n_prompts, options.seed)
+    for kind in KINDS:
+        if (n := sum(prompt.category == kind for prompt in chosen)) < 2:
+            raise ParameterError(
+                f"n_prompts = {len(chosen)}: {n} of the prompts are of the category {kind!r}; exp02 needs two of each of "
+                f"{', '.join(KINDS)}"
+            )
+    return chosen
 
 
 def observe_condition(

@@ -103,10 +103,17 @@ def verdict(results) -> str:
     with_ = sentence(results, opposition("late_cosine_shift.it"), *opposed)
     without = sentence(results, opposition("late_cosine_shift.it_plain"), *opposed)
     last = sentence(results, opposition("template_effect.last"), "stronger", "weaker")
+    do = {True: "they do", False: "they do not"}
+    differ = (
+        f"differ in the δ-cosine of some layer under all three conditions in {counted(cosine, total)}, in lens entropy in "
+        f"{counted(entropy, total)}"
+        if total > 1
+        else f"{'differ' if cosine else 'do not differ'} under all three conditions in the δ-cosine of some layer; in lens "
+        f"entropy {do[bool(entropy)]}"
+    )
     several = ", Holm over families" if total > 1 else ""
     return (
-        f"In-context, out-of-context and reasoning prompts differ in the δ-cosine of some layer under all three conditions "
-        f"in {counted(cosine, total)}, in lens entropy in {counted(entropy, total)} (permutation within prompt forms, "
+        f"In-context, out-of-context and reasoning prompts {differ} (permutation within prompt forms, "
         f"largest F over layers{several}). In the final fifth of the layers the update's opposition to the residual stream "
         f"is, with the chat template, {with_}; without it, it is {without}. At the last layer IT's opposition is, with the "
         f"template rather than without, {last}. {grounds(results)}{sentences(results, 'weights')}"

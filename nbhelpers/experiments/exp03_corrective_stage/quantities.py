@@ -21,6 +21,10 @@ NEURONS = "published: dictionary features; here: MLP neurons"
 OF_DICTIONARIES = "needs the study's dictionaries of features, which exist for one family"
 OTHER_THRESHOLD = "one threshold of commitment by confidence is kept, 0.1 nats"
 BY_POSITION = "pairs steps of two texts by position; here both models read the same text (gap_by_agreement)"
+AS_PUBLISHED = {
+    f"{name}_by_confidence.*": {"kl_threshold": 0.1, "confidence_edges": [0.5, 0.9]}
+    for name in ("commitment", "delay", "matched_delay")
+}
 UNMEASURED = {
     **{f"delay_by_confidence_tau_{tau}.{s}": OTHER_THRESHOLD for tau in ("0.2", "0.5", "1") for s in steps.STRATA},
     **{f"delay_by_match_tau_{tau}.{m}": BY_POSITION for tau in ("0.1", "0.2", "0.5", "1")

@@ -8,6 +8,7 @@ from nbhelpers.report.quantities import Quantities, by_variant, clouds, levels, 
 
 HERE = "in layers of this model"
 OF_DICTIONARIES = "needs the study's dictionaries of features, which exist for one family"
+AS_PUBLISHED = {"*_dimension_shift.mle.*": {"mle_neighbours": 10}}
 UNMEASURED = {
     "late_dimension_shift.lpca.native": "local PCA is not computed: it has no parameter-free form",
     "late_dimension_shift.two_nn_stored.native": "an older run's TwoNN; the estimator of its follow-up is measured",

@@ -10,7 +10,7 @@ from nbhelpers.report import charts
 from nbhelpers.report.charts import IT, banded, bands, by_category, by_variant, layers_axis, panels, tidy
 from nbhelpers.report.quantities import named
 from nbhelpers.report.sentences import grounds, sentence
-from nbhelpers.report.text import counted, number
+from nbhelpers.report.text import number, whether
 
 
 def tuned_against_raw(results) -> alt.Chart:
@@ -88,8 +88,9 @@ def verdict(results) -> str:
     closer = "closer to the final prediction than the raw lens"
     pt = sentence(results, named(quantities, "lens_gain.pt"), closer, "farther from it")
     it = sentence(results, named(quantities, "lens_gain.it"), closer, "farther from it")
+    gate = whether(passed, len(results), "Both lenses pass the gate", "Not both lenses pass the gate")
     return (
-        f"On held-out text, at 0.6 of the depth, PT's tuned lens is {pt}. IT's tuned lens is {it}. Both lenses pass the gate "
-        f"in {counted(passed, len(results))}: closer than the raw lens at nine tenths of the layers and at 0.6 of the depth, "
-        f"and a last translator that changes next to nothing. {grounds(results)}"
+        f"On held-out text, at 0.6 of the depth, PT's tuned lens is {pt}. IT's tuned lens is {it}. {gate}: closer than the "
+        "raw lens at nine tenths of the layers and at 0.6 of the depth, and a last translator that changes next to nothing. "
+        f"{grounds(results)}"
     )

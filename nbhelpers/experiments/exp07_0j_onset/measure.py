@@ -10,14 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from nbhelpers.experiments.exp07_0j_onset.experiment import Params
+from nbhelpers.experiments.exp07_0j_onset.experiment import Params, rule_names
 
 NONE = -1  # no onset
-
-
-def rule_names(options: Params) -> list[str]:
-    """Return the names of the threshold rules: a fall by k standard deviations of the baseline, or by τ in the cosine."""
-    return [*(f"{k:g} σ" for k in options.sigmas), *(f"drop {tau:g}" for tau in options.drops)]
 
 
 def baseline(n_layers: int) -> range:

@@ -8,6 +8,12 @@ from nbhelpers.report.quantities import Quantities, levels
 
 NOTE = "published: searched above layer 14 only, against layers 6–14; in layers of this model"
 UNMEASURED = {}
+SIGMAS, DROPS = [0.5, 0.75, 1.0, 1.5, 2.0], [0.02, 0.05, 0.1, 0.15]
+AS_PUBLISHED = {
+    "onset*": {"run_length": 2},
+    "onset_span.sigma": {"sigmas": SIGMAS},
+    **{name: {"sigmas": SIGMAS, "drops": DROPS} for name in ("onset_span.all", "onset_depth.*")},
+}
 
 
 def quantities(result: xr.Dataset) -> Quantities:

@@ -8,7 +8,7 @@ import xarray as xr
 from nbhelpers.experiments.exp07_0j_onset.quantities import quantities
 from nbhelpers.report.charts import IT, panels, tidy
 from nbhelpers.report.quantities import kept, value
-from nbhelpers.report.text import WORDS, counted, percent
+from nbhelpers.report.text import in_words, percent, whether
 
 
 def onset_matrix(results, component="block") -> alt.Chart:
@@ -73,10 +73,14 @@ def verdict(results) -> str:
     some = {t: f"{t} {_span(found)}" for t, found in onsets.items() if len(found)}
     layers = f" (layers: {'; '.join(some.values())})" if some else ""
     alarm = max(value(quantities, dataset, "onset_by_chance.most") for dataset in results.values())
-    rules = next(iter(results.values())).sizes["rule"]
+    rules = in_words(next(iter(results.values())).sizes["rule"])
+    near = "an onset within 15 % of the depth of each other"
+    yes, no = f"All {rules} rules find {near}", f"The {rules} rules do not all find {near}"
+    if rules == "one":
+        yes, no = "The one rule finds an onset", "The one rule finds no onset"
+    some_rule = whether(list(some), total, "at least one rule finds one", "no rule finds one")
     return (
-        f"All {WORDS[rules]} rules find an onset within 15 % of the depth of each other in {counted(agreeing, total)}; at "
-        f"least one rule finds one in {counted(list(some), total)}{layers}. If PT and IT are exchanged at random, the most "
+        f"{whether(agreeing, total, yes, no)}; {some_rule}{layers}. If PT and IT are exchanged at random, the most "
         f"trigger-happy rule still finds an onset in {'up to ' if total > 1 else ''}{percent(alarm)} of the draws."
     )
 

@@ -24,6 +24,11 @@ SLICES = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9,
 GAPS = {"final_layer": "kl_excess", "layer_final": "kl_layer_final_excess"}
 # The study's commitment rules; it counts reversals over the cells of family, rule and lens.
 STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
+AS_PUBLISHED = {
+    "*.majority_*": {"majority_share": 0.9},
+    "gap_by_confidence.*": {"confidence_edges": [0.5, 0.9]},
+    "*_dimension_shift.mle.*": {"mle_neighbours": 10},
+}
 POOLED = "published: pooled over tokens; here: means by prompt"
 COSINE = "the whole block's update, as computed; the text says MLP"
 UNMEASURED = {
@@ -38,6 +43,11 @@ UNMEASURED = {
     "threshold_validity.top1_unchanged_below_0.1": "no released file holds it, and no experiment here measures it yet",
     "threshold_validity.top5_stable_below_0.1": "no released file holds it, and no experiment here measures it yet",
 }
+
+
+def threshold(result: xr.Dataset) -> str:
+    """Return the threshold of commitment of a run, nats, as the names of its rules have it."""
+    return next(str(r) for r in result["rule"].values if r.startswith("kl_first_")).removeprefix("kl_first_")
 
 
 def quantities(result: xr.Dataset) -> Quantities:

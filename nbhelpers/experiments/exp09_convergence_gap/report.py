@@ -3,29 +3,23 @@
 DeepSeek, a mixture of experts, is shown with the others but left out of the pool of dense families, as in the study.
 """
 
+import json
 from functools import partial
 
 import altair as alt
 import pandas as pd
+import xarray as xr
 
 from nbhelpers.core import params
-from nbhelpers.experiments.exp09_convergence_gap.quantities import GAPS, quantities
+from nbhelpers.experiments.exp09_convergence_gap.quantities import GAPS, quantities, threshold
 from nbhelpers.measures.steps import STRATA
 from nbhelpers.report.charts import KL, dots, rule_title
 from nbhelpers.report.families import interval_table
 from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.sentences import ONE, SEVERAL, compared, signs
-from nbhelpers.report.text import counted, number, written
+from nbhelpers.report.text import number, percent, whether, written
 from nbhelpers.report.unmeasured import sentences
 
-RULES = {
-    "top1_first": "first top-1",
-    "top1_strict": "top-1 stays",
-    "top1_stable3": "top-1 for 3 layers",
-    "kl_first_0.1": "first KL < 0.1",
-    "kl_stays_0.1": "KL < 0.1 stays",
-    "majority_0.1": "90 % KL < 0.1",
-}
 SLICES = {
     "depth 0.5–0.7": "depth_0.5_0.7",
     "depth 0.7–0.9": "depth_0.7_0.9",
@@ -116,14 +110,27 @@ def third_summary(results, direction="final_layer") -> pd.DataFrame:
     )
 
 
-def delay_summary(results, lens="raw", rules=RULES) -> pd.DataFrame:
-    """Return a table of the commitment delays IT − PT, layers, as text; rules: {rule: heading of its column}."""
-    # A run with another threshold or window has rules of other names.
-    measured = set.intersection(*(set(dataset.rule.values) for dataset in results.values()))
-    names = {
-        heading: f"commitment_delay.{lens}.{rule}" for rule, heading in rules.items() if rule in measured
+def rules(dataset: xr.Dataset) -> dict[str, str]:
+    """Return {rule: heading} of the study's rules, with the threshold, window and share that a run gave them."""
+    tau, windows = (
+        threshold(dataset),
+        [r for r in map(str, dataset.rule.values) if r.startswith("top1_stable")],
+    )
+    share = json.loads(dataset.attrs.get("parameters", "{}")).get("majority_share", 0.9)
+    return {
+        "top1_first": "first top-1",
+        "top1_strict": "top-1 stays",
+        **{rule: f"top-1 for {rule.removeprefix('top1_stable')} layers" for rule in windows},
+        f"kl_first_{tau}": f"first KL < {tau}",
+        f"kl_stays_{tau}": f"KL < {tau} stays",
+        f"majority_{tau}": f"{percent(share)} KL < {tau}",
     }
-    return columns(results, names)
+
+
+def delay_summary(results, lens="raw") -> pd.DataFrame:
+    """Return a table of the commitment delays IT − PT, layers, as text, one column for each of `rules`."""
+    headings = rules(next(iter(results.values())))
+    return columns(results, {text: f"commitment_delay.{lens}.{rule}" for rule, text in headings.items()})
 
 
 def cosine_summary(results) -> pd.DataFrame:
@@ -131,9 +138,11 @@ def cosine_summary(results) -> pd.DataFrame:
     return columns(results, {heading: f"delta_cosine_shift.{name}" for heading, name in SLICES.items()})
 
 
-def verdict(results, rule="kl_stays_0.1") -> str:
+def verdict(results) -> str:
     """Return the verdict on the convergence gap and the commitment delay, as Markdown, from the results alone."""
+    rule = f"kl_stays_{threshold(next(iter(results.values())))}"
     total, larger = len(results), ("larger in IT", "smaller in IT")
+    lower = "a lower mean entropy in IT"
     gap = signs(results, of("kl_excess_late_half.raw"))
 
     def sign(name, above, below):
@@ -157,7 +166,7 @@ def verdict(results, rule="kl_stays_0.1") -> str:
     ]
     return (
         ". ".join(said) + ".\n\n"
-        f"The final distribution itself has a lower mean entropy in IT in {counted(sharper(results), total)}; a gap "
+        f"The final distribution itself {whether(sharper(results), total, f'has {lower}', f'does not have {lower}')}; a gap "
         f"to one’s own end point has to be read beside that. {ONE if total == 1 else SEVERAL}"
         f"{sentences(results, 'attention', 'weights')}"
     )

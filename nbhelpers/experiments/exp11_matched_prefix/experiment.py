@@ -1,6 +1,7 @@
 """Parameters, cost and variables of exp11."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from pydantic import Field
 
@@ -16,13 +17,16 @@ class Params(ForwardParams):
     """Parameters of exp11: which of exp00's replies are read again, and the windows of the sweep."""
 
     n_prompts: int = Field(ge=2, description="of exp00's prompts, balanced over categories")
-    kl_grid: tuple[float, ...] = Field(
-        default=(0.05, 0.1, 0.2, 0.5, 1.0), min_length=1, strict=False, description="nats, for commitment"
+    kl_grid: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.05, 0.1, 0.2, 0.5, 1.0),
+        min_length=1,
+        strict=False,
+        description="nats, for commitment; the study's 0.1 is always measured",
     )
     sliding_width: int = Field(default=3, ge=1, description="layers of the window that slides over the depth")
     sliding_step: int = Field(default=1, ge=1, description="layers between two such windows")
-    widths: tuple[int, ...] = Field(
-        default=(1, 2, 4), strict=False, description="of early, mid and late windows"
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1, 2, 4), min_length=1, strict=False, description="of early, mid and late windows"
     )
 
 

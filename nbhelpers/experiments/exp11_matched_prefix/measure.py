@@ -10,10 +10,11 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core import depths
+from nbhelpers.core.params import ParameterError
 from nbhelpers.core.store import ResultError
 from nbhelpers.experiments.exp11_matched_prefix.experiment import Params
 from nbhelpers.measures import tuned_lens
-from nbhelpers.measures.graft_shifts import by_window, shifts
+from nbhelpers.measures.graft_shifts import STUDY_THRESHOLD, by_window, shifts
 from nbhelpers.measures.matched_prefix import matched_prefix, with_steps
 from nbhelpers.models.conditions import (
     BASELINES,
@@ -71,7 +72,15 @@ def main_conditions(n_layers: int) -> list[Condition]:
 
 
 def swept_windows(n_layers: int, options: Params) -> dict[str, range]:
-    """Return the windows of the sweep: one width over all depths, then early, mid and late of other widths."""
+    """Return the windows of the sweep: one width over all depths, then early, mid and late of other widths.
+
+    ParameterError if the model has fewer layers than a window.
+    """
+    for name, widest in {"sliding_width": options.sliding_width, "widths": max(options.widths)}.items():
+        if widest > n_layers:
+            raise ParameterError(
+                f"{name} asks for a window of {widest} layers, and this model has {n_layers}: lower it"
+            )
     sliding = sliding_windows(n_layers, options.sliding_width, options.sliding_step)
     return sliding | window_widths(n_layers, options.widths)
 
@@ -118,7 +127,8 @@ def measure(
 
 def shared_options(lenses: Mapping[str, tuned_lens.TunedLens], options: Params) -> dict:
     """Return the options of `matched_prefix` that all passes of exp11 share."""
-    return dict(lenses=lenses, batch_size=options.batch_size, seed=options.seed, grid=options.kl_grid)
+    grid = sorted({STUDY_THRESHOLD, *options.kl_grid})
+    return dict(lenses=lenses, batch_size=options.batch_size, seed=options.seed, grid=grid)
 
 
 def sweep(pair: Pair, prompts, written, options: Params, **shared) -> xr.Dataset:

@@ -21,7 +21,7 @@ from nbhelpers.report.graft_charts import (
 )
 from nbhelpers.report.quantities import named, value
 from nbhelpers.report.sentences import SURE, others_rest_on, sentence
-from nbhelpers.report.text import counted, written
+from nbhelpers.report.text import counted, whether, written
 
 LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
 # Short names of the read-outs, for narrow screens.
@@ -185,12 +185,18 @@ def verdict(results) -> str:
     sure = {side: [t for t, p in found.items() if p >= SURE] for side, found in probable.items()}
     cross = strongest_late(results, "kl_layer_teacher")["necessity"]
     farthest = [title for title, p in cross.items() if p >= SURE]
+    far, is_ = "IT's late layers farthest from where they were", {True: "is", False: "is not surely"}
+    most = (
+        "Of the three windows the late one changes it most in the study's direction, up on PT's side, in "
+        f"{counted(sure['sufficiency'], total)}, and, down on IT's side, in {counted(sure['necessity'], total)}"
+        if total > 1
+        else f"The late window {is_[bool(sure['sufficiency'])]} the one of three that changes it most in the study's "
+        f"direction, up, on PT's side, and {is_[bool(sure['necessity'])]} the one that does so, down, on IT's side"
+    )
     each = ", each family alone" if total > 1 else ""
     return (
         f"Putting IT's late MLPs into PT changes KL(layer ‖ own final) in the final fifth (tuned lens) by an amount that "
-        f"is {put}; putting PT's into IT, by one that is {taken}. Of the three windows the late one changes it most in the "
-        f"study's direction, up on PT's side, in {counted(sure['sufficiency'], total)}, and, down on IT's side, in "
-        f"{counted(sure['necessity'], total)} (bootstrap probability of at least {SURE}{each}). Of the three swaps the late "
-        f"one carries IT's late layers farthest from where they were in {counted(farthest, total)}. "
+        f"is {put}; putting PT's into IT, by one that is {taken}. {most} (bootstrap probability of at least {SURE}{each}). "
+        f"Of the three swaps the late one {whether(farthest, total, f'carries {far}', f'does not surely carry {far}')}. "
         f"{others_rest_on(results)}"
     )
