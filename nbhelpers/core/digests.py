@@ -19,11 +19,16 @@ def sha256(path: Path, folder: Path | None = None) -> str:
     if folder and (digest := kept(path, folder)):
         return digest
     with open(path, "rb") as file:
-        before, now = _state(path), time.time_ns()
+        before, now = _state(file.fileno()), time.time_ns()
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     # The change time is the system's own; nobody can set it back, as one can the modification time.
     if folder and before == _state(path) and now - before[-1] > FRESH:
-        _keep(path, folder, _entry(path, before, digest))
+        place = _place(path, folder)
+        partial = place.with_name(f".{place.name}.{os.getpid()}")  # parallel processes write the same
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(_entry(path, before, digest), encoding="ascii")
+            os.replace(partial, place)
     return digest
 
 
@@ -37,8 +42,8 @@ def kept(path: Path, folder: Path) -> str | None:
     return found[1] if found and text == _entry(path, _state(path), found[1]) else None
 
 
-def _state(path: Path) -> list[int]:
-    state = os.stat(path)
+def _state(file: Path | int) -> list[int]:
+    state = os.stat(file)
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
@@ -50,13 +55,3 @@ def _entry(path: Path, state: list[int], digest: str) -> str:
 
 def _place(path: Path, folder: Path) -> Path:
     return folder / hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
-
-
-def _keep(path: Path, folder: Path, entry: str) -> None:
-    """Keep an entry in `folder` if the disk allows it; parallel processes write the same."""
-    place = _place(path, folder)
-    partial = place.with_name(f".{place.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(entry, encoding="ascii")
-        os.replace(partial, place)

@@ -33,17 +33,16 @@ def sentence(first: dict, schema: type[BaseModel], source: str) -> str:
     if kind == "extra_forbidden":
         known = suggestion(place[-1], _fields(schema, place[:-1]))
         return f"{source}: unknown key {key!r}; {known}."
-    in_list = bool(place) and isinstance(place[-1], int)
-    if kind == "missing" and not in_list:
+    if kind == "missing" and not isinstance(place[-1], int):
         return f"{source}: the key {key!r} is missing."
     message = re.sub("^(Value error, |[A-Z][a-z]+ (?=should|must))", "", first["msg"])
     message = message.replace(" after validation", "").replace("valid tuple", "list")
     if kind == "missing":
         key, message = ".".join(map(str, place[:-1])), "should have more values"
     if kind == "string_pattern_mismatch":
-        named = "." in first["ctx"]["pattern"]
-        message = (
-            f"must be {'a file name, such as exp05_word.ipynb' if named else 'small letters, digits and _'}"
+        file = "." in first["ctx"]["pattern"]
+        message = "must be " + (
+            "a file name, such as exp05_word.ipynb" if file else "small letters, digits and _"
         )
     if kind in ("missing", "too_short", "too_long", "tuple_type"):
         default = getattr(schema.model_fields.get(place[0]), "default", None)

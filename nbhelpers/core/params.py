@@ -188,10 +188,7 @@ def parameter_hash(obj: Any) -> str:
 
 
 def files_hash(paths, *, keep: bool = False) -> str:
-    """Return 12 hex digits of the SHA-256 over the names and contents of files, in the order given.
-
-    keep: whether to keep the digest of each file in `_build/digests`; it pays for large files that are asked for often.
-    """
+    """Return 12 hex digits of the SHA-256 over names and contents of files, in order; keep: each file's in `_build/digests`."""
     digest, folder = hashlib.sha256(), ROOT / "_build" / "digests" if keep else None
     for path in paths:
         digest.update(f"{path.name}\0".encode() + bytes.fromhex(digests.sha256(path, folder)))
@@ -206,13 +203,11 @@ def checked(schema: type[BaseModel], values: dict, source: str, *, whole: bool =
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        found = [
-            each
-            for each in error.errors()
-            if whole or each["type"] != "missing" or isinstance(each["loc"][-1], int)
-        ]
-        if found:
-            raise ParameterError(sentence(found[0], schema, source)) from None
+        serious = (
+            e for e in error.errors() if whole or e["type"] != "missing" or isinstance(e["loc"][-1], int)
+        )
+        if first := next(serious, None):
+            raise ParameterError(sentence(first, schema, source)) from None
         return None
 
 

@@ -191,18 +191,13 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            put(partial, path)
+            if path.is_dir() and not path.is_symlink():
+                path.rename(path.with_name(f"{path.name}.{os.getpid()}.aside"))
+            os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise unwritable(path, error) from None
-
-
-def put(new: Path, path: Path) -> None:
-    """Rename the file `new` to `path`, which it replaces; a folder there is moved aside, not deleted."""
-    if path.is_dir() and not path.is_symlink():
-        path.rename(path.with_name(f"{path.name}.{os.getpid()}.aside"))
-    os.replace(new, path)
 
 
 def unwritable(path: Path, error: OSError) -> ResultError:
@@ -231,13 +226,6 @@ def _unreadable(path: Path, why: str) -> ResultError:
     return ResultError(
         f"{shown(path)} is damaged or was not written by this project ({why}); make it anew with {_again(path)}."
     )
-
-
-def seal(path: Path) -> str:
-    """Return the SHA-256 that an intact result ends with, without checking it."""
-    with open(path, "rb") as file:
-        file.seek(-65, os.SEEK_END)
-        return file.read(64).decode()
 
 
 def load(

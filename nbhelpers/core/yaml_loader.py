@@ -5,11 +5,15 @@ import re
 import yaml
 
 DEEPEST = 20  # levels of nesting
+NUMBER = r"[0-9][0-9_]*"
 PLAIN = {
-    "int": r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F_]+",
-    "float": r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    "int": r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F_]+",
+    "float": rf"[-+]?({NUMBER}\.[0-9_]*|\.{NUMBER}|{NUMBER}(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
+
+
+def _refused(problem: str, place) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 class Loader(yaml.SafeLoader):
@@ -25,11 +29,11 @@ class Loader(yaml.SafeLoader):
         """Return the next node; YAMLError for an alias, which could unfold without end, a tag and deep nesting."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise _refusal("an alias (*name) is not read here; write the value out", event)
+            raise _refused("an alias (*name) is not read here; write the value out", event)
         if getattr(event, "tag", None):
-            raise _refusal(f"the tag {event.tag} is not read here; leave it out", event)
+            raise _refused(f"the tag {event.tag} is not read here; leave it out", event)
         if self.depth >= DEEPEST:
-            raise _refusal(f"values are nested more than {DEEPEST} levels deep", event)
+            raise _refused(f"values are nested more than {DEEPEST} levels deep", event)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -39,14 +43,10 @@ class Loader(yaml.SafeLoader):
         """Return a mapping; YAMLError for a key that is given twice."""
         found = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in found:
-                raise _refusal(f"the key {key.value!r} is given twice; remove one", key)
+            if (key.tag, str(key.value)) in found:
+                raise _refused(f"the key {key.value!r} is given twice; remove one", key)
             found.add((key.tag, str(key.value)))
         return super().construct_mapping(node, deep)
-
-
-def _refusal(problem: str, place) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 for _name, _form in PLAIN.items():

@@ -61,26 +61,26 @@ def check_versions() -> Iterator[Check]:
     yield Check(not wrong, f"{len(wanted)} pinned packages" + (f": {shown}" if wrong else ""), INSTALL)
 
 
-def check_kernel() -> Iterator[Check]:
-    """Yield the checks that the project's kernel, and Jupyter's default one, start this environment's Python.
-
-    Runs start it in any case; JupyterLab starts what Jupyter finds.
-    """
+def _kernel(name: str, remedy: str) -> Check:
+    """Return the check that a kernel that Jupyter finds starts this environment's Python."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    here = Path(sys.executable).parent.resolve()
-    remedies = {
-        KERNEL: INSTALL,
-        "python3": "unset JUPYTER_PATH, or choose “Instruction-tuning book” in JupyterLab",
-    }
-    for name, remedy in remedies.items():
-        try:
-            python = Path(KernelSpecManager().get_kernel_spec(name).argv[0])
-        except (NoSuchKernel, ValueError, OSError):
-            yield Check(False, f"Jupyter kernel {name} is not registered", INSTALL)
-            continue
-        same = not python.is_absolute() or python.parent.resolve() == here
-        yield Check(same, f"Jupyter kernel {name}" + ("" if same else f" starts {python}"), remedy)
+    try:
+        python = Path(KernelSpecManager().get_kernel_spec(name).argv[0])
+    except (NoSuchKernel, ValueError, OSError):
+        return Check(False, f"Jupyter kernel {name} is not registered", INSTALL)
+    same = not python.is_absolute() or python.parent.resolve() == Path(sys.executable).parent.resolve()
+    return Check(same, f"Jupyter kernel {name}" + ("" if same else f" starts {python}"), remedy)
+
+
+def check_kernel() -> Iterator[Check]:
+    """Yield the check that the project's kernel is registered and starts this environment's Python."""
+    yield _kernel(KERNEL, INSTALL)
+
+
+def check_lab() -> Iterator[Check]:
+    """Yield the check of the kernel that JupyterLab starts for a notebook by default; runs start their own in any case."""
+    yield _kernel("python3", "unset JUPYTER_PATH, or choose “Instruction-tuning book” in JupyterLab")
 
 
 def check_params() -> Iterator[Check]:
@@ -213,6 +213,7 @@ def checks(profile: str) -> Iterator[Check]:
     """Yield every check of a profile in the order in which remedies should be tried."""
     yield from check_versions()
     yield from check_kernel()
+    yield from check_lab()
     parameters = list(check_params())
     yield from parameters
     if parameters[0].well:

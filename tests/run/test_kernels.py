@@ -68,9 +68,9 @@ def test_runs_start_this_python_whatever_jupyter_finds(project, foreign):
 
 
 def test_the_doctor_says_what_jupyterlab_would_start(foreign):
-    found = {check.text: check for check in doctor.check_kernel()}
-    wrong = found["Jupyter kernel python3 starts /nowhere/bin/python"]
-    assert wrong.well is False and "unset JUPYTER_PATH" in wrong.remedy
+    (check,) = doctor.check_lab()
+    assert check.well is False and check.text == "Jupyter kernel python3 starts /nowhere/bin/python"
+    assert "unset JUPYTER_PATH" in check.remedy
 
 
 def test_a_kernel_starts_warm_where_a_server_runs(monkeypatch):
