@@ -1,5 +1,6 @@
 """Numbers, intervals, shares and counts of families as text."""
 
+import json
 import math
 
 import numpy as np
@@ -34,6 +35,12 @@ def interval(ends, digits=2) -> str:
 def percent(share) -> str:
     """Return a share as text, in whole per cent."""
     return f"{100 * float(share):.0f} %"
+
+
+def level(results) -> str:
+    """Return the confidence of the intervals that results hold, as text: 95 % unless their run named another."""
+    given = (json.loads(dataset.attrs.get("parameters", "{}")) for dataset in results.values())
+    return percent(next((values["confidence"] for values in given if "confidence" in values), 0.95))
 
 
 def in_words(n: int) -> str:

@@ -1,5 +1,7 @@
 """exp00 on architectures beyond the six families: with every part that they have, and without the parts that they lack."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from nbhelpers.core import store, unmeasured
 from nbhelpers.core.params import LackingError, ParameterError
 from nbhelpers.experiments.exp00_observations import measure
 from nbhelpers.experiments.exp00_observations.experiment import Params
-from nbhelpers.measures import attention_entropy, neurons, prompt_end, weight_change
+from nbhelpers.measures import attention_entropy, logit_attribution, neurons, prompt_end, weight_change
 from nbhelpers.models import decoder as decoders
 from nbhelpers.models import generation, prompts
 from tests import shapes
@@ -98,3 +100,31 @@ def test_states_that_repeat_have_clouds_of_fewer_points():
     whole = found.expand_dims({"template": ["raw"], "variant": ["pt"]})
     dimension = prompt_end.dimensions(whole, draws=20, k=10, seed=0).dimension.squeeze()
     assert dimension.notnull().all("estimator").values.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(("name", "mixture", "sentence"), [
+    ("mixtral", False, "mixtral.yml: the MLPs are mixtures of experts: add `mixture: true`"),
+    ("qwen2", True, "qwen2.yml: the MLPs are no mixtures of experts: remove `mixture`"),
+])  # fmt: skip
+def test_a_file_that_is_wrong_about_experts_is_refused(name, mixture, sentence):
+    pair = shapes.pair(name)
+    measure.check_mixture(dataclasses.replace(pair, params=shapes.params(name, mixture=not mixture)))
+    with pytest.raises(ParameterError, match=sentence):
+        measure.check_mixture(dataclasses.replace(pair, params=shapes.params(name, mixture=mixture)))
+
+
+@pytest.mark.parametrize("part", ["neuron_activations", "write_matrix"])
+def test_attribution_without_neurons_keeps_the_updates(part, monkeypatch):
+    decoder, rows, targets = shapes.pair("qwen2").it, [[1, 40, 77], [1, 611, 23, 80]], [300, 41]
+    whole = logit_attribution.direct_attribution(decoder, rows, targets, k=20)
+    assert not unmeasured.reasons(whole)
+    # Of the two, one is found before the first forward and one only with its activations.
+    monkeypatch.setattr(neurons, part, refuse)
+    found = logit_attribution.direct_attribution(decoder, rows, targets, k=20)
+    assert unmeasured.reasons(found) == {"neurons": "qwen2: in layer 0, of a kind that is not known"}
+    for name in whole:
+        assert found[name].dims == whole[name].dims and found[name].shape == whole[name].shape, name
+        if name in logit_attribution.OF_NEURONS:
+            assert found[name].isnull().all(), name
+        else:
+            np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)

@@ -173,3 +173,17 @@ def test_the_dataset_tests_each_condition_and_measure():
     np.testing.assert_array_equal(found.template_shift, shift.transpose(*found.template_shift.dims))
     with pytest.raises(store.ResultError, match="not complete: no weight_rms; no weight_relative.$"):
         complete(found, "exp02")
+
+
+def test_a_kind_of_which_there_are_too_few_prompts_is_refused(tmp_path):
+    """No test of kinds can be made of one prompt of a kind, and nothing has been generated yet."""
+    records = [{"id": str(i), "category": kind, "text": f"{i}", "message": f"{i}"}
+               for i, kind in enumerate(["IC"] * 4 + ["OOC"] * 4 + ["R"])]  # fmt: skip
+    path = tmp_path / "kinds.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    options = experiments.experiment_params("exp02", "pocket", prompts=str(path), n_prompts=9)
+    with pytest.raises(
+        params.ParameterError,
+        match="n_prompts = 9: 1 of the prompts are of the category 'R'; exp02 needs two",
+    ):
+        exp02_measure.chosen_prompts(options)

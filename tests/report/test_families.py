@@ -4,7 +4,7 @@ import pytest
 import xarray as xr
 
 from nbhelpers.core import params
-from nbhelpers.report import families, ledger
+from nbhelpers.report import families, ledger, text
 from tests import synthetic
 
 
@@ -68,3 +68,11 @@ def test_a_model_beside_the_six_changes_no_mean_of_theirs(models):
     more = results | {"Other": synthetic.dataset("llama", seed=7, n_prompts=24).assign_attrs(model="other")}
     seven = ledger.ledger("exp09", more, source, n_resamples=100)
     assert six["run"].equals(seven["run"])
+
+
+def test_the_confidence_of_stored_intervals_is_the_runs():
+    made = synthetic.dataset("llama", "exp01", n_prompts=24)
+    assert text.level({"A": made}) == "95 %"
+    other = {"A": made.assign_attrs(parameters='{"confidence": 0.9}')}
+    assert text.level(other) == "90 %"
+    assert "(90 % intervals over prompts)" in synthetic.experiments.part("exp01", "report").verdict(other)

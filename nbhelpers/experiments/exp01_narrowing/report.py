@@ -12,7 +12,7 @@ from nbhelpers.report import charts
 from nbhelpers.report.charts import IT, PT, panels, tidy
 from nbhelpers.report.quantities import kept, named
 from nbhelpers.report.sentences import by_interval, compared, grounds, sentence
-from nbhelpers.report.text import interval
+from nbhelpers.report.text import interval, level
 from nbhelpers.report.unmeasured import missing, needs, sentences
 
 
@@ -122,5 +122,5 @@ def verdict(results) -> str:
         f"At the end of the stack the lens distribution at the answer is, compared with the middle, for PT {falls['pt']}; "
         f"for IT it is {falls['it']}. With depth, IT's MLP updates are {trend}. In IT the correlation of log attribution "
         f"with log breadth among neurons chosen by attribution is {fits['attribution']}; among random ones it is "
-        f"{fits['random']} (95 % intervals over prompts). {grounds(results)}{sentences(results, 'neurons')}"
+        f"{fits['random']} ({level(results)} intervals over prompts). {grounds(results)}{sentences(results, 'neurons')}"
     )

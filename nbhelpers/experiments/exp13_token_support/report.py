@@ -22,7 +22,7 @@ from nbhelpers.report.graft_charts import (
 )
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.sentences import by_interval, compared, others_rest_on, sentence
-from nbhelpers.report.text import interval, number
+from nbhelpers.report.text import interval, level, number
 
 CLASSES = {
     "structural": "structural",
@@ -218,9 +218,10 @@ def verdict(results) -> str:
     sizes = [value(quantities, dataset, "shift_r.largest") for dataset in results.values()]
     largest = max((size for size in sizes if not np.isnan(size)), default=np.nan)
     each = ", each family alone" if total > 1 else ""
+    rest = f"({level(results)} intervals over prompts{each})"
     return (
         f"Among the top-1 tokens that the late graft brings, compared with those that it takes away, content tokens are "
-        f"{changed['content']}; function words are {changed['function']} (95 % intervals over prompts{each}). The log-rank "
+        f"{changed['content']}; function words are {changed['function']} {rest}. The log-rank "
         f"gain of the teacher's content tokens is {content}; that of its function words is {function}. Step by step, the "
         f"change of a late update and the change of late KL correlate with at most {number(largest)} in size. "
         f"{others_rest_on(results)}"
