@@ -88,7 +88,17 @@ def save(name: str, variant: str, folder, *, seed: int = 0, **own):
 def params(name: str, folder=TOKENIZER, **own) -> ModelParams:
     """The parameters of a shape's pair, whose checkpoints lie in `folder`/pt and `folder`/it."""
     paths = {variant: Checkpoint(path=str(folder / variant)) for variant in ("pt", "it")}
-    values = {"key": name, "family": name, "title": f"Random {name}", "attention": "eager"} | paths | own
+    values = (
+        {
+            "key": name,
+            "family": name,
+            "title": f"Random {name}",
+            "attention": "eager",
+            "mixture": "experts" in str(SHAPES[name]),
+        }
+        | paths
+        | own
+    )
     return ModelParams.model_validate(values)
 
 

@@ -129,6 +129,7 @@ def paired(params: ModelParams) -> Pair:
     pt, it = load_decoder(params, "pt"), load_decoder(params, "it")
     added = tokens.added_tokens(pt.tokenizer, it.tokenizer, params.key)
     check_same_shape(pt, it)
+    check_mixture(pt, params.mixture)
     tokens.check_template(it.tokenizer, it.name, params.chat)
     pt, it = with_one_vocabulary(replace(pt, chat_from=it.tokenizer), it, added)
     return Pair(params.key, params, pt, it)
@@ -153,6 +154,18 @@ def check_same_shape(pt: Decoder, it: Decoder) -> None:
                 f"{pt.key}: {name} is {next(shapes)} in PT and {next(shapes)} in IT, so they are no pair; check the "
                 f"checkpoints in params/models/{pt.key}.yml."
             )
+
+
+def check_mixture(decoder: Decoder, stated: bool) -> None:
+    """Raise ParameterError unless `mixture` in the model's file says what its MLPs are, mixtures of experts or dense."""
+    routed = any(
+        hasattr(block.mlp, "experts") for block in decoder.module.get_submodule(decoder.stack_path).layers
+    )
+    if routed != stated:
+        raise ParameterError(
+            f"params/models/{decoder.key}.yml: the MLPs are {'' if routed else 'no '}mixtures of experts: "
+            f"{'add `mixture: true`' if routed else 'remove `mixture`'}, which keeps it out of means over dense models."
+        )
 
 
 def with_one_vocabulary(pt: Decoder, it: Decoder, added: dict[str, int]) -> tuple[Decoder, Decoder]:

@@ -1,7 +1,5 @@
 """exp00 on architectures beyond the six families: with every part that they have, and without the parts that they lack."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -100,17 +98,6 @@ def test_states_that_repeat_have_clouds_of_fewer_points():
     whole = found.expand_dims({"template": ["raw"], "variant": ["pt"]})
     dimension = prompt_end.dimensions(whole, draws=20, k=10, seed=0).dimension.squeeze()
     assert dimension.notnull().all("estimator").values.tolist() == [True, True, False]
-
-
-@pytest.mark.parametrize(("name", "mixture", "sentence"), [
-    ("mixtral", False, "mixtral.yml: the MLPs are mixtures of experts: add `mixture: true`"),
-    ("qwen2", True, "qwen2.yml: the MLPs are no mixtures of experts: remove `mixture`"),
-])  # fmt: skip
-def test_a_file_that_is_wrong_about_experts_is_refused(name, mixture, sentence):
-    pair = shapes.pair(name)
-    measure.check_mixture(dataclasses.replace(pair, params=shapes.params(name, mixture=not mixture)))
-    with pytest.raises(ParameterError, match=sentence):
-        measure.check_mixture(dataclasses.replace(pair, params=shapes.params(name, mixture=mixture)))
 
 
 @pytest.mark.parametrize("part", ["neuron_activations", "write_matrix"])

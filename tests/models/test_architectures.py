@@ -121,3 +121,14 @@ def test_logits_that_are_changed_in_an_unknown_way_are_refused_at_load(monkeypat
     monkeypatch.setattr(loading, "load_decoder", rescaled)
     with pytest.raises(ParameterError, match="do not give the logits that GraniteForCausalLM returns"):
         loading.load_pair(shapes.params("granite", tmp_path))
+
+
+@pytest.mark.parametrize(("name", "mixture", "sentence"), [
+    ("mixtral", False, "mixtral.yml: the MLPs are mixtures of experts: add `mixture: true`"),
+    ("qwen2", True, "qwen2.yml: the MLPs are no mixtures of experts: remove `mixture`"),
+])  # fmt: skip
+def test_a_file_that_is_wrong_about_experts_is_refused(name, mixture, sentence):
+    decoder = shapes.pair(name).pt
+    loading.check_mixture(decoder, not mixture)
+    with pytest.raises(ParameterError, match=sentence):
+        loading.check_mixture(decoder, mixture)

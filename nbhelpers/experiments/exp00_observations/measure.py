@@ -144,16 +144,6 @@ def near_ties(steps: xr.Dataset, n_prompts: int) -> np.ndarray:
     return counts.astype(np.int32)
 
 
-def check_mixture(pair: Pair) -> None:
-    """Raise ParameterError unless the model's file says of its MLPs what they are, mixtures of experts or dense."""
-    routed = any(hasattr(block.mlp, "experts") for block in neurons.decoder_blocks(pair.pt))
-    if routed != pair.params.mixture:
-        raise ParameterError(
-            f"params/models/{pair.key}.yml: the MLPs are {'' if routed else 'no '}mixtures of experts: "
-            f"{'add `mixture: true`' if routed else 'remove `mixture`'}, which keeps it out of means over dense models"
-        )
-
-
 def cloud_prompts(pair: Pair, source: str | PromptSet, options: Params) -> list[Prompt]:
     """Return the prompts of the clouds; ParameterError, before any forward, if too few of their texts differ for a cloud."""
     chosen = load_prompts(source, options.n_cloud_prompts, options.seed)
