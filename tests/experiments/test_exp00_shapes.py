@@ -8,7 +8,6 @@ from nbhelpers.core.params import LackingError, ParameterError
 from nbhelpers.experiments.exp00_observations import measure
 from nbhelpers.experiments.exp00_observations.experiment import Params
 from nbhelpers.measures import attention_entropy, logit_attribution, neurons, prompt_end, weight_change
-from nbhelpers.models import decoder as decoders
 from nbhelpers.models import generation, prompts
 from tests import shapes
 from tests.measures.test_tuned_lens import perturbed
@@ -39,8 +38,6 @@ def dataset(name, folder, n=3, n_tokens=3):
 
 @pytest.mark.parametrize("name", shapes.SUPPORTED)
 def test_a_shape_is_measured_whole(name, tmp_path):
-    if name in ("granite", "gemma2") and not hasattr(decoders, "residual_multiplier"):
-        pytest.skip("the stream and the lens do not know multipliers and soft caps yet")
     found = dataset(name, tmp_path)
     assert not unmeasured.reasons(found)
     for part in ("neuron_mass", "attention_entropy", "neighbour_distance", "kl_final_layer"):
