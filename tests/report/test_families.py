@@ -52,6 +52,8 @@ def test_only_a_pair_that_says_so_stands_beside_a_familys_figures(models):
     results = {key: made.assign_attrs(model=key) for key in ("a", "b")}
     table = ledger.ledger("exp09", results, synthetic.experiments.part("exp09", "quantities"))
     assert set(table.loc[table["run"].notna(), "title"]) == {"b"}
+    alone = ledger.beside("exp09", {"a": results["a"]}, synthetic.experiments.part("exp09", "quantities"))
+    assert alone.loc["a", "published"].startswith("the study has no figures of this pair")
 
 
 def test_a_mixture_of_experts_is_in_no_dense_pool(models):
