@@ -1,5 +1,6 @@
 """The command line, `nbh` or `python -m nbhelpers`: run notebooks, build the book, check the set-up."""
 
+import logging
 import os
 import signal
 import sys
@@ -168,6 +169,7 @@ def book(profile: Profile = "pocket"):
     Run `nbh batch` first, which runs the notebooks; `make book` does both.
     """
     from nbhelpers.book import build, pages
+    from nbhelpers.run import graph
 
     start = time.time()
     locks.require_writable()
@@ -178,6 +180,11 @@ def book(profile: Profile = "pocket"):
     results.shows(profile)
     _say(f"book {time.time() - start:.0f} s")
     if os.environ.get("NBHELPERS_BATCH") != "1":
+        if old := graph.outdated(profile):
+            run = f"`nbh batch --profile {profile}`"
+            typer.echo(
+                f"{len(old)} of its notebooks are out of date, such as {store.shown(old[0])}; {run} renews them"
+            )
         typer.echo(f"open {index}")
 
 
@@ -255,8 +262,9 @@ def refresh(notebook: Annotated[str, typer.Argument(help="A file name in noteboo
 
 def main() -> None:
     """Run the command line; a user's error prints one sentence on stderr and gives status 2, a failed notebook status 1."""
-    # A scheduler's SIGTERM is an interrupt: what runs is ended in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a scheduler's SIGTERM is an interrupt too
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         app()
     except USER_ERRORS as error:
@@ -270,6 +278,12 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _interrupt(number, frame):
+    """Raise KeyboardInterrupt; what libraries would log of kernels that are ended with this process tells nothing."""
+    logging.disable(logging.CRITICAL)
+    raise KeyboardInterrupt
 
 
 def _fail(sentence: str, status: int, error: Exception) -> None:

@@ -188,7 +188,7 @@ def parameter_hash(obj: Any) -> str:
 
 
 def files_hash(paths, *, keep: bool = False) -> str:
-    """Return 12 hex digits of the SHA-256 over names and contents of files; keep: each one's in `_build/digests`."""
+    """Return 12 hex digits of the SHA-256 over names and contents of files, in order; keep: each in `_build/digests`."""
     digest, folder = hashlib.sha256(), ROOT / "_build" / "digests" if keep else None
     for path in paths:
         digest.update(f"{path.name}\0".encode() + bytes.fromhex(digests.sha256(path, folder)))

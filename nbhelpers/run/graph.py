@@ -107,6 +107,18 @@ def settle(profile: str) -> list[str]:
     return said
 
 
+def outdated(profile: str) -> list[Path]:
+    """Return the executed notebooks of a profile that are damaged or of other parameters, weights, sources or code."""
+    wanted = {}
+    for key, model in steps(profile):
+        executed = results.executed_path(profile, params.experiment(key).notebook, model)
+        wanted[executed] = measure_version(experiments.resolve(key, model=model, profile=profile))
+    for key in params.ordered():
+        if across := params.experiment(key).across:
+            wanted[results.executed_path(profile, across)] = compare_version(key)
+    return [path for path, version in wanted.items() if results.version_of(path) != version]
+
+
 def _damaged(executed: Path) -> bool:
     """Return whether an executed notebook is there but records no version of what it holds."""
     return os.path.lexists(executed) and results.version_of(executed) is None

@@ -8,8 +8,8 @@ The client lends it its streams, folder and environment, passes signals on, and 
 killed, the process is killed too. If no server can give an equivalent process (none runs, or a variable that libraries
 read at import differs), the client becomes `python -m MODULE …`.
 
-Under the server, JUPYTER_PATH points to a kernel `python3` that starts through the client, so that papermill and nbval
-start their kernels warm. This works on Linux with OMP_NUM_THREADS=1; NBHELPERS_WARM=0 switches it off.
+The kernels of runs start through the client too (`kernels`), and so do nbval's: under the server, JUPYTER_PATH points to
+a kernel `python3` that does. This works on Linux with OMP_NUM_THREADS=1; NBHELPERS_WARM=0 switches it off.
 
 This file also runs as a script outside its package, so it imports little, and only from the standard library.
 """

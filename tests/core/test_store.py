@@ -1,6 +1,8 @@
 """Results on disk: whole or not at all, and never read when damaged or of something else."""
 
 import errno
+import hashlib
+import json
 import os
 
 import numpy as np
@@ -222,6 +224,29 @@ def test_artifacts_lie_beside_their_dataset(project):
     run = experiments.resolve("exp90", model="ann")
     path = store.artifact_path(run, "tuned_lens_pt.safetensors")
     assert path == store.result_path("pocket", "ann", "exp90").with_name("tuned_lens_pt.safetensors")
+
+
+def test_a_result_records_its_artifacts_which_come_first(written):
+    path, dataset, provenance = written
+    file = params.ROOT / "params/experiments/exp90.yml"
+    file.write_text(file.read_text() + "artifacts: [beside.bin]\n")
+    with pytest.raises(store.ResultError, match="ann/beside.bin is missing; write it before the dataset"):
+        experiments.save(dataset.assign_attrs(provenance))
+    path.with_name("beside.bin").write_bytes(b"beside")
+    experiments.save(dataset.assign_attrs(provenance))
+    recorded = json.loads(store.attributes(path)["artifacts"])
+    assert recorded == {"beside.bin": hashlib.sha256(b"beside").hexdigest()}
+
+
+def test_a_folder_in_a_results_place_is_moved_aside(written):
+    path, dataset, provenance = written
+    path.unlink()
+    path.mkdir()
+    (path / "kept").touch()
+    with pytest.raises(store.ResultError, match="exp90.nc is damaged .*directory"):
+        store.load(path)
+    store.save(dataset, path, provenance=provenance)
+    assert store.load(path).sizes["prompt"] == 3 and list(path.parent.glob("exp90.nc.*.aside/kept"))
 
 
 def test_a_profile_is_loaded_in_its_order(project, written):

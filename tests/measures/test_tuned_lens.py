@@ -406,6 +406,16 @@ def test_a_full_disk_leaves_the_earlier_lens(tmp_path, monkeypatch):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_equal_lenses_are_equal_files_that_the_library_reads(tmp_path):
+    _, unembedding = case(d=16)
+    lens = perturbed(3, unembedding)
+    path = tmp_path / "lens.safetensors"
+    files = {tuned_lens_files.save(lens, path).read_bytes() for _ in range(8)}
+    assert len(files) == 1
+    found = safetensors.torch.load_file(path)
+    torch.testing.assert_close(found["weight"], lens.weight, rtol=0, atol=0)
+
+
 def test_other_shapes_are_refused():
     residuals, unembedding = case(4, 9, 16, 300)
     tuned = tuned_lens.untrained(3, unembedding)

@@ -1,5 +1,6 @@
 """The world outside a run: interrupts, full and read-only disks, second runs, notebooks that other tools left."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,9 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
-import psutil
 import pytest
 
 from nbhelpers import cli, experiments
@@ -65,13 +64,13 @@ def test_a_killed_run_frees_its_lock(project):
     first.kill()
     first.wait()
     (project / "hold-ann").unlink()
-    assert store.load(store.result_path("pocket", "ann", "exp90")) if measure() else None
+    assert measure().sizes["prompt"] == 4
 
 
 def test_what_another_process_has_just_measured_is_not_measured_again(chained, monkeypatch):
     run = experiments.resolve("exp90", model="ann")
     measure()
-    monkeypatch.setattr(notebooks, "alone", lambda *_: __import__("contextlib").nullcontext(True))
+    monkeypatch.setattr(notebooks, "alone", lambda *_: contextlib.nullcontext(True))
     notebooks.measure(run, version=versions.measure_version(run), again=False)
     assert trace(chained) == ["ann"]
     notebooks.measure(run, version=versions.measure_version(run))
@@ -192,9 +191,7 @@ def test_a_notebook_that_is_none_is_one_sentence(project, change, sentence):
         lambda: notebooks.refresh(path),
         lambda: notebooks.declared(path),
     ):
-        with pytest.raises(
-            notebooks.BatchError, match=f"^{BOOK} {'' if 'no' in sentence[:3] else ''}.*{sentence}"
-        ) as error:
+        with pytest.raises(notebooks.BatchError, match=f"^{BOOK} .*{sentence}") as error:
             refused()
         assert "\n" not in str(error.value)
     assert f"notebook {path.name}: {BOOK}" in [c for c in doctor.check_notebooks() if c.well is False][0].text
@@ -202,15 +199,14 @@ def test_a_notebook_that_is_none_is_one_sentence(project, change, sentence):
 
 def test_a_notebook_without_metadata_runs(project):
     path = project / BOOK
-    before = versions.measure_version(experiments.resolve("exp90", model="ann"))
     book = json.loads(path.read_text())
     book["metadata"] = {}
     for cell in book["cells"]:
         if not cell["metadata"].get("tags"):
             del cell["metadata"]
+        cell.pop("outputs", None)
     path.write_text(json.dumps(book))
     assert measure().sizes["prompt"] == 4 and notebooks.refresh(path)
-    assert isinstance(before, str)
 
 
 def test_a_failing_refresh_leaves_the_notebook_as_it_was(project):
@@ -270,13 +266,14 @@ def test_a_batch_speaks_at_once_and_says_what_it_reads(project, capsys, monkeypa
         f"reading weights {n} of 2, 0.0 GB: weights/{model}/model.safetensors"
         for n, model in ((1, "ann"), (2, "bob"))
     ]
-    monkeypatch.setattr(
-        graph, "settle", lambda profile: time.sleep(0) or (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+
+    def stop(profile):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graph, "settle", stop)
     with pytest.raises(KeyboardInterrupt):
         graph.run("pocket", cores=1)
     assert capsys.readouterr().out.startswith("profile pocket: looking for what is missing")
-    assert psutil.Process().is_running()
 
 
 def test_a_comparison_of_results_that_are_out_of_date_is_refused(project, run_cli, monkeypatch, capsys):
@@ -289,3 +286,12 @@ def test_a_comparison_of_results_that_are_out_of_date_is_refused(project, run_cl
         match=r"exp90 · bob: made with other .* Make it anew with `nbh run exp90 --model bob",
     ):
         cli._compare("exp90", "pocket")
+
+
+def test_executed_notebooks_that_are_out_of_date_are_known(project):
+    across = project / "_build/runs/pocket/exp90_stub_across.ipynb"
+    assert graph.run("pocket", cores=2, target="compared") and graph.outdated("pocket") == []
+    (project / "weights/bob/model.safetensors").write_bytes(b"trained again")
+    across.write_text("{}")
+    bob = results.executed_path("pocket", "exp90_stub.ipynb", "bob")
+    assert graph.outdated("pocket") == [bob, across]
