@@ -24,7 +24,7 @@ KEY, TITLE = "smollm2_standin", "SmolLM2 135M Instruct and a stand-in PT"
 SIZES = {
     "exp00": {"n_prompts": 6, "max_new_tokens": 8, "batch_size": 6, "n_cloud_prompts": 48},
     "exp01": {"n_prompts": 6, "batch_size": 6, "n_neurons": 20},
-    "exp02": {"n_prompts": 12, "max_new_tokens": 8, "batch_size": 6},
+    "exp02": {"n_prompts": 6, "max_new_tokens": 8, "batch_size": 6},
     "exp07_0g": {
         "corpus": {"path": "pocket/corpus.jsonl"}, "steps": 2, "tokens_per_step": 64, "batch_size": 2, "validate_every": 2,
         "max_text_tokens": 32, "n_validation_tokens": 64, "n_test_tokens": 64, "pool": 1,
