@@ -26,7 +26,7 @@ def dataset(name, folder, n=3, n_tokens=3):
     )
     chosen, many = prompts.load_prompts(POCKET, n), measure.cloud_prompts(pair, POCKET, options)
     ids = {d.variant: prompts.render(d, chosen) for d in pair}
-    made = {v: [generation.Continuation((40, 300, 77)[:n_tokens], False)] * n for v in ids}
+    made = {d.variant: generation.generate(d, ids[d.variant], max_new_tokens=n_tokens) for d in pair}
     lenses = {d.variant: perturbed(pair.n_layers, d.unembedding, seed=i) for i, d in enumerate(pair)}
     steps = measure.observe_pair(pair, ids, made, lenses, batch_size=2)
     found = measure.with_texts(steps, made, chosen, pair.it.tokenizer)

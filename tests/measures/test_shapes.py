@@ -16,7 +16,8 @@ from tests import shapes
 ROWS = [[1, 40, 77, 512, 300, 81, 9, 200, 411, 36, 77, 500], [1, 611, 23, 23, 80]]
 CLOSE = dict(rtol=1e-4, atol=2e-4)
 every = pytest.mark.parametrize("name", shapes.SUPPORTED)
-MIDDLE = {"pre": "post_attention_layernorm", "sandwich": "pre_feedforward_layernorm", "post": "mlp"}
+MIDDLE = {"pre": "post_attention_layernorm", "sandwich": "pre_feedforward_layernorm", "post": "mlp",
+          "glm": "post_attention_layernorm"}  # fmt: skip
 
 
 def hooked(decoder, ids):
@@ -86,7 +87,7 @@ def test_an_mlp_of_another_kind_is_lacking():
         list(neurons.neuron_layers(decoder, stream))
 
 
-@pytest.mark.parametrize("name", ["stablelm", "starcoder2", "qwen2", "gemma2"])
+@pytest.mark.parametrize("name", ["stablelm", "starcoder2", "qwen2", "gemma2", "granite"])
 def test_the_frozen_final_norm_gives_the_logits(name):
     decoder = shapes.pair(name).it
     stream, unembedding = hooked(decoder, ROWS[0]), decoder.unembedding
@@ -97,7 +98,7 @@ def test_the_frozen_final_norm_gives_the_logits(name):
     torch.testing.assert_close(found, expected.detach(), **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["stablelm", "starcoder2", "llama_mlp_bias", "phi3"])
+@pytest.mark.parametrize("name", ["stablelm", "starcoder2", "llama_mlp_bias", "phi3", "granite", "glm4"])
 def test_contributions_to_a_logit_are_those_of_the_model(name):
     decoder, targets = shapes.pair(name).pt, [300, 41]
     found = logit_attribution.direct_attribution(decoder, ROWS, targets, k=20)
