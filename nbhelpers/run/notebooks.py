@@ -263,7 +263,7 @@ def refresh(notebook: Path) -> Path:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    book = nbformat.from_dict(read(notebook))
+    book = nbformat.reads(json.dumps(read(notebook)), as_version=4)
     with kernel_environment(params.profile_params("pocket"), local=True), socket_kernel() as manager:
         client = NotebookClient(
             book, kernel_name="python3", kernel_manager_class=manager, record_timing=False
