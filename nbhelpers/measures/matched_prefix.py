@@ -24,7 +24,7 @@ from nbhelpers.models.decoder import Pair
 from nbhelpers.models.edits import InterventionError
 from nbhelpers.models.forward import narrow
 from nbhelpers.models.generation import Continuation
-from nbhelpers.models.prompts import Prompt, render
+from nbhelpers.models.prompts import Prompt, check_fit, render
 from nbhelpers.models.token_classes import token_classes
 
 LENSES = ("raw", "tuned")
@@ -263,6 +263,9 @@ def with_steps(
         raise InterventionError(f"Steps of {missing[0]!r} are asked for, but it is not among the conditions.")
     chosen = [c.name for c in conditions if c.name in wanted]
     rows = {"raw": render(pair.pt, prompts), "chat": render(pair.it, prompts)}
+    longest = max((len(c.ids) for c in continuations), default=0)
+    for decoder in pair:
+        check_fit(decoder, prompts, rows["chat"], longest)
     parts, kept = [], []
     for steps in measure(pair, rows, continuations, conditions, **options):
         parts.append(by_prompt(steps, grid))

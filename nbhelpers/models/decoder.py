@@ -6,7 +6,7 @@ checkpoint becomes a decoder, and a pair, is in `models/loading`.
 """
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -89,7 +89,10 @@ class Scaled(nn.Module):
 
     def __init__(self, norm: nn.Module, factor: float):
         super().__init__()
-        self.norm, self.factor = norm, factor
+        self.norm = norm
+        self.register_buffer(
+            "factor", torch.tensor(factor)
+        )  # a part of the state, which identifies an unembedding
         self.variance_epsilon = getattr(norm, "variance_epsilon", 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,8 +105,8 @@ class Decoder:
     """A causal language model in nnsight, with its tokenizer and access to its parts.
 
     tokenizer: the model's own, for text, BOS and stops. chat_from: the tokenizer whose template renders chat turns, IT's for
-    both models of a pair; None if it is the own one. left_out, taken_in: ids of the own vocabulary that do not count as
-    real, and of others that do (`loading.load_pair` gives both models of a pair one real vocabulary).
+    both models of a pair; None if it is the own one. vocabulary: the ids that count as real, the same for both models of a
+    pair (`loading.with_one_vocabulary`); None for all that the own tokenizer knows.
     """
 
     key: str
@@ -112,8 +115,7 @@ class Decoder:
     tokenizer: Any
     template_options: dict
     chat_from: Any = None
-    left_out: tuple[int, ...] = ()
-    taken_in: tuple[int, ...] = ()
+    vocabulary: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -170,14 +172,17 @@ class Decoder:
     @cached_property
     def real_tokens(self) -> np.ndarray:
         """Which unembedding rows are real tokens, bool [rows]."""
-        mask = tokens.real_token_mask(self.tokenizer, self.n_rows)
-        mask[list(self.left_out)], mask[list(self.taken_in)] = False, True
+        if self.vocabulary is None:
+            return tokens.real_token_mask(self.tokenizer, self.n_rows)
+        mask = np.zeros(self.n_rows, dtype=bool)
+        mask[self.vocabulary] = True
         return mask
 
     @property
     def pad_id(self) -> int:
         """The id that fills rows of a batch; the mask hides it, so any id that the model can read will do."""
-        return self.tokenizer.pad_token_id or 0
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None and pad < self.module.get_input_embeddings().weight.shape[0] else 0
 
     @property
     def context(self) -> int | None:

@@ -7,6 +7,7 @@ the lens of the last layer gives the logits that each model returns. All of it i
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -46,10 +47,12 @@ def load_decoder(params: ModelParams, variant: str) -> Decoder:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except (ValueError, RuntimeError, KeyError) as error:
+        tokenizer = load_tokenizer(checkpoint.source, checkpoint.revision)
+    except (
+        Exception
+    ) as error:  # what a checkpoint's files, a missing package or the network make a library raise
         raise ParameterError(_unloaded(error, params, checkpoint.source)) from None
     check_tensors(model, found, f"{params.key} ({variant.upper()}, {checkpoint.source})")
-    tokenizer = load_tokenizer(checkpoint.source, checkpoint.revision)
     decoder = wrap(model, tokenizer, key=params.key, variant=variant, template_options=params.chat)
     check_parts(decoder)
     return decoder
@@ -127,11 +130,14 @@ def load_pair(key: str | ModelParams) -> Pair:
 def paired(params: ModelParams) -> Pair:
     """Return a pair after all checks of `load_pair` that need no forward; with `device_map: meta` no weights are read."""
     pt, it = load_decoder(params, "pt"), load_decoder(params, "it")
-    added = tokens.added_tokens(pt.tokenizer, it.tokenizer, params.key)
+    tokens.check_same_ids(pt.tokenizer, it.tokenizer, params.key)
     check_same_shape(pt, it)
     check_mixture(pt, params.mixture)
     tokens.check_template(it.tokenizer, it.name, params.chat)
-    pt, it = with_one_vocabulary(replace(pt, chat_from=it.tokenizer), it, added)
+    for decoder in (pt, it):
+        tokens.check_start(decoder.tokenizer, decoder.name)
+        decoder.stop_ids  # noqa: B018 - looked up here, since it may raise
+    pt, it = with_one_vocabulary(replace(pt, chat_from=it.tokenizer), it)
     return Pair(params.key, params, pt, it)
 
 
@@ -168,37 +174,56 @@ def check_mixture(decoder: Decoder, stated: bool) -> None:
         )
 
 
-def with_one_vocabulary(pt: Decoder, it: Decoder, added: dict[str, int]) -> tuple[Decoder, Decoder]:
-    """Return both models with one real vocabulary: PT's tokens, and those that IT adds and its chat format needs.
+def with_one_vocabulary(pt: Decoder, it: Decoder) -> tuple[Decoder, Decoder]:
+    """Return both models with one real vocabulary: the tokens real in both, and those that IT adds for its chat format.
 
-    added: the tokens that IT adds, with their ids; a warning names them. ParameterError if its chat format needs a token
-    for which PT has no row.
+    Special tokens that only one model knows, or has a row for, are left out of both; a warning names them.
+    ParameterError for a word of one model that the other does not know, which would split texts in two ways, and for a
+    token of IT's chat format for which PT has no row.
     """
+    ours, theirs = (set(np.flatnonzero(each.real_tokens).tolist()) for each in (pt, it))
+    name_of = it.tokenizer.convert_ids_to_tokens
     read = tokens.user_turn(it.tokenizer, tokens.MARK, it.name, it.template_options)
-    needed = {token: index for token, index in added.items() if index in {*read, *it.stop_ids}}
-    for token, index in needed.items():
+    needed = sorted({*read, *it.stop_ids} - ours)
+    for index in needed:
         if index >= pt.n_rows:
             raise ParameterError(
-                f"{pt.key}: IT's chat format needs {token!r} (id {index}), for which PT's embedding of {pt.n_rows} rows has "
-                "none, so PT cannot read IT's texts; use an IT that was tuned without new tokens."
+                f"{pt.key}: IT's chat format needs {name_of(index)!r} (id {index}), for which PT's embedding of {pt.n_rows} "
+                "rows has none, so PT cannot read IT's texts; use an IT that was tuned without new tokens."
             )
-    unused = tuple(index for token, index in added.items() if token not in needed and index < it.n_rows)
-    if added:
-        named = ", ".join(repr(token) for token in list(added)[:5]) + (", …" if len(added) > 5 else "")
-        kept = f"; its chat format needs {', '.join(map(repr, needed))}, which PT never saw" if needed else ""
-        warnings.warn(f"{pt.key}: IT adds {named}: left out of both vocabularies{kept}.", stacklevel=3)
-    return replace(pt, taken_in=tuple(needed.values())), replace(it, left_out=unused)
+    shared = (ours | {*needed}) & theirs
+    for each, other in ((it, pt), (pt, it)):
+        for index, word in sorted(tokens.words(each.tokenizer).items()):
+            if index not in shared and not tokens.PLACEHOLDER.fullmatch(word):
+                raise ParameterError(
+                    f"{pt.key}: {each.variant.upper()}'s tokenizer reads {word!r} as a word (id {index}) that "
+                    f"{other.variant.upper()} has no token or no row for, so the two read texts differently; use a pair that "
+                    "shares one tokenizer."
+                )
+    known = [index for tokenizer in (pt.tokenizer, it.tokenizer) for index in tokenizer.get_vocab().values()]
+    left = [
+        name
+        for name in map(name_of, sorted({*known} - shared))
+        if name and not tokens.PLACEHOLDER.fullmatch(name)
+    ]
+    if left or needed:
+        listed = ", ".join(map(repr, left[:5])) + (", …" if len(left) > 5 else "")
+        kept = (
+            f"{', '.join(map(repr, map(name_of, needed)))}, which PT never saw, is part of IT's chat format"
+        )
+        said = [*([f"left out of both vocabularies: {listed}"] if left else []), *([kept] if needed else [])]
+        warnings.warn(f"{pt.key}: {'; '.join(said)}.", stacklevel=3)
+    vocabulary = np.array(sorted(shared))
+    return replace(pt, vocabulary=vocabulary), replace(it, vocabulary=vocabulary)
 
 
 @torch.no_grad()
 def probe(decoder: Decoder) -> None:
-    """Raise an error unless a model's texts have an end, and lens and updates are right on a short one: one forward.
-
-    TokenizerError as in `tokens.stop_ids`, StreamError as in `forward.check_stream`, ParameterError for the lens.
-    """
-    decoder.stop_ids  # noqa: B018 - looked up here, since it may raise
-    ids = decoder.tokenizer("Question: what is measured here?\nAnswer: every layer.")["input_ids"]
-    batch = forced_batch([0], [ids[:1]], [Continuation(tuple(ids[1:]), False)], decoder.pad_id)
+    """Raise ParameterError or StreamError unless lens and updates are right on two short texts: one forward."""
+    texts = ("Question: what is measured here?\nAnswer: every layer.", "The sea.")
+    rows = [decoder.tokenizer(text)["input_ids"] for text in texts]
+    replies = [Continuation(tuple(ids[1:]), False) for ids in rows]
+    batch = forced_batch([0, 1], [ids[:1] for ids in rows], replies, decoder.pad_id)
     stream = forward(decoder, batch)
     check_stream(stream, decoder.name)
     error = decoder.unembedding.error(stream.last_residual, stream.last_logits)

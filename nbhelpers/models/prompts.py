@@ -188,13 +188,20 @@ def read_as(
         rows = [text_ids(decoder, prompt.text) for prompt in prompts]
     else:
         rows = [chat_ids(decoder, prompt.message) for prompt in prompts]
+    check_fit(decoder, prompts, rows, new_tokens)
+    return rows
+
+
+def check_fit(
+    decoder: Decoder, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]], new_tokens: int
+) -> None:
+    """Raise ParameterError, which names the prompt, if its ids and new tokens do not fit into a model's context."""
     for prompt, row in zip(prompts, rows):
         if decoder.context and len(row) + new_tokens > decoder.context:
             raise ParameterError(
                 f"the prompt {prompt.id!r} has {len(row)} tokens for {decoder.name}, which with {new_tokens} new ones exceed "
                 f"its context of {decoder.context}: shorten or leave out the prompt, or lower max_new_tokens."
             )
-    return rows
 
 
 def digest(rows: Mapping[str, Sequence[Sequence[int]]]) -> str:

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 
 import numpy as np
 from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 # Tokens that no training text can contain: `<unused12>`, `<|reserved_special_token_3|>`, `<|extra_id_0|>`,
 # `[control_7]`, `<special_9>`, and the like.
@@ -12,10 +14,14 @@ PLACEHOLDER = re.compile(
     r"<unused\d+>|\[control_\d+\]|.*(reserved|extra_id|placeholder|dummy).*|<special_\d+>", re.I
 )
 
-MARK = "Zq7"  # a message that no template holds
+MARK = "Zq7"  # words that no template holds
+PROBE = f'{MARK} <b>&amp; "one" {{two}}</b>\n\n\tthree\n' + "and so on, " * 40 + "to the end"
+# What `apply_chat_template` and this module take themselves.
+RESERVED = {*signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "ids", "what", "turns"} - {
+    "kwargs"
+}
 # A template that asks for today's date is told this one, so that a prompt has the same ids on every day.
 _DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
-_MOST_ADDED = 64
 
 
 class TokenizerError(ValueError):
@@ -43,11 +49,12 @@ def chat(tokenizer, turns: Sequence[Mapping], what: str, *, ids: bool = False, *
     turns: messages with role and content. what: names the model in messages. options: of the template. Names of special
     tokens inside a message are text, not control tokens. TokenizerError if there is no template, or it refuses the turns.
     """
-    template = tokenizer.chat_template
-    if not isinstance(template, str):
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError:
         raise TokenizerError(
             f"{what} has no chat template: put its chat_template.jinja beside the weights, or name a checkpoint that has one."
-        )
+        ) from None
     given = _DATE + template if "strftime_now" in template else template
     as_ids = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
     try:
@@ -63,9 +70,24 @@ def chat(tokenizer, turns: Sequence[Mapping], what: str, *, ids: bool = False, *
 
 
 def user_turn(tokenizer, message: str, what: str, options: Mapping, *, ids: bool = True):
-    """Return one user's turn up to the start of the reply, as `chat` does; options: of the template."""
-    turn = [{"role": "user", "content": message}]
-    return chat(tokenizer, turn, what, ids=ids, **({"add_generation_prompt": True} | dict(options)))
+    """Return one user's turn up to the start of the reply, as `chat` does; options: of the template.
+
+    TokenizerError also if the template does not write the message once, as it is but for space around it.
+    """
+    turn, options = [{"role": "user", "content": message}], {"add_generation_prompt": True} | dict(options)
+    text = chat(tokenizer, turn, what, **options)
+    if message.strip() not in text:
+        raise TokenizerError(
+            f"the chat template of {what} changes or drops the user's message {shortened(message)!r}: mend its "
+            "chat_template.jinja."
+        )
+    return chat(tokenizer, turn, what, ids=True, **options) if ids else text
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """Return the start of a text on one line, for messages."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}…"
 
 
 def plain_ids(tokenizer, text: str) -> list[int]:
@@ -84,25 +106,37 @@ def around(tokenizer) -> tuple[list[int], list[int]]:
     return whole[:start], whole[start + len(bare) :]
 
 
-def check_template(tokenizer, what: str, options: Mapping) -> None:
-    """Raise TokenizerError unless the chat template writes a message once, unchanged, after as many BOS as raw text has.
+def check_start(tokenizer, what: str) -> None:
+    """Raise TokenizerError if a tokenizer puts one token twice before a text, as where BOS is added in two places."""
+    before = around(tokenizer)[0]
+    if len(set(before)) < len(before):
+        shown = "".join(tokenizer.convert_ids_to_tokens(before))
+        raise TokenizerError(
+            f"the tokenizer of {what} begins a text with {shown}: mend its tokenizer.json, so that BOS is added once."
+        )
 
-    what: names the model in messages. options: of the template.
+
+def check_template(tokenizer, what: str, options: Mapping) -> None:
+    """Raise TokenizerError unless the chat template writes a message once, unchanged, after what raw text begins with.
+
+    what: names the model in messages. options: of the template, none of which may be an argument of the rendering itself.
     """
-    text, ids = (user_turn(tokenizer, MARK, what, options, ids=ids) for ids in (False, True))
+    if taken := sorted(RESERVED.intersection(options)):
+        raise TokenizerError(
+            f"{what}: `chat` in the model's file in params/models has {taken[0]!r}, which is no option of a chat template; "
+            "remove it."
+        )
+    text, ids = (user_turn(tokenizer, PROBE, what, options, ids=ids) for ids in (False, True))
+    start, n_bos = around(tokenizer)[0], bos_count(tokenizer, ids)
+    named = "".join(tokenizer.convert_ids_to_tokens(start))
     fault = ""
-    if MARK not in text:
-        fault = "changes or drops the user's message"
-    elif text.count(MARK) > 1:
+    if text.count(MARK) > 1:
         fault = f"writes the user's message {text.count(MARK)} times"
-    raw, bos = bos_count(tokenizer, around(tokenizer)[0]), tokenizer.bos_token
-    if raw > 1:
-        fault = f"comes with a tokenizer that begins raw text with {raw} BOS tokens"
-    elif bos_count(tokenizer, ids) > 1 and not fault:
-        fault = f"begins with {bos_count(tokenizer, ids)} BOS tokens"
-    elif raw > bos_count(tokenizer, ids) and not fault:
-        fault = f"lacks the {bos} that its tokenizer puts before raw text (begin it with {{{{ bos_token }}}})"
-    elif ids and ids[-1] == tokenizer.eos_token_id and not fault:
+    elif n_bos > 1 or (start and ids[: 2 * len(start)] == 2 * start):
+        fault = f"begins with {max(n_bos, 2)} BOS tokens"
+    elif ids[: len(start)] != start:
+        fault = f"lacks the {named} that its tokenizer puts before raw text (such as {{{{ bos_token }}}} at its start)"
+    elif ids[-1] == tokenizer.eos_token_id:
         fault = f"ends the prompt with {tokenizer.eos_token}, where the reply should begin"
     if fault:
         raise TokenizerError(f"the chat template of {what} {fault}: mend its chat_template.jinja.")
@@ -112,9 +146,15 @@ def turn_end(tokenizer, what: str, **options) -> list[int]:
     """Return the id of the special token that ends a reply in the chat template, in a list that is empty if there is none.
 
     The template is rendered with a marker as the reply; the first token after the marker counts if it is an added token.
+    A template that writes no replies has no end.
     """
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": MARK}]
-    text = chat(tokenizer, turns, what, **options)
+    try:
+        text = chat(tokenizer, turns, what, **options)
+    except TokenizerError:
+        text = ""
+    if MARK not in text:
+        return []
     tail = tokenizer(text[text.rindex(MARK) + len(MARK) :], add_special_tokens=False)["input_ids"]
     return tail[:1] if tail and tail[0] in set(tokenizer.get_added_vocab().values()) else []
 
@@ -133,11 +173,10 @@ def stop_ids(tokenizer, named=None, end: Sequence[int] = ()) -> tuple[int, ...]:
     return tuple(stops)
 
 
-def added_tokens(pt, it, key: str) -> dict[str, int]:
-    """Return the tokens, with their ids, that IT's tokenizer adds to PT's, after checking that they agree otherwise.
+def check_same_ids(pt, it, key: str) -> None:
+    """Raise TokenizerError unless all of PT's tokens have the same ids in IT, and both split a probe text alike.
 
-    TokenizerError names the first token that has another id or is missing in IT, too many added ones, or a probe text that
-    the two split differently.
+    It names the first token that has another id or is missing in IT.
     """
     ours, theirs = pt.get_vocab(), it.get_vocab()
     remedy = "so their distributions cannot be compared: use a pair that shares one tokenizer."
@@ -148,14 +187,16 @@ def added_tokens(pt, it, key: str) -> dict[str, int]:
                 f"{key}: the PT and IT tokenizers differ ({len(ours)} and {len(theirs)} tokens; {token!r} is id {index} in "
                 f"PT's and {other}), {remedy}"
             )
-    added = {token: index for token, index in theirs.items() if token not in ours}
-    if len(added) > _MOST_ADDED:
-        raise TokenizerError(f"{key}: IT's tokenizer has {len(added)} tokens that PT's lacks, {remedy}")
     probe = "The 12 goats, (and 3 more) eat.\n- **figs**"
     split = (each(probe, add_special_tokens=False)["input_ids"] for each in (pt, it))
     if len({tuple(ids) for ids in split}) > 1:
         raise TokenizerError(f"{key}: the PT and IT tokenizers split the same text differently, {remedy}")
-    return dict(sorted(added.items(), key=lambda item: item[1]))
+
+
+def words(tokenizer) -> dict[int, str]:
+    """Return the tokens that a text can hold, by id: all but special ones, whose names `plain_ids` reads as text."""
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {index: token for token, index in tokenizer.get_vocab().items() if index not in special}
 
 
 def bos_count(tokenizer, ids) -> int:

@@ -10,7 +10,7 @@ from nbhelpers.core.params import ModelParams
 from nbhelpers.measures import attention_entropy, lens, neurons, weight_change
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.edits import graft
-from nbhelpers.models.forward import Batch, Stream, check_stream, forward, replay_batches
+from nbhelpers.models.forward import Batch, Stream, StreamError, check_stream, forward, replay_batches
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.loading import paired
 from nbhelpers.models.prompts import chat_ids, text_ids
@@ -97,8 +97,10 @@ def _grafts(pair: Pair) -> None:
             raise PartError(
                 f"a graft of a model's own MLPs changes its logits by {error:.2g} of their range."
             )
-        if not forward(host, batch, graft(donor, layers)).last_logits.isfinite().all():
-            raise PartError("a graft of the other model's MLPs gives logits that are not finite.")
+        try:
+            forward(host, batch, graft(donor, layers))
+        except StreamError as error:
+            raise PartError(f"with the MLPs of {donor.name}, {error}") from None
 
 
 def _neurons(pair: Pair) -> None:

@@ -10,6 +10,7 @@ from nbhelpers.experiments.exp00_observations.experiment import Params
 from nbhelpers.measures import attention_entropy, logit_attribution, neurons, prompt_end, weight_change
 from nbhelpers.models import generation, prompts
 from tests import shapes
+from tests.changed import weights
 from tests.measures.test_tuned_lens import perturbed
 from tests.specs import complete
 
@@ -112,3 +113,15 @@ def test_attribution_without_neurons_keeps_the_updates(part, monkeypatch):
             assert found[name].isnull().all(), name
         else:
             np.testing.assert_allclose(found[name], whole[name], rtol=1e-5)
+
+
+def test_weights_that_cannot_be_compared_are_noted_and_lose_nothing(tmp_path):
+    """As where one checkpoint of a mixture stores its experts fused and the other does not."""
+    for variant in ("pt", "it"):
+        shapes.save("qwen2", variant, tmp_path / variant)
+    weights(
+        tmp_path / "it",
+        lambda tensors: tensors.update(extra=tensors.pop("model.layers.1.mlp.up_proj.weight")),
+    )
+    found = measure.weights_moved(shapes.params("qwen2", tmp_path), 4)
+    assert list(unmeasured.reasons(found)) == ["weights"] and not found.weight_rms.notnull().any()

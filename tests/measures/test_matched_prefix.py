@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from nbhelpers.core.depths import final_fifth, windows
-from nbhelpers.core.params import FAMILIES
+from nbhelpers.core.params import FAMILIES, ParameterError
 from nbhelpers.measures import forced_tokens, graft_shifts, matched_prefix
 from nbhelpers.measures.graft_shifts import AXES, PROJECTIONS
 from nbhelpers.measures.lens import LensError
@@ -422,3 +422,14 @@ def test_batches_match_step_for_step():
     assert chat.attention_mask.tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
     assert raw.steps == (range(1, 3), range(3, 4)) and chat.steps == (range(2, 4), range(0, 1))
     assert raw.targets.tolist() == chat.targets.tolist() == [8, 9, 7]
+
+
+def test_replies_must_fit_into_the_context_of_both_models(monkeypatch):
+    """PT hosts read the chat turns too, and may have the smaller context."""
+    given = case("llama")
+    longest = max(len(row) for row in given.ids["chat"]) + max(LENGTHS)
+    monkeypatch.setattr(given.pair.pt.module.config, "max_position_embeddings", longest - 1)
+    with pytest.raises(
+        ParameterError, match=r"tokens for llama_pocket \(PT\), which with 4 new ones exceed its context"
+    ):
+        matched_prefix.matched_prefix(given.pair, given.chosen, given.made, given.conditions)

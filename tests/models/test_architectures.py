@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nbhelpers.core.params import ParameterError
-from nbhelpers.measures import lens
+from nbhelpers.measures import lens, tuned_lens
 from nbhelpers.models import loading
 from nbhelpers.models.edits import graft
 from nbhelpers.models.forward import StreamError, check_stream, forced_batch, forward, replay
@@ -132,3 +132,8 @@ def test_a_file_that_is_wrong_about_experts_is_refused(name, mixture, sentence):
     loading.check_mixture(decoder, not mixture)
     with pytest.raises(ParameterError, match=sentence):
         loading.check_mixture(decoder, mixture)
+
+
+def test_a_factor_of_the_logits_is_part_of_what_a_tuned_lens_is_tied_to():
+    one, two = (shapes.decoder("granite", logits_scaling=scale).unembedding for scale in (8.0, 2.0))
+    assert tuned_lens.unembedding_digest(one) != tuned_lens.unembedding_digest(two)

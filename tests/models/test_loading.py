@@ -90,7 +90,7 @@ def test_what_it_adds_is_named_and_left_out(tmp_path):
     pair_params = copy(tmp_path)
     size = len(loading.load_pair(pair_params).it.real_tokens)
     ids = with_added(tmp_path, "<tool>", "</tool>", rows=60)
-    with pytest.warns(UserWarning, match="IT adds '<tool>', '</tool>': left out of both"):
+    with pytest.warns(UserWarning, match="left out of both vocabularies: '<tool>', '</tool>'"):
         pair = loading.load_pair(pair_params)
     assert pair.it.n_rows > size and not pair.it.real_tokens[ids].any()
     assert torch.equal(pair.pt.unembedding.token_ids, pair.it.unembedding.token_ids)
@@ -117,6 +117,70 @@ def test_an_added_token_with_a_row_in_pt_is_kept_for_both(tmp_path):
         pair = loading.load_pair(pair_params)
     assert pair.pt.real_tokens[ids].all() and pair.it.real_tokens[ids].all()
     assert torch.equal(pair.pt.unembedding.token_ids, pair.it.unembedding.token_ids)
+
+
+def resized(folder, rows):
+    """A checkpoint with another number of embedding rows."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(model.config.vocab_size + rows)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("variant", params.VARIANTS)
+def test_tokens_for_which_one_model_has_no_row_are_real_in_neither(variant, tmp_path):
+    pair_params = copy(tmp_path)
+    for each in params.VARIANTS:
+        tokenizer = loading.load_tokenizer(str(tmp_path / each))
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": ["<x1>", "<x2>"]}, replace_extra_special_tokens=False
+        )
+        tokenizer.save_pretrained(tmp_path / each)
+    resized(tmp_path / variant, 60)
+    with pytest.warns(UserWarning, match="left out of both vocabularies: '<x1>', '<x2>'"):
+        pair = loading.load_pair(pair_params)
+    assert torch.equal(pair.pt.unembedding.token_ids, pair.it.unembedding.token_ids)
+
+
+def test_a_token_that_is_special_in_one_model_alone_is_real_in_both_or_neither(tmp_path):
+    pair_params = copy(tmp_path)
+    state = json.loads((tmp_path / "pt" / "tokenizer.json").read_text(encoding="utf-8"))
+    for token in state["added_tokens"]:
+        token["special"] = token["special"] and "reserved" not in token["content"]
+    edit(tmp_path / "pt" / "tokenizer.json", added_tokens=state["added_tokens"])
+    edit(tmp_path / "pt" / "tokenizer_config.json", extra_special_tokens=[])
+    pair = loading.load_pair(pair_params)
+    assert torch.equal(pair.pt.unembedding.token_ids, pair.it.unembedding.token_ids)
+
+
+@pytest.mark.parametrize("rows", [0, 60])
+def test_words_that_it_adds_are_refused(rows, tmp_path):
+    """They would split the same text in two ways, or give PT ids that it never saw."""
+    pair_params = copy(tmp_path, "qwen")
+    tokenizer = loading.load_tokenizer(str(tmp_path / "it"))
+    tokenizer.add_tokens(["market", "river"])
+    tokenizer.save_pretrained(tmp_path / "it")
+    if rows:
+        resized(tmp_path / "it", rows)
+    with pytest.raises(
+        ParameterError, match=r"IT's tokenizer reads 'market' as a word \(id \d+\) that PT has no token"
+    ):
+        loading.load_pair(pair_params)
+
+
+def test_a_pad_token_beyond_the_embedding_is_not_used(tmp_path):
+    pair_params = copy(tmp_path)
+    for variant in params.VARIANTS:
+        tokenizer = loading.load_tokenizer(str(tmp_path / variant))
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        tokenizer.save_pretrained(tmp_path / variant)
+    with pytest.warns(UserWarning, match=r"\[PAD\]"):
+        pair = loading.load_pair(pair_params)
+    whole = loading.load_pair("llama_pocket")
+    for decoder, shipped in zip(pair, whole):
+        assert decoder.tokenizer.pad_token_id >= decoder.n_rows
+        rows = prompts.render(decoder, prompts.load_prompts(POCKET, 4))
+        made = generation.generate(decoder, rows, max_new_tokens=5)
+        assert made == generation.generate(shipped, rows, max_new_tokens=5)
 
 
 def test_tokenizers_that_differ_name_the_first_difference(tmp_path):
@@ -164,6 +228,8 @@ BOS = "{{ bos_token }}"
      (SYSTEM + PLAIN, "cannot render a user's turn (A system message is required)"),
      (BOS + PLAIN.replace("m['content']", "m['content'] + m['content']"), "writes the user's message 2 times"),
      (BOS + PLAIN.replace("m['content']", "(m['content'] | upper)"), "changes or drops the user's message"),
+     *((BOS + PLAIN.replace("m['content']", f"(m['content'] {change})"), "changes or drops the user's message 'Zq7")
+       for change in ("[:30]", "| e", "| truncate(40)", "| replace('\\n', ' ')")),
      (BOS + "{{ eos_token }}", "changes or drops the user's message"),
      (BOS + "{{ messages[0]['content'] }}{{ eos_token }}", "ends the prompt with <|end_of_text|>"),
      ("{% for m in messages %}{{ m['content'] }", "cannot render a user's turn"),
@@ -180,6 +246,100 @@ def test_a_template_that_cannot_be_used_is_one_sentence(text, sentence, tmp_path
     said = str(error.value)
     assert re.search(sentence, said) or sentence in said
     assert "changed_llama (IT)" in said and "\n" not in said and said.endswith(".")
+
+
+def test_a_message_that_the_template_changes_is_named(tmp_path):
+    """A template may treat some messages alone, so each is looked at."""
+    pair_params = copy(tmp_path)
+    template(tmp_path / "it", BOS + PLAIN.replace("m['content']", "(m['content'] | replace('sea', 'lake'))"))
+    pair = loading.load_pair(pair_params)
+    assert prompts.chat_ids(pair.it, "The hill?")
+    with pytest.raises(TokenizerError, match="changes or drops the user's message 'The sea\\?'"):
+        prompts.chat_ids(pair.it, "The sea?")
+
+
+@pytest.mark.parametrize(
+    "option", ["truncation", "max_length", "add_generation_prompt", "return_tensors", "ids", "what"]
+)
+def test_chat_options_are_the_templates_own(option, tmp_path):
+    pair_params = copy(tmp_path, chat={option: False})
+    with pytest.raises(TokenizerError, match=f"has '{option}', which is no option of a chat template"):
+        loading.load_pair(pair_params)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "{% if m['role'] == 'user' %}TURN{% endif %}",
+        "{% if m['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}TURN",
+    ],
+)
+def test_a_template_that_writes_no_replies_leaves_the_models_own_ends(reply, tmp_path):
+    pair_params = copy(tmp_path)
+    head, turn, tail = (
+        "{% for m in messages %}",
+        PLAIN[23 : PLAIN.index("{% endfor %}")],
+        PLAIN[PLAIN.index("{% endfor %}") :],
+    )
+    template(tmp_path / "it", BOS + head + reply.replace("TURN", turn) + tail)
+    edit(tmp_path / "it" / "generation_config.json", eos_token_id=2)
+    assert names(loading.load_pair(pair_params).it) == [LLAMA_END]
+
+
+def test_a_template_among_named_ones_is_the_default(tmp_path):
+    pair_params = copy(tmp_path)
+    tokenizer = loading.load_tokenizer(str(tmp_path / "it"))
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ raise_exception('no') }}"}
+    tokenizer.save_pretrained(tmp_path / "it")
+    assert isinstance(loading.load_tokenizer(str(tmp_path / "it")).chat_template, dict)
+    pair, whole = loading.load_pair(pair_params), loading.load_pair("llama_pocket")
+    assert prompts.chat_ids(pair.it, "Hi?") == prompts.chat_ids(whole.it, "Hi?")
+
+
+def bos_by_hand(*ids):
+    """A post-processor that puts some BOS before a text."""
+    special = {"<|begin_of_text|>": {"id": "<|begin_of_text|>", "ids": [1], "tokens": ["<|begin_of_text|>"]}}
+    begin = [{"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}} for _ in ids]
+    text, other = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [*begin, text],
+        "pair": [*begin, text, other],
+        "special_tokens": special,
+    }
+
+
+@pytest.mark.parametrize("variant", params.VARIANTS)
+def test_a_tokenizer_that_puts_bos_twice_is_refused(variant, tmp_path):
+    pair_params = copy(tmp_path)
+    edit(tmp_path / variant / "tokenizer.json", post_processor=bos_by_hand(1, 1))
+    with pytest.raises(
+        TokenizerError, match=rf"\({variant.upper()}\) begins a text with <\|begin_of_text\|><\|begin_of"
+    ):
+        loading.load_pair(pair_params)
+
+
+def test_bos_that_no_name_gives_away_is_seen(tmp_path):
+    pair_params = copy(tmp_path)
+    for variant in params.VARIANTS:
+        edit(tmp_path / variant / "tokenizer.json", post_processor=bos_by_hand(1))
+        edit(tmp_path / variant / "tokenizer_config.json", bos_token=None)
+    template(tmp_path / "it", PLAIN)
+    with pytest.raises(
+        TokenizerError, match=r"lacks the <\|begin_of_text\|> that its tokenizer puts before raw text"
+    ):
+        loading.load_pair(pair_params)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_a_tokenizer_that_cannot_be_read_is_one_sentence(content, tmp_path):
+    pair_params = copy(tmp_path)
+    file = tmp_path / "it" / "tokenizer.json"
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(ParameterError) as error:
+        loading.load_pair(pair_params)
+    said = str(error.value)
+    assert said.startswith("changed_llama: ") and "could not be loaded" in said and "\n" not in said
 
 
 def test_pt_reads_chat_turns_through_its_partners_template(tmp_path):

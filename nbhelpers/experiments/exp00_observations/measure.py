@@ -200,11 +200,11 @@ def observe_pair(
 
 
 def weights_moved(model: ModelParams, n_layers: int) -> xr.Dataset:
-    """Return a pair's weight change, named as in exp00's dataset; NaN, and noted, if a tensor is of no known kind."""
+    """Return a pair's weight change, named as in exp00's dataset; NaN, and noted, if its tensors cannot be compared."""
     folders = [weight_change.checkpoint_folder(getattr(model, v), model.key) for v in VARIANTS]
     try:
         found = weight_change.weight_change(*folders)
-    except LackingError as error:
+    except ParameterError as error:
         found = noted(weight_change.nothing(n_layers), "weights", f"{model.key}: {error}")
     return found.rename(rms="weight_rms", relative="weight_relative", n_parameters="weight_count")
 
