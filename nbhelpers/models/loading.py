@@ -4,14 +4,17 @@ A pair is usable if both models are decoders of one shape that the package can t
 the lens of the last layer gives the logits that each model returns. All of it is checked with one short forward a model.
 """
 
+import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import cached_file
 
-from nbhelpers.core.params import ModelParams, ParameterError, model_params, require
+from nbhelpers.core.params import Checkpoint, ModelParams, ParameterError, model_params, require
 from nbhelpers.models import tokens
 from nbhelpers.models.decoder import STREAM, Decoder, Pair, block_layout, wrap
 from nbhelpers.models.forward import check_stream, forced_batch, forward
@@ -44,6 +47,7 @@ def load_decoder(params: ModelParams, variant: str) -> Decoder:
             dtype=getattr(torch, params.dtype),
             attn_implementation=params.attention,
             device_map=params.device_map,
+            generation_config=own_ends(checkpoint),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
@@ -56,6 +60,22 @@ def load_decoder(params: ModelParams, variant: str) -> Decoder:
     decoder = wrap(model, tokenizer, key=params.key, variant=variant, template_options=params.chat)
     check_parts(decoder)
     return decoder
+
+
+def own_ends(checkpoint: Checkpoint) -> GenerationConfig | None:
+    """Return generation settings with the stop ids of a checkpoint's generation_config.json alone; None without that file.
+
+    It may hold settings that `transformers` refuses to load, or that would make greedy text another.
+    """
+    file = cached_file(
+        checkpoint.source, "generation_config.json", revision=checkpoint.revision,
+        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    if file is None:
+        return None
+    return GenerationConfig(
+        eos_token_id=json.loads(Path(file).read_text(encoding="utf-8")).get("eos_token_id")
+    )
 
 
 def _unloaded(error: Exception, params: ModelParams, source: str) -> str:
@@ -133,9 +153,10 @@ def paired(params: ModelParams) -> Pair:
     tokens.check_same_ids(pt.tokenizer, it.tokenizer, params.key)
     check_same_shape(pt, it)
     check_mixture(pt, params.mixture)
-    tokens.check_template(it.tokenizer, it.name, params.chat)
     for decoder in (pt, it):
         tokens.check_start(decoder.tokenizer, decoder.name)
+    tokens.check_template(it.tokenizer, it.name, params.chat)
+    for decoder in (pt, it):
         decoder.stop_ids  # noqa: B018 - looked up here, since it may raise
     pt, it = with_one_vocabulary(replace(pt, chat_from=it.tokenizer), it)
     return Pair(params.key, params, pt, it)

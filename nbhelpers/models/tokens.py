@@ -15,7 +15,7 @@ PLACEHOLDER = re.compile(
 )
 
 MARK = "Zq7"  # words that no template holds
-PROBE = f'{MARK} <b>&amp; "one" {{two}}</b>\n\n\tthree\n' + "and so on, " * 40 + "to the end"
+PROBE = f'{MARK} <b>&amp; "one" {{two}}</b>\n\n\tthree\n' + "and so on, " * 9 + "to the end"
 # What `apply_chat_template` and this module take themselves.
 RESERVED = {*signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "ids", "what", "turns"} - {
     "kwargs"

@@ -198,7 +198,7 @@ def test_tokenizers_that_differ_name_the_first_difference(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 3}, {"num_beams": 4}, {"min_new_tokens": 30},
-     {"bad_words_ids": [[5]]}, {"num_return_sequences": 2, "num_beams": 2}, {"max_time": 1e-3},
+     {"bad_words_ids": [[5]]}, {"num_return_sequences": 2}, {"max_time": 1e-3},
      {"begin_suppress_tokens": [20]}, {"do_sample": True, "temperature": 2.0}, {"forced_bos_token_id": 7}],
 )  # fmt: skip
 def test_greedy_is_arg_max_whatever_generation_config_holds(settings, tmp_path):
