@@ -45,7 +45,7 @@ def read(path: Path) -> dict:
         raise BatchError(f"{shown} line {line} is not UTF-8: save the notebook anew or restore it.") from None
     except json.JSONDecodeError as error:
         lines = enumerate(text.split("\n"), 1)
-        marked = next((number for number, line in lines if line.startswith("<<<<<<< ")), None)
+        marked = next((number for number, line in lines if line.lstrip().startswith("<<<<<<< ")), None)
         remedy = "resolve the conflict that a merge left there" if marked else f"{error.msg}; restore it"
         raise BatchError(f"{shown} line {marked or error.lineno} is not JSON: {remedy}.") from None
     cells = book.get("cells") if isinstance(book, dict) and book.get("nbformat") == 4 else None
