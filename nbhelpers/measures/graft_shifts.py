@@ -17,8 +17,8 @@ GRID = (0.05, 0.1, 0.2, 0.5, 1.0)
 ABOUT = ("host", "prompt_format", "baseline", "window", "control", "first_layer", "last_layer")
 TESTED = {
     "mean": "mean over prompts",
-    "low": "lower end of its 95 % interval",
-    "high": "upper end of its 95 % interval",
+    "low": "lower end of its interval",
+    "high": "upper end of its interval",
     "p": "two-sided p of a mean of 0, signs flipped by prompt",
     "p_holm": "the same, adjusted by Holm's method",
 }
