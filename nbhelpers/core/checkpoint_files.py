@@ -47,7 +47,9 @@ def fault(folder: Path, *needed: str) -> str:
     found = weights(folder)
     if not found and (folder / "adapter_config.json").exists():
         return "is a LoRA adapter, not a model: merge it into its base with `nbh add`"
-    if found and (folder / "adapter_config.json").exists():  # which `transformers` would load with PEFT, and not without
+    if (
+        found and (folder / "adapter_config.json").exists()
+    ):  # which `transformers` would load with PEFT, and not without
         return f"holds both {found[0].name} and adapter_config.json: move away the files of the one that is not meant"
     if not found:
         other = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER)

@@ -48,7 +48,9 @@ def json_lines(path: Path) -> Iterator[tuple[dict, str]]:
                 f"{where} holds half a character (a lone surrogate); mend that text."
             ) from None
         except (ValueError, RecursionError) as error:  # without msg, a ValueError is Python's limit on digits
-            other = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+            other = (
+                "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+            )
             reason = getattr(error, "msg", other)
             hint = "; write one record a line, not one array" if line.lstrip()[:1] == b"[" else ""
             raise ParameterError(f"{where} is no JSON record: {reason}{hint}.") from None

@@ -85,18 +85,16 @@ def _refuse_same(sides: dict[str, Checkpoint], key: str) -> None:
 
 
 def _write(files: dict[Path, dict]) -> None:
-    """Write each file's values as YAML, all or none; ParameterError, with nothing written, if they would be read back as others."""
+    """Write each file's values as YAML, all or none; ParameterError, with nothing written, if they would read as others."""
     texts = {}
     for file, values in files.items():
-        text = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-        try:
-            texts[file] = text.encode()
-            same = params.parse_yaml(texts[file], store.shown(file)) == values
-        except UnicodeEncodeError:
-            same = False
-        if not same:
+        text = yaml.dump(
+            values, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+        )
+        texts[file] = text.encode()
+        if params.parse_yaml(texts[file], store.shown(file)) != values:
             raise ParameterError(
-                f"{store.shown(file)} could not be written so that it is read back the same: give a plainer --title or --family."
+                f"{store.shown(file)} would not be read back as it is written: give a plainer title, family or path."
             )
     written = []
     try:

@@ -195,7 +195,7 @@ def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
         "--keep-going",
     ]
     call += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input", "code"]
-    call += ["--config", f"profile={profile}"]
+    call += ["--config", f"profile=!!str {profile}"]  # else Snakemake would take 1e5 for a number
     call += ["--resources", f"gpu={gpus}"] if gpus else []
     return [*call, "--", target]
 
