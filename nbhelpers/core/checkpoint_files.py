@@ -44,12 +44,10 @@ def fault(folder: Path, *needed: str) -> str:
         return "is missing"
     if not folder.is_dir():
         return "is a file: give the folder that holds config.json and the weights"
-    found = weights(folder)
-    if not found and (folder / "adapter_config.json").exists():
+    found, adapter = weights(folder), (folder / "adapter_config.json").exists()
+    if adapter and not found:
         return "is a LoRA adapter, not a model: merge it into its base with `nbh add`"
-    if (
-        found and (folder / "adapter_config.json").exists()
-    ):  # which `transformers` would load with PEFT, and not without
+    if adapter:  # `transformers` would load the adapter if PEFT is installed, else the weights
         return f"holds both {found[0].name} and adapter_config.json: move away the files of the one that is not meant"
     if not found:
         other = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER)
