@@ -15,7 +15,7 @@ import xarray as xr
 from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.experiments import resolve
-from nbhelpers.run import notebooks
+from nbhelpers.run import notebooks, results
 from tests.specs import complete
 
 NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
@@ -93,7 +93,7 @@ def test_outputs_are_committed_and_free_of_errors_and_local_paths(path):
 def result_of(key):
     """Return a pair's exp09 dataset of these parameters, run by papermill, what it needs first, where it is missing."""
     path = store.result_path("pocket", key, "exp09")
-    if not store.is_current(path, resolve("exp09", model=key).hash):
+    if results.fault(resolve("exp09", model=key)):
         subprocess.run([sys.executable, "-m", "nbhelpers", "run", "exp09", "--model", key], check=True)
     return store.load(path, experiment="exp09")
 

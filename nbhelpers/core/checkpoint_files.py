@@ -26,7 +26,7 @@ def shards(index: Path) -> dict[str, str]:
     """Return {stored name of a tensor: name of its file} of an index of shards; empty if it is no such index."""
     try:
         found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     whole = isinstance(found, dict) and all(isinstance(name, str) for name in found.values())
     return found if whole else {}
@@ -44,9 +44,11 @@ def fault(folder: Path, *needed: str) -> str:
         return "is missing"
     if not folder.is_dir():
         return "is a file: give the folder that holds config.json and the weights"
-    found = weights(folder)
-    if not found and (folder / "adapter_config.json").exists():
+    found, adapter = weights(folder), (folder / "adapter_config.json").exists()
+    if adapter and not found:
         return "is a LoRA adapter, not a model: merge it into its base with `nbh add`"
+    if adapter:  # `transformers` would load the adapter if PEFT is installed, else the weights
+        return f"holds both {found[0].name} and adapter_config.json: move away the files of the one that is not meant"
     if not found:
         other = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER)
         held = f"holds {other[0]}, but no" if other else "holds no weights: no"

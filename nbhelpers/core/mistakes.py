@@ -7,6 +7,12 @@ from typing import get_args
 from pydantic import BaseModel
 
 
+def one_line(text: str) -> str:
+    """Return the line that says what a message is about: its first, or the last of a traceback; "" if it has none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1 if "Traceback" in lines[0] else 0] if lines else ""
+
+
 def suggestion(value: str, allowed) -> str:
     """Return the clause "did you mean …? Allowed: …" for a value that is not in `allowed`."""
     allowed = [str(item) for item in allowed]

@@ -96,7 +96,8 @@ class ModelParams(Record):
     @field_validator("family", "title")
     @classmethod
     def _one_line(cls, text):
-        if not text.strip() or len(text.splitlines()) > 1:
+        whole = text.encode("utf-8", "ignore").decode()  # without halves of characters
+        if not text.strip() or len(text.splitlines()) > 1 or text != whole:
             raise ValueError("must be one line of text")
         return text
 

@@ -272,11 +272,3 @@ def of_profile(profile: str, experiment: str, read: Callable, **options) -> dict
     models = params.profile_params(profile).models
     paths = {key: result_path(profile, key, experiment) for key in models}
     return {key: read(path, experiment=experiment, **options) for key, path in paths.items()}
-
-
-def is_current(path: Path, parameter_hash: str) -> bool:
-    """Return whether `path` holds an intact result that was made with these parameters."""
-    try:
-        return attributes(path).get("parameter_hash") == parameter_hash
-    except ResultError:
-        return False

@@ -49,5 +49,16 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-for _name, _form in PLAIN.items():
-    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_form})$"), "-+.0123456789")
+class Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper for `Loader`: it quotes a text that either `Loader` or PyYAML would take for anything else."""
+
+    def ignore_aliases(self, data):
+        """Return True: a value that occurs twice is written twice, since `Loader` refuses aliases."""
+        return True
+
+
+for _class in (Loader, Dumper):
+    for _name, _form in PLAIN.items():
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_form})$"), "-+.0123456789"
+        )

@@ -15,13 +15,7 @@ from nbhelpers.measures import commitment
 
 GRID = (0.05, 0.1, 0.2, 0.5, 1.0)
 ABOUT = ("host", "prompt_format", "baseline", "window", "control", "first_layer", "last_layer")
-TESTED = {
-    "mean": "mean over prompts",
-    "low": "lower end of its 95 % interval",
-    "high": "upper end of its 95 % interval",
-    "p": "two-sided p of a mean of 0, signs flipped by prompt",
-    "p_holm": "the same, adjusted by Holm's method",
-}
+TESTED = ("mean", "low", "high", "p", "p_holm")
 _NOT_MEANS = ("top1", "target_rank", "free_top1", "token_id", "token_class", "candidate_overlap")
 # The axes of late MLP updates, and how they are measured: see `update_directions`.
 AXES = ("support_teacher", "anti_top1", "anti_kl")

@@ -1,10 +1,9 @@
-"""Save and load tuned lenses: a safetensors format tied to one model, and the format of the `tuned-lens` library.
+"""Save and load tuned lenses in a safetensors format tied to one model; read those of the `tuned-lens` library.
 
 A file stores the digest of the unembedding that the lens was trained for; a lens of another model is refused.
 """
 
 import hashlib
-import io
 import json
 import pickle
 from pathlib import Path
@@ -144,31 +143,3 @@ def _library_state(path, layers, width, bias):
     ):
         raise TunedLensError(f"{shown(path)} does not hold {layers} translators of width {width}.")
     return state
-
-
-def write_library(
-    tuned: TunedLens,
-    folder: Path | str,
-    *,
-    base_model: str,
-    revision: str | None = None,
-    head_weight: Tensor | None = None,
-) -> Path:
-    """Return `folder` once it holds the lens in the format of the `tuned-lens` library 0.2; layers as in `read_library`.
-
-    The embedding's translator is written as the identity. The last layer's is not written: no lens applies it, and the
-    library has no place for it. head_weight: the model's whole unembedding [row, d], for the library's hash.
-    """
-    layers, width = tuned.bias.shape
-    weight = tuned.weight.cpu() - (torch.eye(width) if tuned.form == "full" else 0)
-    state = {"0.weight": torch.zeros(width, width), "0.bias": torch.zeros(width)}
-    for layer in range(layers - 1):
-        state[f"{layer + 1}.weight"] = weight[layer].clone()
-        state[f"{layer + 1}.bias"] = tuned.bias[layer].cpu().clone()
-    config = {"base_model_name_or_path": base_model, "d_model": width, "num_hidden_layers": layers, "bias": True,
-              "base_model_revision": revision, "lens_type": LIBRARY_TYPE,
-              "unembed_hash": None if head_weight is None else library_hash(head_weight)}  # fmt: skip
-    torch.save(state, data := io.BytesIO())
-    store.write_whole(Path(folder) / "params.pt", data.getvalue())
-    store.write_whole(Path(folder) / "config.json", json.dumps(config).encode())
-    return Path(folder)

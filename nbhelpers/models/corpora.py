@@ -30,7 +30,8 @@ def json_lines(path: Path) -> Iterator[tuple[dict, str]]:
     """Yield the records of a JSON Lines file, each with its place, "name line 3"; blank lines are passed over.
 
     A line ends at a line feed alone: a text may hold U+2028 or U+0085. ParameterError, with file and line, for a file that
-    is not UTF-8, a line that is no JSON object, and a text with half a character (a lone surrogate).
+    is not UTF-8, a line that is no JSON object or nested or long beyond what Python reads, and a text with half a character
+    (a lone surrogate).
     """
     lines = path.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
     for number, line in enumerate(lines, 1):
@@ -46,8 +47,11 @@ def json_lines(path: Path) -> Iterator[tuple[dict, str]]:
             raise ParameterError(
                 f"{where} holds half a character (a lone surrogate); mend that text."
             ) from None
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deeply")
+        except (ValueError, RecursionError) as error:  # without msg, a ValueError is Python's limit on digits
+            other = (
+                "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+            )
+            reason = getattr(error, "msg", other)
             hint = "; write one record a line, not one array" if line.lstrip()[:1] == b"[" else ""
             raise ParameterError(f"{where} is no JSON record: {reason}{hint}.") from None
         if not isinstance(record, dict):

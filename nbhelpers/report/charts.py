@@ -189,7 +189,7 @@ def hint(*fields, unit="") -> list[alt.Tooltip]:
         alt.Tooltip("panel:N", title="model"),
         *(alt.Tooltip(f"{name}:N", title=name) for name in fields),
     ]
-    numbers = {"mean": f"mean{unit and f', {unit}'}", "low": "95 % from", "high": "to"}
+    numbers = {"mean": f"mean{unit and f', {unit}'}", "low": "interval from", "high": "to"}
     return shown + [alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in numbers.items()]
 
 

@@ -235,12 +235,12 @@ def beside(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
 
     ✓: the run has the published sign; ✗: it has the other sign; ~: its 95 % interval contains the centre (`agreement`).
     Columns: unit; the results' titles; "mean" and "all" for figures of all families; audit, the counts of its verdicts.
-    Claims that no result measures are left out; `not_measured` lists them. One row says so if no result is of a pair whose
-    figures the study published.
+    Claims that no result measures are left out; `not_measured` lists them. If no result is of a pair whose figures the study
+    published, a row for each result says so, with an empty unit.
     """
     if not any(map(published_family, results.values())):
         said = "the study has no figures of this pair; `published_as` in its file in params/models would name whose to show"
-        return pd.DataFrame({"published": said}, index=pd.Index(list(results)))
+        return pd.DataFrame({"unit": "", "published": said}, index=pd.Index(list(results)))
     table = ledger(experiment, results, source, **options)
     table = table[table["run"].notna()]
     columns = [*results, *(title for title in (ALL_SIX, ALL) if title in set(table["title"]))]

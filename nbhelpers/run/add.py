@@ -15,6 +15,7 @@ import yaml
 from nbhelpers import experiments
 from nbhelpers.core import checkpoint_files, params, store
 from nbhelpers.core.params import Checkpoint, ParameterError
+from nbhelpers.core.yaml_loader import Dumper
 from nbhelpers.run import capabilities, checkpoints
 
 HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -30,7 +31,9 @@ def add(key: str, pt: str, it: str, *, family: str = "", title: str = "", profil
     files = _free(key)
     base = _checked_profile(profile)
     sides = {"pt": located(pt, "--pt"), "it": located(it, "--it")}
+    _refuse_same(sides, key)
     if _is_adapter(sides["it"]):
+        _refuse_faulty({"pt": sides["pt"]})
         yield f"merging the LoRA adapter {it} into PT"
         sides["it"] = located(str(merged(sides["it"].folder, sides["pt"])), "--it")
     model = model_values(key, sides, family=family, title=title)
@@ -52,9 +55,7 @@ def add(key: str, pt: str, it: str, *, family: str = "", title: str = "", profil
         "sizes_of": profile,
     }
     own |= {"gpus": 1} if model.get("device_map") else {}
-    for file, values in zip(files, (model, own)):
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-        store.write_whole(file, text.encode())
+    _write(dict(zip(files, (model, own))))
     yield f"wrote {' and '.join(map(store.shown, files))}"
     yield f"next: nbh batch --profile {key}"
 
@@ -68,6 +69,42 @@ def _free(key: str) -> tuple[Path, Path]:
         if file.exists():
             raise ParameterError(f"{store.shown(file)} exists already: remove it or choose another key.")
     return files
+
+
+def _refuse_same(sides: dict[str, Checkpoint], key: str) -> None:
+    """Raise ParameterError if PT and IT are one checkpoint, by whatever names."""
+    one, other = (
+        os.path.realpath(side.folder) if side.folder else (side.hub.lower(), side.revision)
+        for side in sides.values()
+    )
+    if one == other:
+        raise ParameterError(
+            f"nbh add {key}: --pt and --it are the same checkpoint, {sides['pt'].source}: give the pretrained model and what "
+            "was tuned from it."
+        )
+
+
+def _write(files: dict[Path, dict]) -> None:
+    """Write each file's values as YAML, all or none; ParameterError, with nothing written, if they would read as others."""
+    texts = {}
+    for file, values in files.items():
+        text = yaml.dump(
+            values, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+        )
+        texts[file] = text.encode()
+        if params.parse_yaml(texts[file], store.shown(file)) != values:
+            raise ParameterError(
+                f"{store.shown(file)} would not be read back as it is written: give a plainer title, family or path."
+            )
+    written = []
+    try:
+        for file, text in texts.items():
+            store.write_whole(file, text)
+            written.append(file)
+    except BaseException:
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _checked_profile(name: str) -> dict:
@@ -111,9 +148,7 @@ def model_values(key: str, sides: dict[str, Checkpoint], *, family: str, title: 
     """Return what the model's parameter file holds, as its checkpoints' configurations say it."""
     import torch
 
-    for variant, side in sides.items():
-        if side.folder and (fault := checkpoints.file_fault(side.folder)):
-            raise ParameterError(f"the checkpoint {side.path} ({variant.upper()}) {fault}.")
+    _refuse_faulty(sides)
     config, model = _empty_model(sides["pt"])
     text = config.get_text_config()
     kind = text.model_type
@@ -132,6 +167,13 @@ def model_values(key: str, sides: dict[str, Checkpoint], *, family: str, title: 
             "heads": text.num_attention_heads, "parameters": sum(p.numel() for p in model.parameters()),
         }  # fmt: skip
     return values
+
+
+def _refuse_faulty(sides: dict[str, Checkpoint]) -> None:
+    """Raise ParameterError if the files of a local checkpoint are not whole."""
+    for variant, side in sides.items():
+        if side.folder and (fault := checkpoints.file_fault(side.folder)):
+            raise ParameterError(f"the checkpoint {side.path} ({variant.upper()}) {fault}.")
 
 
 def _dtype(stored: str) -> str:
@@ -201,10 +243,14 @@ def _check_base(adapter: Path, base: Checkpoint) -> None:
     try:
         stated = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         kind, named = stated.get("peft_type"), stated.get("base_model_name_or_path") or ""
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise ParameterError(
             f"{adapter}/adapter_config.json is no JSON record: copy the adapter again."
         ) from None
+    if not isinstance(named, str) or "\0" in named:
+        raise ParameterError(
+            f"{adapter}/adapter_config.json: base_model_name_or_path is no name of a model ({named!r:.60}); correct it."
+        )
     if kind != "LORA":
         raise ParameterError(f"{adapter} is an adapter of the kind {kind}, and only LoRA can be merged.")
     given = base.path or base.hub

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nbhelpers.core import checkpoint_files, params
+from nbhelpers.core.mistakes import one_line
 
 
 def damage(path: Path) -> str:
@@ -68,10 +69,8 @@ def _fault(load: Callable) -> str:
 
 def sentence(error: Exception) -> str:
     """Return an error's message as one line; the error's own words if they are the package's, else with its kind."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     ours = type(error).__module__.startswith("nbhelpers.")
-    # nnsight shows a whole traceback, whose last line is the message.
-    text = lines[-1 if "Traceback" in lines[0] else 0] if lines else ""
+    text = one_line(str(error))  # nnsight shows a whole traceback
     kind = type(error).__name__
     return text if ours or text.startswith(f"{kind}:") else f"{kind}: {text}".rstrip(": ")
 

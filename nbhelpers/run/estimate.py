@@ -20,13 +20,21 @@ def size_of(model: ModelParams) -> Size:
     """Return a model's sizes; ParameterError if neither its parameter file nor a local checkpoint states them."""
     if model.size:
         return model.size
-    file = model.it.folder and model.it.folder / "config.json"
-    if not file or not file.is_file():
-        raise ParameterError(
-            f"params/models/{model.key}.yml gives no size and its checkpoint is not here: add size: {{layers, width, "
-            "vocabulary, parameters, heads}."
-        )
-    config = json.loads(file.read_text(encoding="utf-8"))
+    lacking = "its checkpoint is not here"
+    if model.it.folder and (model.it.folder / "config.json").is_file():
+        try:
+            return _stated(model.it.folder)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError):
+            lacking = f"{model.it.path} is no checkpoint that states one"
+    raise ParameterError(
+        f"params/models/{model.key}.yml gives no size and {lacking}: add size: {{layers, width, "
+        "vocabulary, parameters, heads}."
+    )
+
+
+def _stated(folder: Path) -> Size:
+    """Return the sizes in a checkpoint's configuration and headers; an error of any kind if these are spoilt."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = config.get("text_config", config)
     width = 4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2
     return Size(
@@ -34,7 +42,7 @@ def size_of(model: ModelParams) -> Size:
         width=config["hidden_size"],
         vocabulary=config["vocab_size"],
         heads=config["num_attention_heads"],
-        parameters=sum(n_parameters(path, width) for path in checkpoint_files.weights(model.it.folder)),
+        parameters=sum(n_parameters(path, width) for path in checkpoint_files.weights(folder)),
     )
 
 

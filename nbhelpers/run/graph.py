@@ -31,14 +31,18 @@ WATCH = "import sys; sys.stdin.read(); from nbhelpers.run import graph; graph.en
 
 
 def measure_inputs(key: str, model: str, profile: str) -> list[str]:
-    """Return the files that one experiment on one model reads, as paths from the repository's root where they lie in it."""
+    """Return the files that one experiment on one model reads, as paths from the repository's root where they lie in it.
+
+    Without those with braces in their paths, which Snakemake would read as wildcards and cannot escape: a step's version
+    is a digest of their content all the same.
+    """
     pair = params.model_params(model)
     run = experiments.resolve(key, model=model, profile=profile)
     files = [notebooks.notebook_path(params.experiment(key).notebook), *pair.pt.files, *pair.it.files]
     files += [path for path in run.files if path.exists()]  # the notebook itself reports a missing file
     named = (("models", model), ("profiles", profile), ("experiments", key))
     files += [params.ROOT / "params" / kind / f"{name}.yml" for kind, name in named]
-    return [store.shown(path) for path in files]
+    return [path for path in map(store.shown, files) if not {"{", "}"} & set(path)]
 
 
 def steps(profile: str) -> list[tuple[str, str]]:
@@ -191,7 +195,7 @@ def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
         "--keep-going",
     ]
     call += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input", "code"]
-    call += ["--config", f"profile={profile}"]
+    call += ["--config", f"profile=!!str {profile}"]  # else Snakemake would take 1e5 for a number
     call += ["--resources", f"gpu={gpus}"] if gpus else []
     return [*call, "--", target]
 

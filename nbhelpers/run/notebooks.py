@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nbhelpers import experiments
 from nbhelpers.core import params, store
+from nbhelpers.core.mistakes import one_line
 from nbhelpers.run import results
 from nbhelpers.run.kernels import QUIET_KERNEL, kernel_environment, socket_kernel
 from nbhelpers.run.locks import alone
@@ -48,6 +49,8 @@ def read(path: Path) -> dict:
         marked = next((number for number, line in lines if line.lstrip().startswith("<<<<<<< ")), None)
         remedy = "resolve the conflict that a merge left there" if marked else f"{error.msg}; restore it"
         raise BatchError(f"{shown} line {marked or error.lineno} is not JSON: {remedy}.") from None
+    except (ValueError, RecursionError):  # Python's limits on digits and depth
+        raise BatchError(f"{shown} holds a number or a nesting that cannot be read; restore it.") from None
     cells = book.get("cells") if isinstance(book, dict) and book.get("nbformat") == 4 else None
     if not isinstance(cells, list) or not all({"cell_type", "source"} <= set(cell) for cell in cells):
         raise BatchError(f"{shown} is no notebook of format 4: save it anew from JupyterLab.")
@@ -88,7 +91,7 @@ def failing_cell(partial: Path) -> str:
     for index, cell in enumerate(cells):
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
-                error = f"{output['ename']}: {output['evalue']}".strip()
+                error = f"{output['ename']}: {one_line(output['evalue'])}".rstrip(": ")
                 return f"cell {index + 1} ({_heading(cells, index)}): {error}"
     started = [cell["metadata"].get("papermill", {}).get("start_time") for cell in cells]
     index = max((i for i, time in enumerate(started) if time), default=0)
@@ -163,7 +166,7 @@ def execute(
     except OSError as error:
         raise store.unwritable(Path(error.filename or partial), error) from None
     except (papermill.PapermillExecutionError, RuntimeError) as error:
-        reached = failing_cell(partial) if partial.exists() else str(error)
+        reached = failing_cell(partial) if partial.exists() else one_line(str(error))
         kept = store.shown(partial)
         raise BatchError(f"{label} stopped in {reached.rstrip('.')}. The notebook so far: {kept}") from None
     store.write_whole(output, results.signed(read(partial), version))
@@ -271,8 +274,9 @@ def refresh(notebook: Path) -> Path:
         try:
             client.execute()
         except (CellExecutionError, RuntimeError) as error:
-            why = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else str(error)
-            raise BatchError(f"{store.shown(notebook)} is as it was, since a cell stopped: {why}") from None
+            told = error.ename + ": " if isinstance(error, CellExecutionError) else ""
+            why = f"{told}{one_line(error.evalue if told else str(error))}".rstrip(".: ")
+            raise BatchError(f"{store.shown(notebook)} is as it was, since a cell stopped: {why}.") from None
     book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                      "language_info": {"name": "python"}}  # fmt: skip
     store.write_whole(notebook, f"{nbformat.writes(book).rstrip()}\n".encode())

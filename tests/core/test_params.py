@@ -281,6 +281,11 @@ SHAPES = {
     "nothing in it": ("folder", [], "holds no weights: no model.safetensors"),
     "another format": ("folder", ["config.json", "x.gguf"], "holds x.gguf, but no model.safetensors"),
     "LoRA": ("folder", ["adapter_config.json", "adapter_model.safetensors"], "LoRA adapter.*`nbh add`"),
+    "LoRA beside a model": (
+        "folder",
+        ["config.json", "model.safetensors", "adapter_config.json"],
+        "holds both model.safetensors and adapter_config.json: move away the files of the one that is not meant",
+    ),
     "no configuration": ("folder", ["pytorch_model.bin"], "lacks config.json"),
     "a shard lost": ("index", ["config.json", "model-1.safetensors"], "lacks model-2.safetensors"),
     "a broken index": ("folder", ["config.json", "model.safetensors.index.json"], "no whole index"),

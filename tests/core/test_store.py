@@ -115,20 +115,12 @@ def test_other_readers_of_netcdf_can_open_it(written):
         np.testing.assert_array_equal(found["value"], dataset["value"])
 
 
-def test_a_result_is_current_for_its_own_parameters_only(written):
-    path, _, provenance = written
-    assert store.is_current(path, provenance["parameter_hash"])
-    assert not store.is_current(path, "0" * 12)
-    assert not store.is_current(path.with_name("none.nc"), provenance["parameter_hash"])
-
-
 @pytest.mark.parametrize("keep", [0, 1, 50, -1, -80])
 def test_a_truncated_file_is_refused(written, keep):
-    path, _, provenance = written
+    path, _, _ = written
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(store.ResultError, match=r"exp90.nc is damaged.*nbh run exp90 --model ann"):
         store.load(path)
-    assert not store.is_current(path, provenance["parameter_hash"])
 
 
 def test_a_changed_byte_is_refused(written):

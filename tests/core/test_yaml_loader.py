@@ -7,7 +7,7 @@ import yaml
 
 from nbhelpers import cli, experiments
 from nbhelpers.core import params
-from nbhelpers.core.yaml_loader import Loader
+from nbhelpers.core.yaml_loader import Dumper, Loader
 
 VALUES = {
     "1e-2": 0.01, "1E5": 1e5, "-2e+3": -2000.0, "1.5e-3": 0.0015, ".5": 0.5, "5.": 5.0, "1_000": 1000, "0": 0, "-7": -7,
@@ -20,6 +20,21 @@ VALUES = {
 def test_values_are_what_they_look_like(text, value):
     found = yaml.load(text, Loader)
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text", [*VALUES, "0x1F", "yes", "~", "1e999", ".nan", "a: b", " a", "*a", "!t", "\0", "é"]
+)
+def test_a_text_is_written_so_that_everyone_reads_a_text(text):
+    values = {"key": text, text: [text, text, {"inner": text}]}
+    written = yaml.dump(values, Dumper=Dumper, allow_unicode=True, width=120)
+    assert yaml.load(written, Loader) == yaml.safe_load(written) == values
+
+
+def test_numbers_are_written_as_numbers_and_a_value_twice():
+    again = {"a": 1}
+    values = {"a": 1, "b": 1e-5, "c": 1e20, "d": True, "e": None, "f": [0.5, -2], "g": again, "h": again}
+    assert yaml.load(yaml.dump(values, Dumper=Dumper), Loader) == values
 
 
 def test_our_own_files_mean_the_same_to_pyyaml():

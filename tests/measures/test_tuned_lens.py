@@ -457,25 +457,6 @@ def test_a_library_lens_reads_the_hidden_states_that_it_was_trained_on(bias, tmp
     assert torch.equal(got[3], residuals[3]) and not tuned.weight[3].any() and not tuned.bias[3].any()
 
 
-@pytest.mark.parametrize("form", tuned_lens.FORMS)
-def test_a_lens_survives_the_library_format(form, tmp_path):
-    residuals, unembedding = case(4, 9, 16, 300)
-    tuned = perturbed(4, unembedding, form)
-    folder = tuned_lens_files.write_library(
-        tuned, tmp_path / "out", base_model="some/model", revision="abc", head_weight=unembedding.weight
-    )
-    state = torch.load(folder / "params.pt", weights_only=True)
-    assert list(state) == [f"{i}.{name}" for i in range(4) for name in ("weight", "bias")]
-    assert not state["0.weight"].any() and not state["0.bias"].any()
-    config = json.loads((folder / "config.json").read_text())
-    assert config == {"base_model_name_or_path": "some/model", "d_model": 16, "num_hidden_layers": 4, "bias": True,
-                      "base_model_revision": "abc", "lens_type": "linear_tuned_lens",
-                      "unembed_hash": tuned_lens_files.library_hash(unembedding.weight)}  # fmt: skip
-    back = tuned_lens_files.read_library(folder, unembedding)
-    for one, other in zip(tuned_lens.translate(back, residuals), tuned_lens.translate(tuned, residuals)):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-
-
 def test_the_librarys_hash():
     """Digests that tuned_lens.utils.tensor_hash of the library's wheel 0.2.0 gave for these matrices."""
     large = torch.linspace(-3, 3, 70 * 64).reshape(70, 64)

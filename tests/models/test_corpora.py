@@ -108,6 +108,8 @@ def test_a_hub_that_breaks_off_within_is_one_sentence(hub):
     [("{'text': 1}", "texts.jsonl line 2 is no JSON record"),
      ({"body": "b", "id": 3}, "record 2, has no field 'text'; its fields: body, id"),
      (json.dumps("just a text of some length, long enough to be one"), "texts.jsonl line 2 is no record but a str"),
+     ('{"text": ' + "9" * 5000 + "}", "texts.jsonl line 2 is no JSON record: a number has too many digits"),
+     ("[" * 100_000, "texts.jsonl line 2 is no JSON record: nested too deeply"),
      ({"text": None}, "record 2, holds no text in the field 'text' but a NoneType"),
      ({"text": 5}, "holds no text in the field 'text' but a int")],
 )  # fmt: skip

@@ -13,6 +13,8 @@ import vl_convert
 import xarray as xr
 from nbformat import v4
 
+from nbhelpers import experiments
+from nbhelpers.core import params
 from nbhelpers.experiments.exp09_convergence_gap import figures as exp09_figures
 from nbhelpers.report import charts
 from tests import synthetic
@@ -178,3 +180,15 @@ def test_rows_of_intervals_are_those_of_each_entry():
         for name in ("mean", "low", "high"):
             np.testing.assert_allclose(row[name], one[name], rtol=1e-12)
     assert found["mean"].isna().tolist() == [False] * 4 + [True] * 2
+
+
+def test_a_tooltip_and_a_long_name_claim_no_confidence_of_their_own():
+    """A run may set `confidence`."""
+    assert [tip.to_dict()["title"] for tip in charts.hint(unit="nats")] == [
+        "model",
+        "mean, nats",
+        "interval from",
+        "to",
+    ]
+    for key in params.ordered():
+        assert not [name for name, about in experiments.variables(key).items() if "95 %" in about.long_name]

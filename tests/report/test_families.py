@@ -1,5 +1,7 @@
 """Order and titles of models on pages, and which of them stand beside published figures."""
 
+import json
+
 import pytest
 import xarray as xr
 
@@ -54,6 +56,20 @@ def test_only_a_pair_that_says_so_stands_beside_a_familys_figures(models):
     assert set(table.loc[table["run"].notna(), "title"]) == {"b"}
     alone = ledger.beside("exp09", {"a": results["a"]}, synthetic.experiments.part("exp09", "quantities"))
     assert alone.loc["a", "published"].startswith("the study has no figures of this pair")
+
+
+def test_every_notebook_shows_its_ledger_for_a_pair_without_published_figures(models):
+    models(a="family: own\ntitle: A")
+    results = {"A": xr.Dataset(attrs={"model": "a"})}
+    shown = {}
+    for path in sorted((synthetic.REPOSITORY / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code" and "ledger.beside(" in source:
+                shown[path.stem] = eval(source, {"ledger": ledger, "results": results, "quantities": None})
+    assert len(shown) > 10
+    for table in shown.values():
+        assert table.loc["A", "published"].startswith("the study has no figures of this pair")
 
 
 def test_a_mixture_of_experts_is_in_no_dense_pool(models):

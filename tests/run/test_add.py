@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nbhelpers.core import params
+from nbhelpers.core import params, store
 from nbhelpers.run import add, capabilities, checkpoints, doctor
 from tests import shapes
 from tests.stubs import REPOSITORY
@@ -21,6 +21,12 @@ def own(tmp_path):
     """Return a folder outside any project with a copy of pocket Llama's checkpoints."""
     shutil.copytree(POCKET / "llama", tmp_path / "own")
     return tmp_path / "own"
+
+
+@pytest.fixture
+def works(monkeypatch):
+    """Say, without loading a pair, that everything works on it."""
+    monkeypatch.setattr(capabilities, "capabilities", lambda model: dict.fromkeys(capabilities.NEEDED, ""))
 
 
 def refusal(folder, key="mine", **given):
@@ -60,6 +66,56 @@ def test_paths_in_the_repository_are_named_from_its_root(project, own, monkeypat
     monkeypatch.chdir(project / "weights")
     assert add.located("own/pt", "--pt") == params.Checkpoint(path="weights/own/pt")
     assert add.located(str(project / "weights/own/it"), "--it").path == "weights/own/it"
+
+
+NAMES = {
+    "1e5": "1e5", "null": "2026-01-31", "007": "true", "0x1f": "~", "no": "0.5", "inf": "{a: 1}", "1_000": "a\tb: '\"#",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key, title", NAMES.items(), ids=NAMES)
+def test_names_that_look_like_numbers_stay_names(project, own, works, key, title):
+    list(add.add(key, str(own / "pt"), str(own / "it"), title=title, family=key, profile="pocket"))
+    model, profile = params.model_params(key), params.profile_params(key)
+    assert (model.key, model.family, model.title, profile.title, profile.models) == (
+        key,
+        key,
+        title,
+        title,
+        [key],
+    )
+
+
+def test_what_would_not_be_read_back_is_refused(project, own, works):
+    for text in ("half \ud800", "two\nlines", "\udcff", " "):
+        assert "it must be one line of text" in refusal(own, title=text)
+    shutil.move(own / "it", own / "it\x85")
+    assert "would not be read back as it is written" in refusal(own, it=str(own / "it\x85"))
+
+
+@pytest.mark.parametrize("error", [store.ResultError("no room"), KeyboardInterrupt()])
+def test_two_files_are_written_or_none(project, own, works, monkeypatch, error):
+    write = store.write_whole
+
+    def first(path, data):
+        if "profiles" in path.parts:
+            raise error
+        write(path, data)
+
+    monkeypatch.setattr(store, "write_whole", first)
+    with pytest.raises(type(error)):
+        list(add.add("mine", str(own / "pt"), str(own / "it"), profile="pocket"))
+    assert not list(project.rglob("mine.yml"))
+
+
+def test_one_checkpoint_is_no_pair(project, own, monkeypatch):
+    (own / "link").symlink_to(own / "pt")
+    for it in (own / "pt", own / "link", own / "it/../pt/"):
+        assert "--pt and --it are the same checkpoint" in refusal(own, it=str(it))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *_, **__: "/cache/snapshots/abc/config.json"
+    )
+    assert "--pt and --it are the same checkpoint, a/b" in refusal(own, pt="a/b", it="A/b@main")
 
 
 def test_facts_come_from_the_checkpoint(tmp_path):
@@ -121,6 +177,10 @@ SPOILT = {
     "a tensor lost": (drop, "lacks model.layers.5.mlp.down_proj.weight"),
     "a tensor of another shape": (widen, "holds the wrong shape of model.layers.2.mlp.up_proj.weight"),
     "no configuration": (lambda f: (f / "config.json").unlink(), "lacks config.json"),
+    "an adapter beside the weights": (
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        "holds both model.safetensors and adapter_config.json",
+    ),
     "no template": (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
     "a template that refuses": (
         lambda f: (f / "chat_template.jinja").write_text("{{ raise_exception('a system turn first') }}"),
@@ -276,6 +336,33 @@ def test_an_adapter_of_another_base_is_refused(project, own, adapter):
     save_file(dict(list(low.items())[2:]), adapter / "adapter_model.safetensors")
     assert "does not fit PT" in refusal(own, it=str(adapter))
     assert not (own / "lora-merged").exists()
+
+
+STATED = {
+    "a list": ({"base_model_name_or_path": ["a"]}, "base_model_name_or_path is no name of a model (['a'])"),
+    "a number": ({"base_model_name_or_path": 5}, "base_model_name_or_path is no name of a model (5)"),
+    "a NUL": ({"base_model_name_or_path": "a\0"}, "base_model_name_or_path is no name of a model"),
+    "another kind": ({"peft_type": ["LORA"]}, "only LoRA can be merged"),
+    "no record": (["LORA"], "adapter_config.json is no JSON record"),
+    "no JSON": ("{", "adapter_config.json is no JSON record"),
+    "deep nesting": ("[" * 100_000, "adapter_config.json is no JSON record"),
+}
+
+
+@pytest.mark.parametrize("stated, sentence", STATED.values(), ids=STATED)
+def test_an_adapters_configuration_may_hold_anything(project, own, stated, sentence):
+    (own / "lora").mkdir()
+    stated = {"peft_type": "LORA"} | stated if isinstance(stated, dict) else stated
+    text = stated if isinstance(stated, str) else json.dumps(stated)
+    (own / "lora/adapter_config.json").write_text(text)
+    assert sentence in refusal(own, it=str(own / "lora"))
+
+
+def test_a_damaged_base_of_an_adapter_is_refused_first(project, own):
+    (own / "lora").mkdir()
+    (own / "lora/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (own / "pt/model.safetensors").write_bytes(b"12345678")
+    assert "(PT) is damaged (model.safetensors" in refusal(own, it=str(own / "lora"))
 
 
 def test_without_peft_an_adapter_is_refused_in_a_sentence(project, own, monkeypatch):

@@ -126,7 +126,7 @@ def test_a_notebook_needs_one_parameters_cell(project):
 
 
 def test_a_missing_checkpoint_is_one_sentence(project):
-    (project / "weights/ann/model.safetensors").unlink()
+    shutil.rmtree(project / "weights/ann")
     with pytest.raises(params.ParameterError, match="the checkpoint weights/ann of ann is missing"):
         measure()
     assert not (project / "_build").exists()

@@ -57,7 +57,10 @@ MISTAKES = {
         ["run", "--dry-run", "-p", "n_prompts=3"],
         "name the experiment that the parameters",
     ),
-    "dry run without sizes": (["run", "exp90", "--dry-run"], "gives no size and its checkpoint is not here"),
+    "dry run without sizes": (
+        ["run", "exp90", "--dry-run"],
+        "weights/ann is no checkpoint that states one: add size",
+    ),
     "unknown target": (["batch", "--target", "everything"], "allowed: all, compared, measured"),
     "unknown notebook": (["refresh", "exp91.ipynb"], "the notebook notebooks/exp91.ipynb is missing"),
 }

@@ -113,9 +113,18 @@ def test_parameters_are_counted_whatever_their_precision(tmp_path, dtype, width)
     assert estimate.n_parameters(path) == 15
 
 
-def test_sizes_that_nobody_tells_are_asked_for(project):
+WHOLE = {"num_hidden_layers": 2, "hidden_size": 4, "vocab_size": 9, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    "config", [None, "{}", "[]", "{", json.dumps(WHOLE | {"vocab_size": "nine"}), json.dumps(WHOLE)]
+)
+def test_sizes_that_nobody_tells_are_asked_for(project, config):
+    file = project / "weights/ann/config.json"
+    file.unlink() if config is None else file.write_text(config)
+    lacking = "weights/ann is no checkpoint that states one" if config else "its checkpoint is not here"
     with pytest.raises(
-        params.ParameterError, match="params/models/ann.yml gives no size and its checkpoint is not here"
+        params.ParameterError, match=f"^params/models/ann.yml gives no size and {lacking}: add size"
     ):
         estimate.size_of(params.model_params("ann"))
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,8 @@ LEFT = {
     ),
     "a cut": (lambda text: text[:-9], "line 1 is not JSON: .*; restore it"),
     "nothing": (lambda text: "", "line 1 is not JSON"),
+    "a long number": (lambda text: "9" * 5000, "cannot be read; restore it"),
+    "deep nesting": (lambda text: "[" * 100_000, "cannot be read; restore it"),
     "another format": (
         lambda text: text.replace('"nbformat": 4', '"nbformat": 3'),
         "no notebook of format 4",
@@ -220,6 +223,20 @@ def test_a_failing_refresh_leaves_the_notebook_as_it_was(project):
     assert path.read_bytes() == before
 
 
+def test_an_error_of_many_lines_is_one_sentence(project):
+    path = project / BOOK
+    book = json.loads(path.read_text())
+    book["cells"][-2]["source"] = "raise ValueError('\\nthe sizes differ\\nand here is\\na table of them')"
+    path.write_text(json.dumps(book))
+    with pytest.raises(notebooks.BatchError) as error:
+        measure()
+    assert "ValueError: the sizes differ. The notebook so far: " in str(error.value)
+    with pytest.raises(notebooks.BatchError) as again:
+        notebooks.refresh(path)
+    assert str(again.value).endswith("since a cell stopped: ValueError: the sizes differ.")
+    assert "\n" not in f"{error.value}{again.value}"
+
+
 @pytest.mark.parametrize(
     "garbage", [b"", b"garbage", b"\xff\xfe", b"-1", b"99999999999999999999", b"{pid} abc"]
 )
@@ -253,6 +270,21 @@ def test_a_key_reaches_no_shell(project):
     for line in shells:
         filled = re.findall(r"\{+([\w.:]+)\}+", line)
         assert filled[0] == "PYTHON_M" and all(name.endswith(":q") for name in filled[1:]), line
+
+
+def test_a_batch_takes_any_path_and_any_name(project):
+    """Braces are wildcards to Snakemake, and it would take 1e5 for a number."""
+    folder = project / "weights/{model} {{x}} {"
+    shutil.move(project / "weights/ann", folder)
+    file = project / "params/models/ann.yml"
+    file.write_text(file.read_text().replace("weights/ann", f'"weights/{folder.name}"'))
+    text = (project / "params/profiles/pocket.yml").read_text().replace("[ann, bob, cid]", "[ann]")
+    (project / "params/profiles/1e5.yml").write_text(text.replace("name: pocket", "name: '1e5'"))
+    sizes = project / "params/experiments/exp90.yml"
+    sizes.write_text(sizes.read_text() + "  '1e5': {n_prompts: 3, max_new_tokens: 4, batch_size: 2}\n")
+    for weights, ran in ((b"ann", 1), (b"ann", 1), (b"trained again", 2)):
+        (folder / "model.safetensors").write_bytes(weights)
+        assert graph.run("1e5", cores=1, target="measured") and trace(project) == ["ann"] * ran
 
 
 def test_a_batch_speaks_at_once_and_says_what_it_reads(project, capsys, monkeypatch):

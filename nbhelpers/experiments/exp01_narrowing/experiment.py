@@ -55,8 +55,8 @@ VARIABLES = declared(
         },
         ("variant", "selection", "quantity", "statistic"): {
             "fit": ("1", "ln of a quantity on ln N90: slope, intercept, Pearson and Spearman r"),
-            "fit_low": ("1", "lower end of the 95 % interval of the fit, prompts resampled"),
-            "fit_high": ("1", "upper end of the 95 % interval of the fit, prompts resampled"),
+            "fit_low": ("1", "lower end of the interval of the fit, prompts resampled"),
+            "fit_high": ("1", "upper end of the interval of the fit, prompts resampled"),
         },
         ("selection", "quantity", "statistic"): {
             "fit_shift": ("1", "IT − PT of the fit"),
