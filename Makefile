@@ -48,7 +48,7 @@ test: $(STAMP)  ## run every test, the notebooks included
 	  --nbval-kernel-name python3 notebooks; \
 	printf '\nWhere the minutes went:\n%s' "$$times"; exit $$status
 
-realmodel: $(STAMP)  ## run everything on a public model of 135 M parameters (downloads 93 MB; some 10 minutes)
+realmodel: $(STAMP)  ## run everything on a public model of 135 M parameters (downloads 93 MB; 7 minutes)
 	@CORES=$(CORES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m realmodel -s -q -p no:cacheprovider tests/realmodel
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks

@@ -213,7 +213,7 @@ def parameters(profile: str, experiment: str) -> str:
 def profile_title(profile: str) -> str:
     """Return the sentence that names the profile that the book was built for."""
     title = params.profile_params(profile).title
-    return f"This copy of the book shows the profile `{profile}` ({title[0].lower()}{title[1:]})."
+    return f"This copy of the book shows the profile `{profile}` ({title})."
 
 
 INSERTS: dict[str, Callable[..., str]] = {
