@@ -428,6 +428,8 @@ def test_near_ties_are_counted_and_other_text_is_refused():
     assert lens.greedy_ties(top1, made, coarse, torch.bfloat16, "x").tolist() == [False, False, True]
     with pytest.raises(lens.LensError, match="x: a generated token is 0.3 nats less likely"):
         lens.greedy_ties(top1, made, coarse, torch.float32, "x")
+    with pytest.raises(lens.LensError, match="x: a generated token is 3 nats"):
+        lens.greedy_ties(top1, made, 10 * coarse, torch.bfloat16, "x")
     with pytest.raises(lens.LensError):
         lens.greedy_ties(top1, made, np.array([0, 0, np.nan]), torch.float32, "x")
     assert lens.greedy_ties(top1[:0], made[:0], gap[:0], torch.float32, "x").tolist() == []
