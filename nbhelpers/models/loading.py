@@ -52,9 +52,8 @@ def load_decoder(params: ModelParams, variant: str) -> Decoder:
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
         tokenizer = load_tokenizer(checkpoint.source, checkpoint.revision)
-    except (
-        Exception
-    ) as error:  # what a checkpoint's files, a missing package or the network make a library raise
+    # A checkpoint's files, a missing package and the network make libraries raise all kinds of errors.
+    except Exception as error:
         raise ParameterError(_unloaded(error, params, checkpoint.source)) from None
     check_tensors(model, found, f"{params.key} ({variant.upper()}, {checkpoint.source})")
     decoder = wrap(model, tokenizer, key=params.key, variant=variant, template_options=params.chat)
@@ -150,7 +149,7 @@ def load_pair(key: str | ModelParams) -> Pair:
 def paired(params: ModelParams) -> Pair:
     """Return a pair after all checks of `load_pair` that need no forward; with `device_map: meta` no weights are read."""
     pt, it = load_decoder(params, "pt"), load_decoder(params, "it")
-    tokens.check_same_ids(pt.tokenizer, it.tokenizer, params.key)
+    tokens.check_same_tokenizer(pt.tokenizer, it.tokenizer, params.key)
     check_same_shape(pt, it)
     check_mixture(pt, params.mixture)
     for decoder in (pt, it):
@@ -203,16 +202,43 @@ def with_one_vocabulary(pt: Decoder, it: Decoder) -> tuple[Decoder, Decoder]:
     token of IT's chat format for which PT has no row.
     """
     ours, theirs = (set(np.flatnonzero(each.real_tokens).tolist()) for each in (pt, it))
-    name_of = it.tokenizer.convert_ids_to_tokens
+    needed = _only_in_chat(pt, it, ours)
+    shared = (ours | {*needed}) & theirs
+    _refuse_other_words(pt, it, shared)
+    known = {index for each in (pt, it) for index in each.tokenizer.get_vocab().values()}
+    left, kept = (
+        [
+            name
+            for name in it.tokenizer.convert_ids_to_tokens(sorted(ids))
+            if name and not tokens.PLACEHOLDER.fullmatch(name)
+        ]
+        for ids in (known - shared, needed)
+    )
+    listed = ", ".join(map(repr, left[:5])) + (", …" if len(left) > 5 else "")
+    said = [f"left out of both vocabularies: {listed}"] if left else []
+    said += [f"{', '.join(map(repr, kept))}, which PT never saw, is part of IT's chat format"] if kept else []
+    if said:
+        warnings.warn(f"{pt.key}: {'; '.join(said)}.", stacklevel=3)
+    vocabulary = np.array(sorted(shared))
+    return replace(pt, vocabulary=vocabulary), replace(it, vocabulary=vocabulary)
+
+
+def _only_in_chat(pt: Decoder, it: Decoder, known: set[int]) -> list[int]:
+    """Return the ids that IT's chat format needs beyond those that PT knows; ParameterError if PT has no row for one."""
     read = tokens.user_turn(it.tokenizer, tokens.MARK, it.name, it.template_options)
-    needed = sorted({*read, *it.stop_ids} - ours)
+    needed = sorted({*read, *it.stop_ids} - known)
     for index in needed:
         if index >= pt.n_rows:
+            token = it.tokenizer.convert_ids_to_tokens(index)
             raise ParameterError(
-                f"{pt.key}: IT's chat format needs {name_of(index)!r} (id {index}), for which PT's embedding of {pt.n_rows} "
-                "rows has none, so PT cannot read IT's texts; use an IT that was tuned without new tokens."
+                f"{pt.key}: IT's chat format needs {token!r} (id {index}), for which PT's embedding of {pt.n_rows} rows has "
+                "none, so PT cannot read IT's texts; use an IT that was tuned without new tokens."
             )
-    shared = (ours | {*needed}) & theirs
+    return needed
+
+
+def _refuse_other_words(pt: Decoder, it: Decoder, shared: set[int]) -> None:
+    """Raise ParameterError for a word that one tokenizer splits off and the other model cannot read."""
     for each, other in ((it, pt), (pt, it)):
         for index, word in sorted(tokens.words(each.tokenizer).items()):
             if index not in shared and not tokens.PLACEHOLDER.fullmatch(word):
@@ -221,21 +247,6 @@ def with_one_vocabulary(pt: Decoder, it: Decoder) -> tuple[Decoder, Decoder]:
                     f"{other.variant.upper()} has no token or no row for, so the two read texts differently; use a pair that "
                     "shares one tokenizer."
                 )
-    known = [index for tokenizer in (pt.tokenizer, it.tokenizer) for index in tokenizer.get_vocab().values()]
-    left = [
-        name
-        for name in map(name_of, sorted({*known} - shared))
-        if name and not tokens.PLACEHOLDER.fullmatch(name)
-    ]
-    if left or needed:
-        listed = ", ".join(map(repr, left[:5])) + (", …" if len(left) > 5 else "")
-        kept = (
-            f"{', '.join(map(repr, map(name_of, needed)))}, which PT never saw, is part of IT's chat format"
-        )
-        said = [*([f"left out of both vocabularies: {listed}"] if left else []), *([kept] if needed else [])]
-        warnings.warn(f"{pt.key}: {'; '.join(said)}.", stacklevel=3)
-    vocabulary = np.array(sorted(shared))
-    return replace(pt, vocabulary=vocabulary), replace(it, vocabulary=vocabulary)
 
 
 @torch.no_grad()

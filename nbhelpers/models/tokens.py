@@ -173,7 +173,7 @@ def stop_ids(tokenizer, named=None, end: Sequence[int] = ()) -> tuple[int, ...]:
     return tuple(stops)
 
 
-def check_same_ids(pt, it, key: str) -> None:
+def check_same_tokenizer(pt, it, key: str) -> None:
     """Raise TokenizerError unless all of PT's tokens have the same ids in IT, and both split a probe text alike.
 
     It names the first token that has another id or is missing in IT.
