@@ -1,0 +1,58 @@
+"""Faults in what pages share: families, text, quantities, intervals of charts, notes of what was not measured."""
+
+# ruff: noqa: E501
+from tests.mutation.mutant import Mutant as M
+
+FAMILIES, TEXT, QUANTITIES = "report/families.py", "report/text.py", "report/quantities.py"
+CHARTS, GRAFTS, UNMEASURED = "report/charts.py", "report/graft_charts.py", "report/unmeasured.py"
+
+MUTANTS = [
+    M(FAMILIES, 'values.sizes["prompt"] >= FEWEST}', 'values.sizes["prompt"] > FEWEST}', "exactly the fewest prompts are too few"),
+    M(FAMILIES, "if pool and is_dense(dataset)]", "if pool]", "the mixture of experts is in the dense pool"),
+    M(FAMILIES, "if len(dense) > 1:", "if dense:", "a pool of one family"),
+    M(FAMILIES, 'join="inner"', 'join="outer"', "a pool over prompts that not all share"),
+    M(FAMILIES, "[math.nan] * 3 if len(values) < 2 else", "[math.nan] * 3 if len(values) < 3 else", "two prompts have no interval"),
+    M(FAMILIES, "stats.bca_mean(values, **options)", "stats.bca_mean(values)", "the confidence asked for is ignored"),
+    M(FAMILIES, "result.sel(variant=name, history=name, drop=True)", 'result.sel(variant=name, history="it", drop=True)',
+      "free running is on IT's text"),
+    M(TEXT, "if p < smallest else", "if p <= smallest else", "p of exactly 0.01 is below it"),
+    M(TEXT, "smallest = 10**-digits", "smallest = 10 ** -(digits + 1)", "a p-value may be written as zero"),
+    M(TEXT, "round(value, digits) + 0.0", "value", "minus before a zero"),
+    M(TEXT, "round(value, digits) + 0.0", "round(value, digits - 1) + 0.0", "numbers lose a digit"),
+    M(TEXT, "if n < len(WORDS) else", "if n < len(WORDS) - 1 else", "ten is a digit"),
+    M(TEXT, "if len(names) == total:", "if len(names) >= total - 1:", "all but one are all"),
+    M(TEXT, "100 * float(share):.0f", "100 * float(share):.1f", "shares in tenths of a per cent"),
+    M(QUANTITIES, 'values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)',
+      'values.sel(variant="pt", drop=True) - values.sel(variant="it", drop=True)', "PT − IT"),
+    M(QUANTITIES, "float(np.nanmean(found)) if np.isfinite(found).any()", "float(np.nansum(found)) if np.isfinite(found).any()", "sums for means"),
+    M(QUANTITIES, "if isinstance(found, stats.Interval):\n        return float(found.mean)", "if isinstance(found, stats.Interval):\n        return float(np.mean(found))",
+      "an interval's value is the mean of its three numbers"),
+    M(QUANTITIES, "np.isnan(values).any() else np.argmax(values)", "np.isnan(values).any() else np.argmin(values)", "the lowest layer is the peak"),
+    M(QUANTITIES, "np.nan if np.isnan(values).any() else", "", "a peak among missing layers"),
+    M(QUANTITIES, "rms[start:].mean() / rms[:start].mean()", "rms[start:].mean() / rms.mean()", "late relative to all layers"),
+    M(QUANTITIES, "rms.std() / rms.mean()", "rms.std()", "variation without the mean"),
+    M(QUANTITIES, "template=t, drop=True) for v, t in params.NATIVE", 'template="chat", drop=True) for v, t in params.NATIVE', "native is chat for both"),
+    M(QUANTITIES, "max(1, n // 10)", "max(1, n // 5)", "a window at a third twice as wide"),
+    M(QUANTITIES, "min(centre + reach + 1, n))", "min(centre + reach, n))", "the window at a third lacks its last layer"),
+    M(QUANTITIES, "peak(abs(by_prompt.mean(\"cloud_prompt\").values))", "peak(by_prompt.mean(\"cloud_prompt\").values)", "the highest shift for the largest"),
+    M(QUANTITIES, "one.isel(layer=-1)", "one.isel(layer=-2)", "the last layer but one"),
+    M(QUANTITIES, '_KEPT[key][0]() is not dataset', "False", "a dead dataset's quantities under a new one's address"),
+    M(CHARTS, 'values.notnull().sum("prompt") > 1', 'values.notnull().sum("prompt") > 0', "a band of one prompt"),
+    M(CHARTS, "values = values if enough.all() else values.where(enough)", "values = values", "entries of one prompt keep their value"),
+    M(CHARTS, 'if kept.sizes["prompt"] < 2:', 'if kept.sizes["prompt"] < 3:', "two prompts have no interval"),
+    M(CHARTS, "found[:, counts > 1] = stats.bca_mean(columns[:, counts > 1])", "found[:, counts > 1] = stats.bca_mean(columns[:, counts > 1], confidence=0.9)",
+      "bands of 90 %"),
+    M(CHARTS, 'values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)',
+      'values.sel(variant="pt", drop=True) - values.sel(variant="it", drop=True)', "PT − IT"),
+    M(CHARTS, 'both.sel(variant="it", drop=True) - both.sel(variant="pt", drop=True)',
+      'both.sel(variant="pt", drop=True) - both.sel(variant="it", drop=True)', "a shift profile of PT − IT"),
+    M(CHARTS, "depths.onset(dataset.sizes[\"layer\"])", "depths.onset(dataset.sizes[\"layer\"]) + 1", "the onset's line a layer late"),
+    M(CHARTS, "pd.MultiIndex.from_product(labels.values(), names=labels)", "pd.MultiIndex.from_product(labels.values(), names=labels)[::-1]",
+      "rows of intervals have each other's labels"),
+    M(CHARTS, "DIGITS = 4", "DIGITS = 1", "charts round to one digit"),
+    M(GRAFTS, 'max(others, key=lambda values: float(values.mean()))', 'min(others, key=lambda values: float(values.mean()))',
+      "the lead over the weakest window"),
+    M(GRAFTS, '+ [0 * changed["late"]]', "", "a late change against the claim may lead"),
+    M(UNMEASURED, "if len(without) == len(results):", "if without:", "one result without a part leaves no chart"),
+    M(UNMEASURED, "if t not in without}", "}", "what was not measured is drawn"),
+]  # fmt: skip
