@@ -7,7 +7,6 @@ import multiprocessing
 import queue
 import sys
 from collections import Counter
-from pathlib import Path
 
 from tests.mutation import reach
 from tests.mutation.mutant import Mutant
@@ -17,12 +16,32 @@ from tests.mutation.worker import FARTHEST, NEAREST, ROOT, work
 RESULTS = ROOT / "_build/mutation/results.json"
 
 
-def digest(mutant: Mutant, tests: list[Path]) -> tuple[str, str]:
+def sha(*parts: bytes) -> str:
+    """Return the SHA-256 of bytes."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def digest(mutant: Mutant) -> tuple[str, str]:
     """Return digests of the mutant with its file, and of the tests: a kill stands with the first, a survivor with both."""
-    made = json.dumps(mutant.record).encode() + (ROOT / "nbhelpers" / mutant.file).read_bytes()
-    return hashlib.sha256(made).hexdigest(), hashlib.sha256(
-        b"".join(p.read_bytes() for p in tests)
-    ).hexdigest()
+    tests = reach.tests_of(ROOT, mutant.file, FARTHEST)
+    made = json.dumps(mutant.record).encode(), (ROOT / "nbhelpers" / mutant.file).read_bytes()
+    return sha(*made), sha(*(path.read_bytes() for path in tests))
+
+
+def unplanted_digest(test: str) -> str:
+    """Return a digest of a test file, of the tests' helpers and of the package."""
+    helpers = sorted([*(ROOT / "nbhelpers").rglob("*.py"), *(ROOT / "tests").glob("*.py")])
+    return sha((ROOT / test).read_bytes(), *(path.read_bytes() for path in helpers))
+
+
+def known(records: dict, mutant: Mutant, whole: bool) -> bool:
+    """Return whether an earlier record of a mutant still stands."""
+    record = records["mutants"].get(mutant.name)
+    if record is None or record["status"] not in ("killed", "survived"):
+        return False
+    made, of_tests = digest(mutant)
+    alike = record["tests"] == of_tests and (record["whole"] or not whole)
+    return record["made"] == made and (record["status"] == "killed" or alike)
 
 
 def through(workers, queues, jobs: list, report) -> None:
@@ -46,50 +65,46 @@ def write(records: dict) -> None:
     RESULTS.write_text(json.dumps(records, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def known(records: dict, mutant: Mutant, tests: list[Path]) -> bool:
-    """Return whether an earlier record of a mutant still stands."""
-    record = records.get(mutant.name)
-    if record is None or record["status"] in ("error", "stale", "timeout"):
-        return False
-    made, of_tests = digest(mutant, tests)
-    return record["made"] == made and (record["status"] == "killed" or record["tests"] == of_tests)
-
-
-def run(chosen: list[Mutant], records: dict, workers: int, limit: float) -> None:
+def run(chosen: list[Mutant], records: dict, options) -> None:
     """Try the chosen mutants and keep their records."""
-    reached = {mutant.name: reach.tests_of(ROOT, mutant.file, FARTHEST) for mutant in chosen}
     context = multiprocessing.get_context("spawn")
-    todo, done = context.Queue(), context.Queue()
-    started = [context.Process(target=work, args=(todo, done, limit)) for _ in range(workers)]
-    for process in started:
+    todo, done = queues = context.Queue(), context.Queue()
+    arguments = (*queues, options.limit, options.whole)
+    workers = [context.Process(target=work, args=arguments) for _ in range(options.workers)]
+    for process in workers:
         process.start()
     near = {path for each in chosen for path in reach.tests_of(ROOT, each.file, NEAREST)}
-    unharmed = [("baseline", path.relative_to(ROOT).as_posix()) for path in sorted(near)]
+    tests = {path.relative_to(ROOT).as_posix() for path in near}
+    new = [test for test in sorted(tests) if records["unharmed"].get(test) != unplanted_digest(test)]
     red: set[str] = set()
 
     def unplanted(test, record):
-        left_out = "" if record["status"] == "passed" else f", so left out: {record['said']}"
-        red.update([test] if left_out else [])
+        if record["status"] == "passed":
+            records["unharmed"][test] = unplanted_digest(test)
+        else:
+            red.add(test)
+        write(records)
+        left_out = f", so left out: {record['said']}" if test in red else ""
         print(f"{record['status']:9}{record['seconds']:6.1f} s  unharmed: {test}{left_out}", flush=True)
 
     def tried(mutant, record):
-        made, of_tests = digest(mutant, reached[mutant.name])
-        records[mutant.name] = record | {"made": made, "tests": of_tests}
+        made, of_tests = digest(mutant)
+        records["mutants"][mutant.name] = record | {"made": made, "tests": of_tests, "whole": options.whole}
         write(records)
         print(
             f"{record['status']:9}{record['seconds']:6.1f} s  {mutant.name}  | {record['said']}", flush=True
         )
 
     try:
-        through(started, (todo, done), unharmed, unplanted)
-        through(started, (todo, done), [("mutant", mutant, red) for mutant in chosen], tried)
+        through(workers, queues, [("baseline", test) for test in new], unplanted)
+        through(workers, queues, [("mutant", mutant, red) for mutant in chosen], tried)
     except BaseException:
-        for process in started:
+        for process in workers:
             process.terminate()
         raise
-    for _ in started:
+    for _ in workers:
         todo.put(None)
-    for process in started:
+    for process in workers:
         process.join()
 
 
@@ -98,23 +113,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("words", nargs="*", help="only mutants whose file or fault has one of these words")
     parser.add_argument("--fresh", action="store_true", help="try again what an earlier call has tried")
+    parser.add_argument(
+        "--whole", action="store_true", help="run more, and slow, tests against what survives the nearest"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes, each with a copy of the tree")
     parser.add_argument("--limit", type=float, default=120, help="seconds that the nearest tests may take")
     options = parser.parse_args()
     chosen = [m for m in MUTANTS if not options.words or any(word in m.name for word in options.words)]
     records = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    new = [
-        m for m in chosen if options.fresh or not known(records, m, reach.tests_of(ROOT, m.file, FARTHEST))
-    ]
+    records = {"unharmed": {}, "mutants": {}} | records
+    new = [m for m in chosen if options.fresh or not known(records, m, options.whole)]
     print(f"{len(chosen)} mutants, {len(chosen) - len(new)} of them tried before.", flush=True)
     if new:
-        run(new, records, options.workers, options.limit)
+        run(new, records, options)
     return summary(chosen, records)
 
 
 def summary(chosen: list[Mutant], records: dict) -> int:
     """Print how many mutants were killed, and every other one; return 0 if there is none."""
-    of = {mutant.name: records[mutant.name] for mutant in chosen}
+    of = {mutant.name: records["mutants"][mutant.name] for mutant in chosen}
     counts = Counter(record["status"] for record in of.values())
     left = {name: record for name, record in of.items() if record["status"] != "killed"}
     for name, record in left.items():

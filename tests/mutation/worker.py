@@ -16,8 +16,11 @@ NEAREST, FARTHEST = 4, 12
 STATUS = {"failed": "killed", "passed": "survived", "broken": "error", "timeout": "timeout"}
 
 
-def try_mutant(mutant: Mutant, tree: Path, red: set[str], limit: float) -> dict:
-    """Return the record of one mutant, planted in the tree and taken out again; red: test files that fail unharmed."""
+def try_mutant(mutant: Mutant, tree: Path, red: set[str], limit: float, whole: bool) -> dict:
+    """Return the record of one mutant, planted in the tree and taken out again.
+
+    red: test files that fail unharmed. whole: whether more files, and slow tests, are run against what survives the nearest.
+    """
     path, start = tree / "nbhelpers" / mutant.file, time.monotonic()
     source = path.read_text(encoding="utf-8")
     try:
@@ -26,7 +29,7 @@ def try_mutant(mutant: Mutant, tree: Path, red: set[str], limit: float) -> dict:
         return {"status": "stale", "said": str(stale), "seconds": 0}
     status, said = "error", "no test file reaches it"
     try:
-        for most, quick in ((NEAREST, True), (FARTHEST, False)):
+        for most, quick in ((NEAREST, True), (FARTHEST, False))[: 2 if whole else 1]:
             found = [p.relative_to(ROOT).as_posix() for p in reach.tests_of(ROOT, mutant.file, most)]
             chosen = [name for name in found if name not in red]
             if not chosen:
@@ -56,7 +59,7 @@ def next_job(jobs):
             continue
 
 
-def work(jobs, done, limit: float) -> None:
+def work(jobs, done, limit: float, whole: bool) -> None:
     """Do jobs until there are none: ("baseline", test) or ("mutant", mutant, red)."""
     runner.preload()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -67,7 +70,7 @@ def work(jobs, done, limit: float) -> None:
                 record = (
                     baseline(what, tree, limit)
                     if kind == "baseline"
-                    else try_mutant(what, tree, *more, limit)
+                    else try_mutant(what, tree, *more, limit, whole)
                 )
             except Exception as error:  # a fault of the harness is reported, never taken for a kill
                 record = {"status": "error", "said": repr(error), "seconds": 0}
