@@ -25,9 +25,10 @@ def made(key):
     return kept(key).copy(deep=True)
 
 
-def of(key, result, name):
-    """The value of a quantity, of a copy: quantities are kept as long as their dataset."""
-    return value(experiments.part(key, "quantities").quantities, result.copy(), name)
+def of(key, result, name, part="quantities", *arguments):
+    """The value of a quantity, from all of a slice or from one part; of a copy: quantities are kept with their dataset."""
+    source = getattr(experiments.part(key, "quantities"), part)
+    return value(lambda dataset: source(dataset, *arguments), result.copy(), name)
 
 
 def across(key, **gains):
@@ -209,9 +210,9 @@ def test_means_and_medians_of_commitment_are_over_steps():
     pt, it = [3, 1, *[0] * (N - 2)], [*[0] * 4, 1, 0, 2, *[0] * (N - 7)]
     counts = xr.DataArray([pt, it], {"variant": ["pt", "it"]}, ("variant", "layer"))
     d["commitment_count"] = d.commitment_count * 0 + counts
-    assert of("exp09", d, f"commitment.raw.{rule}.pt") == 0.25
-    assert of("exp09", d, f"commitment.raw.{rule}.it") == pytest.approx((4 + 6 + 6) / 3)
-    assert of("exp09", d, f"commitment_delay_median.raw.{rule}") == 6
+    assert of("exp09", d, f"commitment.raw.{rule}.pt", "commitments", "raw") == 0.25
+    assert of("exp09", d, f"commitment.raw.{rule}.it", "commitments", "raw") == pytest.approx((4 + 6 + 6) / 3)
+    assert of("exp09", d, f"commitment_delay_median.raw.{rule}", "commitments", "raw") == 6
 
 
 @pytest.mark.parametrize(
@@ -224,15 +225,18 @@ def test_layers_above_and_where_the_curves_cross(above, crossover, late):
     moved = np.where(np.isin(np.arange(N), list(above)), 1.0, -1.0)
     it = xr.DataArray([0.0, 1.0], {"variant": ["pt", "it"]}, ("variant",))
     d["kl_final_layer"] = d.kl_final_layer * 0 + it * by_layer(moved)
-    assert of("exp09", d, "crossover.raw") == crossover and of("exp09", d, "late_layers_above.raw") == late
-    assert of("exp09", d, "layers_above.raw") == np.mean(moved[N // 2 :] > 0)
+    assert (
+        of("exp09", d, "crossover.raw", "gaps", "raw") == crossover
+        and of("exp09", d, "late_layers_above.raw", "gaps", "raw") == late
+    )
+    assert of("exp09", d, "layers_above.raw", "gaps", "raw") == np.mean(moved[N // 2 :] > 0)
 
 
 def test_the_extreme_shift_of_the_cosine_is_the_farthest_from_zero_with_its_sign():
     d = made("exp09")
     it = xr.DataArray([0.0, 1.0], {"variant": ["pt", "it"]}, ("variant",))
     d["cosine_to_final"] = d.cosine_to_final * 0 + it * by_layer([0.2, -0.5, 0.3, *[0.0] * (N - 3)])
-    assert of("exp09", d, "cosine_to_final_shift.extreme") == -0.5
+    assert of("exp09", d, "cosine_to_final_shift.extreme", "updates") == -0.5
 
 
 def test_layers_and_steps_that_a_shift_of_the_cosine_is_over():
@@ -240,19 +244,19 @@ def test_layers_and_steps_that_a_shift_of_the_cosine_is_over():
     it = xr.DataArray([0.0, 1.0], {"variant": ["pt", "it"]}, ("variant",))
     d["delta_cosine"] = d.delta_cosine * 0 + it * by_layer([80, 1, 2, 3, 0, 0, 4, 6, 8, -1, 0, -3])
     found = {
-        name: of("exp09", d, f"delta_cosine_shift.{name}")
+        name: of("exp09", d, f"delta_cosine_shift.{name}", "updates")
         for name in ("early_third", "depth_0.5_0.7", "final_fifth", "last_layer")
     }
     assert found == pytest.approx(
         {"early_third": 2, "depth_0.5_0.7": 5, "final_fifth": -4 / 3, "last_layer": -3}
     )
-    assert of("exp09", d, "delta_cosine_layers_below.final_fifth") == pytest.approx(2 / 3)
+    assert of("exp09", d, "delta_cosine_layers_below.final_fifth", "updates") == pytest.approx(2 / 3)
 
 
 def test_a_text_of_n_tokens_has_n_less_one_steps_and_an_empty_one_none():
     d = made("exp09")
     d["n_tokens"] = d.n_tokens * 0 + xr.DataArray([0, 1, 5, *[2] * 21], dims="prompt")
-    assert of("exp09", d, "steps.it") == 0 + 0 + 4 + 21
+    assert of("exp09", d, "steps.it", "end_point") == 0 + 0 + 4 + 21
 
 
 def test_matched_gaps_are_through_each_models_own_lens():
@@ -261,8 +265,8 @@ def test_matched_gaps_are_through_each_models_own_lens():
     own = xr.DataArray([2.0, 70.0], {"basis": ["own", "other"]}, ("basis",))
     history = xr.DataArray([5.0, 1.0], {"history": ["pt", "it"]}, ("history",))
     d["kl_final_layer_matched"] = d.kl_final_layer_matched * 0 + it * own * history
-    assert of("exp09", d, "matched_gap_late_half.it.raw") == 2.0
-    assert of("exp09", d, "matched_gap_late_half.pt.raw") == 10.0
+    assert of("exp09", d, "matched_gap_late_half.it.raw", "matched", "raw") == 2.0
+    assert of("exp09", d, "matched_gap_late_half.pt.raw", "matched", "raw") == 10.0
 
 
 def test_a_reversal_is_a_delay_below_zero():
@@ -301,7 +305,7 @@ def test_shares_of_replaced_cells_are_of_layers_times_steps():
     d["cells_per_step"] = (), 3
     d["replaced"] = d.replaced * 0
     d["replaced"].loc[{"displaced": "content", "supported": "function"}] = 6
-    assert of("exp13", d, "replaced_share") == pytest.approx(6 / 30)
+    assert of("exp13", d, "replaced_share", "replacements") == pytest.approx(6 / 30)
 
 
 def test_every_step_has_the_same_weight_whatever_its_part_and_class():
@@ -314,10 +318,10 @@ def test_every_step_has_the_same_weight_whatever_its_part_and_class():
     late = {"reader": "B_late", "lens": "tuned"}
     d["late_win"].loc[late | {"part": "first", "token_class": "content"}] = 1.0
     d["late_win"].loc[late | {"part": "later", "token_class": "function"}] = 0.5
-    assert of("exp13", d, "late_win.b_late") == pytest.approx((1 + 5) / 20)
-    assert of("exp13", d, "late_win_shift.b_late") == pytest.approx(0.3)
+    assert of("exp13", d, "late_win.b_late", "late_wins") == pytest.approx((1 + 5) / 20)
+    assert of("exp13", d, "late_win_shift.b_late", "late_wins") == pytest.approx(0.3)
     d["rank_gain"] = d.rank_gain * 0 + 1.0 * (d.part == "first")
-    assert of("exp13", d, "rank_gain.late.content") == pytest.approx(0.1)
+    assert of("exp13", d, "rank_gain.late.content", "gains") == pytest.approx(0.1)
 
 
 def test_the_late_win_shift_is_from_pt_with_nothing_replaced():
@@ -326,7 +330,7 @@ def test_the_late_win_shift_is_from_pt_with_nothing_replaced():
     d["late_win"] = d.late_win * 0
     for reader, share in level.items():
         d["late_win"].loc[{"reader": reader}] = share
-    assert of("exp13", d, "late_win_shift.b_late") == pytest.approx(0.5)
+    assert of("exp13", d, "late_win_shift.b_late", "late_wins") == pytest.approx(0.5)
 
 
 def test_the_largest_correlation_is_that_of_an_update_of_either_sign():
@@ -336,7 +340,7 @@ def test_the_largest_correlation_is_that_of_an_update_of_either_sign():
     d["r"].loc[at | {"feature": "anti_kl"}] = -0.6
     d["r"].loc[at | {"feature": "remainder"}] = 0.5
     d["r"].loc[at | {"feature": "rank_gain"}] = 0.9
-    assert of("exp13", d, "shift_r.largest") == 0.6
+    assert of("exp13", d, "shift_r.largest", "correlations") == 0.6
 
 
 @pytest.mark.parametrize(("side", "sign"), [("sufficiency", 1), ("necessity", -1)])
@@ -353,8 +357,8 @@ def test_the_strongest_window_is_the_late_one_by_read_out_and_lens():
     d = made("exp14")
     d["strongest"] = d.strongest * 0
     d["strongest"].loc[{"window": "late", "readout": "entropy", "region": "window", "lens": "raw"}] = 0.7
-    assert of("exp14", d, "strongest_late.entropy.necessity.window.raw") == 0.7
-    assert of("exp14", d, "strongest_late.entropy.necessity.window.tuned") == 0
+    assert of("exp14", d, "strongest_late.entropy.necessity.window.raw", "strongest") == 0.7
+    assert of("exp14", d, "strongest_late.entropy.necessity.window.tuned", "strongest") == 0
 
 
 def test_an_intervals_value_is_its_point_and_not_its_middle():

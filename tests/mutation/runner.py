@@ -21,13 +21,12 @@ FORK = multiprocessing.get_context("fork")
 
 
 def copied(root: Path, folder: Path) -> Path:
-    """Return a copy of the tree without what is generated; the checkpoints of the pocket pairs are linked."""
-    skipped = shutil.ignore_patterns("__pycache__", "checkpoints")
+    """Return a copy of the tree without what is generated."""
+    skipped = shutil.ignore_patterns("__pycache__")
     for name in COPIED:
         shutil.copytree(root / name, folder / name, ignore=skipped, symlinks=True)
     for name in FILES:
         shutil.copy(root / name, folder)
-    (folder / "pocket/checkpoints").symlink_to((root / "pocket/checkpoints").resolve())
     return folder
 
 
@@ -51,7 +50,7 @@ def run_tests(tree: Path, tests: Sequence[str], *, quick: bool, limit: float) ->
     """
     log = tree / "output.txt"
     options = [*OPTIONS, *(["--quick"] if quick else ["-m", "not browser and not realmodel"])]
-    child = FORK.Process(target=_pytest, args=(tree, [*options, *tests], log))
+    child = FORK.Process(target=_pytest, args=(tree, options, list(tests), log))
     child.start()
     child.join(limit)
     if child.is_alive():
@@ -64,8 +63,8 @@ def run_tests(tree: Path, tests: Sequence[str], *, quick: bool, limit: float) ->
     return outcome, (failed or said or ["no output"])[0 if failed else -1][:300]
 
 
-def _pytest(tree: Path, arguments: list[str], log: Path) -> None:
-    """Run pytest in the tree, in a process group of its own."""
+def _pytest(tree: Path, options: list[str], tests: list[str], log: Path) -> None:
+    """Run pytest in the tree, file by file until one fails, in a process group of its own."""
     os.setpgid(0, 0)
     os.chdir(tree)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -78,7 +77,11 @@ def _pytest(tree: Path, arguments: list[str], log: Path) -> None:
     os.environ.update(PYTHONPATH=str(tree), NBHELPERS_ROOT=str(tree), PYTHONDONTWRITEBYTECODE="1")
     import pytest
 
-    status = pytest.main(arguments)
+    for test in tests:  # one by one: what the first file kills, the others need not even be collected for
+        status = pytest.main([*options, test])
+        status = 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else status  # a file of slow tests alone
+        if status:
+            break
     package = sys.modules.get("nbhelpers")
     if package and not Path(package.__file__).is_relative_to(tree):
         print(f"the package under test is {package.__file__}, not the copy's")
