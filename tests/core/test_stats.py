@@ -201,7 +201,9 @@ def test_a_drawn_p_value_is_never_zero():
 
 def test_all_sign_patterns_are_used_up_to_the_number_of_resamples():
     x = [[1.0], [2.0], [3.0]]
-    assert stats.sign_flip(x, n_resamples=8)[0] == 2 / 8  # the observed signs and their opposites, of all eight
+    assert (
+        stats.sign_flip(x, n_resamples=8)[0] == 2 / 8
+    )  # the observed signs and their opposites, of all eight
     drawn = stats.sign_flip(x, n_resamples=7)[0]
     assert (drawn * 8).is_integer() and drawn >= 1 / 8
 
@@ -224,7 +226,9 @@ def test_bca_by_hand_of_its_two_corrections():
 def test_a_share_of_nothing_is_cut_at_half_a_resample():
     low, high = stats.bca_levels(np.array([0.0]), np.zeros((2, 1)), 50, 0.95)
     z0 = scipy_stats.norm.ppf(0.5 / 50)
-    np.testing.assert_allclose([low[0], high[0]], scipy_stats.norm.cdf(2 * z0 + np.array([-1, 1]) * 1.959963985))
+    np.testing.assert_allclose(
+        [low[0], high[0]], scipy_stats.norm.cdf(2 * z0 + np.array([-1, 1]) * 1.959963985)
+    )
 
 
 def test_holms_values_never_fall_and_never_exceed_one():

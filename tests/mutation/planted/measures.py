@@ -18,6 +18,7 @@ ATTENTION, CLOUDS, PUSH = (
     "measures/prompt_end.py",
     "measures/update_directions.py",
 )
+EDITS = "models/edits.py"
 PREFIX, FORCED = "measures/matched_prefix.py", "measures/forced_tokens.py"
 
 MUTANTS = [
@@ -155,4 +156,7 @@ MUTANTS = [
     M(PREFIX, "wanted = {*stepwise, *(c.baseline for c in conditions if c.name in stepwise)}", "wanted = {*stepwise}",
       "steps of baselines are not kept"),
     M(FORCED, "if our is not None and our != their:", "if our != their and their is not None:", "an id that only PT knows is no conflict"),
+    M(EDITS, "delta[..., order.to(own.device)] * signs.to(own)", "delta[..., order.to(own.device)]", "a scrambled change keeps its signs"),
+    M(EDITS, "delta[..., order.to(own.device)] * signs.to(own)", "delta * signs.to(own)", "a scrambled change keeps its order"),
+    M(EDITS, "1_000_003 * seed + layer", "1_000_003 * seed", "all layers are scrambled alike"),
 ]  # fmt: skip

@@ -4,9 +4,22 @@
 from tests.mutation.mutant import Mutant as M
 
 FAMILIES, TEXT, QUANTITIES = "report/families.py", "report/text.py", "report/quantities.py"
+VERDICTS = "report/verdicts.py"
 CHARTS, GRAFTS, UNMEASURED = "report/charts.py", "report/graft_charts.py", "report/unmeasured.py"
 
 MUTANTS = [
+    M(VERDICTS, "return 1 - 0.05 / max(len(results), 1)", "return 0.95", "Bonferroni over pairs is dropped"),
+    M(VERDICTS, "return 1 - 0.05 / max(len(results), 1)", "return 1 - 0.05 / 6", "the correction is always for six pairs"),
+    M(VERDICTS, "ends(by_prompt, confidence=confidence)", "ends(by_prompt)", "the joint confidence is not passed on"),
+    M(VERDICTS, 'by_prompt.sizes["prompt"] < FEWEST:', 'by_prompt.sizes["prompt"] <= FEWEST:', "exactly the fewest prompts are too few"),
+    M(VERDICTS, "UP if low > centre else DOWN if high < centre else OPEN", "UP if low >= centre else DOWN if high < centre else OPEN",
+      "an interval that begins at the centre is above it"),
+    M(VERDICTS, "UP if low > centre else DOWN if high < centre else OPEN", "UP if low > 0 else DOWN if high < 0 else OPEN",
+      "ratios are set against 0"),
+    M(VERDICTS, "OPEN if np.ndim(quantity.values) or point == centre", "OPEN if point == centre", "too few prompts count by their mean"),
+    M(VERDICTS, "for which in (UP, DOWN, OPEN + MISSING)", "for which in (DOWN, UP, OPEN + MISSING)", "above and below exchanged"),
+    M(VERDICTS, "(min(values), max(values))", "(values[0], values[-1])", "a span from the first pair to the last"),
+    M(VERDICTS, "if share > 0.6", "if share >= 0.6", "three of five is mostly"),
     M(FAMILIES, 'values.sizes["prompt"] >= FEWEST}', 'values.sizes["prompt"] > FEWEST}', "exactly the fewest prompts are too few"),
     M(FAMILIES, "if pool and is_dense(dataset)]", "if pool]", "the mixture of experts is in the dense pool"),
     M(FAMILIES, "if len(dense) > 1:", "if dense:", "a pool of one family"),
