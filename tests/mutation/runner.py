@@ -1,5 +1,6 @@
 """Running tests in a copy of the tree: a child of a process that has imported the libraries, with a time limit."""
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -11,12 +12,24 @@ from pathlib import Path
 
 # nnsight is left to the children: it gives every object a `save`, and what is imported after it may trip over that.
 LIBRARIES = (
-    "pytest", "hypothesis", "numpy", "scipy.stats", "pandas", "xarray", "h5netcdf.legacyapi", "altair", "torch", "pydantic",
+    "pytest", "xdist.plugin", "hypothesis", "hypothesis.extra.numpy", "typer.testing", "filelock", "safetensors.torch",
+    "numpy", "scipy.stats", "pandas", "xarray", "h5netcdf.legacyapi", "altair", "torch", "pydantic",
     "transformers.modeling_utils", "transformers.generation", "transformers.models.auto.modeling_auto", "tokenizers",
 )  # fmt: skip
 COPIED = ("nbhelpers", "tests", "params", "notebooks", "book", "pocket")
 FILES = ("conftest.py", "pyproject.toml", "Snakefile", "README.md", "Makefile", "environment.yml")
-OPTIONS = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=line", "-r", "fE"]
+# Without plugins that these tests do not use, and without rewritten assertions: both cost as much as many a test file.
+LEFT_OUT = ("cacheprovider", "unraisableexception", "nbval", "anyio")
+OPTIONS = [
+    "-q",
+    "-x",
+    "--no-header",
+    "--tb=line",
+    "-r",
+    "fE",
+    "--assert=plain",
+    *(f"-pno:{name}" for name in LEFT_OUT),
+]
 FORK = multiprocessing.get_context("fork")
 
 
@@ -41,6 +54,8 @@ def preload() -> None:
     importlib.import_module("torch").set_num_threads(1)
     loaded = [name for name in sys.modules if name.split(".")[0] == "nbhelpers"]
     assert not loaded, f"the package must not be imported before a fork: {loaded}"
+    gc.collect()
+    gc.freeze()  # the children need not look through what they share
 
 
 def run_tests(tree: Path, tests: Sequence[str], *, quick: bool, limit: float) -> tuple[str, str]:

@@ -2,6 +2,6 @@
 
 from tests.mutation.planted import core, experiments, measures, report
 
-MUTANTS = [*core.MUTANTS, *measures.MUTANTS, *experiments.MUTANTS, *report.MUTANTS]
+MUTANTS = [*report.MUTANTS, *experiments.MUTANTS, *measures.MUTANTS, *core.MUTANTS]
 
 assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS), "two mutants have one name"
