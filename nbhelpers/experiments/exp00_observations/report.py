@@ -1,6 +1,7 @@
 """The figure, table and verdict of exp00."""
 
 from collections.abc import Callable
+from functools import partial
 
 import altair as alt
 import numpy as np
@@ -11,9 +12,12 @@ from nbhelpers.core import params
 from nbhelpers.core.unmeasured import PARTS
 from nbhelpers.experiments.exp00_observations.quantities import quantities
 from nbhelpers.report.charts import by_variant, panels, tidy
+from nbhelpers.report.directions import claim, fitting, levels_of, most, sentence
+from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import value
-from nbhelpers.report.text import percent, whether
+from nbhelpers.report.text import percent
 from nbhelpers.report.unmeasured import sentences
+from nbhelpers.report.verdicts import Verdict
 
 
 def lengths(results) -> alt.Chart:
@@ -45,7 +49,7 @@ def lengths(results) -> alt.Chart:
 
 
 def volume(results) -> pd.DataFrame:
-    """Return a table of each model's text lengths and final distributions, and of their agreement, by family."""
+    """Return a table of each model's text lengths and final distributions, and of their agreement, by pair."""
 
     def arrow(dataset, name: str, shown: Callable) -> str:
         return " → ".join(
@@ -59,19 +63,61 @@ def volume(results) -> pd.DataFrame:
             "final entropy, nats": arrow(d, "final_entropy", lambda h: f"{h:.2f}"),
             "top probability": arrow(d, "final_top1_probability", lambda p: f"{p:.2f}"),
             "same top-1 token on PT's text": percent(value(quantities, d, "same_top1.pt")),
-            "on IT's text": percent(value(quantities, d, "same_top1.it")),
+            "same top-1 token on IT's text": percent(value(quantities, d, "same_top1.it")),
         }
         for title, d in results.items()
     }
-    return pd.DataFrame(rows).T.rename_axis(None)
+    return turned(pd.DataFrame(rows).T.rename_axis(None), results)
 
 
-def verdict(results) -> str:
-    """Return the verdict on text lengths and final entropies."""
-    total, lower = len(results), "with the lower mean entropy"
-    longer = [t for t, d in results.items() if value(quantities, d, "n_tokens_shift") < 0]
-    sharper = [t for t, d in results.items() if value(quantities, d, "final_entropy_shift") < 0]
-    return (
-        f"On average {whether(longer, total, 'PT writes the longer texts', 'PT does not write the longer texts')}. IT's own "
-        f"predictions {whether(sharper, total, f'end {lower}', f'do not end {lower}')}.{sentences(results, *PARTS)}"
+MATRIX = {
+    "tokens a text, IT − PT": "n_tokens_shift",
+    "final entropy, IT − PT": "final_entropy_shift",
+    "top probability, IT − PT": "final_top1_probability_shift",
+    "same top token, IT's text − PT's": "same_top1_on_it_less_pt",
+}
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: which model writes more, which is the surer, and on whose text the two agree."""
+    return fitting(partial(said, results))
+
+
+def said(results, names: bool) -> Verdict:
+    """Return the verdict, with or without the names of the pairs that differ."""
+    tokens = [levels_of(results, quantities, f"n_tokens.{v}", lambda n: f"{n:.0f}") for v in ("it", "pt")]
+    nats = [levels_of(results, quantities, f"final_entropy.{v}") for v in ("it", "pt")]
+    same = [levels_of(results, quantities, f"same_top1.{v}", percent) for v in ("pt", "it")]
+    length = claim(
+        results, quantities, "n_tokens_shift",
+        f"IT's texts ({tokens[0]} tokens) are {{word}} than PT's ({tokens[1]})",
+        f"Whether IT's texts ({tokens[0]} tokens) or PT's ({tokens[1]}) are longer is undecided",
+        ("longer", "shorter"), names=names,
+    )  # fmt: skip
+    sharper = claim(
+        results, quantities, "final_entropy_shift",
+        f"IT's final predictions (entropy {nats[0]} nats) are {{word}} than PT's ({nats[1]})",
+        f"Whether IT's final predictions (entropy {nats[0]} nats) or PT's ({nats[1]}) are surer is undecided",
+        ("less sure", "surer"), again=True, names=names,
+    )  # fmt: skip
+    writes = most(
+        results,
+        quantities,
+        "n_tokens_shift",
+        "IT writes more",
+        "PT writes more",
+        "Neither surely writes more",
+    )
+    surer = most(
+        results,
+        quantities,
+        "final_entropy_shift",
+        "PT is surer of its words",
+        "IT is surer of its words",
+        "neither is surely surer",
+    )
+    agree = f"On the same text, both predict the same next token for {same[0]} of PT's and {same[1]} of IT's."
+    missing = sentences(results, *PARTS).strip()
+    return Verdict(
+        f"{writes}; {surer}", sentence(length), sentence(sharper), " ".join(filter(None, (agree, missing)))
     )

@@ -1,0 +1,117 @@
+"""Sentences of verdicts on a difference: to which side it goes, how far, in which pairs, and where it is otherwise."""
+
+import math
+from collections.abc import Callable
+
+from nbhelpers.report.quantities import Source, kept, value
+from nbhelpers.report.text import in_words, number
+from nbhelpers.report.verdicts import (
+    DOWN,
+    LONGEST,
+    MISSING,
+    OPEN,
+    UP,
+    Verdict,
+    joint,
+    listing,
+    mark,
+    noun,
+    short,
+)
+
+ELSE = {OPEN: "undecided", MISSING: "not measured"}
+
+
+def sides(results, source: Source, name: str) -> dict[str, list[str]]:
+    """Return {mark: titles of the pairs with it} of a quantity, by intervals that hold jointly over the pairs."""
+    found = {sign: [] for sign in (UP, DOWN, OPEN, MISSING)}
+    for title, dataset in results.items():
+        found[mark(kept(source, dataset).get(name), joint(results))].append(title)
+    return found
+
+
+def most(results, source: Source, name: str, above: str, below: str, neither: str) -> str:
+    """Return the words for the side on which a quantity lies in more than half of the pairs; `neither` if on none."""
+    found = sides(results, source, name)
+    return next(
+        (word for sign, word in ((UP, above), (DOWN, below)) if 2 * len(found[sign]) > len(results)), neither
+    )
+
+
+def larger_side(found: dict[str, list[str]]) -> str:
+    """Return the mark of the side on which more pairs lie; of two alike, the upper one."""
+    return UP if len(found[UP]) >= len(found[DOWN]) else DOWN
+
+
+def ranged(values, shown: Callable[[float], str] = number) -> str:
+    """Return the least and the largest of values as text, "0.10–0.18" or "54–69 %"; one text if they read alike."""
+    known = sorted(value for value in values if not math.isnan(value))
+    if not known:
+        return MISSING
+    low, high = shown(known[0]), shown(known[-1])
+    return high if low == high else f"{low.removesuffix(' %')}–{high}"
+
+
+def levels_of(results, source: Source, name: str, shown: Callable[[float], str] = number) -> str:
+    """Return the range of a quantity over pairs as text."""
+    return ranged((value(source, d, name) for d in results.values() if name in kept(source, d)), shown)
+
+
+def claim(
+    results, source: Source, name: str, says: str, open_: str, words: tuple[str, str], *, shown=number, again=False,
+    names=True,
+) -> str:  # fmt: skip
+    """Return a sentence, without its full stop, on the side and size of a quantity in most pairs, and on the others.
+
+    says: the sentence, with {word} for the one of `words` (above, below) that holds and, if wanted, {size} for the range of
+    the distances from zero among these pairs, as `shown` writes them. open_: the sentence where no pair has a side. again:
+    the verdict has said what the pairs are. names: whether the pairs that differ are named or only counted.
+    """
+    found = sides(results, source, name)
+    side = larger_side(found)
+    if not found[side]:
+        return f"{open_} {everywhere(results, again)}".rstrip()
+    size = ranged((abs(value(source, results[title], name)) for title in found[side]), shown)
+    otherwise = {DOWN if side == UP else UP: words[side == UP], **ELSE}
+    said = says.format(size=size, word=words[side == DOWN])
+    return f"{said} {places(results, found, side, otherwise, again, names)}".rstrip()
+
+
+def everywhere(results, again: bool = False) -> str:
+    """Return "in all six pocket pairs", or nothing for a single pair."""
+    if len(results) == 1:
+        return ""
+    total = in_words(len(results))
+    return f"in {'both' if total == 'two' else f'all {total}'}{'' if again else f' {noun(results)}'}"
+
+
+def places(
+    results, found, side: str, otherwise: dict[str, str], again: bool = False, names: bool = True
+) -> str:
+    """Return in which pairs a quantity lies on a side, and what is so in the others; nothing for a single pair.
+
+    found: as `sides` returns it. otherwise: {mark: word} for the others: "in five of six pocket pairs (undecided in Qwen)".
+    """
+    titles = found[side]
+    if len(results) == 1 or len(titles) == len(results):
+        return everywhere(results, again)
+    called = short(results)
+    head = f"in {in_words(len(titles))} of {in_words(len(results))}{'' if again else f' {noun(results)}'}"
+    rest = [(word, found[sign]) for sign, word in otherwise.items() if found[sign]]
+    if not names:
+        return ", ".join([head, *(f"{word} in {in_words(len(others))}" for word, others in rest)])
+    if len(rest) == 1 and len(titles) < len(rest[0][1]):
+        return f"{head} ({listing([called[title] for title in titles])}), {rest[0][0]} in the others"
+    listed = (f"{word} in {listing([called[title] for title in others])}" for word, others in rest)
+    return f"{head} ({'; '.join(listed)})"
+
+
+def fitting(make: Callable[[bool], Verdict]) -> Verdict:
+    """Return `make(names=True)`, or without the names of pairs if it has too many words; the matrix names them."""
+    whole = make(True)
+    return whole if whole.words <= LONGEST else make(False)
+
+
+def sentence(text: str) -> str:
+    """Return a clause as a sentence: with a capital and a full stop; nothing of nothing."""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
