@@ -1,6 +1,7 @@
 """The figures, tables and verdict of exp11."""
 
 from collections.abc import Callable
+from functools import partial
 
 import altair as alt
 import pandas as pd
@@ -11,6 +12,7 @@ from nbhelpers.experiments.exp11_matched_prefix.quantities import quantities
 from nbhelpers.measures.graft_shifts import by_window, shifts
 from nbhelpers.report import charts
 from nbhelpers.report.charts import banded, bands, layers_axis, onset_rule, panels, root_scale, tidy
+from nbhelpers.report.directions import among, answer, claim, fitting, sentence, sides
 from nbhelpers.report.families import interval_table
 from nbhelpers.report.graft_charts import (
     BASES,
@@ -27,8 +29,8 @@ from nbhelpers.report.graft_charts import (
     window_rows,
 )
 from nbhelpers.report.quantities import interval_rows, named, value
-from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import number, percent, written
+from nbhelpers.report.verdicts import UP, Verdict, of, short, span
 
 HOSTS = {"PT": ("A'", "B_"), "IT": ("C", "D_")}
 
@@ -241,16 +243,67 @@ def divergence_table(results) -> pd.DataFrame:
     return pd.DataFrame(rows, index=list(shown.values())).T.rename_axis(None)
 
 
-def verdict(results) -> str:
-    """Return the verdict on the effect of IT's late MLPs in PT on the same tokens, and on its controls."""
-    later = ("above the host's", "below the host's")
-    tuned, raw = (sentence(results, late(lens=lens), *later) for lens in ("tuned", "raw"))
-    branch = sentence(results, named(quantities, "shift.kl_layer_final.template.tuned"), *later)
-    scrambled = sentence(results, late(control="scrambled"), *later)
-    closer = ("closer to the teacher's", "farther from them")
-    cross = sentence(results, lambda dataset: -late("kl_layer_teacher")(dataset), *closer)
-    return (
-        f"With IT's late MLPs, PT's distance KL(layer ‖ own final) in the final fifth is, tuned lens, {tuned}; raw lens, "
-        f"{raw}. In the template branch it is {branch}. After a change of the same size in scrambled directions it is "
-        f"{scrambled}. The late distributions of the graft are, compared with the host's, {cross}. {grounds(results)}"
+BEYOND = "beyond.scrambled.tuned"
+GRAFT = "shift.kl_layer_final.sufficiency.{}.tuned"
+MATRIX = {
+    "IT's late MLPs in PT": GRAFT.format("graft"),
+    "more than a scrambled change": BEYOND,
+    "more than shuffled layers": "beyond.permuted.tuned",
+    "IT's late MLPs after the chat turn": "shift.kl_layer_final.template.tuned",
+    "PT's distance from IT's layers": "shift.kl_layer_teacher.sufficiency.graft.tuned",
+}
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: whether IT's late MLPs give PT the late delay, beyond what any change of their size would do."""
+    return fitting(partial(said, results))
+
+
+def said(results, names: bool) -> Verdict:
+    """Return the verdict, with or without the names of the pairs that differ."""
+    moved = sides(results, quantities, GRAFT.format("graft"))
+    size = claim(
+        results, quantities, GRAFT.format("graft"),
+        "On the same tokens, IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
+        "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
+        ("farther from", "nearer to"), names=names,
+    )  # fmt: skip
+    told = moved[UP] or list(results)
+    more = [title for title in sides(results, quantities, BEYOND)[UP] if title in told]
+    passed = ", and not through just any change" if moved[UP] and more == told else ""
+    return Verdict(
+        f"{answer(moved).capitalize()}{passed}",
+        sentence(size),
+        scrambled_sentence(results, told, more, names),
+        shuffled_sentence(of(results, moved[UP])),
     )
+
+
+def scrambled_sentence(results, told, more, names: bool) -> str:
+    """Return the sentence on a change of the same size in scrambled directions.
+
+    told: the pairs that the graft moves, or all if it moves none; more: those in which it does more than this change.
+    """
+    size = span(of(results, told), quantities, GRAFT.format("scrambled"))
+    if len(results) == 1:
+        compared = "clearly less" if more else "not clearly less"
+    elif more == told:
+        compared = f"clearly less in {'each' if len(told) == len(results) else 'those'}"
+    else:
+        compared = f"clearly less {among(more, results, names)}"
+    return f"A scrambled change of equal size gives {size} nats, {compared}."
+
+
+def shuffled_sentence(moved) -> str:
+    """Return the sentence on the share of the graft's effect that its MLPs keep in shuffled order; "" if it moves no pair."""
+    shares = {
+        short(moved)[title]: value(quantities, d, GRAFT.format("permuted")) / value(quantities, d, GRAFT.format("graft"))
+        for title, d in moved.items()
+    }  # fmt: skip
+    if not shares:
+        return ""
+    least, most = (choose(shares, key=shares.get) for choose in (min, max))
+    shown = {title: f"{number(100 * share, 0)} %" for title, share in shares.items()}
+    if len(shares) == 1:
+        return f"Shuffled, the same layers keep {shown[least]} of it."
+    return f"Shuffled, the same layers keep {shown[least]} ({least}) to {shown[most]} ({most}) of it."

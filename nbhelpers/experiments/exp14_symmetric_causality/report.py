@@ -1,5 +1,7 @@
 """The figures, tables and verdict of exp14."""
 
+from functools import partial
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from nbhelpers.core import stats
 from nbhelpers.experiments.exp14_symmetric_causality.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.charts import panels
+from nbhelpers.report.directions import answer, by_side, claim, fitting, sentence, sides
 from nbhelpers.report.families import POOL, interval_table, is_dense, pooled
 from nbhelpers.report.graft_charts import (
     BASES,
@@ -20,10 +23,10 @@ from nbhelpers.report.graft_charts import (
     window_rows,
 )
 from nbhelpers.report.quantities import named, value
-from nbhelpers.report.sentences import SURE
-from nbhelpers.report.text import written
-from nbhelpers.report.verdicts import Verdict, degree, of, signs, span, told
+from nbhelpers.report.text import in_words, written
+from nbhelpers.report.verdicts import DOWN, Verdict
 
+SURE = 0.95  # the bootstrap probability from which a window is surely the strongest
 LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
 # Short names of the read-outs, for narrow screens.
 SHORT = {
@@ -175,41 +178,61 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
     return table.rename_axis([None, None])
 
 
-MOVED = "kl_shift.sufficiency.late"
+MOVED, TAKEN = "kl_shift.sufficiency.late", "kl_shift.necessity.late"
+MOST = ("yes", "mostly")
+THROUGH_PT = "kl_shift_pt_lens.necessity.late"
 MATRIX = {
-    "IT's late MLPs in PT": "kl_shift.sufficiency.late",
-    "PT's late MLPs in IT": "kl_shift.necessity.late",
-    "the same, read by PT's lens": "kl_shift_pt_lens.necessity.late",
-    "PT's, nearer to IT's layer": "shift.kl_layer_teacher.sufficiency.late.tuned",
+    "IT's late MLPs in PT": MOVED,
+    "PT's late MLPs in IT": TAKEN,
+    "the same, read by PT's lens": THROUGH_PT,
+    "PT's distance from IT's layers": "shift.kl_layer_teacher.sufficiency.late.tuned",
 }
 
 
 def verdict(results) -> Verdict:
-    """Return the verdict: whether late MLPs suffice to widen the late distance and are necessary for it."""
-    put, taken, through_pt = (signs(results, quantities, name) for name in list(MATRIX.values())[:3])
-    most = [title for title, p in strongest_late(results)["sufficiency"].items() if p >= SURE]
-    size = told(
-        put.above,
-        results,
-        f"IT's late MLPs put PT's late layers {span(of(results, put.above), quantities, MOVED)} nats farther from its final "
-        "prediction",
-        "IT's late MLPs do not surely put PT's late layers farther from its final prediction",
-    )
-    lost = told(
-        taken.below,
-        results,
-        "PT's late MLPs shorten IT's way",
-        "PT's late MLPs do not shorten IT's way",
-        True,
-    )
-    lens = told(through_pt.below, results, "they do", "they do not", True)
-    differs = "" if through_pt.below == taken.below else f"; read through PT's lens, {lens}"
-    late = told(
-        most, results, "The late window moves PT most", "The late window does not surely move PT most", True
-    )
+    """Return the verdict: whether IT's late MLPs suffice to carry PT's late layers away from its final prediction, and
+    whether IT's own late layers need them.
+    """
+    return fitting(partial(said, results))
+
+
+def said(results, names: bool) -> Verdict:
+    """Return the verdict, with or without the names of the pairs that differ."""
+    put, taken, through_pt = (sides(results, quantities, name) for name in (MOVED, TAKEN, THROUGH_PT))
+    needs = answer(taken, DOWN)
+    if answer(through_pt, DOWN) in MOST and needs not in MOST:
+        needs = "by PT's lens only"
+    size = claim(
+        results, quantities, MOVED, "IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
+        "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
+        ("farther from", "nearer to"), names=names,
+    )  # fmt: skip
+    words = ("farther", "nearer", "neither surely nearer nor farther", names)
+    own, other = (by_side(results, found, *words) for found in (taken, through_pt))
+    lens = "" if own == other else f"; by PT's lens, {other}"
     return Verdict(
-        f"Sufficient: {degree(put.above, results)}; necessary: {degree(taken.below, results)}",
-        f"{size}.",
-        f"{lost}{differs}.",
-        f"{late}.",
+        f"Sufficient: {answer(put)}; necessary: {needs}",
+        sentence(size),
+        f"PT's late MLPs put IT's {own}{lens}.",
+        strongest_of_three(results),
     )
+
+
+def strongest_of_three(results) -> str:
+    """Return the sentence on whether late is the window that moves PT most: by the mean, and surely, in
+    95 % of resamples."""
+    by_mean = [title for title, dataset in results.items() if late_leads(dataset)]
+    sure = [title for title, p in strongest_late(results)["sufficiency"].items() if p >= SURE]
+    if len(results) == 1:
+        surely = "surely" if sure else "but not surely"
+        return f"Late MLPs move PT most, {surely}." if by_mean else "Other MLPs move PT more than late ones."
+    if not by_mean:
+        return "Other MLPs move PT more than late ones in every pair."
+    most = "in all" if len(by_mean) == len(results) else f"in {in_words(len(by_mean))}"
+    return f"Late MLPs move PT most {most}, surely in {in_words(len(sure)) if sure != by_mean else 'each'}."
+
+
+def late_leads(dataset: xr.Dataset) -> bool:
+    """Return whether the late window's mean shift in PT is above zero and above those of the other windows."""
+    means = {w: value(quantities, dataset, f"kl_shift.sufficiency.{w}") for w in WINDOWS}
+    return means["late"] > 0 and means["late"] == max(means.values())
