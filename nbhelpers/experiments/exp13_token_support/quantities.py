@@ -12,7 +12,10 @@ UPDATED = ("a", "b_late", "c", "d_late")
 GROUPS = ("format", "content", "function_other")
 ROLES = {"displaced": "displaced_share", "supported": "supported_share", "change": "share_change"}
 CLASSES = ("content", "function", "punctuation", "structural", "discourse", "other")
-CLASSED = "published: candidates classed by themselves; here: in their text, special tokens apart"
+CLASSED = (
+    "published: candidates classed by themselves, end-of-turn tokens and what, how, which, who as content; here: in their "
+    "text, special tokens apart, question words as function words"
+)
 ALL_ROWS = "published: among all vocabulary rows; here among those of tokens"
 UNMEASURED = {
     f"dense_three.rank_gain.{window}.{group}": "a pool of the three families of which traces survive; here all families stand"
@@ -160,3 +163,20 @@ def correlations(result: xr.Dataset) -> Quantities:
     of_updates = [feature for feature in result["feature"].values if feature != "rank_gain"]
     largest = float(abs(result["r"].sel(chosen | {"feature": of_updates})).max())
     return found | levels({"shift_r.largest": largest}, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "displaced_*": ("main_figure", replacements),
+    "supported_*": ("main_figure", replacements),
+    "share_change.*": ("class-table", replacements),
+    "change_class.*": ("class-table", replacements),
+    "replaced_share": ("main_figure", replacements),
+    "candidate_overlap": ("main_figure", replacements),
+    "rank_*": ("gains", gains),
+    "log_rank_gain_*": ("gains", gains),
+    "late_win*": ("wins", late_wins),
+    "projection.*": ("pushes", updates),
+    "late_kl_r*": ("related", correlations),
+    "shift_r.*": ("related", correlations),
+}
