@@ -142,7 +142,9 @@ def among(titles, results, names: bool = True) -> str:
     return said if names else said.split(" (")[0]
 
 
-def by_side(results, found: dict[str, list[str]], above: str, below: str, neither: str, names: bool = True) -> str:
+def by_side(
+    results, found: dict[str, list[str]], above: str, below: str, neither: str, names: bool = True
+) -> str:
     """Return where a quantity lies on each side: "farther in Qwen and OLMo, nearer in DeepSeek".
 
     The side of more pairs comes first; `neither` stands where no sign is sure. The verdict has said what the pairs are.

@@ -121,9 +121,10 @@ def said(results, names: bool) -> Verdict:
 def closer(results, variant: str, names: bool) -> str:
     """Return the clause on how much closer to the final prediction a model's tuned lens is; PT's comes first."""
     whose, than = variant.upper(), " to the final prediction than its raw lens" if variant == "pt" else ""
+    name = " tuned lens" if variant == "pt" else ""
     return claim(
-        results, quantities, CLOSER[variant], f"{whose}'s tuned lens is {{size}} {{word}}{than}",
-        f"whether {whose}'s tuned lens is closer{than} is undecided", ("closer", "farther"),
+        results, quantities, CLOSER[variant], f"{whose}'s{name} is {{size}} {{word}}{than}",
+        f"whether {whose}'s{name} is closer{than} is undecided", ("closer", "farther"),
         shown=percent, again=variant == "it", names=names,
     )  # fmt: skip
 
