@@ -144,9 +144,7 @@ def by_variant() -> dict:
 def by_category(field, values, title=None, colours=CATEGORIES, shapes=SHAPES) -> dict:
     """Return the encodings that distinguish the values of a field, at most four, by colour and shape, with one legend."""
     names, legend = list(values), alt.Legend(title=title, symbolOpacity=1, symbolSize=80)
-    colour, shape = (
-        alt.Scale(domain=names, range=list(found)[: len(names)]) for found in (colours, shapes)
-    )
+    colour, shape = (alt.Scale(domain=names, range=list(found)[: len(names)]) for found in (colours, shapes))
     return {
         "color": alt.Color(f"{field}:N", scale=colour, legend=legend),
         "shape": alt.Shape(f"{field}:N", scale=shape, legend=legend),
@@ -165,7 +163,16 @@ def packed(rows: pd.DataFrame, fields) -> pd.DataFrame:
 
 
 def panels(
-    rows, title, *layers, description="", marks=(), y="shared", toggles=None, defaults=None, lists=(), size=PANEL
+    rows,
+    title,
+    *layers,
+    description="",
+    marks=(),
+    y="shared",
+    toggles=None,
+    defaults=None,
+    lists=(),
+    size=PANEL,
 ) -> alt.Chart:
     """Return layered marks as small multiples, one panel for each value of `rows.panel`, in the order of the rows.
 
@@ -249,7 +256,17 @@ def bands(x, y, unit="", fields=("variant", "layer"), colours=None, **y_options)
 
 
 def layer_profile(
-    results, values, *, y, title, description="", unit="", resolve="shared", toggles=None, defaults=None, **y_options
+    results,
+    values,
+    *,
+    y,
+    title,
+    description="",
+    unit="",
+    resolve="shared",
+    toggles=None,
+    defaults=None,
+    **y_options,
 ) -> alt.Chart:
     """Return a chart of `values(dataset)` over layers, PT and IT; values: [prompt, variant, layer, fields of `toggles`].
 

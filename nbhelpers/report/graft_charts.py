@@ -32,6 +32,9 @@ READOUTS = {
     "delta_cosine_mlp": ("δ-cosine of the MLP", "cosine"),
     "nll": ("NLL of the teacher's tokens", "nats"),
 }
+LENS = {"lens": "tuned"}  # through which the graft experiments' verdicts read
+WHOLE = ("commitment", "nll")  # read-outs without a region of layers
+BY_WINDOW = "by grafted window (early ▲, mid ■, late ●)"
 # Name of a condition in quantities → its name in the datasets.
 CONDITIONS = {
     "a": "A'", "b_early": "B_early", "b_mid": "B_mid", "b_late": "B_late", "a_template": "A'_tmpl",
@@ -70,7 +73,28 @@ def study_windows(shifted: xr.Dataset, control="graft", basis="host") -> xr.Data
 def by_window(**more) -> dict:
     """Return the encodings that distinguish windows by colour and shape; more: colours of further values, such as none."""
     known = WINDOWS | more
-    return by_category("window", known, colours=known.values(), shapes=[WINDOW_SHAPES[name] for name in known])
+    return by_category(
+        "window", known, colours=known.values(), shapes=[WINDOW_SHAPES[name] for name in known]
+    )
+
+
+def host_and_grafts() -> dict:
+    """Return the encodings of the host that the reader chose, in its model's colour and dash, and of its grafts, by window.
+
+    The field `window` is "none" for the host itself; the control is that of a field `host`, PT or IT.
+    """
+    chosen, names = "shown_host === 'PT'", ["none", *WINDOWS]
+    ranges = {
+        "color": [alt.ExprRef(f"{chosen} ? '{PT}' : '{IT}'"), *WINDOWS.values()],
+        "strokeDash": [alt.ExprRef(f"{chosen} ? [5, 3] : [1, 0]"), *[[1, 0]] * len(WINDOWS)],
+        "shape": [WINDOW_SHAPES[name] for name in names],
+    }
+    legend = alt.Legend(title="grafted window", symbolOpacity=1, symbolSize=80)
+    channels = {"color": alt.Color, "strokeDash": alt.StrokeDash, "shape": alt.Shape}
+    return {
+        name: channels[name]("window:N", scale=alt.Scale(domain=names, range=found), legend=legend)
+        for name, found in ranges.items()
+    }
 
 
 def window_colour() -> alt.Color:
@@ -111,3 +135,14 @@ def window_rows(results, values: Callable, pool=False) -> pd.DataFrame:
     if "side" in rows:
         rows["side"] = rows["side"].map(SIDES)
     return rows.round(charts.DIGITS)
+
+
+def heading_of(readout: str) -> str:
+    """Return the title of a figure of a read-out's change, "KL(layer ‖ own final), change in the final fifth"."""
+    return f"{READOUTS[readout][0]}, change{'' if readout in WHOLE else ' in the final fifth'}"
+
+
+def change_of(readout: str) -> str:
+    """Return what a figure of a read-out's change shows, "KL(layer ‖ own final), nats, in the final fifth"."""
+    title, unit = READOUTS[readout]
+    return f"{title}, {unit}{'' if readout in WHOLE else ', in the final fifth'}"

@@ -9,7 +9,7 @@ import xarray as xr
 from nbhelpers.core import params, stats
 from nbhelpers.experiments.exp01_narrowing.quantities import STATISTICS, quantities
 from nbhelpers.report import charts
-from nbhelpers.report.captions import ZERO, VARIANTS, caption
+from nbhelpers.report.captions import VARIANTS, ZERO, caption
 from nbhelpers.report.charts import IT, PT, panels, tidy
 from nbhelpers.report.forest import forest
 from nbhelpers.report.quantities import kept, named

@@ -28,7 +28,10 @@ from nbhelpers.report.text import counted, p_value
 from nbhelpers.report.unmeasured import sentences
 
 KINDS = {"IC": "in context", "OOC": "out of context", "R": "reasoning"}
-MEASURES = {"delta_cosine": ("δ-cosine of the block", "δ-cosine"), "entropy": ("Entropy of each layer's prediction", "nats")}
+MEASURES = {
+    "delta_cosine": ("δ-cosine of the block", "δ-cosine"),
+    "entropy": ("Entropy of each layer's prediction", "nats"),
+}
 CONDITIONS = {"PT": (PT, [5, 3]), "IT": (IT, [1, 0]), "IT without template": (IT, [2, 3])}  # colour and dash
 
 
@@ -69,8 +72,8 @@ def template_overlay(results) -> alt.Chart:
     curve = bands(layers_axis(), "δ-cosine", fields=("condition", "layer"), colours=looks)
     return panels(
         rows, "δ-cosine with and without the chat template", onset_rule(), *curve, marks=(BANDS, ONSET),
-        description="δ-cosine of the whole block's update against the layer, for PT (blue, dashed), IT with its chat template "
-        "(orange, solid) and IT without it (orange, dotted)",
+        description="δ-cosine of the whole block's update against the layer, for PT (blue, dashed), IT with its chat "
+        "template (orange, solid) and IT without it (orange, dotted)",
     )  # fmt: skip
 
 

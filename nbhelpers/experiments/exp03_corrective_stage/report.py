@@ -85,7 +85,9 @@ def minds_by_class(results, measure="late_mind_change", text="free") -> alt.Char
 def commitment_by_confidence(results, text="free") -> alt.Chart:
     """Return a chart of the commitment delay IT − PT by confidence of the final prediction, raw lens, with intervals."""
     start = "delay_by_confidence" if text == "free" else "matched_delay_by_confidence"
-    rows = forest_rows(results, quantities, {f"{start}.{s}": {"confidence": f"{s} confidence"} for s in STRATA})
+    rows = forest_rows(
+        results, quantities, {f"{start}.{s}": {"confidence": f"{s} confidence"} for s in STRATA}
+    )
     what = f"Delay of IT's commitment, IT − PT in layers, by confidence of the final prediction, {TEXTS[text]}, raw lens"
     return forest(
         rows, column="confidence", x="IT − PT, layers", title=f"Commitment delay by confidence, {TEXTS[text]}",

@@ -32,7 +32,9 @@ def lens_curves(y, **y_options) -> list[alt.Chart]:
     scale = alt.Scale(domain=["raw", "tuned"], range=["triangle-up", "circle"])
     legend = alt.Legend(title="lens", symbolFillColor=INK, symbolStrokeColor=INK, symbolSize=80)
     shape = alt.Shape("lens:N", scale=scale, legend=legend)
-    strength = alt.StrokeWidth("lens:N", scale=alt.Scale(domain=["raw", "tuned"], range=[1, 2.5]), legend=None)
+    strength = alt.StrokeWidth(
+        "lens:N", scale=alt.Scale(domain=["raw", "tuned"], range=[1, 2.5]), legend=None
+    )
     colours = by_variant() | {"shape": shape, "detail": "lens:N"}
     band, line, points = bands(
         layers_axis(), y, fields=("lens", "variant", "layer"), colours=colours, **y_options
@@ -46,7 +48,7 @@ def agreement_of_lenses(results) -> alt.Chart:
     curve = lens_curves("share", axis=alt.Axis(format="%"))
     return panels(
         rows, "Top-1 token agrees with the final layer's", *curve, marks=[LOOKS, TEXTS],
-        description=f"Share of held-out tokens at which a layer's top-1 token is the final one, against the layer, for {VARIANTS}",
+        description=f"Share of tokens at which a layer's top-1 token is the final one, against the layer, for {VARIANTS}",
     )  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def transfer(results) -> alt.Chart:
     one = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(1))
     return panels(
         rows, "IT read with PT's translators, KL over that with its own", one, line,
-        description="KL(final ‖ layer) of IT's states read with PT's translators, divided by that with IT's own, against the layer",
+        description="KL(final ‖ layer) of IT's states read with PT's translators, over that with IT's own, against the layer",
         marks=["the dashed line marks a ratio of one"],
     )  # fmt: skip
 
