@@ -102,7 +102,7 @@ def lens_table(results) -> pd.DataFrame:
             mean = d.kl_final_layer.sel(variant=v).mean("text")
             raw, tuned = (mean.sel(lens=lens, drop=True) for lens in ("raw", "tuned"))
             a, b = float(at_depth(raw)), float(at_depth(tuned))
-            rows[f"{title}, {v.upper()}"] = {
+            rows[f"{title}, {v.upper()}" if len(results) > 1 else v.upper()] = {
                 "KL at 0.6 L, nats, raw → tuned": f"{a:.2f} → {b:.2f} ({number(100 * (b - a) / a, 0)} %)",
                 "layers closer": f"{int((tuned < raw)[:-1].sum())} of {len(raw) - 1}",
                 "smallest gain of a layer, nats": number(float((raw - tuned)[:-1].min())),

@@ -14,12 +14,11 @@ from nbhelpers.measures.graft_shifts import shifts
 from nbhelpers.report.captions import BANDS, BARS, ONSET, ZERO, caption
 from nbhelpers.report.charts import banded, bands, layers_axis, onset_rule, panels, root_scale, tidy
 from nbhelpers.report.directions import among, answer, claim, fitting, sentence, sides
-from nbhelpers.report.families import interval_table
+from nbhelpers.report.families import interval_table, turned
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.graft_charts import (
     BASES,
     BY_WINDOW,
-    CONDITIONS,
     CONTROLS,
     LENS,
     READOUTS,
@@ -191,12 +190,12 @@ def teachers(results, readout="kl_layer_final") -> alt.Chart:
 
 
 LATE = {
-    "kl_layer_final": "KL(layer ‖ own final)",
-    "kl_layer_teacher": "KL to the teacher's layer",
-    "js_teacher": "JS to the teacher's layer",
+    "kl_layer_final": "KL(layer ‖ own final), nats",
+    "kl_layer_teacher": "KL to the teacher's layer, nats",
+    "js_teacher": "JS to the teacher's layer, nats",
     "delta_cosine": "δ-cosine of the MLP",
     "commitment": "commitment, layers",
-    "nll": "NLL of the teacher's tokens",
+    "nll": "NLL of the teacher's tokens, nats",
 }
 
 
@@ -206,7 +205,7 @@ def late(readout="kl_layer_final", side="sufficiency", control="graft", lens="tu
 
 
 def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
-    """Return a table of the late graft's shifts by read-out as text, one row per family and one for the dense pool."""
+    """Return a table of the late graft's shifts by read-out as text, one row per pair and one for the dense pool."""
     columns = {}
     for readout, heading in LATE.items():
         table = interval_table(results, late(readout, side, lens=lens))
@@ -214,31 +213,42 @@ def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
     table = pd.DataFrame(columns).rename_axis(None)
     name = f"shift.kl_layer_final.{side}.graft.{lens}.by_token"
     tokens = {title: number(value(quantities, dataset, name), 3) for title, dataset in results.items()}
-    table.insert(1, "the same by token", pd.Series(tokens).reindex(table.index).fillna(""))
-    return table
+    table.insert(1, "the same by token, nats", pd.Series(tokens).reindex(table.index).fillna(""))
+    return turned(table, results)
 
 
 def branch_table(results, lens="tuned") -> pd.DataFrame:
     """Return a table of the late graft's shift of KL(layer ‖ own final) with the raw prompt and with the chat template."""
     columns = {
-        "plain prompt, B_late − A'": late(lens=lens),
-        "chat turn, B2 − A'_tmpl": named(quantities, f"shift.kl_layer_final.template.{lens}"),
+        "PT reads the plain prompt": late(lens=lens),
+        "PT reads the chat turn": named(quantities, f"shift.kl_layer_final.template.{lens}"),
     }
     found = {name: interval_table(results, measure) for name, measure in columns.items()}
     texts = {name: pd.Series(written(table, 3), index=table["family"]) for name, table in found.items()}
-    return pd.DataFrame(texts).rename_axis(None)
+    return turned(pd.DataFrame(texts).rename_axis(None), results)
 
 
 def divergence_table(results) -> pd.DataFrame:
-    """Return a table of the first step at which a condition would write another token than the teacher, and its agreement."""
-    shown = {short: name for short, name in CONDITIONS.items() if name != "C"}
-    rows = {}
+    """Return a table of the first step at which a condition would write another token than the teacher, and of the share of
+    steps at which it would write the same: one column per pair.
+    """
+    columns = {}
     for title, dataset in results.items():
-        steps, shares = (
-            [value(quantities, dataset, f"{of}.{c}") for c in shown] for of in ("first_miss", "agreement")
-        )
-        rows[title] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(steps, shares)]
-    return pd.DataFrame(rows, index=list(shown.values())).T.rename_axis(None)
+        of = {
+            name: [value(quantities, dataset, f"{name}.{c}") for c in SPELLED]
+            for name in ("first_miss", "agreement")
+        }
+        columns[title] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(*of.values())]
+    return pd.DataFrame(columns, index=list(SPELLED.values()))
+
+
+# Name of a condition in quantities → what it is: host, what is grafted, and how the prompt is read if not as usual.
+SPELLED = (
+    {"a": "PT"}
+    | {f"b_{window}": f"PT with IT's {window} MLPs" for window in WINDOWS}
+    | {"a_template": "PT, chat turn", "b2": "PT with IT's late MLPs, chat turn"}
+    | {f"d_{window}": f"IT with PT's {window} MLPs" for window in WINDOWS}
+)
 
 
 BEYOND = "beyond.scrambled.tuned"

@@ -117,7 +117,9 @@ def gains(result: xr.Dataset) -> Quantities:
     named |= {f"rank_gain_raw.b_late.{g}": raw.sel(token_class=g, drop=True) for g in GROUPS}
     later = result["log_rank_gain"].sel(part="later", condition="B_late", lens="tuned", drop=True)
     logs = {f"log_rank_gain_later.{kind}": later.sel(token_class=kind, drop=True) for kind in CLASSES}
-    logs["function_before_content"] = logs["log_rank_gain_later.function"] - logs["log_rank_gain_later.content"]
+    logs["function_before_content"] = (
+        logs["log_rank_gain_later.function"] - logs["log_rank_gain_later.content"]
+    )
     return (
         found
         | shifts(classes, "ranks", BY_PROMPT)

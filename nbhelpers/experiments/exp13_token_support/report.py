@@ -15,7 +15,7 @@ from nbhelpers.report import charts
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import IT, PT, by_category
 from nbhelpers.report.directions import by_side, everywhere, fitting, larger_side, most, ranged, sides
-from nbhelpers.report.families import POOL, is_dense
+from nbhelpers.report.families import POOL, is_dense, turned
 from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
     BY_WINDOW,
@@ -181,7 +181,8 @@ def late_wins(results) -> alt.Chart:
 
 
 def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> pd.DataFrame:
-    """Return a table of Pearson's r of `correlates.FEATURES` with late KL as text: one row per family and condition."""
+    """Return a table of Pearson's r of `correlates.FEATURES` with late KL as text: one row per pair and condition."""
+    names = {condition: name for condition, (name, *_) in READERS.items()} | {"pooled": "all conditions"}
     rows = {}
     for title, dataset in results.items():
         one = dataset.sel(scale="cosine", kind=kind, given=given, lens=lens)
@@ -189,13 +190,14 @@ def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> p
             cell = one.sel(measured=condition)
             if bool(cell.r.isnull().all()):
                 continue
-            rows[title, str(condition)] = {
+            name = names[str(condition)]
+            rows[(title, name) if len(results) > 1 else name] = {
                 FEATURES[str(f)]: interval(
                     [float(cell[end].sel(feature=f)) for end in ("r", "r_low", "r_high")]
                 )
                 for f in one.feature.values
             }
-    return pd.DataFrame(rows).T.rename_axis([None, None])
+    return pd.DataFrame(rows).T.rename_axis([None, None] if len(results) > 1 else None)
 
 
 def change(dataset: xr.Dataset, kind: str) -> stats.Interval:
@@ -204,18 +206,18 @@ def change(dataset: xr.Dataset, kind: str) -> stats.Interval:
 
 
 def class_table(results) -> pd.DataFrame:
-    """Return a table of each class's change of share from displaced to supported top-1 tokens as text: one row per family."""
+    """Return a table of each class's change of share from displaced to supported top-1 tokens as text: one row per pair."""
     rows = {
         title: {name: interval(change(dataset, kind)) for kind, name in CLASSES.items()}
         for title, dataset in results.items()
     }
-    return pd.DataFrame(rows).T.rename_axis(None)
+    return turned(pd.DataFrame(rows).T.rename_axis(None), results)
 
 
 def pooled_classes(results, condition="B_late", lens="tuned") -> pd.DataFrame:
-    """Return `class_table` for all families together and for the dense ones; every replaced cell has the same weight."""
+    """Return `class_table` for all pairs together and for the dense ones; every replaced cell has the same weight."""
     dense = {title: dataset for title, dataset in results.items() if is_dense(dataset)}
-    pools, rows = {"all families": results} | ({POOL: dense} if len(dense) > 1 else {}), {}
+    pools, rows = {"all pairs": results} | ({POOL: dense} if len(dense) > 1 else {}), {}
     for name, chosen in pools.items():
         one = {"condition": [condition], "lens": [lens]}
         counts = [dataset.replaced.sel(one).drop_vars("prompt") for dataset in chosen.values()]

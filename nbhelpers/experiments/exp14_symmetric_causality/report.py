@@ -13,7 +13,7 @@ from nbhelpers.report import charts
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import panels
 from nbhelpers.report.directions import answer, by_side, claim, fitting, sentence, sides
-from nbhelpers.report.families import POOL, interval_table, is_dense
+from nbhelpers.report.families import POOL, interval_table, is_dense, turned
 from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
     BASES,
@@ -146,7 +146,7 @@ def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
             written(pool_table(results, side, window, readout, lens), 3)[0] for side, window in cases
         ]
     columns = pd.MultiIndex.from_tuples([(SIDES[side], window) for side, window in cases])
-    return pd.DataFrame(rows, index=columns).T
+    return turned(pd.DataFrame(rows, index=columns).T, results)
 
 
 def pool_table(results, side, window, readout, lens) -> pd.DataFrame:
@@ -164,7 +164,9 @@ def strongest_late(
 
 
 def readout_table(results, lens="tuned") -> pd.DataFrame:
-    """Return a table of the number of families in which the late window is surely the strongest or surely not."""
+    """Return a table of the number of pairs in which the late window is surely the strongest (probability ≥ 0.95) or surely
+    not (≤ 0.05).
+    """
     rows = {}
     for readout, (title, _) in READOUTS.items():
         regions = {"final_fifth": "final fifth", "window": "own window"}
