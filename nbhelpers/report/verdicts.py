@@ -252,9 +252,9 @@ def matrix(results, source: Source, columns: Mapping[str, str]) -> Matrix:
         found = [kept(source, dataset).get(name) for dataset in results.values()]
         cells[heading] = [_cell(quantity, confidence) for quantity in found]
         hints[heading] = [_hint(quantity, confidence) for quantity in found]
-    index = pd.Index(list(results))
+    index, note = pd.Index(list(results)), ALONE if len(results) == 1 else JOINT
     return Matrix(
-        pd.DataFrame(cells, index), pd.DataFrame(hints, index), ALONE if len(results) == 1 else JOINT
+        pd.DataFrame(cells, index), pd.DataFrame(hints, index), note + points(results, source, columns)
     )
 
 
@@ -273,3 +273,14 @@ def _hint(quantity: Quantity | None, confidence: float) -> str:
     return (
         f"{number(found[0], 3)}{unit}, no interval" if math.isnan(found[1]) else f"{interval(found, 3)}{unit}"
     )
+
+
+def points(results, source: Source, columns: Mapping[str, str]) -> str:
+    """Return the sentence of a matrix's note on the columns whose marks rest on values alone; empty if there are none."""
+
+    def alone(name: str) -> bool:
+        found = [quantity for dataset in results.values() if (quantity := kept(source, dataset).get(name))]
+        return bool(found) and not any(np.ndim(quantity.values) for quantity in found)
+
+    names = [heading for heading, name in columns.items() if alone(name)]
+    return f" Without an interval, marked by the value alone: {listing(names)}." if names else ""

@@ -163,6 +163,6 @@ def breadth(measured, names: bool) -> str:
     r = span(measured, quantities, CHOSEN)
     found = f"Breadth and attribution correlate at {r} (most attributed neurons)"
     return claim(
-        measured, quantities, BREADTH, f"{found}, {{word}} the study's {BAR:g}",
-        f"{found}; whether that passes the study's {BAR:g} is undecided", ("above", "below"), again=True, names=names,
+        measured, quantities, BREADTH, f"{found}, {{word}} the study's bar ({BAR:g})",
+        f"{found}; whether that passes the study's bar ({BAR:g}) is undecided", ("above", "below"), again=True, names=names,
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """The figures, tables and verdict of exp03."""
 
+from functools import partial
+
 import altair as alt
 import pandas as pd
 
@@ -18,11 +20,20 @@ from nbhelpers.report.charts import (
     tidy,
     variant_dots,
 )
-from nbhelpers.report.families import FEWEST, cells, free
+from nbhelpers.report.directions import (
+    claim,
+    everywhere,
+    fitting,
+    larger_side,
+    levels_of,
+    sentence,
+    sides,
+)
+from nbhelpers.report.families import FEWEST, cells, free, turned
 from nbhelpers.report.quantities import interval_rows, named, value
-from nbhelpers.report.sentences import grounds, sentence
-from nbhelpers.report.text import number, percent
+from nbhelpers.report.text import in_words, number, percent
 from nbhelpers.report.unmeasured import needs, sentences
+from nbhelpers.report.verdicts import DOWN, UP, Verdict, degree, signs
 
 MINDS = {
     "late_mind_change": ("First correct at the onset or later", "share of tokens"),
@@ -103,17 +114,20 @@ def neuron_gini(results) -> alt.Chart:
 
 
 def phase_table(results) -> pd.DataFrame:
-    """Return a table of IT − PT of the adjacent KL, nats, by phase and family, free running, raw lens."""
-    phases = ("content", "format", "corrective")
-    return cells(results, {name: named(quantities, f"phase_kl_adjacent_shift.{name}.raw") for name in phases})
+    """Return a table of IT − PT of the adjacent KL, nats, by phase and pair, free running, raw lens."""
+    phases = {name: named(quantities, f"phase_kl_adjacent_shift.{name}.raw") for name in PHASES}
+    return turned(cells(results, {f"{name} phase": of for name, of in phases.items()}), results)
+
+
+PHASES = ("content", "format", "corrective")
 
 
 def agreement_table(results) -> pd.DataFrame:
-    """Return a table of the gap on IT's text by whether both models' final top-1 token is the same, by family."""
+    """Return a table of the gap on IT's text by whether both models' final top-1 token is the same, by pair."""
     kinds = [str(kind) for kind in next(iter(results.values())).agreement_of.values]
     table = cells(results, {kind: named(quantities, f"gap_by_agreement.{kind}") for kind in kinds})
     share = {title: percent(value(quantities, d, "agreement.it")) for title, d in results.items()}
-    return table.assign(**{"share of steps with the same token": pd.Series(share)})
+    return turned(table.assign(**{"share of steps with the same token": pd.Series(share)}), results)
 
 
 def gini_table(results) -> pd.DataFrame:
@@ -125,23 +139,70 @@ def gini_table(results) -> pd.DataFrame:
         }
         shared = {int(k): value(quantities, d, f"neuron_overlap_all_layers.k{k}") for k in d.k.values}
         rows[title] |= {f"top {k} shared": number(share) for k, share in shared.items()}
-    return pd.DataFrame(rows).T.rename_axis(None)
+    return turned(pd.DataFrame(rows).T.rename_axis(None), results)
 
 
-def verdict(results) -> str:
-    """Return the verdict on a corrective stage."""
-    larger, later = ("larger in IT than in PT", "smaller in IT"), ("later in IT than in PT", "earlier in IT")
+REVISION, DELAY = "phase_kl_adjacent_shift.corrective.raw", "delay_by_confidence.high"
+MATCHED = f"matched_{DELAY}"
+MATRIX = {
+    "late revision": REVISION,
+    "late revision, tuned lens": "phase_kl_adjacent_shift.corrective.tuned",
+    "both reading IT's text": "matched_revision_shift.raw.it",
+    "the same, tuned lens": "matched_revision_shift.tuned.it",
+    "commitment where sure": DELAY,
+    "the same on IT's text": MATCHED,
+}
 
-    def of(name, signs):
-        return sentence(results, named(quantities, name), *signs)
 
-    corrective, content = (of(f"phase_kl_adjacent_shift.{p}.raw", larger) for p in ("corrective", "content"))
-    structural, contents = (of(f"late_mind_change_shift.free.{k}", larger) for k in ("structural", "content"))
-    high, low = (of(f"delay_by_confidence.{stratum}", later) for stratum in ("high", "low"))
-    matched = of("matched_delay_by_confidence.high", later)
+def verdict(results) -> Verdict:
+    """Return the verdict: whether IT's late layers revise more, whether it commits later, and for which tokens."""
+    return fitting(partial(said, results))
+
+
+def said(results, names: bool) -> Verdict:
+    """Return the verdict, with or without the names of the pairs that differ."""
+    revised = claim(
+        results, quantities, REVISION,
+        "In the last two fifths, each layer moves IT's prediction {size} nats {word} than PT's",
+        "Whether each layer of the last two fifths moves IT's prediction more than PT's is undecided",
+        MOVES, names=names,
+    )  # fmt: skip
+    structural = levels_of(results, quantities, "late_change_structural_share.it", percent)
+    answer = degree(signs(results, quantities, REVISION).above, results)
+    return Verdict(
+        f"{answer[0].upper()}{answer[1:]}; {structural} of IT's late changes end on structural tokens",
+        f"{sentence(revised)[:-1]}; {on_one_text(results)}.", sentence(delay(results, names)),
+        sentences(results, "neurons").strip(),
+    )  # fmt: skip
+
+
+def on_one_text(results) -> str:
+    """Return the clause on whether IT revises more, or less, where both models read IT's text, through either lens."""
+    found = [sides(results, quantities, f"matched_revision_shift.{lens}.it") for lens in ("raw", "tuned")]
+    if len(results) > 1:
+        side = larger_side(sides(results, quantities, REVISION))
+        raw, tuned = (in_words(len(each[side])) for each in found)
+        return f"when both read IT's text, {MOVES[side == DOWN]} in {raw} (tuned lens: {tuned})"
+    words = dict(zip((UP, DOWN), MOVES))
+    raw, tuned = (next((word for side, word in words.items() if each[side]), "undecided") for each in found)
+    return f"when both read IT's text, {raw}" + (f" (tuned lens: {tuned})" if tuned != raw else "")
+
+
+def delay(results, names: bool) -> str:
+    """Return the clause on IT − PT of the commitment layer where the final prediction is sure: on own texts, on IT's."""
+    shown = partial(number, digits=1)
+    own = claim(
+        results, quantities, DELAY, "Where sure, IT commits {size} layers {word}",
+        "Where sure, whether IT commits later is undecided", COMMITS, shown=shown, again=True, names=names,
+    )  # fmt: skip
+    matched = claim(
+        results, quantities, MATCHED, "when both read IT's text, {size} {word}", "when both read IT's text, undecided", COMMITS,
+        shown=shown, again=True, names=names,
+    )  # fmt: skip
+    every = f" {everywhere(results, again=True)}" if len(results) > 1 else ""
     return (
-        f"Free running, the divergence from layer to layer in the corrective phase is {corrective}; in the content phase it "
-        f"is {content}. The share of structural tokens that come first only from the onset on is {structural}; that of "
-        f"content tokens is {contents}. At high confidence commitment is {high}; at low confidence it is {low}. With both "
-        f"models on IT's text, commitment at high confidence is {matched}. {grounds(results)}{sentences(results, 'neurons')}"
+        f"{own.removesuffix(every)}; {matched}" if every and matched.endswith(every) else f"{own}; {matched}"
     )
+
+
+MOVES, COMMITS = ("more", "less"), ("later", "earlier")
