@@ -12,13 +12,16 @@ from nbhelpers.report.verdicts import (
     OPEN,
     UP,
     Verdict,
+    degree,
     joint,
     listing,
     mark,
     noun,
+    of,
     short,
 )
 
+NAMES, COUNTS, LEAST = 2, 1, 0  # how much a verdict says of the pairs that differ
 ELSE = {OPEN: "undecided", MISSING: "not measured"}
 
 
@@ -59,13 +62,13 @@ def levels_of(results, source: Source, name: str, shown: Callable[[float], str] 
 
 def claim(
     results, source: Source, name: str, says: str, open_: str, words: tuple[str, str], *, shown=number, again=False,
-    names=True,
+    detail=NAMES,
 ) -> str:  # fmt: skip
     """Return a sentence, without its full stop, on the side and size of a quantity in most pairs, and on the others.
 
     says: the sentence, with {word} for the one of `words` (above, below) that holds and, if wanted, {size} for the range of
     the distances from zero among these pairs, as `shown` writes them. open_: the sentence where no pair has a side. again:
-    the verdict has said what the pairs are. names: whether the pairs that differ are named or only counted.
+    the verdict has said what the pairs are. detail: whether the pairs that differ are named, counted, or left to the matrix.
     """
     found = sides(results, source, name)
     side = larger_side(found)
@@ -74,7 +77,7 @@ def claim(
     size = ranged((abs(value(source, results[title], name)) for title in found[side]), shown)
     otherwise = {DOWN if side == UP else UP: words[side == UP], **ELSE}
     said = says.format(size=size, word=words[side == DOWN])
-    return f"{said} {places(results, found, side, otherwise, again, names)}".rstrip()
+    return f"{said} {places(results, found, side, otherwise, again, detail)}".rstrip()
 
 
 def everywhere(results, again: bool = False) -> str:
@@ -86,7 +89,7 @@ def everywhere(results, again: bool = False) -> str:
 
 
 def places(
-    results, found, side: str, otherwise: dict[str, str], again: bool = False, names: bool = True
+    results, found, side: str, otherwise: dict[str, str], again: bool = False, detail: int = NAMES
 ) -> str:
     """Return in which pairs a quantity lies on a side, and what is so in the others; nothing for a single pair.
 
@@ -98,7 +101,9 @@ def places(
     called = short(results)
     head = f"in {in_words(len(titles))} of {in_words(len(results))}{'' if again else f' {noun(results)}'}"
     rest = [(word, found[sign]) for sign, word in otherwise.items() if found[sign]]
-    if not names:
+    if detail == LEAST:
+        return head.removesuffix(f" of {in_words(len(results))}")
+    if detail == COUNTS:
         return ", ".join([head, *(f"{word} in {in_words(len(others))}" for word, others in rest)])
     if len(rest) == 1 and len(titles) < len(rest[0][1]):
         return f"{head} ({listing([called[title] for title in titles])}), {rest[0][0]} in the others"
@@ -106,12 +111,36 @@ def places(
     return f"{head} ({'; '.join(listed)})"
 
 
-def fitting(make: Callable[[bool], Verdict]) -> Verdict:
-    """Return `make(names=True)`, or without the names of pairs if it has too many words; the matrix names them."""
-    whole = make(True)
-    return whole if whole.words <= LONGEST else make(False)
+def fitting(make: Callable[[int], Verdict]) -> Verdict:
+    """Return the verdict `make(detail)` with as much detail on the pairs that differ as fits; the matrix has all of it."""
+    for detail in (NAMES, COUNTS):
+        if (verdict := make(detail)).words <= LONGEST:
+            return verdict
+    return make(LEAST)
+
+
+def caveat(said: str, lacking: str, detail: int) -> str:
+    """Return a caveat and what was not measured; the latter alone where words are short."""
+    return lacking.strip() if lacking and detail == LEAST else f"{said}{lacking}".strip()
+
+
+def yes_or_no(results, source: Source, name: str) -> str:
+    """Return the answer to whether a quantity is above its centre: yes, mostly, in part, hardly, no or undecided."""
+    found = sides(results, source, name)
+    return degree(found[UP], results) if found[UP] or found[DOWN] else "undecided"
+
+
+def on_side(results, source: Source, name: str) -> dict:
+    """Return the results of the pairs on the larger side of a quantity; all of them if no pair has a side."""
+    found = sides(results, source, name)
+    return of(results, found[larger_side(found)]) or dict(results)
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
 
 
 def sentence(text: str) -> str:
     """Return a clause as a sentence: with a capital and a full stop; nothing of nothing."""
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    return f"{capital(text)}." if text else ""

@@ -21,7 +21,17 @@ from nbhelpers.report.charts import (
     panels,
     tidy,
 )
-from nbhelpers.report.directions import claim, fitting, larger_side, ranged, sentence, sides
+from nbhelpers.report.directions import (
+    NAMES,
+    capital,
+    caveat,
+    claim,
+    fitting,
+    larger_side,
+    ranged,
+    sentence,
+    sides,
+)
 from nbhelpers.report.families import cells, turned
 from nbhelpers.report.quantities import named, value
 from nbhelpers.report.text import in_words, p_value
@@ -121,21 +131,23 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
     differ = {v: kinds_differ(results, "delta_cosine", v) for v in CONDITIONS}
     with_, without = (degree(differ[v], results) for v in ("it", "it_plain"))
     answer = (
-        f"{with_[0].upper()}{with_[1:]}, with the chat template or without it"
+        f"{capital(with_)}, with the chat template or without it"
         if with_ == without
         else f"With the chat template, {with_}; without it, {without}"
     )
     opposed = {v: signs(results, quantities, f"late_cosine.{v}").below for v in ("it", "it_plain")}
-    caveat = f"{sentence(oppose(opposed, results))}{sentences(results, 'weights')}"
-    return Verdict(answer, sentence(kinds(differ, results, names)), sentence(lower(results, names)), caveat)
+    return Verdict(
+        answer, sentence(kinds(differ, results, detail)), sentence(lower(results, detail)),
+        caveat(sentence(oppose(opposed, results)), sentences(results, "weights"), detail),
+    )  # fmt: skip
 
 
-def kinds(differ: dict[str, list[str]], results, names: bool) -> str:
+def kinds(differ: dict[str, list[str]], results, detail: int) -> str:
     """Return the clause on the conditions and the pairs in which kinds of prompts differ in the δ-cosine."""
     places = {"it": "under IT's template", "it_plain": "without it", "pt": "in PT"}
     if not any(differ.values()):
@@ -144,14 +156,14 @@ def kinds(differ: dict[str, list[str]], results, names: bool) -> str:
     if len(results) > 1:
         first = where(differ["it"], results)
         counts = [f"in {in_words(len(differ[v]))} {places[v]}" for v in ("it_plain", "pt")]
-        said = [f"{first if names else first.split(' (')[0]} {places['it']}", *counts]
+        said = [f"{first if detail == NAMES else first.split(' (')[0]} {places['it']}", *counts]
         return f"Prompt kinds differ in δ-cosine {', '.join(said).replace(', in none in PT', ', none in PT')}"
     yes, no = ([name for v, name in places.items() if bool(differ[v]) == wanted] for wanted in (True, False))
     rest = f", not {listing(no, 'or')}" if no else ""
     return f"Prompt kinds differ in δ-cosine {listing(yes)}{rest}"
 
 
-def lower(results, names: bool) -> str:
+def lower(results, detail: int) -> str:
     """Return the clause on IT − PT of the late δ-cosine, with the template and without it."""
     shifts = {"with": "late_cosine_shift.it", "without": "late_cosine_shift.it_plain"}
     found = {which: sides(results, quantities, name) for which, name in shifts.items()}
@@ -161,15 +173,15 @@ def lower(results, names: bool) -> str:
         titles = found["with"][larger_side(found["with"])]
         size = ranged(abs(value(quantities, results[t], name)) for t in titles for name in shifts.values())
         says = f"{start} {size} {{word}} PT's"
-        both = claim(results, quantities, shifts["with"], says, open_, words, again=True, names=names)
+        both = claim(results, quantities, shifts["with"], says, open_, words, again=True, detail=detail)
         return f"{both}, template or not"
     one = claim(
         results, quantities, shifts["with"], f"{start} {{size}} {{word}} PT's with the template", open_, words, again=True,
-        names=names,
+        detail=detail,
     )  # fmt: skip
     other = claim(
         results, quantities, shifts["without"], "without it, {size} {word}", "without it, undecided", words, again=True,
-        names=names,
+        detail=detail,
     )  # fmt: skip
     return f"{one}; {other}"
 
@@ -179,7 +191,7 @@ def oppose(opposed: dict[str, list[str]], results) -> str:
     with_, without = opposed["it"], opposed["it_plain"]
     act = "oppose the stream (cosine below zero)"
     if not with_ and not without:
-        return f"IT's updates do not surely {act}{'' if len(results) == 1 else ' in any'}, with the template or without"
+        return f"IT's updates {f'do not surely {act}' if len(results) == 1 else f'surely {act} in none'}, either way"
     if len(results) > 1:
         return (
             f"IT's updates {act} in {in_words(len(with_))} with template, in {in_words(len(without))} without"

@@ -21,6 +21,8 @@ from nbhelpers.report.charts import (
     variant_dots,
 )
 from nbhelpers.report.directions import (
+    LEAST,
+    capital,
     claim,
     everywhere,
     fitting,
@@ -28,12 +30,13 @@ from nbhelpers.report.directions import (
     levels_of,
     sentence,
     sides,
+    yes_or_no,
 )
 from nbhelpers.report.families import FEWEST, cells, free, turned
 from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.text import in_words, number, percent
 from nbhelpers.report.unmeasured import needs, sentences
-from nbhelpers.report.verdicts import DOWN, UP, Verdict, degree, signs
+from nbhelpers.report.verdicts import DOWN, UP, Verdict
 
 MINDS = {
     "late_mind_change": ("First correct at the onset or later", "share of tokens"),
@@ -149,7 +152,7 @@ MATRIX = {
     "late revision, tuned lens": "phase_kl_adjacent_shift.corrective.tuned",
     "both reading IT's text": "matched_revision_shift.raw.it",
     "the same, tuned lens": "matched_revision_shift.tuned.it",
-    "commitment where sure": DELAY,
+    "sure predictions settle later": DELAY,
     "the same on IT's text": MATCHED,
 }
 
@@ -159,45 +162,46 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
     revised = claim(
         results, quantities, REVISION,
         "In the last two fifths, each layer moves IT's prediction {size} nats {word} than PT's",
         "Whether each layer of the last two fifths moves IT's prediction more than PT's is undecided",
-        MOVES, names=names,
+        MOVES, detail=detail,
     )  # fmt: skip
     structural = levels_of(results, quantities, "late_change_structural_share.it", percent)
-    answer = degree(signs(results, quantities, REVISION).above, results)
+    lacking = sentences(results, "neurons").strip()
+    same_text = "" if lacking and detail == LEAST else f"; {on_one_text(results, detail)}"
     return Verdict(
-        f"{answer[0].upper()}{answer[1:]}; {structural} of IT's late changes end on structural tokens",
-        f"{sentence(revised)[:-1]}; {on_one_text(results)}.", sentence(delay(results, names)),
-        sentences(results, "neurons").strip(),
+        f"{capital(yes_or_no(results, quantities, REVISION))}; {structural} of IT's late changes end on structural tokens",
+        sentence(revised + same_text), sentence(delay(results, detail)), lacking,
     )  # fmt: skip
 
 
-def on_one_text(results) -> str:
+def on_one_text(results, detail: int) -> str:
     """Return the clause on whether IT revises more, or less, where both models read IT's text, through either lens."""
     found = [sides(results, quantities, f"matched_revision_shift.{lens}.it") for lens in ("raw", "tuned")]
     if len(results) > 1:
         side = larger_side(sides(results, quantities, REVISION))
         raw, tuned = (in_words(len(each[side])) for each in found)
-        return f"when both read IT's text, {MOVES[side == DOWN]} in {raw} (tuned lens: {tuned})"
+        lens = f" (tuned lens: {tuned})" if detail > LEAST else ""
+        return f"when both read IT's text, {MOVES[side == DOWN]} in {raw}{lens}"
     words = dict(zip((UP, DOWN), MOVES))
     raw, tuned = (next((word for side, word in words.items() if each[side]), "undecided") for each in found)
     return f"when both read IT's text, {raw}" + (f" (tuned lens: {tuned})" if tuned != raw else "")
 
 
-def delay(results, names: bool) -> str:
+def delay(results, detail: int) -> str:
     """Return the clause on IT − PT of the commitment layer where the final prediction is sure: on own texts, on IT's."""
     shown = partial(number, digits=1)
     own = claim(
-        results, quantities, DELAY, "Where sure, IT commits {size} layers {word}",
-        "Where sure, whether IT commits later is undecided", COMMITS, shown=shown, again=True, names=names,
+        results, quantities, DELAY, "Sure predictions settle {size} layers {word} in IT",
+        "Whether sure predictions settle later in IT is undecided", SETTLES, shown=shown, again=True, detail=detail,
     )  # fmt: skip
     matched = claim(
-        results, quantities, MATCHED, "when both read IT's text, {size} {word}", "when both read IT's text, undecided", COMMITS,
-        shown=shown, again=True, names=names,
+        results, quantities, MATCHED, "when both read IT's text, {size} {word}",
+        "when both read IT's text, undecided", SETTLES, shown=shown, again=True, detail=detail,
     )  # fmt: skip
     every = f" {everywhere(results, again=True)}" if len(results) > 1 else ""
     return (
@@ -205,4 +209,4 @@ def delay(results, names: bool) -> str:
     )
 
 
-MOVES, COMMITS = ("more", "less"), ("later", "earlier")
+MOVES, SETTLES = ("more", "less"), ("later", "earlier")

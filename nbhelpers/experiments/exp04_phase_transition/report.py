@@ -10,7 +10,7 @@ from scipy.stats import binom
 from nbhelpers.experiments.exp04_phase_transition.quantities import is_largest, quantities
 from nbhelpers.report import charts
 from nbhelpers.report.charts import by_variant, layers_axis, panels, tidy
-from nbhelpers.report.directions import fitting, sentence
+from nbhelpers.report.directions import LEAST, NAMES, fitting, sentence
 from nbhelpers.report.families import turned
 from nbhelpers.report.geometry_charts import TEMPLATES
 from nbhelpers.report.quantities import DIMENSIONS, value
@@ -119,8 +119,8 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
     largest, profiles, chance = (
         sum(value(quantities, dataset, name) for dataset in results.values())
         for name in ("third_is_largest", "profiles", "third_by_chance")
@@ -134,10 +134,11 @@ def said(results, names: bool) -> Verdict:
         signs(results, quantities, "sharpness_ratio").above, results, "The dip of dimension there is sharper in IT",
         "The dip of dimension there is not sharper in IT",
     )  # fmt: skip
+    lacking = sentences(results, "attention")
+    shown = sharp if detail == NAMES else "" if lacking and detail == LEAST else sharp.split(" (")[0]
     return Verdict(
-        answer(largest, profiles, chance), stands, sentence(sharp if names else sharp.split(" (")[0]),
-        f"{sentence(higher(results))}{sentences(results, 'attention')}",
-    )  # fmt: skip
+        answer(largest, profiles, chance), stands, sentence(shown), f"{sentence(higher(results))}{lacking}"
+    )
 
 
 def answer(largest: float, profiles: float, chance: float) -> str:
@@ -153,15 +154,12 @@ def higher(results) -> str:
     for template in ("native", "raw"):
         shifts = [f"late_dimension_shift.{estimator}.{template}" for estimator in DIMENSIONS]
         above = [sum(value(quantities, d, shift) > 0 for d in results.values()) for shift in shifts]
-        said.append(one_pair(above) if total == 1 else f"in {' or '.join(map(in_words, sorted({*above})))}")
-    (native, plain), prompts = said, [f"with {READ_AS[template]}" for template in ("native", "raw")]
-    of = "" if total == 1 else f" of {in_words(total)}"
-    start = f"IT's late dimension is {'' if total == 1 else 'higher '}{native}{of}"
-    return (
-        f"{start}, {' and '.join(prompts)}"
-        if native == plain
-        else f"{start} {prompts[0]}, but {plain} {prompts[1]}"
-    )
+        said.append(one_pair(above) if total == 1 else several(above, total, again=template == "raw"))
+    (native, plain), (own, text) = said, [f"with {READ_AS[template]}" for template in ("native", "raw")]
+    start = f"IT's late dimension is {'' if total == 1 else 'higher '}"
+    if native.removesuffix(f" of {in_words(total)}") == plain:
+        return f"{start}{native}, {own} {'or' if native == 'not higher' else 'and'} {text}"
+    return f"{start}{native} {own}, but {plain} {text}"
 
 
 def one_pair(above: list[int]) -> str:
@@ -169,3 +167,11 @@ def one_pair(above: list[int]) -> str:
     if len({*above}) == 1:
         return "higher" if above[0] else "not higher"
     return f"higher by {list(DIMENSIONS.values())[above.index(1)]} alone"
+
+
+def several(above: list[int], total: int, again: bool) -> str:
+    """Return in how many of several pairs something holds, from the estimator with the fewest to that with the most."""
+    counts = sorted({*above})
+    if counts == [total]:
+        return "in both" if total == 2 else f"in all {in_words(total)}"
+    return f"in {' or '.join(map(in_words, counts))}{'' if again else f' of {in_words(total)}'}"
