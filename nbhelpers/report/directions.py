@@ -101,8 +101,10 @@ def places(
     called = short(results)
     head = f"in {in_words(len(titles))} of {in_words(len(results))}{'' if again else f' {noun(results)}'}"
     rest = [(word, found[sign]) for sign, word in otherwise.items() if found[sign]]
+    if detail < NAMES:
+        head = head.removesuffix(f" of {in_words(len(results))}")
     if detail == LEAST:
-        return head.removesuffix(f" of {in_words(len(results))}")
+        return head
     if detail == COUNTS:
         return ", ".join([head, *(f"{word} in {in_words(len(others))}" for word, others in rest)])
     if len(rest) == 1 and len(titles) < len(rest[0][1]):

@@ -96,7 +96,7 @@ def said(results, detail: int) -> Verdict:
         "either may be surer",
     )
     same = [levels_of(results, quantities, f"same_top1.{v}", percent) for v in ("pt", "it")]
-    agree = f"On the same text, both predict the same next token for {same[0]} of PT's and {same[1]} of IT's."
+    agree = f"On the same text, their next tokens agree for {same[0]} of PT's and {same[1]} of IT's."
     return Verdict(
         f"{writes}; {surer}", sentence(length(results, detail)), sentence(sharpness(results, detail)),
         caveat(agree, sentences(results, *PARTS), detail),
