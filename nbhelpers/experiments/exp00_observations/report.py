@@ -11,6 +11,7 @@ import xarray as xr
 from nbhelpers.core import params
 from nbhelpers.core.unmeasured import PARTS
 from nbhelpers.experiments.exp00_observations.quantities import quantities
+from nbhelpers.report.captions import VARIANTS
 from nbhelpers.report.charts import by_variant, panels, tidy
 from nbhelpers.report.directions import caveat, claim, fitting, levels_of, most, on_side, sentence
 from nbhelpers.report.families import turned
@@ -45,7 +46,8 @@ def lengths(results) -> alt.Chart:
         .mark_line(interpolate="step-before", strokeWidth=2)
         .encode(x=x, y=y, tooltip=tips, **by_variant())
     )
-    return panels(rows, "Length of the texts", line)
+    description = f"Share of texts with at least so many tokens, against the number of tokens, for {VARIANTS}"
+    return panels(rows, "Length of the texts", line, description=description)
 
 
 def volume(results) -> pd.DataFrame:
@@ -96,7 +98,7 @@ def said(results, detail: int) -> Verdict:
         "either may be surer",
     )
     same = [levels_of(results, quantities, f"same_top1.{v}", percent) for v in ("pt", "it")]
-    agree = f"On the same text, their next tokens agree for {same[0]} of PT's and {same[1]} of IT's."
+    agree = f"On the same text, both expect the same token for {same[0]} of PT's and {same[1]} of IT's."
     return Verdict(
         f"{writes}; {surer}", sentence(length(results, detail)), sentence(sharpness(results, detail)),
         caveat(agree, sentences(results, *PARTS), detail),
