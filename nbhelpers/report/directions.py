@@ -17,10 +17,12 @@ from nbhelpers.report.verdicts import (
     listing,
     mark,
     noun,
+    of,
     short,
     where,
 )
 
+NAMES, COUNTS, LEAST = 2, 1, 0  # how much a verdict says of the pairs that differ
 ELSE = {OPEN: "undecided", MISSING: "not measured"}
 
 
@@ -61,14 +63,14 @@ def levels_of(results, source: Source, name: str, shown: Callable[[float], str] 
 
 def claim(
     results, source: Source, name: str, says: str, open_: str, words: tuple[str, str], *, shown=number, again=False,
-    names=True,
+    detail=NAMES,
 ) -> str:  # fmt: skip
     """Return a sentence, without its full stop, on the side and size of a quantity in most pairs, and on the others.
 
     says: the sentence, with {word} for the one of `words` (above, below) that holds and, if wanted, {size} for the range of
     the distances from zero among these pairs, as `shown` writes them. open_: the sentence where no pair has a side. again:
-    the verdict has said what the pairs are. names: whether the pairs that differ are named or only counted. Of words such as
-    "farther from" and "nearer to" the first stands for the other side.
+    the verdict has said what the pairs are. detail: whether the pairs that differ are named, counted, or left to the matrix.
+    Of words such as "farther from" and "nearer to" the first stands for the other side.
     """
     found = sides(results, source, name)
     side = larger_side(found)
@@ -77,7 +79,7 @@ def claim(
     size = ranged((abs(value(source, results[title], name)) for title in found[side]), shown)
     otherwise = {DOWN if side == UP else UP: words[side == UP].split()[0], **ELSE}
     said = says.format(size=size, word=words[side == DOWN])
-    return f"{said} {places(results, found, side, otherwise, again, names)}".rstrip()
+    return f"{said} {places(results, found, side, otherwise, again, detail)}".rstrip()
 
 
 def everywhere(results, again: bool = False) -> str:
@@ -89,7 +91,7 @@ def everywhere(results, again: bool = False) -> str:
 
 
 def places(
-    results, found, side: str, otherwise: dict[str, str], again: bool = False, names: bool = True
+    results, found, side: str, otherwise: dict[str, str], again: bool = False, detail: int = NAMES
 ) -> str:
     """Return in which pairs a quantity lies on a side, and what is so in the others; nothing for a single pair.
 
@@ -101,7 +103,11 @@ def places(
     called = short(results)
     head = f"in {in_words(len(titles))} of {in_words(len(results))}{'' if again else f' {noun(results)}'}"
     rest = [(word, found[sign]) for sign, word in otherwise.items() if found[sign]]
-    if not names:
+    if detail < NAMES:
+        head = head.removesuffix(f" of {in_words(len(results))}")
+    if detail == LEAST:
+        return head
+    if detail == COUNTS:
         return ", ".join([head, *(f"{word} in {in_words(len(others))}" for word, others in rest)])
     if len(rest) == 1 and len(titles) < len(rest[0][1]):
         return f"{head} ({listing([called[title] for title in titles])}), {rest[0][0]} in the others"
@@ -109,15 +115,39 @@ def places(
     return f"{head} ({'; '.join(listed)})"
 
 
-def fitting(make: Callable[[bool], Verdict]) -> Verdict:
-    """Return `make(names=True)`, or without the names of pairs if it has too many words; the matrix names them."""
-    whole = make(True)
-    return whole if whole.words <= LONGEST else make(False)
+def fitting(make: Callable[[int], Verdict]) -> Verdict:
+    """Return the verdict `make(detail)` with as much detail on the pairs that differ as fits; the matrix has all of it."""
+    for detail in (NAMES, COUNTS):
+        if (verdict := make(detail)).words <= LONGEST:
+            return verdict
+    return make(LEAST)
+
+
+def caveat(said: str, lacking: str, detail: int) -> str:
+    """Return a caveat and what was not measured; the latter alone where words are short."""
+    return lacking.strip() if lacking and detail == LEAST else f"{said}{lacking}".strip()
+
+
+def yes_or_no(results, source: Source, name: str) -> str:
+    """Return the answer to whether a quantity is above its centre: yes, mostly, in part, hardly, no or undecided."""
+    found = sides(results, source, name)
+    return degree(found[UP], results) if found[UP] or found[DOWN] else "undecided"
+
+
+def on_side(results, source: Source, name: str) -> dict:
+    """Return the results of the pairs on the larger side of a quantity; all of them if no pair has a side."""
+    found = sides(results, source, name)
+    return of(results, found[larger_side(found)]) or dict(results)
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
 
 
 def sentence(text: str) -> str:
     """Return a clause as a sentence: with a capital and a full stop; nothing of nothing."""
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    return f"{capital(text)}." if text else ""
 
 
 def answer(found: dict[str, list[str]], side: str = UP) -> str:
@@ -127,11 +157,11 @@ def answer(found: dict[str, list[str]], side: str = UP) -> str:
     return degree(found[side], [title for titles in found.values() for title in titles])
 
 
-def among(titles, results, names: bool = True) -> str:
+def among(titles, results, detail: int = NAMES) -> str:
     """Return in which pairs something holds, once the verdict has said what they are: "in Gemma and Qwen", "in all six".
 
-    One or two pairs are named; more are counted as by `verdicts.where`, without names if `names` is false. With a single pair
-    it is "".
+    One or two pairs are named; more are counted as by `verdicts.where`, with names only where `detail` has them. With a
+    single pair it is "".
     """
     if len(results) == 1:
         return ""
@@ -139,16 +169,16 @@ def among(titles, results, names: bool = True) -> str:
         called = short(results)
         return f"in {listing([called[title] for title in results if title in titles])}"
     said = where(titles, results, again=True)
-    return said if names else said.split(" (")[0]
+    return said if detail == NAMES else said.split(" (")[0]
 
 
 def by_side(
-    results, found: dict[str, list[str]], above: str, below: str, neither: str, names: bool = True
+    results, found: dict[str, list[str]], above: str, below: str, neither: str, detail: int = NAMES
 ) -> str:
     """Return where a quantity lies on each side: "farther in Qwen and OLMo, nearer in DeepSeek".
 
     The side of more pairs comes first; `neither` stands where no sign is sure. The verdict has said what the pairs are.
     """
     order = sorted([(found[UP], above), (found[DOWN], below)], key=lambda side: -len(side[0]))
-    said = [f"{word} {among(titles, results, names)}".strip() for titles, word in order if titles]
+    said = [f"{word} {among(titles, results, detail)}".strip() for titles, word in order if titles]
     return ", ".join(said) or neither

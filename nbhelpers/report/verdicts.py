@@ -257,7 +257,7 @@ def matrix(results, source: Source, columns: Mapping[str, str]) -> Matrix:
 
 
 def _note(results, source: Source, columns: Mapping[str, str]) -> str:
-    """Return what a matrix rests on, with the columns that have no interval, and those held against another line than zero."""
+    """Return what a matrix rests on, the columns that have no interval, and those held against another line than zero."""
     plain, held, confidence = [], [], joint(results)
     for heading, name in columns.items():
         found = [quantity for d in results.values() if (quantity := kept(source, d).get(name)) is not None]
@@ -268,7 +268,7 @@ def _note(results, source: Source, columns: Mapping[str, str]) -> str:
             held.append(f"“{heading}” is held against {' or '.join(sorted(lines))} instead of zero.")
     if len(plain) == len(columns):
         return " ".join(["▲ above and ▼ below zero; these numbers have no interval.", *held])
-    without = [f"Without an interval, by value: {', '.join(plain)}."] if plain else []
+    without = [f"Without an interval, marked by the value alone: {listing(plain)}."] if plain else []
     return " ".join([ALONE if len(results) == 1 else JOINT, *without, *held])
 
 

@@ -13,7 +13,7 @@ from nbhelpers.core.unmeasured import PARTS
 from nbhelpers.experiments.exp00_observations.quantities import quantities
 from nbhelpers.report.captions import VARIANTS
 from nbhelpers.report.charts import by_variant, panels, tidy
-from nbhelpers.report.directions import claim, fitting, levels_of, most, sentence
+from nbhelpers.report.directions import caveat, claim, fitting, levels_of, most, on_side, sentence
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import value
 from nbhelpers.report.text import percent
@@ -72,9 +72,10 @@ def volume(results) -> pd.DataFrame:
     return turned(pd.DataFrame(rows).T.rename_axis(None), results)
 
 
+LENGTH, ENTROPY = "n_tokens_shift", "final_entropy_shift"
 MATRIX = {
-    "tokens a text, IT − PT": "n_tokens_shift",
-    "final entropy, IT − PT": "final_entropy_shift",
+    "tokens a text, IT − PT": LENGTH,
+    "final entropy, IT − PT": ENTROPY,
     "top probability, IT − PT": "final_top1_probability_shift",
     "same top token, IT's text − PT's": "same_top1_on_it_less_pt",
 }
@@ -85,41 +86,41 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
-    tokens = [levels_of(results, quantities, f"n_tokens.{v}", lambda n: f"{n:.0f}") for v in ("it", "pt")]
-    nats = [levels_of(results, quantities, f"final_entropy.{v}") for v in ("it", "pt")]
-    same = [levels_of(results, quantities, f"same_top1.{v}", percent) for v in ("pt", "it")]
-    length = claim(
-        results, quantities, "n_tokens_shift",
-        f"IT's texts ({tokens[0]} tokens) are {{word}} than PT's ({tokens[1]})",
-        f"Whether IT's texts ({tokens[0]} tokens) or PT's ({tokens[1]}) are longer is undecided",
-        ("longer", "shorter"), names=names,
-    )  # fmt: skip
-    sharper = claim(
-        results, quantities, "final_entropy_shift",
-        f"IT's final predictions (entropy {nats[0]} nats) are {{word}} than PT's ({nats[1]})",
-        f"Whether IT's final predictions (entropy {nats[0]} nats) or PT's ({nats[1]}) are surer is undecided",
-        ("less sure", "surer"), again=True, names=names,
-    )  # fmt: skip
-    writes = most(
-        results,
-        quantities,
-        "n_tokens_shift",
-        "IT writes more",
-        "PT writes more",
-        "Neither surely writes more",
-    )
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
+    writes = most(results, quantities, LENGTH, "IT writes more", "PT writes more", "Either may write more")
     surer = most(
         results,
         quantities,
-        "final_entropy_shift",
+        ENTROPY,
         "PT is surer of its words",
         "IT is surer of its words",
-        "neither is surely surer",
+        "either may be surer",
     )
-    agree = f"On the same text, both predict the same next token for {same[0]} of PT's and {same[1]} of IT's."
-    missing = sentences(results, *PARTS).strip()
+    same = [levels_of(results, quantities, f"same_top1.{v}", percent) for v in ("pt", "it")]
+    agree = f"On the same text, both expect the same token for {same[0]} of PT's and {same[1]} of IT's."
     return Verdict(
-        f"{writes}; {surer}", sentence(length), sentence(sharper), " ".join(filter(None, (agree, missing)))
-    )
+        f"{writes}; {surer}", sentence(length(results, detail)), sentence(sharpness(results, detail)),
+        caveat(agree, sentences(results, *PARTS), detail),
+    )  # fmt: skip
+
+
+def length(results, detail: int) -> str:
+    """Return the clause on the lengths of both models' texts."""
+    chosen = on_side(results, quantities, LENGTH)
+    it, pt = (levels_of(chosen, quantities, f"n_tokens.{v}", lambda n: f"{n:.0f}") for v in ("it", "pt"))
+    return claim(
+        results, quantities, LENGTH, f"IT's texts ({it} tokens) are {{word}} than PT's ({pt})",
+        f"Whether IT's texts ({it} tokens) or PT's ({pt}) are longer is undecided", ("longer", "shorter"), detail=detail,
+    )  # fmt: skip
+
+
+def sharpness(results, detail: int) -> str:
+    """Return the clause on how sure both models' final predictions are."""
+    chosen = on_side(results, quantities, ENTROPY)
+    it, pt = (levels_of(chosen, quantities, f"final_entropy.{v}") for v in ("it", "pt"))
+    return claim(
+        results, quantities, ENTROPY, f"IT's final predictions (entropy {it} nats) are {{word}} than PT's ({pt})",
+        f"Whether IT's final predictions (entropy {it} nats) or PT's ({pt}) are surer is undecided", ("less sure", "surer"),
+        again=True, detail=detail,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from nbhelpers.experiments.exp01_narrowing.quantities import BAR, STATISTICS, qu
 from nbhelpers.report import charts
 from nbhelpers.report.captions import VARIANTS, ZERO, caption
 from nbhelpers.report.charts import IT, PT, panels, tidy
-from nbhelpers.report.directions import claim, fitting, most, sentence
+from nbhelpers.report.directions import caveat, claim, fitting, most, sentence
 from nbhelpers.report.forest import forest
 from nbhelpers.report.quantities import kept
 from nbhelpers.report.text import interval, level
@@ -141,33 +141,31 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
     support = claim(
         results, quantities, "support_fall.it",
         "IT's last layer weighs {size} times {word} tokens than its middle one",
-        "Whether IT's last layer weighs fewer tokens than its middle one is undecided",
-        ("fewer", "more"), shown=lambda fall: f"{math.exp(fall):.2g}", names=names,
+        "Whether IT's last layer weighs fewer tokens than its middle is undecided",
+        ("fewer", "more"), shown=lambda fall: f"{math.exp(fall):.2g}", detail=detail,
     )  # fmt: skip
     spread = claim(
         results, quantities, "update_breadth_trend.it", "Its MLP updates reach {word} with depth",
-        "Whether its MLP updates reach more with depth is undecided", ("more", "fewer"), again=True, names=names,
+        "Whether its MLP updates reach more with depth is undecided", ("more", "fewer"), again=True, detail=detail,
     )  # fmt: skip
-    without = missing(results, "neurons")
+    without, lacking = missing(results, "neurons"), sentences(results, "neurons")
     measured = {title: dataset for title, dataset in results.items() if title not in without}
-    caveat = (
-        f"{sentence(breadth(measured, names)) if measured else ''}{sentences(results, 'neurons')}".strip()
+    pays = sentence(breadth(measured, detail)) if measured else ""
+    return Verdict(
+        answer(results, measured), sentence(support), sentence(spread), caveat(pays, lacking, detail)
     )
-    return Verdict(answer(results, measured), sentence(support), sentence(spread), caveat)
 
 
 def answer(results, measured) -> str:
     """Return the answer: whether predictions and updates narrow, and, if neurons were measured, whether breadth pays."""
     said = [
-        most(results, quantities, "support_fall.it", "Predictions narrow", "Predictions widen",
-             "Predictions do not surely narrow"),
-        most(results, quantities, "update_breadth_trend.it", "updates broaden", "updates narrow",
-             "updates have no clear trend"),
+        most(results, quantities, "support_fall.it", "Predictions narrow", "Predictions widen", "Predictions may narrow"),
+        most(results, quantities, "update_breadth_trend.it", "updates broaden", "updates narrow", "updates may not"),
     ]  # fmt: skip
     if measured:
         small = "gain little" if most(measured, quantities, CHOSEN, "yes", "", "") else "gain nothing"
@@ -175,11 +173,11 @@ def answer(results, measured) -> str:
     return ", ".join(said)
 
 
-def breadth(measured, names: bool) -> str:
+def breadth(measured, detail: int) -> str:
     """Return the clause with r of attribution and breadth among the most attributed neurons, beside the study's bar."""
     r = span(measured, quantities, CHOSEN)
     found = f"Breadth and attribution correlate at {r} (most attributed neurons)"
     return claim(
-        measured, quantities, BREADTH, f"{found}, {{word}} the study's {BAR:g}",
-        f"{found}; whether that passes the study's {BAR:g} is undecided", ("above", "below"), again=True, names=names,
+        measured, quantities, BREADTH, f"{found}, {{word}} the study's bar ({BAR:g})",
+        f"{found}; passing the study's bar ({BAR:g}) is undecided", ("above", "below"), again=True, detail=detail,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from nbhelpers.experiments.exp07_0g_tuned_lens.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.captions import VARIANTS
 from nbhelpers.report.charts import INK, banded, bands, by_variant, layers_axis, panels, tidy
-from nbhelpers.report.directions import among, answer, claim, everywhere, fitting, sentence, sides
+from nbhelpers.report.directions import NAMES, among, answer, claim, everywhere, fitting, sentence, sides
 from nbhelpers.report.text import number, percent
 from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict
 
@@ -132,35 +132,35 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with the names of the pairs that differ and a caveat, or without both."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ; a caveat with the most alone."""
     found = {v: sides(results, quantities, name) for v, name in CLOSER.items()}
     both = {side: [title for title in found["pt"][side] if title in found["it"][side]] for side in (UP, DOWN)}
     rest = [title for title in results if title not in both[UP] + both[DOWN]]
-    pt, it = (closer(results, v, names) for v in CLOSER)
+    pt, it = (closer(results, v, detail) for v in CLOSER)
     return Verdict(
         answer({**both, OPEN: rest}).capitalize(),
         sentence(f"on held-out text, at 0.6 of the depth, {pt}; {it}"),
-        gate_sentence(results, names),
-        TURN if names else "",
+        gate_sentence(results, detail),
+        TURN if detail == NAMES else "",
     )
 
 
-def closer(results, variant: str, names: bool) -> str:
+def closer(results, variant: str, detail: int) -> str:
     """Return the clause on how much closer to the final prediction a model's tuned lens is; PT's comes first."""
     whose, than = variant.upper(), " to the final prediction than its raw lens" if variant == "pt" else ""
     name = " tuned lens" if variant == "pt" else ""
     return claim(
         results, quantities, CLOSER[variant], f"{whose}'s{name} is {{size}} {{word}}{than}",
         f"whether {whose}'s{name} is closer{than} is undecided", ("closer", "farther"),
-        shown=percent, again=variant == "it", names=names,
+        shown=percent, again=variant == "it", detail=detail,
     )  # fmt: skip
 
 
-def gate_sentence(results, names: bool) -> str:
+def gate_sentence(results, detail: int) -> str:
     """Return the sentence on the gate."""
     passed = [title for title, dataset in results.items() if bool(dataset.gate.all())]
     whole = "(closer at nine tenths of the layers)"
     if not passed:
         return f"One lens or both fail the gate {whole} {everywhere(results, again=True)}".rstrip() + "."
-    return f"Both lenses pass the gate {whole} {among(passed, results, names)}".rstrip() + "."
+    return f"Both lenses pass the gate {whole} {among(passed, results, detail)}".rstrip() + "."

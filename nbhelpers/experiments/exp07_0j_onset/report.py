@@ -9,7 +9,7 @@ import xarray as xr
 
 from nbhelpers.experiments.exp07_0j_onset.quantities import quantities
 from nbhelpers.report.charts import FILL, panels, tidy
-from nbhelpers.report.directions import among, everywhere, fitting, ranged, sentence
+from nbhelpers.report.directions import NAMES, among, everywhere, fitting, ranged, sentence
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, percent
 from nbhelpers.report.verdicts import Verdict, degree, of, where
@@ -98,22 +98,22 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
     differ = [title for title, d in results.items() if far_apart(d) or some_find_none(d)]
     lacking = [title for title, d in results.items() if some_find_none(d)]
     inside = [title for title, d in results.items() if value(quantities, d, "onsets_in_first_half") > 0]
     n_rules = next(iter(results.values())).sizes["rule"]
     exceptions = []
     if lacking and not nothing_found(results) and n_rules > 1:
-        exceptions.append(f"Some rules find none {among(lacking, results, names)}".rstrip() + ".")
+        exceptions.append(f"Some rules find none {among(lacking, results, detail)}".rstrip() + ".")
     if inside:
         exceptions.append(
-            f"Some onsets lie inside their own baseline {among(inside, results, names)}".rstrip() + "."
+            f"Some onsets lie inside their own baseline {among(inside, results, detail)}".rstrip() + "."
         )
     return Verdict(
         ANSWER[degree(differ, results)] if n_rules > 1 else "One threshold cannot tell",
-        place_sentence(results, n_rules, names),
+        place_sentence(results, n_rules, detail),
         " ".join(exceptions),
         chance_sentence(results),
     )
@@ -124,7 +124,7 @@ def nothing_found(results) -> bool:
     return all(np.isnan(value(quantities, dataset, "onset_spread")) for dataset in results.values())
 
 
-def place_sentence(results, n_rules: int, names: bool) -> str:
+def place_sentence(results, n_rules: int, detail: int) -> str:
     """Return the sentence on how far apart the rules put the onset."""
     if nothing_found(results):
         return f"No rule finds an onset {everywhere(results)}".rstrip() + "."
@@ -140,7 +140,7 @@ def place_sentence(results, n_rules: int, names: bool) -> str:
             f"{rules} the onset at layer {found}{total}, within the study's 15 % {everywhere(results)}".rstrip()
         )
     places = where(wide, results) if len(results) > 1 else ""
-    places = places if names else places.split(" (")[0]
+    places = places if detail == NAMES else places.split(" (")[0]
     return sentence(
         f"{rules} the onset {apart}{total} layers apart {places}".rstrip() + ", more than the study's 15 %"
     )

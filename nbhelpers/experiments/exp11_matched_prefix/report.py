@@ -267,14 +267,14 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
     moved = sides(results, quantities, GRAFT.format("graft"))
     size = claim(
         results, quantities, GRAFT.format("graft"),
         "On the same tokens, IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
         "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
-        ("farther from", "nearer to"), names=names,
+        ("farther from", "nearer to"), detail=detail,
     )  # fmt: skip
     told = moved[UP] or list(results)
     more = [title for title in sides(results, quantities, BEYOND)[UP] if title in told]
@@ -282,12 +282,12 @@ def said(results, names: bool) -> Verdict:
     return Verdict(
         f"{answer(moved).capitalize()}{passed}",
         sentence(size),
-        scrambled_sentence(results, told, more, names),
+        scrambled_sentence(results, told, more, detail),
         shuffled_sentence(of(results, moved[UP])),
     )
 
 
-def scrambled_sentence(results, told, more, names: bool) -> str:
+def scrambled_sentence(results, told, more, detail: int) -> str:
     """Return the sentence on a change of the same size in scrambled directions.
 
     told: the pairs that the graft moves, or all if it moves none; more: those in which it does more than this change.
@@ -298,7 +298,7 @@ def scrambled_sentence(results, told, more, names: bool) -> str:
     elif more == told:
         compared = f"clearly less in {'each' if len(told) == len(results) else 'those'}"
     else:
-        compared = f"clearly less {among(more, results, names)}"
+        compared = f"clearly less {among(more, results, detail)}"
     return f"A scrambled change of equal size gives {size} nats, {compared}."
 
 

@@ -247,20 +247,20 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
     answered = most(
         results, quantities, SHARE, "Towards content words", "Away from content words",
         "No clear shift towards content words",
     )  # fmt: skip
-    often = by_side(results, sides(results, quantities, SHARE), "more often", "less often", "", names)
+    often = by_side(results, sides(results, quantities, SHARE), "more often", "less often", "", detail)
     often = f"{often} than" if often else "about as often as"
     points = signed_range([100 * value(quantities, d, SHARE) for d in results.values()])
     pairs = "" if len(results) == 1 else f" in {in_words(len(results))} {noun(results)}"
     return Verdict(
         answered,
         f"What IT's late MLPs put first in PT is a content word {often} what they displace ({points}{pairs}).",
-        ranks_sentence(results, names),
+        ranks_sentence(results, detail),
         related_sentence(results),
     )
 
@@ -272,9 +272,9 @@ def signed_range(points) -> str:
     return f"{' to '.join(ends)} point{'s' * (list(ends) not in (['+1'], ['−1']))}"
 
 
-def ranks_sentence(results, names: bool) -> str:
+def ranks_sentence(results, detail: int) -> str:
     """Return the sentence on the rank of the reply's own next token under the late graft, content and function words."""
-    (does, size), (does_too, size_too) = (moved(results, name, names) for name in (CONTENT, FUNCTION))
+    (does, size), (does_too, size_too) = (moved(results, name, detail) for name in (CONTENT, FUNCTION))
     if does == does_too and size and size_too:
         second = size_too.removesuffix(f" {size.split()[-1]}")
         return f"The reply's next token {does} (ranks {size} for content, {second} for function words)."
@@ -282,7 +282,7 @@ def ranks_sentence(results, names: bool) -> str:
     return f"A content word that comes next {first}; a function word {second}."
 
 
-def moved(results, name: str, names: bool) -> tuple[str, str]:
+def moved(results, name: str, detail: int) -> tuple[str, str]:
     """Return where the reply's next token moves up or down, and by how much its rank changes in the commoner direction.
 
     The second is "" where no sign is sure.
@@ -295,7 +295,7 @@ def moved(results, name: str, names: bool) -> tuple[str, str]:
         return f"moves neither surely up nor down {everywhere(results, again=True)}".rstrip(), ""
     changes = [100 * abs(math.expm1(-value(quantities, results[title], name))) for title in titles]
     size = ranged(changes, lambda change: f"{change:.0f} %")
-    return f"moves {by_side(results, found, 'up', 'down', '', names)}", f"{size} {than}"
+    return f"moves {by_side(results, found, 'up', 'down', '', detail)}", f"{size} {than}"
 
 
 def related_sentence(results) -> str:

@@ -204,8 +204,8 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def said(results, names: bool) -> Verdict:
-    """Return the verdict, with or without the names of the pairs that differ."""
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
     put, taken, through_pt = (sides(results, quantities, name) for name in (MOVED, TAKEN, THROUGH_PT))
     needs = answer(taken, DOWN)
     if answer(through_pt, DOWN) in MOST and needs not in MOST:
@@ -213,9 +213,9 @@ def said(results, names: bool) -> Verdict:
     size = claim(
         results, quantities, MOVED, "IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
         "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
-        ("farther from", "nearer to"), names=names,
+        ("farther from", "nearer to"), detail=detail,
     )  # fmt: skip
-    words = ("farther", "nearer", "neither surely nearer nor farther", names)
+    words = ("farther", "nearer", "neither surely nearer nor farther", detail)
     own, other = (by_side(results, found, *words) for found in (taken, through_pt))
     lens = "" if own == other else f"; by PT's lens, {other}"
     return Verdict(
