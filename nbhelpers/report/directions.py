@@ -165,11 +165,12 @@ def among(titles, results, detail: int = NAMES) -> str:
     """
     if len(results) == 1:
         return ""
-    if 0 < len(titles) <= 2 < len(results):
+    if 0 < len(titles) <= 2 and len(titles) < len(results):
         called = short(results)
         return f"in {listing([called[title] for title in results if title in titles])}"
     said = where(titles, results, again=True)
-    return said if detail == NAMES else said.split(" (")[0]
+    counted = said if detail == NAMES else said.split(" (")[0]
+    return counted.removesuffix(f" of {in_words(len(results))}") if detail == LEAST else counted
 
 
 def by_side(
@@ -179,6 +180,7 @@ def by_side(
 
     The side of more pairs comes first; `neither` stands where no sign is sure. The verdict has said what the pairs are.
     """
+    detail = min(detail, COUNTS) if found[UP] and found[DOWN] else detail
     order = sorted([(found[UP], above), (found[DOWN], below)], key=lambda side: -len(side[0]))
     said = [f"{word} {among(titles, results, detail)}".strip() for titles, word in order if titles]
     return ", ".join(said) or neither

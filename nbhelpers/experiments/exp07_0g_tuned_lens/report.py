@@ -148,12 +148,17 @@ def said(results, detail: int) -> Verdict:
 
 def closer(results, variant: str, detail: int) -> str:
     """Return the clause on how much closer to the final prediction a model's tuned lens is; PT's comes first."""
-    whose, than = variant.upper(), " to the final prediction than its raw lens" if variant == "pt" else ""
-    name = " tuned lens" if variant == "pt" else ""
+    if variant == "pt":
+        subject, than, words = (
+            "PT's tuned lens",
+            " the final prediction than its raw lens",
+            ("closer to", "farther from"),
+        )
+    else:
+        subject, than, words = "IT's", "", ("closer", "farther")
     return claim(
-        results, quantities, CLOSER[variant], f"{whose}'s{name} is {{size}} {{word}}{than}",
-        f"whether {whose}'s{name} is closer{than} is undecided", ("closer", "farther"),
-        shown=percent, again=variant == "it", detail=detail,
+        results, quantities, CLOSER[variant], f"{subject} is {{size}} {{word}}{than}",
+        f"whether {subject} is {words[0]}{than} is undecided", words, shown=percent, again=variant == "it", detail=detail,
     )  # fmt: skip
 
 

@@ -9,10 +9,10 @@ import xarray as xr
 
 from nbhelpers.experiments.exp07_0j_onset.quantities import quantities
 from nbhelpers.report.charts import FILL, panels, tidy
-from nbhelpers.report.directions import NAMES, among, everywhere, fitting, ranged, sentence
+from nbhelpers.report.directions import NAMES, among, fitting, ranged, sentence
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, percent
-from nbhelpers.report.verdicts import Verdict, degree, of, where
+from nbhelpers.report.verdicts import Verdict, degree, of, told, where
 
 
 def onset_matrix(results, component="block") -> alt.Chart:
@@ -111,8 +111,9 @@ def said(results, detail: int) -> Verdict:
         exceptions.append(
             f"Some onsets lie inside their own baseline {among(inside, results, detail)}".rstrip() + "."
         )
+    answered = ANSWER[degree(differ, results)] if n_rules > 1 else "One threshold cannot tell"
     return Verdict(
-        ANSWER[degree(differ, results)] if n_rules > 1 else "One threshold cannot tell",
+        "No onset" if nothing_found(results) else answered,
         place_sentence(results, n_rules, detail),
         " ".join(exceptions),
         chance_sentence(results),
@@ -127,7 +128,7 @@ def nothing_found(results) -> bool:
 def place_sentence(results, n_rules: int, detail: int) -> str:
     """Return the sentence on how far apart the rules put the onset."""
     if nothing_found(results):
-        return f"No rule finds an onset {everywhere(results)}".rstrip() + "."
+        return told([], results, "", "No rule finds an onset") + "."
     rules = f"the {in_words(n_rules)} rules put" if n_rules > 1 else "the one rule puts"
     wide = [title for title, dataset in results.items() if far_apart(dataset)]
     shown = of(results, wide or list(results))
@@ -135,9 +136,11 @@ def place_sentence(results, n_rules: int, detail: int) -> str:
     total = {dataset.sizes["layer"] for dataset in results.values()}
     total = f" of {total.pop()}" if len(total) == 1 else ""
     if not wide:
-        found = ranged(np.concatenate([found_onsets(d) for d in results.values()]), "{:.0f}".format)
+        onsets = {title: layers for title, d in results.items() if len(layers := found_onsets(d))}
+        found = ranged(np.concatenate(list(onsets.values())), "{:.0f}".format)
+        places = where(list(onsets), results) if len(results) > 1 else ""
         return sentence(
-            f"{rules} the onset at layer {found}{total}, within the study's 15 % {everywhere(results)}".rstrip()
+            f"{rules} the onset at layer {found}{total} {places}".rstrip() + ", within the study's 15 %"
         )
     places = where(wide, results) if len(results) > 1 else ""
     places = places if detail == NAMES else places.split(" (")[0]

@@ -293,10 +293,19 @@ def scrambled_sentence(results, told, more, detail: int) -> str:
     told: the pairs that the graft moves, or all if it moves none; more: those in which it does more than this change.
     """
     size = span(of(results, told), quantities, GRAFT.format("scrambled"))
-    if len(results) == 1:
-        compared = "clearly less" if more else "not clearly less"
+    if not more:
+        compared = "not clearly less"
     elif more == told:
-        compared = f"clearly less in {'each' if len(told) == len(results) else 'those'}"
+        where = (
+            ""
+            if len(results) == 1
+            else " in each"
+            if len(told) == len(results)
+            else " in those"
+            if told[1:]
+            else " there"
+        )
+        compared = f"clearly less{where}"
     else:
         compared = f"clearly less {among(more, results, detail)}"
     return f"A scrambled change of equal size gives {size} nats, {compared}."

@@ -14,7 +14,7 @@ from nbhelpers.experiments.exp13_token_support.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import IT, PT, by_category
-from nbhelpers.report.directions import by_side, everywhere, fitting, larger_side, most, ranged, sides
+from nbhelpers.report.directions import LEAST, by_side, everywhere, fitting, larger_side, most, ranged, sides
 from nbhelpers.report.families import POOL, is_dense, turned
 from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
@@ -254,14 +254,14 @@ def said(results, detail: int) -> Verdict:
         "No clear shift towards content words",
     )  # fmt: skip
     often = by_side(results, sides(results, quantities, SHARE), "more often", "less often", "", detail)
-    often = f"{often} than" if often else "about as often as"
+    often = f"{often}{',' * (', ' in often)} than" if often else "about as often as"
     points = signed_range([100 * value(quantities, d, SHARE) for d in results.values()])
     pairs = "" if len(results) == 1 else f" in {in_words(len(results))} {noun(results)}"
     return Verdict(
         answered,
         f"What IT's late MLPs put first in PT is a content word {often} what they displace ({points}{pairs}).",
         ranks_sentence(results, detail),
-        related_sentence(results),
+        "" if detail == LEAST else related_sentence(results),
     )
 
 
@@ -278,6 +278,8 @@ def ranks_sentence(results, detail: int) -> str:
     if does == does_too and size and size_too:
         second = size_too.removesuffix(f" {size.split()[-1]}")
         return f"The reply's next token {does} (ranks {size} for content, {second} for function words)."
+    if does == does_too and not size and not size_too:
+        return f"The reply's next token {does}."
     first, second = (f"{what} ({by})" if by else what for what, by in ((does, size), (does_too, size_too)))
     return f"A content word that comes next {first}; a function word {second}."
 

@@ -12,7 +12,7 @@ from nbhelpers.experiments.exp14_symmetric_causality.quantities import quantitie
 from nbhelpers.report import charts
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import panels
-from nbhelpers.report.directions import answer, by_side, claim, fitting, sentence, sides
+from nbhelpers.report.directions import LEAST, among, answer, by_side, claim, fitting, sentence, sides
 from nbhelpers.report.families import POOL, interval_table, is_dense, turned
 from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
@@ -30,8 +30,8 @@ from nbhelpers.report.graft_charts import (
     window_rows,
 )
 from nbhelpers.report.quantities import named, value
-from nbhelpers.report.text import in_words, written
-from nbhelpers.report.verdicts import DOWN, Verdict
+from nbhelpers.report.text import written
+from nbhelpers.report.verdicts import DOWN, UP, Verdict
 
 SURE = 0.95  # the bootstrap probability from which a window is surely the strongest
 LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
@@ -227,17 +227,17 @@ def said(results, detail: int) -> Verdict:
 
 
 def strongest_of_three(results) -> str:
-    """Return the sentence on whether late is the window that moves PT most: by the mean, and surely, in
-    95 % of resamples."""
+    """Return the sentence on whether late MLPs move PT most: by the mean, and surely, in 95 % of resamples."""
     by_mean = [title for title, dataset in results.items() if late_leads(dataset)]
-    sure = [title for title, p in strongest_late(results)["sufficiency"].items() if p >= SURE]
-    if len(results) == 1:
-        surely = "surely" if sure else "but not surely"
-        return f"Late MLPs move PT most, {surely}." if by_mean else "Other MLPs move PT more than late ones."
+    moved, likely = sides(results, quantities, MOVED)[UP], strongest_late(results)["sufficiency"]
+    sure = [title for title in by_mean if title in moved and likely[title] >= SURE]
     if not by_mean:
-        return "Other MLPs move PT more than late ones in every pair."
-    most = "in all" if len(by_mean) == len(results) else f"in {in_words(len(by_mean))}"
-    return f"Late MLPs move PT most {most}, surely in {in_words(len(sure)) if sure != by_mean else 'each'}."
+        return f"Other MLPs move PT more than late ones{' in every pair' if len(results) > 1 else ''}."
+    places = among(by_mean, results, LEAST)
+    if sure == by_mean:
+        return f"Late MLPs surely move PT most {places}".rstrip() + "."
+    surely = f"surely {among(sure, results, LEAST)}" if len(results) > 1 else "but not surely"
+    return f"Late MLPs move PT most {places}".rstrip() + f", {surely}."
 
 
 def late_leads(dataset: xr.Dataset) -> bool:
