@@ -6,6 +6,8 @@ this module registers the theme and a renderer that outputs only a chart's speci
 run. The module does not know where results are stored or which families exist.
 """
 
+import textwrap
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -30,6 +32,7 @@ THEMES = {
     | dict(zip((*STEPS, NO_STEP), ("#7d5fc0", "#b19ae8", "#f0eaff", "#3d434c"))),
 }
 NAMES = {"pt": "PT", "it": "IT"}
+DASHES = {"pt": [4, 2], "it": [1, 0]}
 KL = {"final_layer": "KL(final ‖ layer)", "layer_final": "KL(layer ‖ final)"}
 PANEL, SINGLE = {"width": 190, "height": 140}, {"width": 420, "height": 240}
 RULES = {
@@ -45,6 +48,7 @@ RULES = {
     "cosine_": "cosine to the final state stays above {}",
 }
 DIGITS = 4
+WIDEST = 48  # letters of a line of a title
 ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
 
 
@@ -136,14 +140,16 @@ def by_variant() -> dict:
     return {
         "color": alt.Color("variant:N", scale=alt.Scale(domain=names, range=[PT, IT]), legend=legend),
         "strokeDash": alt.StrokeDash(
-            "variant:N", scale=alt.Scale(domain=names, range=[[5, 3], [1, 0]]), legend=legend
+            "variant:N", scale=alt.Scale(domain=names, range=list(DASHES.values())), legend=legend
         ),
     }
 
 
 def by_category(field, values, title=None, colours=CATEGORIES, shapes=SHAPES) -> dict:
     """Return the encodings that distinguish the values of a field, at most four, by colour and shape, with one legend."""
-    names, legend = list(values), alt.Legend(title=title, symbolOpacity=1, symbolSize=80)
+    names = list(values)
+    columns = 2 if sum(map(len, names)) > 40 else alt.Undefined  # a phone's screen has no room for one line
+    legend = alt.Legend(title=title, symbolOpacity=1, symbolSize=80, columns=columns)
     colour, shape = (alt.Scale(domain=names, range=list(found)[: len(names)]) for found in (colours, shapes))
     return {
         "color": alt.Color(f"{field}:N", scale=colour, legend=legend),
@@ -188,8 +194,13 @@ def panels(
         chart = alt.layer(*layers).properties(**size).facet(facet=facet, data=rows, columns=3)
         chart = chart.resolve_scale(x="independent", y=y)
     said = caption(description, rows, marks, toggles or {})
-    chart = chosen(chart.properties(title=title, description=said), rows, toggles, defaults)
+    chart = chosen(chart.properties(title=in_lines(title), description=said), rows, toggles, defaults)
     return chart.transform_flatten(list(lists)) if lists else chart
+
+
+def in_lines(title: str) -> str | list[str]:
+    """Return a title as lines that a phone's screen has room for, or as it is if one line will do."""
+    return title if len(title) <= WIDEST else textwrap.wrap(title, WIDEST)
 
 
 def chosen(chart, rows, toggles=None, defaults=None) -> alt.Chart:
@@ -246,7 +257,7 @@ def bands(x, y, unit="", fields=("variant", "layer"), colours=None, **y_options)
     """
     colours = by_variant() if colours is None else colours
     low, mean = (alt.Y(f"{name}:Q", title=y, **y_options) for name in ("low", "mean"))
-    points = alt.Chart().mark_point(size=36 if "shape" in colours else 16, filled=True, opacity=1)
+    points = alt.Chart().mark_point(size=28 if "shape" in colours else 16, filled=True, opacity=1)
     band, point = of_mark(colours, "strokeDash", "shape"), of_mark(colours, "strokeDash")
     return [
         alt.Chart().mark_area(opacity=0.2).encode(x=x, y=low, y2="high:Q", **band),
