@@ -60,6 +60,12 @@ def quantities(result: xr.Dataset) -> Quantities:
     return found | commitment_to_final_state(result) | weights(result) | clouds(result)
 
 
+def gap_name(text: str, direction: str = "final_layer", lens: str = "raw") -> str:
+    """Return the quantity that holds the late-half gap on a text: "own", each model on its own; "pt" or "it", both on one."""
+    start, end = (GAPS[direction], "") if text == "own" else (MATCHED[direction], f".{text}")
+    return f"{start}_late_half{end}.{lens}"
+
+
 def parts(n_layers: int) -> dict[str, range]:
     """Return the layers over which a gap is averaged, by name."""
     thirds = {f"{name}_third": layers for name, layers in depths.thirds(n_layers).items()}
