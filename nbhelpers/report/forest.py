@@ -1,6 +1,7 @@
 """Forest plots: a row per pair, a dot with its interval, one x axis for all, and a line at zero.
 
-For differences IT − PT and other quantities with intervals. They are drawn in ink, which is neither PT's nor IT's colour.
+For differences IT − PT and other quantities with intervals. They are drawn in ink, which is neither PT's nor IT's colour,
+unless a field inside a row has colours of its own.
 """
 
 from collections.abc import Mapping
@@ -8,12 +9,12 @@ from collections.abc import Mapping
 import altair as alt
 import pandas as pd
 
-from nbhelpers.report.charts import DIGITS, INK, PANEL, SINGLE, choice, interval_row
+from nbhelpers.report.charts import DIGITS, INK, PANEL, SHAPES, SINGLE, chosen, interval_row, of_mark
 from nbhelpers.report.families import POOL, is_dense, mean_of
 from nbhelpers.report.quantities import Source, kept, named
 
+WIDTHS = {1: SINGLE["width"], 2: 290, 3: PANEL["width"]}  # of a panel, by the number of columns
 ROW, DOT = 20, 11  # pixels of a row, and of each of several dots in one row
-SHAPES = ("circle", "diamond", "square", "triangle-up")
 
 
 def forest_rows(results, source: Source, names: Mapping[str, Mapping], pool: bool = True) -> pd.DataFrame:
@@ -42,32 +43,31 @@ def forest(
     by: str | None = None,
     column: str | None = None,
     toggles: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    encodings: Mapping[str, alt.SchemaBase] | None = None,
 ) -> alt.Chart:
     """Return a forest plot of `mean`, `low` and `high` of rows, a row for each value of `panel`, in the order of the rows.
 
     x: title of the shared axis, with its unit. description: one sentence for the caption. by: a field with up to four
-    values, told apart by shape inside a row. column: a field whose values stand side by side, on the same axis. toggles:
-    {field: label}, fields of which the reader chooses one value. Of a single pair, the rows are the values of `column`, or
+    values, told apart inside a row by `encodings`, by default by shape in ink. column: a field whose values stand side by
+    side, on the same axis. toggles, defaults: see `charts.chosen`. Of a single pair, the rows are the values of `column`, or
     else of `by`. Rows without a mean are left out.
     """
     rows = rows.dropna(subset=["mean"]).round(DIGITS)
     row = "panel"
     if rows["panel"].nunique() == 1 and (column or by):
-        row, by, column = (column, by, None) if column else (by, None, None)
+        row, by, column = (column, by, None) if column else (by, by if encodings else None, None)
     dots = rows[by].nunique() if by else 1
     height = max(1, rows[row].nunique()) * max(ROW, DOT * dots + 4)
-    layers = [zero_line(), *_marks(row, by, rows, x)]
+    layers = [zero_line(), *_marks(row, by, rows, x, encodings)]
     if column:
         facet = alt.Facet(f"{column}:N", sort=_order(rows, column), title=None)
-        chart = alt.layer(*layers).properties(width=PANEL["width"], height=height)
-        chart = chart.facet(facet=facet, data=rows, columns=3).resolve_axis(x="independent")
+        columns = min(3, rows[column].nunique())
+        chart = alt.layer(*layers).properties(width=WIDTHS[columns], height=height)
+        chart = chart.facet(facet=facet, data=rows, columns=columns).resolve_axis(x="independent")
     else:
         chart = alt.layer(*layers, data=rows).properties(width=SINGLE["width"], height=height)
-    for field, name in (toggles or {}).items():
-        if rows[field].nunique() > 1:
-            chart = chart.transform_filter(f"datum['{field}'] === shown_{field}")
-            chart = chart.add_params(choice(rows, field, name))
-    return chart.properties(title=title, description=description)
+    return chosen(chart.properties(title=title, description=description), rows, toggles, defaults)
 
 
 def zero_line() -> alt.Chart:
@@ -80,28 +80,34 @@ def _order(rows: pd.DataFrame, field: str) -> list:
     return list(dict.fromkeys(rows[field]))
 
 
-def _marks(row: str, by: str | None, rows: pd.DataFrame, x: str) -> list[alt.Chart]:
+def _marks(row: str, by: str | None, rows: pd.DataFrame, x: str, encodings) -> list[alt.Chart]:
     """Return the intervals and the dots of a forest plot; the dots carry the tooltips."""
     axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=170)
-    y = alt.Y(f"{row}:N", sort=_order(rows, row), title=None, axis=axis)
-    tips = [alt.Tooltip("panel:N", title="pair")]
-    tips += [
-        alt.Tooltip(f"{name}:N") for name in rows if name not in ("panel", "mean", "low", "high", "prompts")
-    ]
-    ends = {"mean": "mean", "low": "interval from", "high": "to"}
-    tips += [alt.Tooltip(f"{name}:Q", title=shown, format=".3f") for name, shown in ends.items()]
-    tips += [alt.Tooltip("prompts:Q")] if "prompts" in rows else []
+    place = {"y": alt.Y(f"{row}:N", sort=_order(rows, row), title=None, axis=axis)}
+    marks = {}
+    if by:
+        marks = encodings or _shapes(by, _order(rows, by))
+        place |= {"yOffset": alt.YOffset(f"{by}:N", sort=_order(rows, by))} if by != row else {}
     bar = alt.Chart().mark_rule(strokeWidth=2, color=INK)
-    bar = bar.encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y)
     dot = alt.Chart().mark_point(size=50, filled=True, opacity=1, color=INK)
-    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, tooltip=tips)
-    if not by:
-        return [bar, dot]
-    order = _order(rows, by)
-    offset = alt.YOffset(f"{by}:N", sort=order)
+    return [
+        bar.encode(x=alt.X("low:Q", title=x), x2="high:Q", **place, **of_mark(marks, "shape")),
+        dot.encode(x=alt.X("mean:Q", title=x), tooltip=_tips(rows), **place, **of_mark(marks, "strokeDash")),
+    ]
+
+
+def _shapes(by: str, order: list) -> dict:
+    """Return the encoding of a field by shape, in ink."""
     scale = alt.Scale(domain=order, range=list(SHAPES[: len(order)]))
     legend = alt.Legend(title=None, symbolFillColor=INK, symbolStrokeColor=INK, symbolSize=80)
-    return [
-        bar.encode(yOffset=offset),
-        dot.encode(yOffset=offset, shape=alt.Shape(f"{by}:N", scale=scale, legend=legend)),
-    ]
+    return {"shape": alt.Shape(f"{by}:N", scale=scale, legend=legend)}
+
+
+def _tips(rows: pd.DataFrame) -> list[alt.Tooltip]:
+    """Return the tooltips of a row: its pair, its labels, mean, interval and number of prompts."""
+    ends = {"mean": "mean", "low": "interval from", "high": "to"}
+    labels = [name for name in rows if name not in ("panel", "prompts", *ends)]
+    tips = [alt.Tooltip("panel:N", title="pair")]
+    tips += [alt.Tooltip(f"{name}:N", title=name.replace("_", " ")) for name in labels]
+    tips += [alt.Tooltip(f"{name}:Q", title=shown, format=".3f") for name, shown in ends.items()]
+    return tips + ([alt.Tooltip("prompts:Q")] if "prompts" in rows else [])
