@@ -22,6 +22,8 @@ from nbhelpers.report.quantities import (
 SLICES = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9, 10)}
 # Direction of the divergence → the name of its gap.
 GAPS = {"final_layer": "kl_excess", "layer_final": "kl_layer_final_excess"}
+LENSES = ("raw", "tuned")
+TEXTS = {"own": "each on its own text", "pt": "both on PT's text", "it": "both on IT's text"}
 MATCHED = {"final_layer": "matched_gap", "layer_final": "matched_layer_final_gap"}  # the same on one text
 # The study's commitment rules; it counts reversals over the cells of family, rule and lens.
 STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
@@ -61,7 +63,7 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def gap_name(text: str, direction: str = "final_layer", lens: str = "raw") -> str:
-    """Return the quantity that holds the late-half gap on a text: "own", each model on its own; "pt" or "it", both on one."""
+    """Return the quantity that holds the late-half gap on a text, a key of `TEXTS`."""
     start, end = (GAPS[direction], "") if text == "own" else (MATCHED[direction], f".{text}")
     return f"{start}_late_half{end}.{lens}"
 

@@ -4,13 +4,19 @@ Every sign rests on an interval that holds jointly over the pairs at 95 %.
 """
 
 from nbhelpers.core import params
-from nbhelpers.experiments.exp09_convergence_gap.quantities import GAPS, gap_name, quantities, threshold
+from nbhelpers.experiments.exp09_convergence_gap.quantities import (
+    GAPS,
+    LENSES,
+    gap_name,
+    quantities,
+    threshold,
+)
 from nbhelpers.report.charts import NAMES
 from nbhelpers.report.quantities import value
 from nbhelpers.report.text import in_words, number
 from nbhelpers.report.verdicts import Signs, Verdict, degree, listing, short, signs, span, where
 
-LENSES, KL_WAY = ("raw", "tuned"), "KL's direction"
+KL_WAY = "KL's direction"
 
 
 def lenses(results) -> list[str]:
@@ -46,7 +52,9 @@ def size(gap: Signs, results) -> str:
         pairs = "" if len(results) == 1 else f" {where(results, results)}"
         return f"It is undecided{pairs} whether IT's later layers are farther from its final prediction than PT's"
     pairs = "" if len(results) == 1 else f"{where(titles, results).replace('in', 'In', 1)}, "
-    said = f"{pairs}IT's later layers are {distance(results, titles)} nats {goal} its final prediction than PT's"
+    said = (
+        f"{pairs}IT's later layers are {distance(results, titles)} nats {goal} its final prediction than PT's"
+    )
     if len(titles) == len(results):
         return said + through_tuned(results, titles is gap.above)
     return said + (f"; in {count(gap.below, results)} they are nearer" if gap.above and gap.below else "")

@@ -11,14 +11,19 @@ import xarray as xr
 
 from nbhelpers.core import params
 from nbhelpers.experiments.exp09_convergence_gap import readings
-from nbhelpers.experiments.exp09_convergence_gap.quantities import GAPS, gap_name, quantities, threshold
+from nbhelpers.experiments.exp09_convergence_gap.quantities import (
+    GAPS,
+    TEXTS,
+    gap_name,
+    quantities,
+    threshold,
+)
 from nbhelpers.report.charts import KL
 from nbhelpers.report.families import interval_table
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import number, percent, written
 from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, joint, mark
 
-TEXTS = {"own": "each on its own text", "pt": "both on PT's text", "it": "both on IT's text"}
 SLICES = {
     "depth 0.5–0.7": "depth_0.5_0.7",
     "depth 0.7–0.9": "depth_0.7_0.9",
