@@ -12,8 +12,9 @@ import xarray as xr
 
 from nbhelpers.measures import graft_shifts
 from nbhelpers.report import charts
-from nbhelpers.report.charts import DASHES, IT, NO_STEP, PT, STEPS, by_category, interval_rows
+from nbhelpers.report.charts import by_category, interval_rows
 from nbhelpers.report.families import POOL, is_dense, pooled
+from nbhelpers.report.theme import DASHES, IT, NO_STEP, PT, STEPS
 
 WINDOWS = dict(zip(("early", "mid", "late"), STEPS))
 WINDOW_SHAPES = {"early": "triangle-up", "mid": "square", "late": "circle", "none": "diamond"}

@@ -6,9 +6,10 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.experiments.exp07_0j_onset.quantities import quantities
-from nbhelpers.report.charts import FILL, panels, tidy
+from nbhelpers.report.charts import panels, tidy
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, percent, whether
+from nbhelpers.report.theme import FILL
 
 
 def onset_matrix(results, component="block") -> alt.Chart:
