@@ -140,9 +140,8 @@ def place_sentence(results, n_rules: int, detail: int) -> str:
         onsets = {title: layers for title, d in results.items() if len(layers := found_onsets(d))}
         found = ranged(np.concatenate(list(onsets.values())), "{:.0f}".format)
         places = where(list(onsets), results) if len(results) > 1 else ""
-        return sentence(
-            f"{rules} the onset at layer {found}{total} {places}".rstrip() + ", within the study's 15 %"
-        )
+        near = ", within the study's 15 %" if n_rules > 1 else ""
+        return sentence(f"{rules} the onset at layer {found}{total} {places}".rstrip() + near)
     places = where(wide, results) if len(results) > 1 else ""
     places = places if detail == NAMES else places.split(" (")[0]
     return sentence(

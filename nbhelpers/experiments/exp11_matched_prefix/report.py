@@ -321,6 +321,6 @@ def shuffled_sentence(moved) -> str:
         return ""
     least, most = (choose(shares, key=shares.get) for choose in (min, max))
     shown = {title: f"{number(100 * share, 0)} %" for title, share in shares.items()}
-    if len(shares) == 1:
+    if shown[least] == shown[most]:
         return f"Shuffled, the same layers keep {shown[least]} of it."
     return f"Shuffled, the same layers keep {shown[least]} ({least}) to {shown[most]} ({most}) of it."
