@@ -19,6 +19,7 @@ from nbhelpers.report.verdicts import (
     noun,
     of,
     short,
+    where,
 )
 
 NAMES, COUNTS, LEAST = 2, 1, 0  # how much a verdict says of the pairs that differ
@@ -69,13 +70,14 @@ def claim(
     says: the sentence, with {word} for the one of `words` (above, below) that holds and, if wanted, {size} for the range of
     the distances from zero among these pairs, as `shown` writes them. open_: the sentence where no pair has a side. again:
     the verdict has said what the pairs are. detail: whether the pairs that differ are named, counted, or left to the matrix.
+    Of words such as "farther from" and "nearer to" the first stands for the other side.
     """
     found = sides(results, source, name)
     side = larger_side(found)
     if not found[side]:
         return f"{open_} {everywhere(results, again)}".rstrip()
     size = ranged((abs(value(source, results[title], name)) for title in found[side]), shown)
-    otherwise = {DOWN if side == UP else UP: words[side == UP], **ELSE}
+    otherwise = {DOWN if side == UP else UP: words[side == UP].split()[0], **ELSE}
     said = says.format(size=size, word=words[side == DOWN])
     return f"{said} {places(results, found, side, otherwise, again, detail)}".rstrip()
 
@@ -146,3 +148,39 @@ def capital(text: str) -> str:
 def sentence(text: str) -> str:
     """Return a clause as a sentence: with a capital and a full stop; nothing of nothing."""
     return f"{capital(text)}." if text else ""
+
+
+def answer(found: dict[str, list[str]], side: str = UP) -> str:
+    """Return the answer to whether pairs lie on a side: as `verdicts.degree`, or "undecided" where none has a sure sign."""
+    if not found[UP] and not found[DOWN]:
+        return "undecided"
+    return degree(found[side], [title for titles in found.values() for title in titles])
+
+
+def among(titles, results, detail: int = NAMES) -> str:
+    """Return in which pairs something holds, once the verdict has said what they are: "in Gemma and Qwen", "in all six".
+
+    One or two pairs are named; more are counted as by `verdicts.where`, with names only where `detail` has them. With a
+    single pair it is "".
+    """
+    if len(results) == 1:
+        return ""
+    if 0 < len(titles) <= 2 and len(titles) < len(results):
+        called = short(results)
+        return f"in {listing([called[title] for title in results if title in titles])}"
+    said = where(titles, results, again=True)
+    counted = said if detail == NAMES else said.split(" (")[0]
+    return counted.removesuffix(f" of {in_words(len(results))}") if detail == LEAST else counted
+
+
+def by_side(
+    results, found: dict[str, list[str]], above: str, below: str, neither: str, detail: int = NAMES
+) -> str:
+    """Return where a quantity lies on each side: "farther in Qwen and OLMo, nearer in DeepSeek".
+
+    The side of more pairs comes first; `neither` stands where no sign is sure. The verdict has said what the pairs are.
+    """
+    detail = min(detail, COUNTS) if found[UP] and found[DOWN] else detail
+    order = sorted([(found[UP], above), (found[DOWN], below)], key=lambda side: -len(side[0]))
+    said = [f"{word} {among(titles, results, detail)}".strip() for titles, word in order if titles]
+    return ", ".join(said) or neither

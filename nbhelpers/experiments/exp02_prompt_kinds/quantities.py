@@ -59,3 +59,14 @@ def tests(result: xr.Dataset) -> Quantities:
         found[f"kinds_p.{measure}"] = float(p.max("condition"))
         found |= {f"kinds_p.{measure}.{v}": float(p.sel(condition=name)) for v, name in CONDITIONS.items()}
     return levels(found, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "template_shift.*": ("main_figure", of_kinds),
+    "delta_cosine_*": ("kinds", of_kinds),
+    "template_effect.*": ("template_table", of_template),
+    "late_cosine_shift.*": ("template_table", of_template),
+    "kinds_p.*": ("kinds_table", tests),
+    "weight_*": ("weights", weights),
+}
