@@ -187,6 +187,6 @@ def test_a_cell_names_the_layer_its_interval_and_chance():
         at = {"component": "block", "rule": rule}
         d["onset"].loc[at], d["onset_low"].loc[at], d["onset_high"].loc[at] = layer, low, high
         d["found_exchanged"].loc[at] = chance
-    column = onset_report.onset_table({"Ann": d})["Ann"]
+    column = onset_report.onset_table({"Ann": d})["this pair"]
     assert column["0.5 σ below"] == "layer 8 (3–11); chance 73 %"
     assert column["2 σ below"] == "layer 8; chance 30 %" and column["fall of 0.1"] == "none; chance 12 %"

@@ -238,7 +238,8 @@ def divergence_table(results) -> pd.DataFrame:
             name: [value(quantities, dataset, f"{name}.{c}") for c in SPELLED]
             for name in ("first_miss", "agreement")
         }
-        columns[title] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(*of.values())]
+        heading = title if len(results) > 1 else "this pair"
+        columns[heading] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(*of.values())]
     return pd.DataFrame(columns, index=list(SPELLED.values()))
 
 
