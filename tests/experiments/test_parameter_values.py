@@ -40,7 +40,7 @@ def few(key):
 def ran(monkeypatch, key, made, **given):
     """The results of a notebook's cells, its verdict among them, with small sizes."""
     results = cells.run(monkeypatch, key, {"exp00": made}, **few(key) | given)["results"]
-    verdict = experiments.part(key, "report").verdict(results)
+    verdict = str(experiments.part(key, "report").verdict(results))
     assert "nan" not in verdict.lower()
     return results, verdict
 
