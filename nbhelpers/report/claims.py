@@ -7,7 +7,7 @@
     ~0.33±0.1 L          the same for a layer, as a share of the number of layers
     >early,mid  <pt      an order: more than the same quantities whose names end in early and in mid; less than that in pt
 
-It is empty where the claim asserts none of these. `verdict` is the audit of the figure against the released files of the study,
+It is empty where the claim asserts none of these. `verdict` is the audit of the figure against the study's released files,
 one of `VERDICTS`.
 """
 
@@ -66,9 +66,7 @@ class ClaimTest:
         low, high = (value, value) if math.isnan(low) or math.isnan(high) else (low, high)
         scale = n_layers if self.of_depth else 1
         floor, ceiling = self.low * scale, self.high * scale
-        inside = (
-            (low >= floor and high <= ceiling) if self.closed else (low > floor and high < ceiling)
-        )
+        inside = (low >= floor and high <= ceiling) if self.closed else (low > floor and high < ceiling)
         return YES if inside else NO if high < floor or low > ceiling else UNDECIDED
 
     def __str__(self) -> str:
@@ -142,7 +140,9 @@ def _table(path, _mtime: int) -> pd.DataFrame:
         except ClaimError as error:
             raise ClaimError(f"params/published.csv, {row.id}: claim_test {error}.") from None
         if test and row.metric.startswith(QUALITATIVE):
-            raise ClaimError(f"params/published.csv, {row.id}: a sentence without a number has no claim_test.")
+            raise ClaimError(
+                f"params/published.csv, {row.id}: a sentence without a number has no claim_test."
+            )
     return table
 
 

@@ -117,7 +117,10 @@ def structural(own: xr.Dataset) -> Quantities:
     kept = late.sel(token_class=late["token_class"].isin(STRUCTURAL))
     share = kept.sum("token_class") / late.sum("token_class")
     return with_shift(
-        "late_change_structural_share", share, "1", note=f"from rates by token class, means over prompts; {LEXICON}"
+        "late_change_structural_share",
+        share,
+        "1",
+        note=f"from rates by token class, means over prompts; {LEXICON}",
     )
 
 
