@@ -61,7 +61,7 @@ class ClaimTest:
         Yes: the whole interval lies where the claim has the number; no: all of it lies elsewhere. Without an interval the
         value counts alone, and is undecided on an end that is not closed.
         """
-        if math.isnan(value):
+        if math.isnan(value) or (self.of_depth and math.isnan(n_layers)):
             return ""
         low, high = (value, value) if math.isnan(low) or math.isnan(high) else (low, high)
         scale = n_layers if self.of_depth else 1

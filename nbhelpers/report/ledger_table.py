@@ -27,7 +27,7 @@ READING = (
 )
 STYLE = (
     "<style>.ledger caption{text-align:left;caption-side:top}.ledger td:last-child{min-width:7rem}"
-    ".ledger table{font-size:.8rem;width:100%;border-collapse:collapse;display:table}"
+    ".ledger table{font-size:.74rem;width:100%;border-collapse:collapse;display:table}"
     ".ledger td,.ledger th{padding:.25rem .4rem;vertical-align:top;text-align:left;white-space:normal}"
     ".ledger tbody th{font-weight:normal;min-width:11rem}.ledger tr.head th{font-weight:bold;padding-top:.8rem}"
     ".ledger tr.head~tr th.case{padding-left:1rem}.ledger small{white-space:nowrap}.ledger td:target{outline:2px solid}"
