@@ -1,7 +1,7 @@
 """The published figures of the study, computed anew from the JSON files that it released.
 
-Each function returns {(claim number, metric): {family: value}} of one experiment. The files are the study's; `FOLDER` is where a
-checkout of its released artifacts lies, by default beside the repository, or `NBHELPERS_ARTIFACTS`.
+Each function returns {(claim number, metric): {family: value}} of one experiment. The files are the study's; `FOLDER` is
+where a checkout of its released artifacts lies, by default beside the repository, or `NBHELPERS_ARTIFACTS`.
 """
 # Functions that are made in a loop are called before it goes on.
 # ruff: noqa: B023, E731

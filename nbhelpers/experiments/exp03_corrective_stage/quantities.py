@@ -5,6 +5,7 @@ import xarray as xr
 from nbhelpers.core import depths
 from nbhelpers.measures import steps
 from nbhelpers.report.quantities import (
+    LEXICON,
     VARIANTS,
     Quantities,
     by_variant,
@@ -21,7 +22,6 @@ NEURONS = "published: dictionary features; here: MLP neurons"
 OF_DICTIONARIES = "needs the study's dictionaries of features, which exist for one family"
 OTHER_THRESHOLD = "one threshold of commitment by confidence is kept, 0.1 nats"
 BY_POSITION = "pairs steps of two texts by position; here both models read the same text (gap_by_agreement)"
-LEXICON = "the study counts what, how, which, who and end-of-turn tokens as content; here they are function words and special"
 AS_PUBLISHED = {
     f"{name}_by_confidence*.*": {"kl_threshold": 0.1, "confidence_edges": [0.5, 0.9]}
     for name in ("commitment", "delay", "matched_delay")
