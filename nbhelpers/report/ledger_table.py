@@ -75,12 +75,11 @@ def figures(row) -> tuple[str, str, str]:
     The run has two decimals, three if it is small, because its sign counts, none if both numbers are whole.
     """
     typed, each = decimals(row.value), 3 if abs(row.run) < 0.1 else 2
-    each = 0 if float(row.run).is_integer() and float(row.value).is_integer() else each
-    interval = ""
-    if np.isfinite(row.run_low) and np.isfinite(row.run_high):
-        ends = (number(end, row.unit, max(each, 2)) for end in (row.run_low, row.run_high))
-        interval = f"[{', '.join(ends)}]"
-    return number(row.value, row.unit, typed), number(row.run, row.unit, each), interval
+    whole = float(row.run).is_integer() and float(row.value).is_integer()
+    ends = [end for end in (row.run_low, row.run_high) if np.isfinite(end)]
+    within = 0 if whole and all(float(end).is_integer() for end in ends) else each
+    interval = f"[{', '.join(number(end, row.unit, within) for end in ends)}]" if len(ends) == 2 else ""
+    return number(row.value, row.unit, typed), number(row.run, row.unit, 0 if whole else each), interval
 
 
 def judgments(row) -> str:
@@ -245,7 +244,7 @@ def link(place: tuple[str, Callable]) -> str:
     module, line = function.__module__.replace(".", "/"), inspect.getsourcelines(function)[1]
     return (
         f'<a class="to-figure" href="#{cell_name.replace("_", "-")}">figure</a> · '
-        f'<a class="to-source" href="../source/{module}.html#L{line}">definition</a>'
+        f'<a class="to-source" href="../source/{module}.html#L{line}">code</a>'
     )
 
 
@@ -253,10 +252,11 @@ def summary(each: pd.DataFrame, known: set[str], elsewhere: set[str]) -> str:
     """Return a sentence on how many published figures are measured, and how many are not."""
     missing = set(each["id"]) - known
     parts = {
-        "no quantity of this book measures, for reasons given below": missing & elsewhere,
-        "have no value in this run, for reasons given below": missing - elsewhere,
+        "without a quantity in this book": missing & elsewhere,
+        "without a value in this run": missing - elsewhere,
     }
-    rest = "".join(f"; {len(ids)} {said}" for said, ids in parts.items() if ids)
+    rest = " and ".join(f"{len(ids)} {said}" for said, ids in parts.items() if ids)
+    rest = f"; {rest} are named below with the reason" if rest else ""
     return f"{len(each) - len(missing)} of {len(each)} published figures are measured here{rest}."
 
 
@@ -268,7 +268,7 @@ def _left_out(each: pd.DataFrame, known: set[str], elsewhere: set[str]) -> str:
         said = "; ".join(html.escape(claim) for claim in dict.fromkeys(of["claim"]))
         marks = "".join(f'<span id="{name}"></span>' for name in of["id"] if name not in elsewhere)
         items.append(f"<li>{marks}<b>{html.escape(why)}</b> ({len(of)}): {said}</li>")
-    title = f"{len(left)} published figures without a value here"
+    title = f"{len(left)} published figure{'s' * (len(left) > 1)} without a value here"
     return f"<details><summary>{title}</summary><ul>{''.join(items)}</ul></details>" if items else ""
 
 
