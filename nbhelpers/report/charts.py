@@ -6,6 +6,8 @@ this module registers the theme and a renderer that outputs only a chart's speci
 run. The module does not know where results are stored or which families exist.
 """
 
+import textwrap
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -13,25 +15,11 @@ import xarray as xr
 
 from nbhelpers.core import depths, stats
 from nbhelpers.report.captions import BANDS, ONSET, VARIANTS, caption
+from nbhelpers.report.theme import CATEGORIES, DASHES, INK, IT, PANEL, PT, SHAPES, SINGLE
 
 VEGALITE = "application/vnd.vegalite.v5+json"  # what JupyterLab 4 draws, also for Altair 6
-PT, IT, INK, GRID = "#2b7bba", "#d95f02", "#7a7a7a", "#8888883f"
-PT_TEXT, IT_TEXT = "#1f6aa5", "#b34d00"  # for words, which need more contrast than lines
-# Categories and the steps early, mid, late: neither PT's nor IT's hue, and told apart with any colour vision.
-CATEGORIES = ["#259365", "#cc35aa", "#a39300", "#1a1a1a"]
-STEPS, NO_STEP = ["#a086d6", "#7044ba", "#371575"], "#d4d4d4"
-FILL = "#7a5bb5"  # cells of a matrix, on any page
-SHAPES = ("circle", "diamond", "square", "triangle-up")
-# What a page puts in place of a specification's colours: {theme: {colour: as it reads on that background}}.
-THEMES = {
-    "light": {INK: "#4d4d4d"},
-    "dark": {INK: "#c4c9d1", PT: "#62a8e5", IT: "#f4873a", PT_TEXT: "#62a8e5", IT_TEXT: "#f4873a"}
-    | dict(zip(CATEGORIES, ("#2ea878", "#e85fc9", "#c4a82a", "#f2f2f2")))
-    | dict(zip((*STEPS, NO_STEP), ("#7d5fc0", "#b19ae8", "#f0eaff", "#3d434c"))),
-}
 NAMES = {"pt": "PT", "it": "IT"}
 KL = {"final_layer": "KL(final ‖ layer)", "layer_final": "KL(layer ‖ final)"}
-PANEL, SINGLE = {"width": 190, "height": 140}, {"width": 420, "height": 240}
 RULES = {
     "top1_first": "first top-1 match",
     "top1_strict": "top-1 match that stays",
@@ -45,6 +33,7 @@ RULES = {
     "cosine_": "cosine to the final state stays above {}",
 }
 DIGITS = 4
+WIDEST = 48  # letters of a line of a title
 ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
 
 
@@ -52,32 +41,6 @@ def spec_renderer(spec, **metadata):
     """Return a chart's specification under the one MIME type that both JupyterLab and the book draw."""
     title = spec.get("title", "untitled")
     return {VEGALITE: spec, "text/plain": f"<chart: {title['text'] if isinstance(title, dict) else title}>"}
-
-
-@alt.theme.register("nbhelpers", enable=True)
-def theme():
-    """Return the book's chart theme: no background and greys that read on light and dark pages."""
-    text = {
-        "labelColor": INK,
-        "titleColor": INK,
-        "labelFontSize": 11,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-    }
-    return {
-        "config": {
-            "background": "transparent",
-            "font": "system-ui, sans-serif",
-            "view": {**PANEL, "continuousWidth": 400, "continuousHeight": 240, "stroke": "transparent"},
-            "title": {"color": INK, "fontSize": 13, "anchor": "start", "offset": 10},
-            "axis": {**text, "gridColor": GRID, "domainColor": INK, "tickColor": INK, "tickCount": 5},
-            "legend": {**text, "orient": "top", "symbolSize": 300, "symbolStrokeWidth": 2.5},
-            "header": {**text, "labelFontSize": 12, "labelFontWeight": "bold", "labelAnchor": "start"},
-            "facet": {"spacing": 18},
-            "text": {"color": INK, "fontSize": 11},
-            "rule": {"color": INK},
-        }
-    }
 
 
 alt.renderers.register("spec", spec_renderer)
@@ -136,14 +99,16 @@ def by_variant() -> dict:
     return {
         "color": alt.Color("variant:N", scale=alt.Scale(domain=names, range=[PT, IT]), legend=legend),
         "strokeDash": alt.StrokeDash(
-            "variant:N", scale=alt.Scale(domain=names, range=[[5, 3], [1, 0]]), legend=legend
+            "variant:N", scale=alt.Scale(domain=names, range=list(DASHES.values())), legend=legend
         ),
     }
 
 
 def by_category(field, values, title=None, colours=CATEGORIES, shapes=SHAPES) -> dict:
     """Return the encodings that distinguish the values of a field, at most four, by colour and shape, with one legend."""
-    names, legend = list(values), alt.Legend(title=title, symbolOpacity=1, symbolSize=80)
+    names = list(values)
+    columns = 2 if sum(map(len, names)) > 40 else alt.Undefined  # a phone's screen has no room for one line
+    legend = alt.Legend(title=title, symbolOpacity=1, symbolSize=80, columns=columns)
     colour, shape = (alt.Scale(domain=names, range=list(found)[: len(names)]) for found in (colours, shapes))
     return {
         "color": alt.Color(f"{field}:N", scale=colour, legend=legend),
@@ -188,8 +153,13 @@ def panels(
         chart = alt.layer(*layers).properties(**size).facet(facet=facet, data=rows, columns=3)
         chart = chart.resolve_scale(x="independent", y=y)
     said = caption(description, rows, marks, toggles or {})
-    chart = chosen(chart.properties(title=title, description=said), rows, toggles, defaults)
+    chart = chosen(chart.properties(title=in_lines(title), description=said), rows, toggles, defaults)
     return chart.transform_flatten(list(lists)) if lists else chart
+
+
+def in_lines(title: str) -> str | list[str]:
+    """Return a title as lines that a phone's screen has room for, or as it is if one line will do."""
+    return title if len(title) <= WIDEST else textwrap.wrap(title, WIDEST)
 
 
 def chosen(chart, rows, toggles=None, defaults=None) -> alt.Chart:
@@ -246,7 +216,7 @@ def bands(x, y, unit="", fields=("variant", "layer"), colours=None, **y_options)
     """
     colours = by_variant() if colours is None else colours
     low, mean = (alt.Y(f"{name}:Q", title=y, **y_options) for name in ("low", "mean"))
-    points = alt.Chart().mark_point(size=36 if "shape" in colours else 16, filled=True, opacity=1)
+    points = alt.Chart().mark_point(size=28 if "shape" in colours else 16, filled=True, opacity=1)
     band, point = of_mark(colours, "strokeDash", "shape"), of_mark(colours, "strokeDash")
     return [
         alt.Chart().mark_area(opacity=0.2).encode(x=x, y=low, y2="high:Q", **band),
@@ -281,7 +251,7 @@ def layer_profile(
 
 
 def shift_profile(
-    results, values, *, y, title, description="", unit="", toggles=None, defaults=None
+    results, values, *, y, title, description, unit="", toggles=None, defaults=None
 ) -> alt.Chart:
     """Return a chart of the paired difference IT − PT of `values(dataset)` over layers, with a line at zero.
 
@@ -356,16 +326,3 @@ def interval_rows(values: xr.DataArray) -> pd.DataFrame:
     labels = {name: values[name].values for name in values.dims[1:]}
     rows = pd.MultiIndex.from_product(labels.values(), names=labels).to_frame(index=False)
     return rows.assign(**dict(zip(("mean", "low", "high"), found)), prompts=counts)
-
-
-def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) -> alt.Chart:
-    """Return a chart of dots with intervals: one row per value of `label`, one panel per model, in the order of `rows`."""
-    rows = rows.dropna(subset=["mean"]).round(DIGITS)
-    axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=140)
-    y = alt.Y(f"{label}:N", sort=list(dict.fromkeys(rows[label])), title=None, axis=axis)
-    zero = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
-    bar = alt.Chart().mark_rule(strokeWidth=2, color=INK).encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y)
-    dot = alt.Chart().mark_point(size=50, filled=True, opacity=1, color=INK)
-    tips = [*hint(label), "prompts:Q"]
-    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, tooltip=tips)
-    return panels(rows, title, zero, bar, dot, toggles=toggles)

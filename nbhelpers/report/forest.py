@@ -9,7 +9,17 @@ from collections.abc import Mapping
 import altair as alt
 import pandas as pd
 
-from nbhelpers.report.charts import DIGITS, INK, PANEL, SHAPES, SINGLE, chosen, interval_row, of_mark
+from nbhelpers.report.charts import (
+    DIGITS,
+    INK,
+    PANEL,
+    SHAPES,
+    SINGLE,
+    chosen,
+    in_lines,
+    interval_row,
+    of_mark,
+)
 from nbhelpers.report.families import POOL, is_dense, mean_of
 from nbhelpers.report.quantities import Source, kept, named
 
@@ -67,7 +77,8 @@ def forest(
         chart = chart.facet(facet=facet, data=rows, columns=columns).resolve_axis(x="independent")
     else:
         chart = alt.layer(*layers, data=rows).properties(width=SINGLE["width"], height=height)
-    return chosen(chart.properties(title=title, description=description), rows, toggles, defaults)
+    chart = chart.properties(title=in_lines(title), description=description)
+    return chosen(chart, rows, toggles, defaults)
 
 
 def zero_line() -> alt.Chart:
@@ -76,7 +87,9 @@ def zero_line() -> alt.Chart:
 
 
 def _order(rows: pd.DataFrame, field: str) -> list:
-    """Return the values of a field in the order of the rows."""
+    """Return the values of a field in the order of its categories, if it has them, or else of the rows."""
+    if isinstance(rows[field].dtype, pd.CategoricalDtype):
+        return [value for value in rows[field].cat.categories if (rows[field] == value).any()]
     return list(dict.fromkeys(rows[field]))
 
 
@@ -87,7 +100,8 @@ def _marks(row: str, by: str | None, rows: pd.DataFrame, x: str, encodings) -> l
     marks = {}
     if by:
         marks = encodings or _shapes(by, _order(rows, by))
-        place |= {"yOffset": alt.YOffset(f"{by}:N", sort=_order(rows, by))} if by != row else {}
+        order = next(iter(marks.values())).to_dict()["scale"]["domain"]
+        place |= {"yOffset": alt.YOffset(f"{by}:N", sort=order)} if by != row else {}
     bar = alt.Chart().mark_rule(strokeWidth=2, color=INK)
     dot = alt.Chart().mark_point(size=50, filled=True, opacity=1, color=INK)
     return [

@@ -12,8 +12,9 @@ import xarray as xr
 
 from nbhelpers.measures import graft_shifts
 from nbhelpers.report import charts
-from nbhelpers.report.charts import IT, NO_STEP, PT, STEPS, by_category, interval_rows
+from nbhelpers.report.charts import by_category, interval_rows
 from nbhelpers.report.families import POOL, is_dense, pooled
+from nbhelpers.report.theme import DASHES, IT, NO_STEP, PT, STEPS
 
 WINDOWS = dict(zip(("early", "mid", "late"), STEPS))
 WINDOW_SHAPES = {"early": "triangle-up", "mid": "square", "late": "circle", "none": "diamond"}
@@ -86,7 +87,10 @@ def host_and_grafts() -> dict:
     chosen, names = "shown_host === 'PT'", ["none", *WINDOWS]
     ranges = {
         "color": [alt.ExprRef(f"{chosen} ? '{PT}' : '{IT}'"), *WINDOWS.values()],
-        "strokeDash": [alt.ExprRef(f"{chosen} ? [5, 3] : [1, 0]"), *[[1, 0]] * len(WINDOWS)],
+        "strokeDash": [
+            alt.ExprRef(f"{chosen} ? {DASHES['pt']} : {DASHES['it']}"),
+            *[DASHES["it"]] * len(WINDOWS),
+        ],
         "shape": [WINDOW_SHAPES[name] for name in names],
     }
     legend = alt.Legend(title="grafted window", symbolOpacity=1, symbolSize=80)
@@ -109,7 +113,7 @@ def window_colour() -> alt.Color:
 def by_host(field="side", hosts=None) -> dict:
     """Return the encodings that give each host its model's colour and dash; hosts: {value of the field: pt or it}."""
     hosts = dict(zip(SIDES.values(), ("pt", "it"))) if hosts is None else hosts
-    looks = {"pt": (PT, [5, 3]), "it": (IT, [1, 0])}
+    looks = {"pt": (PT, DASHES["pt"]), "it": (IT, DASHES["it"])}
     colours, dashes = zip(*(looks[variant] for variant in hosts.values()))
     legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
     scales = {

@@ -11,6 +11,7 @@ from nbhelpers.core import stats
 from nbhelpers.experiments.exp02_prompt_kinds.quantities import quantities
 from nbhelpers.report.captions import BANDS, ONSET
 from nbhelpers.report.charts import (
+    DASHES,
     IT,
     PT,
     banded,
@@ -32,7 +33,11 @@ MEASURES = {
     "delta_cosine": ("δ-cosine of the block", "δ-cosine"),
     "entropy": ("Entropy of each layer's prediction", "nats"),
 }
-CONDITIONS = {"PT": (PT, [5, 3]), "IT": (IT, [1, 0]), "IT without template": (IT, [2, 3])}  # colour and dash
+CONDITIONS = {
+    "PT": (PT, DASHES["pt"]),
+    "IT": (IT, DASHES["it"]),
+    "IT without template": (IT, [2, 3]),
+}  # colour and dash
 
 
 def kinds_profile(results, measure="delta_cosine") -> alt.Chart:

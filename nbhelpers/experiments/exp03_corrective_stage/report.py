@@ -74,6 +74,7 @@ def minds_by_class(results, measure="late_mind_change", text="free") -> alt.Char
     }
     rows = interval_rows(results, quantities, names).dropna(subset=["mean"])
     rows = rows[rows["prompts"] >= FEWEST].round(charts.DIGITS)
+    rows["token_class"] = pd.Categorical(rows["token_class"], CLASSES)
     heading, unit = MINDS[measure]
     what = f"{heading} ({unit}), by class of the following token, {TEXTS[text]}, raw lens, for {VARIANTS}"
     return forest(

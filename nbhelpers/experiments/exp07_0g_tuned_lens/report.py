@@ -28,18 +28,14 @@ def tuned_against_raw(results) -> alt.Chart:
 
 
 def lens_curves(y, **y_options) -> list[alt.Chart]:
-    """Return the marks of four curves with bands: PT and IT by colour and dash, raw and tuned lens by strength and shape."""
+    """Return the marks of curves with bands: PT and IT by colour and dash, raw and tuned lens by thickness and shape."""
     scale = alt.Scale(domain=["raw", "tuned"], range=["triangle-up", "circle"])
     legend = alt.Legend(title="lens", symbolFillColor=INK, symbolStrokeColor=INK, symbolSize=80)
-    shape = alt.Shape("lens:N", scale=scale, legend=legend)
-    strength = alt.StrokeWidth(
-        "lens:N", scale=alt.Scale(domain=["raw", "tuned"], range=[1, 2.5]), legend=None
-    )
-    colours = by_variant() | {"shape": shape, "detail": "lens:N"}
-    band, line, points = bands(
-        layers_axis(), y, fields=("lens", "variant", "layer"), colours=colours, **y_options
-    )
-    return [band, line.encode(strokeWidth=strength), points]
+    colours = by_variant() | {"shape": alt.Shape("lens:N", scale=scale, legend=legend), "detail": "lens:N"}
+    fields = ("lens", "variant", "layer")
+    band, line, points = bands(layers_axis(), y, fields=fields, colours=colours, **y_options)
+    thin, thick = (line.transform_filter(f"datum.lens === '{lens}'") for lens in ("raw", "tuned"))
+    return [band, thin.mark_line(strokeWidth=1), thick.mark_line(strokeWidth=2.5), points]
 
 
 def agreement_of_lenses(results) -> alt.Chart:

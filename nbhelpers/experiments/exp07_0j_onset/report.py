@@ -6,9 +6,10 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.experiments.exp07_0j_onset.quantities import quantities
-from nbhelpers.report.charts import FILL, panels, tidy
+from nbhelpers.report.charts import panels, tidy
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, percent, whether
+from nbhelpers.report.theme import FILL
 
 
 def onset_matrix(results, component="block") -> alt.Chart:
@@ -37,7 +38,7 @@ def onset_matrix(results, component="block") -> alt.Chart:
     mark = mark.mark_point(shape="diamond", filled=True, size=45, color="white", opacity=1).encode(x=x, y=y)
     of = {"block": "whole block", "attention": "attention", "mlp": "MLP"}[component]
     return panels(
-        rows, f"Layers at which IT − PT of the δ-cosine meets a rule, {of} (◆ onset)", cells, mark,
+        rows, f"Layers that meet a δ-cosine rule, {of}", cells, mark,
         description=f"Layers (columns) at which IT − PT of the δ-cosine of the {of} meets each threshold rule (rows)",
         marks=["filled cells meet the rule", "a diamond marks the onset under it"],
     )  # fmt: skip

@@ -76,7 +76,7 @@ def displaced(results, condition="B_late") -> alt.Chart:
         frame = one.sel(token_class=list(CLASSES)).to_dataframe().reset_index()
         found.append(frame.assign(panel=panel, prompts=dataset.sizes["prompt"]))
     rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)
-    rows["token_class"] = rows["token_class"].map(CLASSES)
+    rows["token_class"] = pd.Categorical(rows["token_class"].map(CLASSES), CLASSES.values())
     graft = CHANGED[condition]
     what = f"Share of each class among the top-1 tokens that the graft ({graft}) displaces ▼ and those that it supports ▲"
     return forest(
@@ -101,7 +101,7 @@ def gains(results, gain="log_rank_gain", letter="B") -> alt.Chart:
 
     rows = window_rows(results, values)
     rows = rows[rows["prompts"] >= 5]
-    rows["token_class"] = rows["token_class"].map(CLASSES)
+    rows["token_class"] = pd.Categorical(rows["token_class"].map(CLASSES), CLASSES.values())
     grafted, name = SIDES["sufficiency" if letter == "B" else "necessity"], GAINS[gain]
     what = f"Gain of the teacher's token at later steps ({name}), {grafted}, by its class and {BY_WINDOW}"
     return forest(
@@ -168,7 +168,7 @@ def late_wins(results) -> alt.Chart:
 
     rows = window_rows(results, values)
     rows = rows[rows["prompts"] >= 5]
-    rows["token_class"] = rows["token_class"].map(CLASSES)
+    rows["token_class"] = pd.Categorical(rows["token_class"].map(CLASSES), CLASSES.values())
     what = f"Share of steps at which a layer of the final fifth first ranks the teacher's token first, by its class, {LOOKS}"
     return forest(
         rows, column="token_class", by="reader", encodings=by_reader(), x="share of steps", toggles={"lens": "lens"},
