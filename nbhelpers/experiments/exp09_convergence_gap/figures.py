@@ -53,7 +53,7 @@ def kl_curves(results, direction="final_layer", lens=None) -> alt.Chart:
         return curve.assign(entropy=entropy)
 
     rows = tidy(results, measure)
-    rows["entropy"] = [f"{of} ends at {value:.2f}" for of, value in zip(rows["variant"], rows["entropy"])]
+    rows["entropy"] = [f"{of}: entropy {value:.2f}" for of, value in zip(rows["variant"], rows["entropy"])]
     notes = [entropy_note("PT", 4), entropy_note("IT", 17)]
     curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root_scale())
     name = f", {lens} lens" if lens else ""
