@@ -92,7 +92,7 @@ def test_the_matched_gap_is_of_one_history_and_basis(results):
 def test_summaries_have_a_row_for_each_family_and_lens(results):
     rows = [*synthetic.TITLES, families.POOL]
     for table in (
-        exp09_report.gap_summary(results, "tuned"),
+        exp09_report.gap_summary(results),
         exp09_report.delay_summary(results),
         exp09_report.cosine_summary(results),
     ):

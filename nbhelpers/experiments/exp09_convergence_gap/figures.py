@@ -117,6 +117,19 @@ def delta_cosine(results, component="block") -> alt.Chart:
     )  # fmt: skip
 
 
+def update_levels(results) -> alt.Chart:
+    """Return a forest plot of the δ-cosine of the whole block in the last fifth of the layers, PT and IT."""
+    names = {f"delta_cosine_final_fifth.{v}": {"variant": shown} for v, shown in NAMES.items()}
+    rows = forest_rows(results, quantities, names)
+    what = (
+        f"Mean cosine of the blocks' updates with the stream, in the last fifth of the layers, for {VARIANTS}"
+    )
+    return forest(
+        rows, x="cosine(update, residual)", title="Does the update reinforce the stream, or oppose it?", by="variant",
+        encodings=by_variant(), description=caption(what, rows, [BARS, ZERO], each="row"),
+    )  # fmt: skip
+
+
 def delta_cosine_shift(results, component="block") -> alt.Chart:
     """Return a chart of IT − PT of the δ-cosine by layer; below zero, IT's cosine is the lower one."""
     return shift_profile(
