@@ -72,7 +72,7 @@ def forest(
     layers = [zero_line(), *_marks(row, by, rows, x, encodings)]
     if column:
         facet = alt.Facet(f"{column}:N", sort=_order(rows, column), title=None)
-        columns = min(3, rows[column].nunique())
+        columns = max(1, min(3, rows[column].nunique()))
         chart = alt.layer(*layers).properties(width=WIDTHS[columns], height=height)
         chart = chart.facet(facet=facet, data=rows, columns=columns).resolve_axis(x="independent")
     else:

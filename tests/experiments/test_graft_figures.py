@@ -15,10 +15,11 @@ from nbhelpers.experiments.exp11_matched_prefix import report as exp11_report
 from nbhelpers.experiments.exp13_token_support import report as exp13_report
 from nbhelpers.experiments.exp14_symmetric_causality import quantities as exp14_quantities
 from nbhelpers.experiments.exp14_symmetric_causality import report as exp14_report
-from nbhelpers.report import charts, graft_charts
+from nbhelpers.report import graft_charts, theme
+from nbhelpers.report.families import POOL
 from nbhelpers.report.quantities import named, value
-from tests import synthetic
-from tests.specs import chart_makers, controls, filters, rows
+from tests import looks, synthetic
+from tests.specs import chart_makers, controls, encodings, filters, pairs_of, rows
 
 LENS, SIDE = {"lens": ["raw", "tuned"]}, {"side": ["IT's MLPs in PT", "PT's MLPs in IT"]}
 BASIS = {"basis": ["each host", "PT"]}
@@ -43,6 +44,8 @@ FIGURES = {
     ),
     "late_wins": ("exp13", exp13_report.late_wins, LENS),
 }  # fmt: skip
+# One panel a pair; the others have a row a pair.
+CURVES = {"trajectories", "trajectories_js", "sliding", "widths", "strongest"}
 TABLES = {
     "late_table": ("exp11", exp11_report.late_table), "branch_table": ("exp11", exp11_report.branch_table),
     "necessity": ("exp11", lambda r: exp11_report.late_table(r, "necessity", "raw")),
@@ -73,10 +76,7 @@ def drawn(request):
 
 
 def test_no_chart_is_left_out():
-    assert (
-        chart_makers(graft_charts, exp11_report, exp13_report, exp14_report) - {"grouped_dots", "zero_line_x"}
-        <= FIGURES.keys()
-    )
+    assert chart_makers(graft_charts, exp11_report, exp13_report, exp14_report) <= FIGURES.keys()
 
 
 def test_a_figure_draws_every_family_in_order(drawn):
@@ -84,8 +84,38 @@ def test_a_figure_draws_every_family_in_order(drawn):
     svg = vl_convert.vegalite_to_svg(json.dumps(spec, allow_nan=False))
     assert "NaN" not in svg and "undefined" not in svg and "null<" not in svg
     assert all(f">{title}<" in svg for title in synthetic.TITLES)
-    if name not in ("sufficiency_necessity", "cosine"):
-        assert spec["facet"]["sort"] == synthetic.TITLES and spec["columns"] == 3
+    assert [title for title in pairs_of(spec) if title != POOL] == synthetic.TITLES
+    by_pair = spec["facet"]["field"] == "panel"
+    assert by_pair == (name in CURVES) and (not by_pair or spec["columns"] == 3)
+    assert by_pair or "x" not in spec["resolve"].get("scale", {})  # a row a pair, on one axis
+
+
+def test_hosts_keep_their_models_colours(drawn):
+    looks.has_the_models_colours(drawn[1])
+
+
+def test_a_figure_has_a_caption(drawn):
+    looks.has_a_caption(drawn[1])
+
+
+def test_a_figure_speaks_in_words(drawn):
+    looks.has_words(drawn[1])
+    looks.fits_a_phone(drawn[1])
+
+
+def test_a_page_opens_on_the_tuned_lens(drawn):
+    looks.opens_on(drawn[1], "tuned")
+
+
+def test_windows_differ_in_shape_and_step(drawn):
+    for encoding in encodings(drawn[1]):
+        if encoding.get("shape", {}).get("field") == "window":
+            shapes, steps = (
+                dict(zip(encoding[channel]["scale"]["domain"], encoding[channel]["scale"]["range"]))
+                for channel in ("shape", "color")
+            )
+            assert [shapes[w] for w in graft_charts.WINDOWS] == ["triangle-up", "square", "circle"]
+            assert [steps[w] for w in graft_charts.WINDOWS] == theme.STEPS
 
 
 @pytest.mark.slow
@@ -217,15 +247,15 @@ def test_a_table_is_whole_text_of_every_family(name):
 def test_the_figure_of_both_sides_has_the_dense_pool():
     results = made("exp14")
     data = rows(exp14_report.sufficiency_necessity(results))
-    assert list(dict.fromkeys(data["family"])) == [*synthetic.TITLES, "dense pool"]
-    data = data.set_index(["family", "panel", "window", "lens", "basis"])["mean"]
+    assert list(dict.fromkeys(data["panel"])) == [*synthetic.TITLES, "dense pool"]
+    data = data.set_index(["panel", "side", "window", "lens", "basis"])["mean"]
     for name, basis in (("each host", "host"), ("PT", "pt")):
         of = {
             title: float(d["shift"].sel(readout="kl_layer_final", region="final_fifth", side="necessity", window="mid",
                                         lens="raw", basis=basis).mean())
             for title, d in results.items()
         }  # fmt: skip
-        shown = data.xs(("PT's MLPs in IT", "mid", "raw", name), level=("panel", "window", "lens", "basis"))
+        shown = data.xs(("PT's MLPs in IT", "mid", "raw", name), level=("side", "window", "lens", "basis"))
         assert shown["Qwen"] == pytest.approx(of["Qwen"], abs=1e-4)
         assert shown["dense pool"] == pytest.approx(np.mean([of[t] for t in of if t != "DeepSeek"]), abs=1e-4)
 
@@ -336,15 +366,6 @@ def test_one_pair_has_sentences_of_its_own():
     for key in ("exp11", "exp13", "exp14"):
         text = experiments.part(key, "report").verdict({"Pocket Llama": made(key)["Llama"]})
         assert "families" not in text and text.endswith(".")
-
-
-def test_colours_of_pt_and_it_are_not_those_of_windows():
-    assert not {charts.PT, charts.IT} & {
-        *graft_charts.WINDOWS.values(),
-        graft_charts.PT_HOST,
-        graft_charts.IT_HOST,
-    }
-    assert list(graft_charts.WINDOWS) == ["early", "mid", "late"]
 
 
 def test_late_shifts_by_token_weigh_long_replies_more():
