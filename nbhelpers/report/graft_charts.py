@@ -64,6 +64,15 @@ def lead(changed: dict[str, xr.DataArray]) -> xr.DataArray:
     return changed["late"] - max(others, key=lambda values: float(values.mean()))
 
 
+def margin(changed: dict[str, xr.DataArray]) -> xr.DataArray:
+    """Return the late window's values minus those of the other window with the larger mean, [prompt], as in the study.
+
+    changed: {window: [prompt]}. Unlike `lead`, it is large where the others move the other way.
+    """
+    others = [changed[name] for name in WINDOWS if name != "late"]
+    return changed["late"] - max(others, key=lambda values: float(values.mean()))
+
+
 def study_windows(shifted: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
     """Return `graft_shifts.shifts` by side and window, for one control, one basis and the study's windows."""
     chosen = graft_shifts.by_window(shifted, control)

@@ -76,7 +76,7 @@ def test_names_follow_the_parameters(made, monkeypatch):
 
 OTHER = {
     "exp09": ({"majority_share": 0.8}, "commitment_delay.tuned.majority_0.1"),
-    "exp03": ({"kl_threshold": 0.2}, "delay_by_confidence.low"),
+    "exp03": ({"kl_threshold": 0.2}, "delay_by_confidence_layer_final.low"),
     "exp07_0j": ({"run_length": 3}, "onset.sigma_1"),
 }
 

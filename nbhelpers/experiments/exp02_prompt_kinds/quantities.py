@@ -52,3 +52,14 @@ def tests(result: xr.Dataset) -> Quantities:
     """Return each measure's largest p-value over conditions that all kinds of prompts have the same profile."""
     largest = result["p_layers"].max("condition")
     return levels({f"kinds_p.{m}": float(largest.sel(measure=m)) for m in result["measure"].values}, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "template_shift.*": ("main_figure", of_kinds),
+    "delta_cosine_*": ("kinds", of_kinds),
+    "template_effect.*": ("template_table", of_template),
+    "late_cosine_shift.*": ("template_table", of_template),
+    "kinds_p.*": ("kinds_table", tests),
+    "weight_*": ("weights", weights),
+}

@@ -5,6 +5,7 @@ import xarray as xr
 from nbhelpers.core import depths
 from nbhelpers.measures import steps
 from nbhelpers.report.quantities import (
+    LEXICON,
     VARIANTS,
     Quantities,
     by_variant,
@@ -22,7 +23,7 @@ OF_DICTIONARIES = "needs the study's dictionaries of features, which exist for o
 OTHER_THRESHOLD = "one threshold of commitment by confidence is kept, 0.1 nats"
 BY_POSITION = "pairs steps of two texts by position; here both models read the same text (gap_by_agreement)"
 AS_PUBLISHED = {
-    f"{name}_by_confidence.*": {"kl_threshold": 0.1, "confidence_edges": [0.5, 0.9]}
+    f"{name}_by_confidence*.*": {"kl_threshold": 0.1, "confidence_edges": [0.5, 0.9]}
     for name in ("commitment", "delay", "matched_delay")
 }
 UNMEASURED = {
@@ -83,15 +84,19 @@ def of_minds(of: xr.Dataset, text: str) -> Quantities:
 
 
 def by_confidence(own: xr.Dataset, same: xr.Dataset) -> Quantities:
-    """Return layer and delay of the first crossing by stratum of confidence, free running, and the delay on IT's text."""
+    """Return layer and delay of the first crossing by stratum of confidence, free running, and the delay on IT's text.
+
+    The threshold applies to KL(final ‖ layer) and, in names with `_layer_final`, to KL(layer ‖ final), as in the study.
+    """
     note, found = "published without IT's template; in layers of this model", {}
     for stratum in own["stratum"].values:
         at = dict(stratum=stratum, rule="kl_continuous", lens="raw", drop=True)
-        layer = own["commitment_by_confidence"].sel(**at)
-        found |= levels(by_variant(f"commitment_by_confidence.{stratum}", layer), "layers")
-        found |= shifts({f"delay_by_confidence.{stratum}": difference(layer)}, "layers", note)
-        matched = difference(same["commitment_by_confidence"].sel(**at))
-        found |= shifts({f"matched_delay_by_confidence.{stratum}": matched}, "layers")
+        for direction in ("", "_layer_final"):
+            name = f"commitment_by_confidence{direction}"
+            layer, matched = own[name].sel(**at), difference(same[name].sel(**at))
+            found |= levels(by_variant(f"{name}.{stratum}", layer), "layers", note if direction else "")
+            found |= shifts({f"delay_by_confidence{direction}.{stratum}": difference(layer)}, "layers", note)
+            found |= shifts({f"matched_delay_by_confidence{direction}.{stratum}": matched}, "layers")
     return found
 
 
@@ -112,7 +117,10 @@ def structural(own: xr.Dataset) -> Quantities:
     kept = late.sel(token_class=late["token_class"].isin(STRUCTURAL))
     share = kept.sum("token_class") / late.sum("token_class")
     return with_shift(
-        "late_change_structural_share", share, "1", note="from rates by token class, means over prompts"
+        "late_change_structural_share",
+        share,
+        "1",
+        note=f"from rates by token class, means over prompts; {LEXICON}",
     )
 
 
@@ -127,3 +135,23 @@ def concentration(result: xr.Dataset, layers) -> Quantities:
         f"neuron_overlap_all_layers.k{k}": float(shared.mean("layer").sel(k=k)) for k in result["k"].values
     }
     return found | levels(late, "1", NEURONS) | levels(every, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "phase_kl_adjacent*": ("main_figure", of_phases),
+    "phase_of_mind*": ("emergence", of_phases),
+    "turnover*": ("turnover", of_phases),
+    "late_mind_change*": ("minds", of_minds),
+    "late_flips*": ("minds", of_minds),
+    "kl_adjacent_at_change*": ("minds", of_minds),
+    "late_change_structural_share*": ("minds", structural),
+    "matched_delay_by_confidence*": ("confidence-matched", by_confidence),
+    "*_by_confidence*": ("confidence", by_confidence),
+    "gap_by_agreement.*": ("agreement-table", by_agreement),
+    "agreement.*": ("agreement-table", by_agreement),
+    "delta_cosine_corrective*": ("phase_table", quantities),
+    "gini*": ("gini", concentration),
+    "n?0*": ("gini-table", concentration),
+    "neuron_overlap*": ("gini-table", concentration),
+}

@@ -48,3 +48,12 @@ def across(found: Mapping[str, Quantities]) -> Quantities:
     return {
         f"lens_improvement_range.{end}": Quantity(gain, "1", "level", 0.0, note) for end, gain in ends.items()
     }
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "lens_improvement_range.*": ("lens_table", across),
+    "lens_*": ("main_figure", quantities),
+    "top1_agreement*": ("agreement", quantities),
+    "last_layer_kl.*": ("lens_table", quantities),
+}

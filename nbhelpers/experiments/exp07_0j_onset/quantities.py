@@ -12,6 +12,7 @@ SIGMAS, DROPS = [0.5, 0.75, 1.0, 1.5, 2.0], [0.02, 0.05, 0.1, 0.15]
 AS_PUBLISHED = {
     "onset*": {"run_length": 2},
     "onset_span.sigma": {"sigmas": SIGMAS},
+    "onset_depth_sigma.*": {"sigmas": SIGMAS},
     **{name: {"sigmas": SIGMAS, "drops": DROPS} for name in ("onset_span.all", "onset_depth.*")},
 }
 
@@ -26,10 +27,15 @@ def quantities(result: xr.Dataset) -> Quantities:
         one = [float(block[part].sel(rule=rule)) for part in ("onset", "onset_low", "onset_high")]
         found[f"onset.{name}"] = stats.Interval(*one)
         layers[name] = one[0]
+    depth, ends = {}, {"least": min, "most": max}
     for name, start in {"sigma": "sigma", "all": ""}.items():
         reached = [layer for rule, layer in layers.items() if rule.startswith(start) and layer >= 0]
         found[f"onset_span.{name}"] = max(reached) - min(reached) if reached else np.nan
-    ends = {"least": min, "most": max}
-    depth = {f"onset_depth.{end}": of(reached) / n if reached else np.nan for end, of in ends.items()}
+        of_depth = "onset_depth_sigma" if start else "onset_depth"
+        depth |= {f"{of_depth}.{end}": of(reached) / n if reached else np.nan for end, of in ends.items()}
     alarm = {"onset_by_chance.most": float(block["found_exchanged"].max())}
     return levels(found, "layers", NOTE) | levels(depth, "1", NOTE) | levels(alarm, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {"onset*": ("main_figure", quantities)}

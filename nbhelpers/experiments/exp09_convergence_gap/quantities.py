@@ -10,6 +10,7 @@ from nbhelpers.report.quantities import (
     VARIANTS,
     Quantities,
     Quantity,
+    attention,
     by_variant,
     clouds,
     difference,
@@ -230,3 +231,31 @@ def across(found: Mapping[str, Quantities]) -> Quantities:
     delays = [of[cell].values for of in found.values() for cell in cells]
     earlier = float(sum(float(delay.mean()) < 0 for delay in delays))
     return {"reversals": Quantity(earlier, "cells", "level", None, "cells of the four rules and both lenses")}
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "kl_layer_final_excess_by_category.*": ("categories", strata),
+    "kl_excess_by_category.*": ("categories", strata),
+    "kl_layer_final_excess_*": ("other_direction", gaps),
+    "kl_excess_*_third.*": ("third_table", gaps),
+    "kl_excess_final_fifth.*": ("third_table", gaps),
+    "kl_excess_*": ("gap_figure", gaps),
+    "*layers_above.*": ("gap_table", gaps),
+    "crossover.*": ("main_figure", gaps),
+    "kl_first_layer.*": ("main_figure", gaps),
+    "gap_by_confidence.*": ("strata", strata),
+    "matched_gap_late_half.*": ("history", matched),
+    "matched_*": ("matched", matched),
+    "reversals": ("delay_table", across),
+    "commitment_delay.cosine_*": ("delay_table", commitment_to_final_state),
+    "commitment*": ("delay_table", commitments),
+    "cosine_to_final_*": ("to-final", updates),
+    "delta_cosine_*": ("cosine_shift", updates),
+    "final_*": ("entropy-figure", end_point),
+    "steps.*": ("main_figure", end_point),
+    "weight_*": ("weights", weights),
+    "attention_*": ("attention", attention),
+    "*_dimension_shift.*": ("dimension", clouds),
+    "late_*_shift.*": ("dimension", clouds),
+}
