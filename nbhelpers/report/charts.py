@@ -107,7 +107,8 @@ def by_variant() -> dict:
 def by_category(field, values, title=None, colours=CATEGORIES, shapes=SHAPES) -> dict:
     """Return the encodings that distinguish the values of a field, at most four, by colour and shape, with one legend."""
     names = list(values)
-    columns = 2 if sum(map(len, names)) > 40 else alt.Undefined  # a phone's screen has no room for one line
+    # A phone has no room for long names in one line.
+    columns = 1 if sum(map(len, names)) > 40 else alt.Undefined
     legend = alt.Legend(title=title, symbolOpacity=1, symbolSize=80, columns=columns)
     colour, shape = (alt.Scale(domain=names, range=list(found)[: len(names)]) for found in (colours, shapes))
     return {

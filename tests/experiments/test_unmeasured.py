@@ -72,7 +72,7 @@ def test_a_pair_that_lacks_parts_has_every_page(key):
     said = [str(chart.title) for chart in found.values() if isinstance(chart, alt.Chart)]
     expected = {"exp00": 0, "exp01": 3, "exp09": 0}.get(key, 1)
     assert sum(title.startswith("not measured: ") for title in said) == expected
-    verdict = experiments.part(key, "report").verdict(results)
+    verdict = str(experiments.part(key, "report").verdict(results))
     for part in PARTS[key]:
         assert f"Not measured: {part} ({WHY[part]})." in verdict
     assert "nan" not in verdict
@@ -89,7 +89,7 @@ def test_a_pair_that_lacks_parts_is_named_beside_others(key):
     named = [title["subtitle"] for title in said if isinstance(title, dict) and "subtitle" in title]
     assert all("Ann: ann:" in title for title in named)
     assert len(named) == {"exp00": 0, "exp01": 3, "exp09": 0}.get(key, 1)
-    verdict = experiments.part(key, "report").verdict(results)
+    verdict = str(experiments.part(key, "report").verdict(results))
     for part in PARTS[key]:
         assert f"Not measured: {part} (Ann: {WHY[part]})." in verdict
 

@@ -18,7 +18,7 @@ from nbhelpers.core import params
 from nbhelpers.experiments.exp09_convergence_gap import figures as exp09_figures
 from nbhelpers.report import charts
 from tests import synthetic
-from tests.specs import controls, rows
+from tests.specs import controls, rows, shown_first
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +192,20 @@ def test_a_tooltip_and_a_long_name_claim_no_confidence_of_their_own():
     ]
     for key in params.ordered():
         assert not [name for name, about in experiments.variables(key).items() if "95 %" in about.long_name]
+
+
+def test_a_choice_opens_on_the_value_that_its_page_reads(results):
+    frame = charts.tidy(results, lambda dataset: charts.banded(dataset["entropy"]))
+    marks = charts.bands(charts.layers_axis(), "nats")
+    for defaults, first in ((None, "raw"), ({"lens": "tuned"}, "tuned")):
+        chart = charts.panels(
+            frame, "Entropy", *marks, description="Entropy", toggles={"lens": "lens"}, defaults=defaults
+        )
+        assert controls(chart) == {"lens": ["raw", "tuned"]} and shown_first(chart) == {"lens": first}
+
+
+def test_a_long_title_is_broken_and_a_short_one_is_not():
+    title = "KL(layer ‖ the teacher's same layer), change in the final fifth by teacher"
+    lines = charts.in_lines(title)
+    assert " ".join(lines) == title and all(len(line) <= 48 for line in lines)
+    assert charts.in_lines("Commitment delay") == "Commitment delay"

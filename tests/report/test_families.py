@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -93,4 +94,12 @@ def test_the_confidence_of_stored_intervals_is_the_runs():
     assert text.level({"A": made}) == "95 %"
     other = {"A": made.assign_attrs(parameters='{"confidence": 0.9}')}
     assert text.level(other) == "90 %"
-    assert "(90 % intervals over prompts)" in synthetic.experiments.part("exp01", "report").verdict(other)
+    table = synthetic.experiments.part("exp01", "report").fit_table(other)
+    assert table.columns.name == "90 % intervals over prompts"
+
+
+def test_a_table_of_one_pair_stands_on_its_side_without_its_title():
+    table = pd.DataFrame({"a": ["1", "3"], "b": ["2", "4"]}, index=["Ann", "Bob"])
+    assert families.turned(table, {"Ann": None, "Bob": None}).equals(table)
+    one = families.turned(table.iloc[:1], {"Ann": None})
+    assert one.to_dict() == {"this pair": {"a": "1", "b": "2"}}

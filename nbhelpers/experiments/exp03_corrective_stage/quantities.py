@@ -50,8 +50,8 @@ def quantities(result: xr.Dataset) -> Quantities:
     same = result.sel(history="it", drop=True)
     late = depths.phases(result.sizes["layer"])["corrective"]
     return (
-        of_phases(own) | of_minds(own, "free") | of_minds(same, "it") | by_confidence(own, same)
-        | by_agreement(same) | structural(own) | concentration(result, late)
+        of_phases(own) | revision_on_one_text(result) | of_minds(own, "free") | of_minds(same, "it")
+        | by_confidence(own, same) | by_agreement(same) | structural(own) | concentration(result, late)
         | with_shift("delta_cosine_corrective", over(own["delta_cosine"], late), "cosine",
                      note="the whole block's update, as computed; the text says MLP", centre=0.0)
     )  # fmt: skip
@@ -71,6 +71,20 @@ def of_phases(own: xr.Dataset) -> Quantities:
         # Layer 0 has no layer before it.
         found |= with_shift("turnover", over(raw["turnover"], [i for i in layers if i]), "1", f".{phase}")
     return found
+
+
+def revision_on_one_text(result: xr.Dataset) -> Quantities:
+    """Return IT − PT of the adjacent divergence (nats) in the corrective phase, both models on one text, by lens and text.
+
+    `matched_revision_shift.<lens>.<text>`, text: whose tokens both models read.
+    """
+    kl = difference(result["phase_kl_adjacent"].sel(phase="corrective", drop=True))
+    moved = {
+        f"matched_revision_shift.{lens}.{text}": kl.sel(lens=lens, history=text, drop=True)
+        for lens in kl["lens"].values
+        for text in kl["history"].values
+    }
+    return shifts(moved, "nats")
 
 
 def of_minds(of: xr.Dataset, text: str) -> Quantities:

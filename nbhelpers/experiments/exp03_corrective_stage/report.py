@@ -1,5 +1,7 @@
 """The figures, tables and verdict of exp03."""
 
+from functools import partial
+
 import altair as alt
 import pandas as pd
 
@@ -17,12 +19,24 @@ from nbhelpers.report.charts import (
     panels,
     tidy,
 )
-from nbhelpers.report.families import FEWEST, cells, free
+from nbhelpers.report.directions import (
+    LEAST,
+    capital,
+    claim,
+    everywhere,
+    fitting,
+    larger_side,
+    levels_of,
+    sentence,
+    sides,
+    yes_or_no,
+)
+from nbhelpers.report.families import FEWEST, cells, free, turned
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import interval_rows, named, value
-from nbhelpers.report.sentences import grounds, sentence
-from nbhelpers.report.text import number, percent
+from nbhelpers.report.text import in_words, number, percent
 from nbhelpers.report.unmeasured import needs, sentences
+from nbhelpers.report.verdicts import DOWN, UP, Verdict
 
 MINDS = {
     "late_mind_change": ("First correct at the onset or later", "share of tokens"),
@@ -119,17 +133,20 @@ def neuron_gini(results) -> alt.Chart:
 
 
 def phase_table(results) -> pd.DataFrame:
-    """Return a table of IT − PT of the adjacent KL, nats, by phase and family, free running, raw lens."""
-    phases = ("content", "format", "corrective")
-    return cells(results, {name: named(quantities, f"phase_kl_adjacent_shift.{name}.raw") for name in phases})
+    """Return a table of IT − PT of the adjacent KL, nats, by phase and pair, free running, raw lens."""
+    phases = {name: named(quantities, f"phase_kl_adjacent_shift.{name}.raw") for name in PHASES}
+    return turned(cells(results, {f"{name} phase": of for name, of in phases.items()}), results)
+
+
+PHASES = ("content", "format", "corrective")
 
 
 def agreement_table(results) -> pd.DataFrame:
-    """Return a table of the gap on IT's text by whether both models' final top-1 token is the same, by family."""
+    """Return a table of the gap on IT's text by whether both models' final top-1 token is the same, by pair."""
     kinds = [str(kind) for kind in next(iter(results.values())).agreement_of.values]
     table = cells(results, {kind: named(quantities, f"gap_by_agreement.{kind}") for kind in kinds})
     share = {title: percent(value(quantities, d, "agreement.it")) for title, d in results.items()}
-    return table.assign(**{"share of steps with the same token": pd.Series(share)})
+    return turned(table.assign(**{"share of steps with the same token": pd.Series(share)}), results)
 
 
 def gini_table(results) -> pd.DataFrame:
@@ -141,23 +158,71 @@ def gini_table(results) -> pd.DataFrame:
         }
         shared = {int(k): value(quantities, d, f"neuron_overlap_all_layers.k{k}") for k in d.k.values}
         rows[title] |= {f"top {k} shared": number(share) for k, share in shared.items()}
-    return pd.DataFrame(rows).T.rename_axis(None)
+    return turned(pd.DataFrame(rows).T.rename_axis(None), results)
 
 
-def verdict(results) -> str:
-    """Return the verdict on a corrective stage."""
-    larger, later = ("larger in IT than in PT", "smaller in IT"), ("later in IT than in PT", "earlier in IT")
+REVISION, DELAY = "phase_kl_adjacent_shift.corrective.raw", "delay_by_confidence.high"
+MATCHED = f"matched_{DELAY}"
+MATRIX = {
+    "late revision": REVISION,
+    "late revision, tuned lens": "phase_kl_adjacent_shift.corrective.tuned",
+    "both reading IT's text": "matched_revision_shift.raw.it",
+    "the same, tuned lens": "matched_revision_shift.tuned.it",
+    "sure predictions settle later": DELAY,
+    "the same on IT's text": MATCHED,
+}
 
-    def of(name, signs):
-        return sentence(results, named(quantities, name), *signs)
 
-    corrective, content = (of(f"phase_kl_adjacent_shift.{p}.raw", larger) for p in ("corrective", "content"))
-    structural, contents = (of(f"late_mind_change_shift.free.{k}", larger) for k in ("structural", "content"))
-    high, low = (of(f"delay_by_confidence.{stratum}", later) for stratum in ("high", "low"))
-    matched = of("matched_delay_by_confidence.high", later)
+def verdict(results) -> Verdict:
+    """Return the verdict: whether IT's late layers revise more, whether it commits later, and for which tokens."""
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
+    revised = claim(
+        results, quantities, REVISION,
+        "In the last two fifths, each layer moves IT's prediction {size} nats {word} than PT's",
+        "Whether each layer of the last two fifths moves IT's prediction more than PT's is undecided",
+        MOVES, detail=detail,
+    )  # fmt: skip
+    structural = levels_of(results, quantities, "late_change_structural_share.it", percent)
+    lacking = sentences(results, "neurons").strip()
+    same_text = "" if lacking and detail == LEAST else f"; {on_one_text(results, detail)}"
+    return Verdict(
+        f"{capital(yes_or_no(results, quantities, REVISION))}; {structural} of IT's late changes end on structural tokens",
+        sentence(revised + same_text), sentence(delay(results, detail)), lacking,
+    )  # fmt: skip
+
+
+def on_one_text(results, detail: int) -> str:
+    """Return the clause on whether IT revises more, or less, where both models read IT's text, through either lens."""
+    found = [sides(results, quantities, f"matched_revision_shift.{lens}.it") for lens in ("raw", "tuned")]
+    if len(results) > 1:
+        side = larger_side(sides(results, quantities, REVISION))
+        raw, tuned = (in_words(len(each[side])) for each in found)
+        lens = f" (tuned lens: {tuned})" if detail > LEAST else ""
+        return f"when both read IT's text, {MOVES[side == DOWN]} in {raw}{lens}"
+    words = dict(zip((UP, DOWN), MOVES))
+    raw, tuned = (next((word for side, word in words.items() if each[side]), "undecided") for each in found)
+    return f"when both read IT's text, {raw}" + (f" (tuned lens: {tuned})" if tuned != raw else "")
+
+
+def delay(results, detail: int) -> str:
+    """Return the clause on IT − PT of the commitment layer where the final prediction is sure: on own texts, on IT's."""
+    shown = partial(number, digits=1)
+    own = claim(
+        results, quantities, DELAY, "Sure predictions settle {size} layers {word} in IT",
+        "Whether sure predictions settle later in IT is undecided", SETTLES, shown=shown, again=True, detail=detail,
+    )  # fmt: skip
+    matched = claim(
+        results, quantities, MATCHED, "when both read IT's text, {size} {word}",
+        "when both read IT's text, undecided", SETTLES, shown=shown, again=True, detail=detail,
+    )  # fmt: skip
+    every = f" {everywhere(results, again=True)}" if len(results) > 1 else ""
     return (
-        f"Free running, the divergence from layer to layer in the corrective phase is {corrective}; in the content phase it "
-        f"is {content}. The share of structural tokens that come first only from the onset on is {structural}; that of "
-        f"content tokens is {contents}. At high confidence commitment is {high}; at low confidence it is {low}. With both "
-        f"models on IT's text, commitment at high confidence is {matched}. {grounds(results)}{sentences(results, 'neurons')}"
+        f"{own.removesuffix(every)}; {matched}" if every and matched.endswith(every) else f"{own}; {matched}"
     )
+
+
+MOVES, SETTLES = ("more", "less"), ("later", "earlier")

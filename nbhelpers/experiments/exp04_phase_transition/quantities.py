@@ -55,11 +55,25 @@ def windows(result: xr.Dataset) -> Quantities:
     """Return the number of profiles whose window at a third of the depth has the largest contrast, of all that were
     measured, and by chance.
     """
-    n_layers, n = result.sizes["layer"], int(result["p_window"].notnull().sum())
-    total = n_layers - len(around_third(n_layers)) + 1
+    n = int(result["p_window"].notnull().sum())
+    counts = {
+        "third_is_largest": int(is_largest(result).sum()),
+        "profiles": n,
+        "third_by_chance": n / n_windows(result),
+    }
+    return levels(counts, "profiles")
+
+
+def n_windows(result: xr.Dataset) -> int:
+    """Return the number of contiguous windows as wide as that at a third of the depth."""
+    n_layers = result.sizes["layer"]
+    return n_layers - len(around_third(n_layers)) + 1
+
+
+def is_largest(result: xr.Dataset) -> xr.DataArray:
+    """Return whether the window at a third of the depth has the largest contrast of all, bool [profile]."""
     # A change between layers has no layer 0, hence one window less; the limit 1.5 still separates ranks one and two.
-    largest = int((result["p_window"] < 1.5 / total).sum())
-    return levels({"third_is_largest": largest, "profiles": n, "third_by_chance": n / total}, "profiles")
+    return result["p_window"] < 1.5 / n_windows(result)
 
 
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.

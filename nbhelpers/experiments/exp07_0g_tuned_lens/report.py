@@ -1,5 +1,7 @@
 """The figures, table and verdict of exp07_0g."""
 
+from functools import partial
+
 import altair as alt
 import pandas as pd
 import xarray as xr
@@ -9,9 +11,9 @@ from nbhelpers.experiments.exp07_0g_tuned_lens.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.captions import VARIANTS
 from nbhelpers.report.charts import INK, banded, bands, by_variant, layers_axis, panels, tidy
-from nbhelpers.report.quantities import named
-from nbhelpers.report.sentences import grounds, sentence
-from nbhelpers.report.text import number, whether
+from nbhelpers.report.directions import NAMES, among, answer, claim, everywhere, fitting, sentence, sides
+from nbhelpers.report.text import number, percent
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict
 
 LOOKS = "raw lens thin with triangles, tuned lens thick with circles"
 TEXTS = "bands are 95 % intervals of the mean over texts"
@@ -96,25 +98,70 @@ def lens_table(results) -> pd.DataFrame:
             mean = d.kl_final_layer.sel(variant=v).mean("text")
             raw, tuned = (mean.sel(lens=lens, drop=True) for lens in ("raw", "tuned"))
             a, b = float(at_depth(raw)), float(at_depth(tuned))
-            rows[f"{title}, {v.upper()}"] = {
-                "KL at 0.6 L, raw → tuned": f"{a:.2f} → {b:.2f} ({number(100 * (b - a) / a, 0)} %)",
+            rows[f"{title}, {v.upper()}" if len(results) > 1 else v.upper()] = {
+                "KL at 0.6 L, nats, raw → tuned": f"{a:.2f} → {b:.2f} ({number(100 * (b - a) / a, 0)} %)",
                 "layers closer": f"{int((tuned < raw)[:-1].sum())} of {len(raw) - 1}",
-                "worst layer": number(float((tuned - raw)[:-1].max())),
-                "last translator, KL": f"{float(d.last_layer_kl.sel(variant=v)):.1e}".replace("-", "−"),
+                "smallest gain of a layer, nats": number(float((raw - tuned)[:-1].min())),
+                "change by the last translator, nats": small(float(d.last_layer_kl.sel(variant=v))),
                 "gate": "pass" if bool(d.gate.sel(variant=v)) else "FAIL",
             }
     return pd.DataFrame(rows).T.rename_axis(None)
 
 
-def verdict(results) -> str:
-    """Return the verdict: whether the tuned lenses are closer than the raw ones and pass the gate."""
-    passed = [title for title, d in results.items() if bool(d.gate.all())]
-    closer = "closer to the final prediction than the raw lens"
-    pt = sentence(results, named(quantities, "lens_gain.pt"), closer, "farther from it")
-    it = sentence(results, named(quantities, "lens_gain.it"), closer, "farther from it")
-    gate = whether(passed, len(results), "Both lenses pass the gate", "Not both lenses pass the gate")
-    return (
-        f"On held-out text, at 0.6 of the depth, PT's tuned lens is {pt}. IT's tuned lens is {it}. {gate}: closer than the "
-        "raw lens at nine tenths of the layers and at 0.6 of the depth, and a last translator that changes next to nothing. "
-        f"{grounds(results)}"
+def small(kl: float) -> str:
+    """Return a divergence that should be zero as text: with four digits, or that it is less than they can show."""
+    return "0" if kl == 0 else "< 0.0001" if abs(kl) < 5e-5 else number(kl, 4)
+
+
+CLOSER = {"pt": "lens_improvement.pt", "it": "lens_improvement.it"}
+MATRIX = {
+    "PT: share of the distance gone": CLOSER["pt"],
+    "IT: share of the distance gone": CLOSER["it"],
+    "PT: leading token agrees more": "top1_gain.pt",
+    "IT: leading token agrees more": "top1_gain.it",
+}
+TURN = "IT's lens was trained on users' turns but reads replies."
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: whether the tuned lenses come closer to the final prediction than the raw ones, and the gate."""
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ; a caveat with the most alone."""
+    found = {v: sides(results, quantities, name) for v, name in CLOSER.items()}
+    both = {side: [title for title in found["pt"][side] if title in found["it"][side]] for side in (UP, DOWN)}
+    rest = [title for title in results if title not in both[UP] + both[DOWN]]
+    pt, it = (closer(results, v, detail) for v in CLOSER)
+    return Verdict(
+        answer({**both, OPEN: rest}).capitalize(),
+        sentence(f"on held-out text, at 0.6 of the depth, {pt}; {it}"),
+        gate_sentence(results, detail),
+        TURN if detail == NAMES else "",
     )
+
+
+def closer(results, variant: str, detail: int) -> str:
+    """Return the clause on how much closer to the final prediction a model's tuned lens is; PT's comes first."""
+    if variant == "pt":
+        subject, than, words = (
+            "PT's tuned lens",
+            " the final prediction than its raw lens",
+            ("closer to", "farther from"),
+        )
+    else:
+        subject, than, words = "IT's", "", ("closer", "farther")
+    return claim(
+        results, quantities, CLOSER[variant], f"{subject} is {{size}} {{word}}{than}",
+        f"whether {subject} is {words[0]}{than} is undecided", words, shown=percent, again=variant == "it", detail=detail,
+    )  # fmt: skip
+
+
+def gate_sentence(results, detail: int) -> str:
+    """Return the sentence on the gate."""
+    passed = [title for title, dataset in results.items() if bool(dataset.gate.all())]
+    whole = "(closer at nine tenths of the layers)"
+    if not passed:
+        return f"One lens or both fail the gate {whole} {everywhere(results, again=True)}".rstrip() + "."
+    return f"Both lenses pass the gate {whole} {among(passed, results, detail)}".rstrip() + "."

@@ -92,7 +92,18 @@ def through_hosts(changed: xr.Dataset, n_tokens: xr.DataArray) -> Quantities:
         values = found[name].values
         weights = n_tokens.sel(prompt=values["prompt"])
         pooled[f"{name}.by_token"] = float(stats.token_weighted_mean(values.values, weights.values))
-    return found | shifts(pooled, "nats")
+    return found | shifts(pooled, "nats") | beyond_controls(found)
+
+
+def beyond_controls(found: Quantities) -> Quantities:
+    """Return `beyond.<control>.<lens>`: how much more IT's late MLPs raise PT's KL(layer ‖ own final) than a control does."""
+    names = {
+        f"beyond.{control}.{lens}": f"shift.kl_layer_final.sufficiency.{{}}.{lens}"
+        for control in ("scrambled", "permuted") for lens in ("raw", "tuned")
+    }  # fmt: skip
+    return shifts({
+        name: found[of.format("graft")].values - found[of.format(name.split(".")[1])].values for name, of in names.items()
+    }, "nats")  # fmt: skip
 
 
 def _final_fifth(values: xr.DataArray) -> xr.DataArray:

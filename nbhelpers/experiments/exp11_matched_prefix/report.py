@@ -1,6 +1,7 @@
 """The figures, tables and verdict of exp11."""
 
 from collections.abc import Callable
+from functools import partial
 
 import altair as alt
 import pandas as pd
@@ -12,12 +13,12 @@ from nbhelpers.measures import graft_shifts
 from nbhelpers.measures.graft_shifts import shifts
 from nbhelpers.report.captions import BANDS, BARS, ONSET, ZERO, caption
 from nbhelpers.report.charts import banded, bands, layers_axis, onset_rule, panels, root_scale, tidy
-from nbhelpers.report.families import interval_table
+from nbhelpers.report.directions import among, answer, claim, fitting, sentence, sides
+from nbhelpers.report.families import interval_table, turned
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.graft_charts import (
     BASES,
     BY_WINDOW,
-    CONDITIONS,
     CONTROLS,
     LENS,
     READOUTS,
@@ -32,8 +33,8 @@ from nbhelpers.report.graft_charts import (
     window_rows,
 )
 from nbhelpers.report.quantities import named, value
-from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import number, percent, written
+from nbhelpers.report.verdicts import UP, Verdict, of, short, span
 
 HOSTS = {"PT": ("A'", "B_"), "IT": ("C", "D_")}
 
@@ -189,12 +190,12 @@ def teachers(results, readout="kl_layer_final") -> alt.Chart:
 
 
 LATE = {
-    "kl_layer_final": "KL(layer ‖ own final)",
-    "kl_layer_teacher": "KL to the teacher's layer",
-    "js_teacher": "JS to the teacher's layer",
+    "kl_layer_final": "KL(layer ‖ own final), nats",
+    "kl_layer_teacher": "KL to the teacher's layer, nats",
+    "js_teacher": "JS to the teacher's layer, nats",
     "delta_cosine": "δ-cosine of the MLP",
     "commitment": "commitment, layers",
-    "nll": "NLL of the teacher's tokens",
+    "nll": "NLL of the teacher's tokens, nats",
 }
 
 
@@ -204,7 +205,7 @@ def late(readout="kl_layer_final", side="sufficiency", control="graft", lens="tu
 
 
 def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
-    """Return a table of the late graft's shifts by read-out as text, one row per family and one for the dense pool."""
+    """Return a table of the late graft's shifts by read-out as text, one row per pair and one for the dense pool."""
     columns = {}
     for readout, heading in LATE.items():
         table = interval_table(results, late(readout, side, lens=lens))
@@ -212,43 +213,114 @@ def late_table(results, side="sufficiency", lens="tuned") -> pd.DataFrame:
     table = pd.DataFrame(columns).rename_axis(None)
     name = f"shift.kl_layer_final.{side}.graft.{lens}.by_token"
     tokens = {title: number(value(quantities, dataset, name), 3) for title, dataset in results.items()}
-    table.insert(1, "the same by token", pd.Series(tokens).reindex(table.index).fillna(""))
-    return table
+    table.insert(1, "the same by token, nats", pd.Series(tokens).reindex(table.index).fillna(""))
+    return turned(table, results)
 
 
 def branch_table(results, lens="tuned") -> pd.DataFrame:
     """Return a table of the late graft's shift of KL(layer ‖ own final) with the raw prompt and with the chat template."""
     columns = {
-        "plain prompt, B_late − A'": late(lens=lens),
-        "chat turn, B2 − A'_tmpl": named(quantities, f"shift.kl_layer_final.template.{lens}"),
+        "PT reads the plain prompt": late(lens=lens),
+        "PT reads the chat turn": named(quantities, f"shift.kl_layer_final.template.{lens}"),
     }
     found = {name: interval_table(results, measure) for name, measure in columns.items()}
     texts = {name: pd.Series(written(table, 3), index=table["family"]) for name, table in found.items()}
-    return pd.DataFrame(texts).rename_axis(None)
+    return turned(pd.DataFrame(texts).rename_axis(None), results)
 
 
 def divergence_table(results) -> pd.DataFrame:
-    """Return a table of the first step at which a condition would write another token than the teacher, and its agreement."""
-    shown = {short: name for short, name in CONDITIONS.items() if name != "C"}
-    rows = {}
+    """Return a table of the first step at which a condition would write another token than the teacher, and of the share of
+    steps at which it would write the same: one column per pair.
+    """
+    columns = {}
     for title, dataset in results.items():
-        steps, shares = (
-            [value(quantities, dataset, f"{of}.{c}") for c in shown] for of in ("first_miss", "agreement")
-        )
-        rows[title] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(steps, shares)]
-    return pd.DataFrame(rows, index=list(shown.values())).T.rename_axis(None)
+        of = {
+            name: [value(quantities, dataset, f"{name}.{c}") for c in SPELLED]
+            for name in ("first_miss", "agreement")
+        }
+        columns[title] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(*of.values())]
+    return pd.DataFrame(columns, index=list(SPELLED.values()))
 
 
-def verdict(results) -> str:
-    """Return the verdict on the effect of IT's late MLPs in PT on the same tokens, and on its controls."""
-    later = ("above the host's", "below the host's")
-    tuned, raw = (sentence(results, late(lens=lens), *later) for lens in ("tuned", "raw"))
-    branch = sentence(results, named(quantities, "shift.kl_layer_final.template.tuned"), *later)
-    scrambled = sentence(results, late(control="scrambled"), *later)
-    closer = ("closer to the teacher's", "farther from them")
-    cross = sentence(results, lambda dataset: -late("kl_layer_teacher")(dataset), *closer)
-    return (
-        f"With IT's late MLPs, PT's distance KL(layer ‖ own final) in the final fifth is, tuned lens, {tuned}; raw lens, "
-        f"{raw}. In the template branch it is {branch}. After a change of the same size in scrambled directions it is "
-        f"{scrambled}. The late distributions of the graft are, compared with the host's, {cross}. {grounds(results)}"
+# Name of a condition in quantities → what it is: host, what is grafted, and how the prompt is read if not as usual.
+SPELLED = (
+    {"a": "PT"}
+    | {f"b_{window}": f"PT with IT's {window} MLPs" for window in WINDOWS}
+    | {"a_template": "PT, chat turn", "b2": "PT with IT's late MLPs, chat turn"}
+    | {f"d_{window}": f"IT with PT's {window} MLPs" for window in WINDOWS}
+)
+
+
+BEYOND = "beyond.scrambled.tuned"
+GRAFT = "shift.kl_layer_final.sufficiency.{}.tuned"
+MATRIX = {
+    "IT's late MLPs in PT": GRAFT.format("graft"),
+    "more than a scrambled change": BEYOND,
+    "more than shuffled layers": "beyond.permuted.tuned",
+    "IT's late MLPs after the chat turn": "shift.kl_layer_final.template.tuned",
+    "PT's distance from IT's layers": "shift.kl_layer_teacher.sufficiency.graft.tuned",
+}
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: whether IT's late MLPs give PT the late delay, beyond what any change of their size would do."""
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
+    moved = sides(results, quantities, GRAFT.format("graft"))
+    size = claim(
+        results, quantities, GRAFT.format("graft"),
+        "On the same tokens, IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
+        "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
+        ("farther from", "nearer to"), detail=detail,
+    )  # fmt: skip
+    told = moved[UP] or list(results)
+    more = [title for title in sides(results, quantities, BEYOND)[UP] if title in told]
+    passed = ", and not through just any change" if moved[UP] and more == told else ""
+    return Verdict(
+        f"{answer(moved).capitalize()}{passed}",
+        sentence(size),
+        scrambled_sentence(results, told, more, detail),
+        shuffled_sentence(of(results, moved[UP])),
     )
+
+
+def scrambled_sentence(results, told, more, detail: int) -> str:
+    """Return the sentence on a change of the same size in scrambled directions.
+
+    told: the pairs that the graft moves, or all if it moves none; more: those in which it does more than this change.
+    """
+    size = span(of(results, told), quantities, GRAFT.format("scrambled"))
+    if not more:
+        compared = "not clearly less"
+    elif more == told:
+        where = (
+            ""
+            if len(results) == 1
+            else " in each"
+            if len(told) == len(results)
+            else " in those"
+            if told[1:]
+            else " there"
+        )
+        compared = f"clearly less{where}"
+    else:
+        compared = f"clearly less {among(more, results, detail)}"
+    return f"A scrambled change of equal size gives {size} nats, {compared}."
+
+
+def shuffled_sentence(moved) -> str:
+    """Return the sentence on the share of the graft's effect that its MLPs keep in shuffled order; "" if it moves no pair."""
+    shares = {
+        short(moved)[title]: value(quantities, d, GRAFT.format("permuted")) / value(quantities, d, GRAFT.format("graft"))
+        for title, d in moved.items()
+    }  # fmt: skip
+    if not shares:
+        return ""
+    least, most = (choose(shares, key=shares.get) for choose in (min, max))
+    shown = {title: f"{number(100 * share, 0)} %" for title, share in shares.items()}
+    if len(shares) == 1:
+        return f"Shuffled, the same layers keep {shown[least]} of it."
+    return f"Shuffled, the same layers keep {shown[least]} ({least}) to {shown[most]} ({most}) of it."

@@ -54,6 +54,7 @@ def replacements(result: xr.Dataset) -> Quantities:
             )
     cells = result["n_steps"].sum(["part", "token_class"]) * result["cells_per_step"]
     replaced = counts.squeeze(drop=True).sum(["displaced", "supported"]) / cells
+    found |= class_shifts(counts.squeeze(drop=True))
     overlap = (
         result["candidate_overlap"].sel(measured="B_late", lens="tuned", drop=True).reset_coords(drop=True)
     )
@@ -62,6 +63,23 @@ def replacements(result: xr.Dataset) -> Quantities:
         | levels({"replaced_share": replaced}, "1")
         | levels({"candidate_overlap": overlap}, "1", BY_PROMPT)
     )
+
+
+def class_shifts(counts: xr.DataArray) -> Quantities:
+    """Return `class_shift.<class>` [prompt] from counts (displaced, supported, prompt): a class's share of the tokens
+    supported minus its share of those displaced.
+
+    The mean is that of all replaced cells together; the spread over prompts is the ratio's, to first order, so that intervals
+    at any confidence can be had.
+    """
+    total = counts.sum(["displaced", "supported"])
+    won, lost = counts.sum("displaced"), counts.sum("supported")
+    found = {}
+    for kind in ("content", "function", "punctuation"):
+        part = won.sel(supported=kind, drop=True) - lost.sel(displaced=kind, drop=True)
+        share = part.sum() / total.sum()
+        found[f"class_shift.{kind}"] = share + (part - share * total) / total.mean()
+    return shifts(found, "1", CLASSED)
 
 
 def all_steps(means: xr.Dataset, dim: str = "part") -> xr.Dataset:
@@ -99,6 +117,9 @@ def gains(result: xr.Dataset) -> Quantities:
     named |= {f"rank_gain_raw.b_late.{g}": raw.sel(token_class=g, drop=True) for g in GROUPS}
     later = result["log_rank_gain"].sel(part="later", condition="B_late", lens="tuned", drop=True)
     logs = {f"log_rank_gain_later.{kind}": later.sel(token_class=kind, drop=True) for kind in CLASSES}
+    logs["function_before_content"] = (
+        logs["log_rank_gain_later.function"] - logs["log_rank_gain_later.content"]
+    )
     return (
         found
         | shifts(classes, "ranks", BY_PROMPT)

@@ -1,7 +1,9 @@
 """The figures, tables and verdict of exp13."""
 
+import math
+from functools import partial
+
 import altair as alt
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -12,7 +14,8 @@ from nbhelpers.experiments.exp13_token_support.quantities import quantities
 from nbhelpers.report import charts
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import IT, PT, by_category
-from nbhelpers.report.families import POOL, is_dense
+from nbhelpers.report.directions import LEAST, by_side, everywhere, fitting, larger_side, most, ranged, sides
+from nbhelpers.report.families import POOL, is_dense, turned
 from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
     BY_WINDOW,
@@ -23,9 +26,9 @@ from nbhelpers.report.graft_charts import (
     by_window,
     window_rows,
 )
-from nbhelpers.report.quantities import kept, named, value
-from nbhelpers.report.sentences import by_interval, compared, others_rest_on, sentence
-from nbhelpers.report.text import interval, level, number
+from nbhelpers.report.quantities import kept, value
+from nbhelpers.report.text import in_words, interval, number
+from nbhelpers.report.verdicts import UP, Verdict, bounds, noun
 
 CLASSES = {
     "structural": "structural",
@@ -178,7 +181,8 @@ def late_wins(results) -> alt.Chart:
 
 
 def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> pd.DataFrame:
-    """Return a table of Pearson's r of `correlates.FEATURES` with late KL as text: one row per family and condition."""
+    """Return a table of Pearson's r of `correlates.FEATURES` with late KL as text: one row per pair and condition."""
+    names = {condition: name for condition, (name, *_) in READERS.items()} | {"pooled": "all conditions"}
     rows = {}
     for title, dataset in results.items():
         one = dataset.sel(scale="cosine", kind=kind, given=given, lens=lens)
@@ -186,13 +190,14 @@ def correlation_table(results, kind="shift", given="nothing", lens="tuned") -> p
             cell = one.sel(measured=condition)
             if bool(cell.r.isnull().all()):
                 continue
-            rows[title, str(condition)] = {
+            name = names[str(condition)]
+            rows[(title, name) if len(results) > 1 else name] = {
                 FEATURES[str(f)]: interval(
                     [float(cell[end].sel(feature=f)) for end in ("r", "r_low", "r_high")]
                 )
                 for f in one.feature.values
             }
-    return pd.DataFrame(rows).T.rename_axis([None, None])
+    return pd.DataFrame(rows).T.rename_axis([None, None] if len(results) > 1 else None)
 
 
 def change(dataset: xr.Dataset, kind: str) -> stats.Interval:
@@ -201,18 +206,18 @@ def change(dataset: xr.Dataset, kind: str) -> stats.Interval:
 
 
 def class_table(results) -> pd.DataFrame:
-    """Return a table of each class's change of share from displaced to supported top-1 tokens as text: one row per family."""
+    """Return a table of each class's change of share from displaced to supported top-1 tokens as text: one row per pair."""
     rows = {
         title: {name: interval(change(dataset, kind)) for kind, name in CLASSES.items()}
         for title, dataset in results.items()
     }
-    return pd.DataFrame(rows).T.rename_axis(None)
+    return turned(pd.DataFrame(rows).T.rename_axis(None), results)
 
 
 def pooled_classes(results, condition="B_late", lens="tuned") -> pd.DataFrame:
-    """Return `class_table` for all families together and for the dense ones; every replaced cell has the same weight."""
+    """Return `class_table` for all pairs together and for the dense ones; every replaced cell has the same weight."""
     dense = {title: dataset for title, dataset in results.items() if is_dense(dataset)}
-    pools, rows = {"all families": results} | ({POOL: dense} if len(dense) > 1 else {}), {}
+    pools, rows = {"all pairs": results} | ({POOL: dense} if len(dense) > 1 else {}), {}
     for name, chosen in pools.items():
         one = {"condition": [condition], "lens": [lens]}
         counts = [dataset.replaced.sel(one).drop_vars("prompt") for dataset in chosen.values()]
@@ -224,26 +229,79 @@ def pooled_classes(results, condition="B_late", lens="tuned") -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis(None)
 
 
-def verdict(results) -> str:
-    """Return the verdict on the tokens that a late graft supports, the gains of the teacher's tokens, and correlates."""
-    total = len(results)
-    frequency = ("more frequent", "less frequent")
-    changed = {
-        kind: compared(by_interval(results, lambda d, k=kind: change(d, k)), total, *frequency)
-        for kind in ("content", "function")
-    }
-    content, function = (
-        sentence(results, named(quantities, f"log_rank_gain_later.{kind}"), "positive", "negative")
-        for kind in ("content", "function")
+SHARE = "class_shift.content"
+CONTENT, FUNCTION = "log_rank_gain_later.content", "log_rank_gain_later.function"
+MATRIX = {
+    "content words among the tokens brought": SHARE,
+    "function words among them": "class_shift.function",
+    "reply's token up, content (ln rank)": CONTENT,
+    "reply's token up, function (ln rank)": FUNCTION,
+    "function more than content": "function_before_content",
+}
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: whether the tokens that the late graft brings are more often content words, what it does for the
+    reply's own next token, and how closely the late updates go with the late distance.
+    """
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
+    answered = most(
+        results, quantities, SHARE, "Towards content words", "Away from content words",
+        "No clear shift towards content words",
+    )  # fmt: skip
+    often = by_side(results, sides(results, quantities, SHARE), "more often", "less often", "", detail)
+    often = f"{often}{',' * (', ' in often)} than" if often else "about as often as"
+    points = signed_range([100 * value(quantities, d, SHARE) for d in results.values()])
+    pairs = "" if len(results) == 1 else f" in {in_words(len(results))} {noun(results)}"
+    return Verdict(
+        answered,
+        f"What IT's late MLPs put first in PT is a content word {often} what they displace ({points}{pairs}).",
+        ranks_sentence(results, detail),
+        "" if detail == LEAST else related_sentence(results),
     )
+
+
+def signed_range(points) -> str:
+    """Return the least and the largest of percentage points with their signs: "−8 to +4 points"."""
+    known = [round(value) for value in points if not math.isnan(value)]
+    ends = dict.fromkeys(f"{end:+d}".replace("-", "−") if end else "0" for end in (min(known), max(known)))
+    return f"{' to '.join(ends)} point{'s' * (list(ends) not in (['+1'], ['−1']))}"
+
+
+def ranks_sentence(results, detail: int) -> str:
+    """Return the sentence on the rank of the reply's own next token under the late graft, content and function words."""
+    (does, size), (does_too, size_too) = (moved(results, name, detail) for name in (CONTENT, FUNCTION))
+    if does == does_too and size and size_too:
+        second = size_too.removesuffix(f" {size.split()[-1]}")
+        return f"The reply's next token {does} (ranks {size} for content, {second} for function words)."
+    if does == does_too and not size and not size_too:
+        return f"The reply's next token {does}."
+    first, second = (f"{what} ({by})" if by else what for what, by in ((does, size), (does_too, size_too)))
+    return f"A content word that comes next {first}; a function word {second}."
+
+
+def moved(results, name: str, detail: int) -> tuple[str, str]:
+    """Return where the reply's next token moves up or down, and by how much its rank changes in the commoner direction.
+
+    The second is "" where no sign is sure.
+    """
+    found = sides(results, quantities, name)
+    if all(math.isnan(bounds(kept(quantities, d)[name], 0.95)[1]) for d in results.values()):
+        return "stands in too few prompts", ""
+    titles, than = found[larger_side(found)], "lower" if larger_side(found) == UP else "higher"
+    if not titles:
+        return f"moves neither surely up nor down {everywhere(results, again=True)}".rstrip(), ""
+    changes = [100 * abs(math.expm1(-value(quantities, results[title], name))) for title in titles]
+    size = ranged(changes, lambda change: f"{change:.0f} %")
+    return f"moves {by_side(results, found, 'up', 'down', '', detail)}", f"{size} {than}"
+
+
+def related_sentence(results) -> str:
+    """Return the sentence on the correlation of late updates with the late distance; "" where it was not measured."""
     sizes = [value(quantities, dataset, "shift_r.largest") for dataset in results.values()]
-    largest = max((size for size in sizes if not np.isnan(size)), default=np.nan)
-    each = ", each family alone" if total > 1 else ""
-    rest = f"({level(results)} intervals over prompts{each})"
-    return (
-        f"Among the top-1 tokens that the late graft brings, compared with those that it takes away, content tokens are "
-        f"{changed['content']}; function words are {changed['function']} {rest}. The log-rank "
-        f"gain of the teacher's content tokens is {content}; that of its function words is {function}. Step by step, the "
-        f"change of a late update and the change of late KL correlate with at most {number(largest)} in size. "
-        f"{others_rest_on(results)}"
-    )
+    sizes = [size for size in sizes if not math.isnan(size)]
+    return f"Late updates and late distance correlate by |r| ≤ {number(max(sizes))}." if sizes else ""

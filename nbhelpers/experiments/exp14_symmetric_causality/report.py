@@ -1,5 +1,7 @@
 """The figures, tables and verdict of exp14."""
 
+from functools import partial
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -10,7 +12,8 @@ from nbhelpers.experiments.exp14_symmetric_causality.quantities import quantitie
 from nbhelpers.report import charts
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import panels
-from nbhelpers.report.families import POOL, interval_table, is_dense
+from nbhelpers.report.directions import LEAST, among, answer, by_side, claim, fitting, sentence, sides
+from nbhelpers.report.families import POOL, interval_table, is_dense, turned
 from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
     BASES,
@@ -27,10 +30,10 @@ from nbhelpers.report.graft_charts import (
     window_rows,
 )
 from nbhelpers.report.quantities import named, value
-from nbhelpers.report.sentences import SURE
 from nbhelpers.report.text import written
-from nbhelpers.report.verdicts import Verdict, degree, of, signs, span, told
+from nbhelpers.report.verdicts import DOWN, UP, Verdict
 
+SURE = 0.95  # the bootstrap probability from which a window is surely the strongest
 LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
 # Short names of the read-outs, for narrow screens.
 SHORT = {
@@ -143,7 +146,7 @@ def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
             written(pool_table(results, side, window, readout, lens), 3)[0] for side, window in cases
         ]
     columns = pd.MultiIndex.from_tuples([(SIDES[side], window) for side, window in cases])
-    return pd.DataFrame(rows, index=columns).T
+    return turned(pd.DataFrame(rows, index=columns).T, results)
 
 
 def pool_table(results, side, window, readout, lens) -> pd.DataFrame:
@@ -161,7 +164,9 @@ def strongest_late(
 
 
 def readout_table(results, lens="tuned") -> pd.DataFrame:
-    """Return a table of the number of families in which the late window is surely the strongest or surely not."""
+    """Return a table of the number of pairs in which the late window is surely the strongest (probability ≥ 0.95) or surely
+    not (≤ 0.05).
+    """
     rows = {}
     for readout, (title, _) in READOUTS.items():
         regions = {"final_fifth": "final fifth", "window": "own window"}
@@ -181,41 +186,61 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
     return table.rename_axis([None, None])
 
 
-MOVED = "kl_shift.sufficiency.late"
+MOVED, TAKEN = "kl_shift.sufficiency.late", "kl_shift.necessity.late"
+MOST = ("yes", "mostly")
+THROUGH_PT = "kl_shift_pt_lens.necessity.late"
 MATRIX = {
-    "IT's late MLPs in PT": "kl_shift.sufficiency.late",
-    "PT's late MLPs in IT": "kl_shift.necessity.late",
-    "the same, read by PT's lens": "kl_shift_pt_lens.necessity.late",
-    "PT's, nearer to IT's layer": "shift.kl_layer_teacher.sufficiency.late.tuned",
+    "IT's late MLPs in PT": MOVED,
+    "PT's late MLPs in IT": TAKEN,
+    "the same, read by PT's lens": THROUGH_PT,
+    "PT's distance from IT's layers": "shift.kl_layer_teacher.sufficiency.late.tuned",
 }
 
 
 def verdict(results) -> Verdict:
-    """Return the verdict: whether late MLPs suffice to widen the late distance and are necessary for it."""
-    put, taken, through_pt = (signs(results, quantities, name) for name in list(MATRIX.values())[:3])
-    most = [title for title, p in strongest_late(results)["sufficiency"].items() if p >= SURE]
-    size = told(
-        put.above,
-        results,
-        f"IT's late MLPs put PT's late layers {span(of(results, put.above), quantities, MOVED)} nats farther from its final "
-        "prediction",
-        "IT's late MLPs do not surely put PT's late layers farther from its final prediction",
-    )
-    lost = told(
-        taken.below,
-        results,
-        "PT's late MLPs shorten IT's way",
-        "PT's late MLPs do not shorten IT's way",
-        True,
-    )
-    lens = told(through_pt.below, results, "they do", "they do not", True)
-    differs = "" if through_pt.below == taken.below else f"; read through PT's lens, {lens}"
-    late = told(
-        most, results, "The late window moves PT most", "The late window does not surely move PT most", True
-    )
+    """Return the verdict: whether IT's late MLPs suffice to carry PT's late layers away from its final prediction, and
+    whether IT's own late layers need them.
+    """
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
+    put, taken, through_pt = (sides(results, quantities, name) for name in (MOVED, TAKEN, THROUGH_PT))
+    needs = answer(taken, DOWN)
+    if answer(through_pt, DOWN) in MOST and needs not in MOST:
+        needs = "by PT's lens only"
+    size = claim(
+        results, quantities, MOVED, "IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
+        "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
+        ("farther from", "nearer to"), detail=detail,
+    )  # fmt: skip
+    words = ("farther", "nearer", "neither surely nearer nor farther", detail)
+    own, other = (by_side(results, found, *words) for found in (taken, through_pt))
+    lens = "" if own == other else f"; by PT's lens, {other}"
     return Verdict(
-        f"Sufficient: {degree(put.above, results)}; necessary: {degree(taken.below, results)}",
-        f"{size}.",
-        f"{lost}{differs}.",
-        f"{late}.",
+        f"Sufficient: {answer(put)}; necessary: {needs}",
+        sentence(size),
+        f"PT's late MLPs put IT's {own}{lens}.",
+        strongest_of_three(results),
     )
+
+
+def strongest_of_three(results) -> str:
+    """Return the sentence on whether late MLPs move PT most: by the mean, and surely, in 95 % of resamples."""
+    by_mean = [title for title, dataset in results.items() if late_leads(dataset)]
+    moved, likely = sides(results, quantities, MOVED)[UP], strongest_late(results)["sufficiency"]
+    sure = [title for title in by_mean if title in moved and likely[title] >= SURE]
+    if not by_mean:
+        return f"Other MLPs move PT more than late ones{' in every pair' if len(results) > 1 else ''}."
+    places = among(by_mean, results, LEAST)
+    if sure == by_mean:
+        return f"Late MLPs surely move PT most {places}".rstrip() + "."
+    surely = f"surely {among(sure, results, LEAST)}" if len(results) > 1 else "but not surely"
+    return f"Late MLPs move PT most {places}".rstrip() + f", {surely}."
+
+
+def late_leads(dataset: xr.Dataset) -> bool:
+    """Return whether the late window's mean shift in PT is above zero and above those of the other windows."""
+    means = {w: value(quantities, dataset, f"kl_shift.sufficiency.{w}") for w in WINDOWS}
+    return means["late"] > 0 and means["late"] == max(means.values())
