@@ -67,7 +67,7 @@ def test_late_layers_above(results):
     made["kl_final_layer"][:] = 0
     made["kl_final_layer"].loc[{"variant": "it", "layer": [6, 7]}] = 1
     table = exp09_report.gap_summary({"Llama": made, "Gemma": results["Gemma"]})
-    assert table.loc["Llama", "layers above"] == "2 of 5"
+    assert table.loc[("raw lens", "Llama"), "layers above"] == "2 of 5"
 
 
 def test_free_running_is_each_model_on_its_own_text(results):
@@ -89,16 +89,16 @@ def test_the_matched_gap_is_of_one_history_and_basis(results):
     assert gaps["pt"] == pytest.approx(gaps["it"] + 2.0)
 
 
-def test_summaries_have_a_row_for_each_family_and_lens(results):
+def test_summaries_have_a_row_for_each_lens_and_pair(results):
     rows = [*synthetic.TITLES, families.POOL]
-    for table in (
-        exp09_report.gap_summary(results),
-        exp09_report.delay_summary(results),
-        exp09_report.cosine_summary(results),
-    ):
-        assert table.index.tolist() == rows and not table.isna().any(axis=None)
-    thirds = exp09_report.third_summary(results)
-    assert thirds.index.tolist() == [(f"{lens} lens", row) for lens in ("raw", "tuned") for row in rows]
+    tables = [
+        f(results) for f in (exp09_report.gap_summary, exp09_report.delay_summary, exp09_report.third_summary)
+    ]
+    for table in tables:
+        assert table.index.tolist() == [(f"{lens} lens", row) for lens in ("raw", "tuned") for row in rows]
+        assert not table.isna().any(axis=None)
+    assert exp09_report.cosine_summary(results).index.tolist() == rows
+    thirds = tables[-1]
     curve = results["OLMo"].kl_final_layer.sel(lens="tuned").isel(layer=slice(4)).mean("layer")
     early = float((curve.sel(variant="it") - curve.sel(variant="pt")).mean())
     assert thirds.loc[("tuned lens", "OLMo"), "early third"].startswith(f"{number(early)} [")
@@ -115,16 +115,13 @@ def test_a_run_with_another_threshold_has_a_summary_without_the_rules_of_the_fir
 
 def test_a_table_of_one_pair_has_its_measures_as_rows_and_no_pool(results):
     one, two = ({t: results[t] for t in titles} for titles in (["Llama"], ["Llama", "Gemma"]))
-    for table in (
-        exp09_report.gap_summary, exp09_report.delay_summary, exp09_report.cosine_summary
-    ):  # fmt: skip
-        whole = table(two).loc["Llama"]
-        assert table(one)[""].to_dict() == whole.to_dict()
-    thirds = exp09_report.third_summary(one)
-    assert thirds.columns.tolist() == ["raw lens", "tuned lens"]
+    for table in (exp09_report.gap_summary, exp09_report.delay_summary, exp09_report.third_summary):
+        assert table(one).columns.tolist() == ["raw lens", "tuned lens"]
+        for lens in table(one):
+            assert table(one)[lens].to_dict() == table(two).loc[(lens, "Llama")].to_dict()
     assert (
-        thirds["tuned lens"].to_dict()
-        == exp09_report.third_summary(two).loc[("tuned lens", "Llama")].to_dict()
+        exp09_report.cosine_summary(one)[""].to_dict()
+        == exp09_report.cosine_summary(two).loc["Llama"].to_dict()
     )
 
 
