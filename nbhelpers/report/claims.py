@@ -7,7 +7,7 @@
     ~0.33±0.1 L          the same for a layer, as a share of the number of layers
     >early,mid  <pt      an order: more than the same quantities whose names end in early and in mid; less than that in pt
 
-It is empty where the claim asserts none of these. `verdict` is the audit of the figure against the released files of the study,
+It is empty where the claim asserts none of these. `verdict` is the audit of the figure against the study's released files,
 one of `VERDICTS`.
 """
 
@@ -58,17 +58,17 @@ class ClaimTest:
     def judged(self, value: float, low: float, high: float, n_layers: float = 1) -> str:
         """Return whether a value with an interval agrees: yes, no, undecided, or "" without a value.
 
-        Yes: the whole interval lies where the claim has the number; no: all of it lies elsewhere. Without an interval the
-        value counts alone, and is undecided on an end that is not closed.
+        Yes: the whole interval lies where the claim has the number; no: all of it lies elsewhere. An interval that leaves out
+        its value (an onset that only resamples find) is taken up to it. Without an interval the value counts alone, and is
+        undecided on an end that is not closed.
         """
-        if math.isnan(value):
+        if math.isnan(value) or (self.of_depth and math.isnan(n_layers)):
             return ""
-        low, high = (value, value) if math.isnan(low) or math.isnan(high) else (low, high)
+        known = not (math.isnan(low) or math.isnan(high))
+        low, high = (min(low, value), max(high, value)) if known else (value, value)
         scale = n_layers if self.of_depth else 1
         floor, ceiling = self.low * scale, self.high * scale
-        inside = (
-            (low >= floor and high <= ceiling) if self.closed else (low > floor and high < ceiling)
-        )
+        inside = (low >= floor and high <= ceiling) if self.closed else (low > floor and high < ceiling)
         return YES if inside else NO if high < floor or low > ceiling else UNDECIDED
 
     def __str__(self) -> str:
@@ -142,7 +142,9 @@ def _table(path, _mtime: int) -> pd.DataFrame:
         except ClaimError as error:
             raise ClaimError(f"params/published.csv, {row.id}: claim_test {error}.") from None
         if test and row.metric.startswith(QUALITATIVE):
-            raise ClaimError(f"params/published.csv, {row.id}: a sentence without a number has no claim_test.")
+            raise ClaimError(
+                f"params/published.csv, {row.id}: a sentence without a number has no claim_test."
+            )
     return table
 
 

@@ -29,9 +29,7 @@ ENDS = ("value", "low", "high")
 UNMEASURED = "not measured here"
 DENSE, POSITIVE, NEGATIVE = "dense_five", "n_positive", "n_negative"  # pools of a quantity over families
 OF_DENSE = "the mean of the dense families"
-NO_FIGURES = (
-    "the study has no figures of this pair; `published_as` in its file in params/models would name whose to show"
-)
+NO_FIGURES = "the study has no figures of this pair; `published_as` in its file in params/models would name whose to show"
 
 
 def measured(found: Quantities, **options) -> pd.DataFrame:
@@ -148,7 +146,9 @@ def _entry(figure: dict, quantities: Quantities, run: pd.DataFrame, n_layers: fl
     note = "" if metric.startswith(QUALITATIVE) else UNMEASURED if np.isnan(value) else quantity.note
     test = claims.claim_test(figure["claim_test"])
     if test and test.others and not np.isnan(value):
-        parts = (_difference(quantities, run, metric, other, **options) for other in claims.others(metric, test))
+        parts = (
+            _difference(quantities, run, metric, other, **options) for other in claims.others(metric, test)
+        )
         agrees = claims.together(test.judged(*part) for part in parts)
     else:
         agrees = test.judged(value, low, high, n_layers) if test else ""
@@ -217,7 +217,8 @@ def beside(experiment: str, results, source: ModuleType, **options) -> Ledger:
         table = table[table["family"].isin(families.values())]
     titles = [title for title, family in families.items() if family]
     links = {metric: shown(metric, source) for metric in table["metric"].unique()}
-    return ledger_table.beside(table, titles, links)
+    elsewhere = {row.id for row in table.itertuples() if reason(row.metric, source)}
+    return ledger_table.beside(table, titles, links, elsewhere)
 
 
 def not_measured(experiment: str, source: ModuleType) -> Ledger:

@@ -17,7 +17,8 @@ from nbhelpers.report.families import TITLES
 
 DASH = "–"
 SIGNS = {"same sign": "✓", "other sign": "✗", UNDECIDED: "~"}
-AGREES, SAME, ALL_FAMILIES = "agrees with the claim", "same sign", "all families"
+ALL_FAMILIES = "all families"
+SUMS = ("agrees with the claim", "same sign", "audit", "source")
 HEAD = re.compile(r": |, | (?=\()")  # where the claim of a group ends and its cases begin
 SHORT = {"mean": "mean of six"} | {ALL: ALL_FAMILIES}
 READING = (
@@ -25,16 +26,27 @@ READING = (
     "undecided where the interval reaches both sides; – where the claim asserts no sign, bound or order. <b>Same sign as the "
     "published number</b>: ✓ same, ✗ other, ~ undecided, – no sign to compare."
 )
-STYLE = (
-    "<style>.ledger table{font-size:.8rem;width:100%;border-collapse:collapse;display:table}"
-    ".ledger td,.ledger th{padding:.25rem .4rem;vertical-align:top;text-align:left;white-space:normal}"
-    ".ledger tbody th{font-weight:normal;min-width:11rem}.ledger tr.head th{font-weight:bold;padding-top:.8rem}"
-    ".ledger tr.head~tr th.case{padding-left:1rem}.ledger small{white-space:nowrap}.ledger td:target{outline:2px solid}"
-    ".ledger details ul{margin:.2rem 0 0;padding-left:1rem}"
-    "@media(max-width:640px){.ledger thead{display:none}.ledger tr,.ledger th,.ledger td{display:block;border:0}"
-    ".ledger tr{border-top:1px solid;padding:.3rem 0}.ledger td:empty{display:none}"
-    ".ledger td::before{content:attr(data-of) ' ';font-weight:bold}}</style>"
-)
+# Rules of the page's own style sheet, where a table of the book is in one, give way to these: same weight, later in the page.
+STYLE = """<style>
+div.ledger table.dataframe { font-size: .74rem; width: 100%; border-collapse: collapse; }
+div.ledger table.dataframe caption { text-align: left; caption-side: top; }
+div.ledger table.dataframe td, div.ledger table.dataframe th { padding: .25rem .4rem; vertical-align: top; text-align: left; }
+div.ledger table.dataframe td, div.ledger table.dataframe th { white-space: normal; }
+div.ledger table.dataframe td:last-child { min-width: 7rem; }
+div.ledger table.dataframe tbody th { font-weight: normal; min-width: 11rem; }
+div.ledger table.dataframe tbody tr.head th { font-weight: bold; padding-top: .8rem; }
+div.ledger small { white-space: nowrap; }
+div.ledger details ul { margin: .2rem 0 0; padding-left: 1rem; }
+@media (max-width: 640px) {
+  div.ledger table.dataframe, div.ledger table.dataframe caption, div.ledger table.dataframe tbody { display: block; }
+  div.ledger table.dataframe thead { display: none; }
+  div.ledger table.dataframe tr, div.ledger table.dataframe tbody th, div.ledger table.dataframe td {
+    display: block; position: static; max-width: none; border: 0; }
+  div.ledger table.dataframe tr { border-top: 1px solid; padding: .3rem 0; }
+  div.ledger table.dataframe td:empty { display: none; }
+  div.ledger table.dataframe td::before { content: attr(data-of) " "; font-weight: bold; }
+}
+</style>"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,22 +75,22 @@ def number(value: float, unit: str, digits: int) -> str:
     return text.replace("-", "−")
 
 
-def digits(values: Iterable[float]) -> int:
-    """Return how many decimals the numbers of one cell need: none if all are whole, three if one is small, else two."""
-    known = [value for value in values if np.isfinite(value)]
-    if all(float(value).is_integer() for value in known):
-        return 0
-    return 3 if any(0 < abs(value) < 0.1 for value in known) else 2
+def decimals(value: float) -> int:
+    """Return how many decimals a published value was typed with."""
+    return len(np.format_float_positional(value, trim="-").partition(".")[2])
 
 
 def figures(row) -> tuple[str, str, str]:
-    """Return a row's published value, the run's and the interval as text, the last "" without one."""
-    each = digits((row.value, row.run))
-    interval = ""
-    if np.isfinite(row.run_low) and np.isfinite(row.run_high):
-        ends = (number(end, row.unit, max(each, 2)) for end in (row.run_low, row.run_high))
-        interval = f"[{', '.join(ends)}]"
-    return number(row.value, row.unit, each), number(row.run, row.unit, each), interval
+    """Return a row's published value as typed, the run's and its interval as text, the last "" without one.
+
+    The run has two decimals, three if it is small, because its sign counts, none if both numbers are whole.
+    """
+    typed, each = decimals(row.value), 3 if abs(row.run) < 0.1 else 2
+    whole = float(row.run).is_integer() and float(row.value).is_integer()
+    ends = [end for end in (row.run_low, row.run_high) if np.isfinite(end)]
+    within = 0 if whole and all(float(end).is_integer() for end in ends) else each
+    interval = f"[{', '.join(number(end, row.unit, within) for end in ends)}]" if len(ends) == 2 else ""
+    return number(row.value, row.unit, typed), number(row.run, row.unit, 0 if whole else each), interval
 
 
 def judgments(row) -> str:
@@ -117,41 +129,57 @@ def origin(of: pd.DataFrame) -> str:
 
 
 def grouped(claims: Iterable[str]) -> list[tuple[str, str]]:
-    """Return (head, case) of each claim: what neighbours share up to the first delimiter, and the rest; else ("", claim)."""
-    claims = list(claims)
+    """Return (head, case) of each claim: what neighbours share up to the first delimiter, and the rest; else ("", claim).
+
+    A claim that adds a few words to the one before is "the same" in its group.
+    """
+    claims, found, before = list(claims), [], ""
     heads = [HEAD.split(claim, maxsplit=1)[0] for claim in claims]
-    found = []
     for i, (claim, head) in enumerate(zip(claims, heads)):
-        shared = head != claim and head in heads[max(i - 1, 0) : i] + heads[i + 1 : i + 2]
-        case = claim[len(head) :].lstrip(":, ") if shared else claim
-        found.append((head if shared else "", case.removeprefix("(").removesuffix(")") if shared else case))
+        if before and claim.startswith((f"{before}: ", f"{before}, ")):
+            found.append((found[-1][0], f"the same{claim[len(before) :]}"))
+            continue
+        before = claim
+        if head != claim and head in heads[max(i - 1, 0) : i] + heads[i + 1 : i + 2]:
+            case = claim[len(head) :].lstrip(":, ")
+            found.append((head, case[1:-1] if case.startswith("(") else case))
+        else:
+            found.append(("", claim))
     return found
 
 
-def beside(table: pd.DataFrame, titles: list[str], links: Mapping[str, tuple | None]) -> Ledger:
+def beside(
+    table: pd.DataFrame, titles: list[str], links: Mapping[str, tuple | None], elsewhere: set[str]
+) -> Ledger:
     """Return the ledger of `ledger.ledger`'s rows: published values beside the run of each title, one row a claim.
 
-    links: {metric: (cell that shows it, function that defines it) or None}.
+    links: {metric: (cell that shows it, function that defines it) or None}. elsewhere: ids that `not_measured` lists.
     """
     run = table[table["run"].notna()]
-    columns = [*titles, *([ALL_FAMILIES] if run["title"].isin((ALL_SIX, ALL)).any() and len(titles) > 1 else [])]
+    columns = [
+        *titles,
+        *([ALL_FAMILIES] if run["title"].isin((ALL_SIX, ALL)).any() and len(titles) > 1 else []),
+    ]
     by_claim = [of for _, of in run.groupby(["claim", "unit"], sort=False)]
     named = [of["claim"].iloc[0] for of in by_claim]
-    heads = [*(columns if len(titles) > 1 else ("published", "this run")), AGREES, SAME, "audit", "source"]
+    heads = arranged(columns if len(columns) > 1 else ["published", "this run"], list(SUMS))
     plain = pd.DataFrame(
         [[of["unit"].iloc[0], *_plain(of, columns)] for of in by_claim],
         index=pd.Index(named, dtype=object), columns=["unit", *heads],
     )  # fmt: skip
-    body, last, known = [], "", set()
+    body, last, anchors = [], "", set()
     for (head, case), of in zip(grouped(named), by_claim):
         if head and head != last:
             body.append(f'<tr class="head"><th colspan="{len(heads) + 1}">{html.escape(head)}</th></tr>')
         last = head
-        body.append(_row(of, case, columns, links, known))
+        body.append(_row(of, case, columns, links, anchors))
     top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ["claim", *heads])
-    said = f"<caption>{summary(table)} {READING}</caption>"
-    shown = f'<table class="dataframe">{said}<thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return Ledger(plain, f'{STYLE}<div class="ledger">{shown}{_left_out(table)}</div>')
+    each, known = table.drop_duplicates("id"), set(run["id"])
+    said = f"<caption>{summary(each, known, elsewhere)} {READING}</caption>"
+    shown = (
+        f'<table class="dataframe">{said}<thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    )
+    return Ledger(plain, f'{STYLE}<div class="ledger">{shown}{_left_out(each, known, elsewhere)}</div>')
 
 
 def _plain(of: pd.DataFrame, columns: list[str]) -> list[str]:
@@ -162,13 +190,21 @@ def _plain(of: pd.DataFrame, columns: list[str]) -> list[str]:
     else:
         published, *run = figures(next(of.itertuples()))
         cells = [published, " ".join(filter(None, run))]
-    return [*cells, *_sums(of)]
+    return arranged(cells, _sums(of))
+
+
+def arranged(cells: list[str], sums: list[str]) -> list[str]:
+    """Return a row's cells in order: the judgments before the many cells of several pairs, after the two of a single one."""
+    *judged, source = sums
+    return [*cells, *judged, source] if len(cells) == 2 else [*judged, *cells, source]
 
 
 def _sums(of: pd.DataFrame) -> list[str]:
     """Return what sums up a claim: judgments counted, the audit, the source."""
-    agrees = counts(of["agrees"], (YES, NO, UNDECIDED))
-    return [agrees, counts(of["agreement"].map(SIGNS).dropna(), SIGNS.values()), audit(of), origin(of)]
+    pooled = of["title"].isin((ALL_SIX, ALL))
+    each = of if pooled.all() else of[~pooled]  # a mean is no further pair
+    agrees = counts(each["agrees"], (YES, NO, UNDECIDED))
+    return [agrees, counts(each["agreement"].map(SIGNS).dropna(), SIGNS.values()), audit(of), origin(of)]
 
 
 def _column(row) -> str:
@@ -180,77 +216,88 @@ def _row(of: pd.DataFrame, case: str, columns: list[str], links: Mapping, known:
     """Return a claim's row as HTML; `known` collects the ids that stand on the page."""
     unit = of["unit"].iloc[0]
     unit = f" <small>{html.escape(unit)}</small>" if unit not in ("", "1") else ""
-    first = f'<th scope="row" class="case"><details><summary>{html.escape(case)}{unit}</summary>{_details(of, links)}</details></th>'
+    first = (
+        f'<th scope="row"><details><summary>{html.escape(case)}{unit}</summary>{_details(of)}</details></th>'
+    )
     found, cells = {_column(row): row for row in of.itertuples()}, []
     for column in columns:
         row = found.get(column)
-        if row is None:
-            cells.append("<td></td>")
-            continue
-        published, run, interval = figures(row)
-        name = "" if row.id in known else f' id="{row.id}"'
-        known.add(row.id)
-        of_column, interval = html.escape(column, quote=True), f" <small>{interval}</small>" if interval else ""
-        if len(columns) > 1:
-            text = f"{published} → <b>{run}</b>{interval} <small>{judgments(row)}</small>"
-            cells.append(f'<td{name} data-of="{of_column}">{text}</td>')
-        else:
-            cells.append(f'<td{name} data-of="published">{published}</td><td data-of="this run"><b>{run}</b>{interval}</td>')
-    names = (AGREES, SAME, "audit", "source")
-    sums = [f'<td data-of="{name}">{html.escape(text)}</td>' for name, text in zip(names, _sums(of))]
-    return f"<tr>{first}{''.join(cells)}{''.join(sums)}</tr>"
+        cells += ["<td></td>"] if row is None else _cells(row, column, len(columns) > 1, known)
+    sums = [f'<td data-of="{name}">{html.escape(text)}</td>' for name, text in zip(SUMS, _sums(of))]
+    sums[:2] = [re.sub(r"(\d) ", r"\1&nbsp;", text) for text in sums[:2]]  # a count stays with what it counts
+    if place := links.get(of["metric"].iloc[0]):
+        sums[-1] = sums[-1].replace("_", "_<wbr>").replace("</td>", f"<br>{link(place)}</td>")
+    return f"<tr>{first}{''.join(arranged(cells, sums))}</tr>"
 
 
-def _details(of: pd.DataFrame, links: Mapping) -> str:
-    """Return what a claim's row opens: its test, how definitions differ, the audit's reasons, its figure and its source."""
+def _cells(row, column: str, several: bool, known: set[str]) -> list[str]:
+    """Return a figure's HTML cell among several pairs, or its two cells for a single one; the first is its anchor."""
+    published, run, interval = figures(row)
+    name = "" if row.id in known else f' id="{row.id}"'
+    known.add(row.id)
+    run = f"<b>{run}</b> <small>{interval}</small>" if interval else f"<b>{run}</b>"
+    if not several:
+        return [f'<td{name} data-of="published">{published}</td>', f'<td data-of="this run">{run}</td>']
+    text = f"{published} → {run} <small>{judgments(row)}</small>"
+    return [f'<td{name} data-of="{html.escape(column, quote=True)}">{text}</td>']
+
+
+def _details(of: pd.DataFrame) -> str:
+    """Return what a claim's row opens: its test, how definitions differ, the audit's reasons, the quantity's name."""
     test = claim_test(of["claim_test"].iloc[0])
     items = [f"The claim says: {test or 'no sign, bound or order'}."]
     items += [f"Definition: {note}." for note in dict.fromkeys(of["note"]) if note]
     for (verdict, why), rows in of.groupby(["verdict", "reason"], sort=False):
         items.append(f"{verdict} ({named_families(rows)}): {why}.")
     said = "".join(f"<li>{html.escape(item)}</li>" for item in items)
-    metric = of["metric"].iloc[0]
-    return f"<ul>{said}<li>{link(links.get(metric))} <code>{html.escape(metric)}</code></li></ul>"
+    return f"<ul>{said}<li><code>{html.escape(of['metric'].iloc[0])}</code></li></ul>"
 
 
-def link(place: tuple[str, Callable] | None) -> str:
-    """Return links to the figure that shows a quantity and to the source of its definition, "" without a place."""
-    if place is None:
-        return ""
+def link(place: tuple[str, Callable]) -> str:
+    """Return links to the figure that shows a quantity, with the call that draws it, and to the source of its definition."""
     cell_name, function = place
     module, line = function.__module__.replace(".", "/"), inspect.getsourcelines(function)[1]
     return (
-        f'<a class="to-figure" href="#{cell_name.replace("_", "-")}">figure and its call</a> · '
-        f'<a class="to-source" href="../source/{module}.html#L{line}">definition</a>'
+        f'<a class="to-figure" href="#{cell_name.replace("_", "-")}">figure</a> · '
+        f'<a class="to-source" href="../source/{module}.html#L{line}">code</a>'
     )
 
 
-def summary(table: pd.DataFrame) -> str:
+def summary(each: pd.DataFrame, known: set[str], elsewhere: set[str]) -> str:
     """Return a sentence on how many published figures are measured, and how many are not."""
-    each = table.drop_duplicates("id")
-    known = each["id"].isin(table.loc[table["run"].notna(), "id"])
-    n, left = int(known.sum()), int((~known).sum())
-    rest = f"; {left} are not, for the reasons below" if left else ""
-    return f"{n} of {len(each)} published figures are measured here{rest}."
+    missing = set(each["id"]) - known
+    parts = {
+        "without a quantity in this book": missing & elsewhere,
+        "without a value in this run": missing - elsewhere,
+    }
+    rest = " and ".join(f"{len(ids)} {said}" for said, ids in parts.items() if ids)
+    rest = f"; {rest} are named below with the reason" if rest else ""
+    return f"{len(each) - len(missing)} of {len(each)} published figures are measured here{rest}."
 
 
-def _left_out(table: pd.DataFrame) -> str:
-    """Return the figures without a value as a closed list, by reason."""
-    each = table[~table["id"].isin(table.loc[table["run"].notna(), "id"])].drop_duplicates("id")
-    if each.empty:
-        return ""
+def _left_out(each: pd.DataFrame, known: set[str], elsewhere: set[str]) -> str:
+    """Return the figures without a value as a closed list, by reason; those of `elsewhere` have their anchors there."""
+    left = each[~each["id"].isin(known)]
     items = []
-    for why, of in each.groupby("missing", sort=False):
+    for why, of in left.groupby("missing", sort=False):
         said = "; ".join(html.escape(claim) for claim in dict.fromkeys(of["claim"]))
-        items.append(f"<li><b>{html.escape(why)}</b> ({len(of)}): {said}</li>")
-    return f"<details><summary>{len(each)} published figures without a value here</summary><ul>{''.join(items)}</ul></details>"
+        marks = "".join(f'<span id="{name}"></span>' for name in of["id"] if name not in elsewhere)
+        items.append(f"<li>{marks}<b>{html.escape(why)}</b> ({len(of)}): {said}</li>")
+    title = f"{len(left)} published figure{'s' * (len(left) > 1)} without a value here"
+    return f"<details><summary>{title}</summary><ul>{''.join(items)}</ul></details>" if items else ""
 
 
 def not_measured(table: pd.DataFrame) -> Ledger:
     """Return published figures with the reason in `why`, one row a claim, as a table to read."""
     rows, body = {}, []
     for claim, of in table.groupby("claim", sort=False):
-        row = [of["why"].iloc[0], audit(of), extent(of["value"].dropna(), of["unit"].iloc[0]), len(of), origin(of)]
+        row = [
+            of["why"].iloc[0],
+            audit(of),
+            extent(of["value"].dropna(), of["unit"].iloc[0]),
+            len(of),
+            origin(of),
+        ]
         rows[claim] = row
         anchors = "".join(f'<span id="{name}"></span>' for name in of["id"])
         why = "".join(f"<li>{html.escape(text)}</li>" for text in dict.fromkeys(of["reason"]))
@@ -260,9 +307,13 @@ def not_measured(table: pd.DataFrame) -> Ledger:
         )
         body.append(f'<tr><th scope="row">{anchors}{first}</th>{cells}</tr>')
     top = "".join(f'<th scope="col">{name}</th>' for name in ["claim", *LEFT_OUT])
-    plain = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), dtype=object), columns=list(LEFT_OUT))
+    plain = pd.DataFrame(
+        list(rows.values()), index=pd.Index(list(rows), dtype=object), columns=list(LEFT_OUT)
+    )
     said = f"<caption>{len(table)} published figures that no quantity here measures</caption>"
-    shown = f'<table class="dataframe">{said}<thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    shown = (
+        f'<table class="dataframe">{said}<thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    )
     return Ledger(plain, f'{STYLE}<div class="ledger">{shown}</div>')
 
 

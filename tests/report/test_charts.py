@@ -67,7 +67,7 @@ def test_curve_is_the_mean_over_prompts(results):
             np.testing.assert_allclose(drawn["mean"], mean, atol=2e-4)
             assert (drawn["low"] <= drawn["mean"]).all() and (drawn["mean"] <= drawn["high"]).all()
             entropy = dataset["entropy"].sel(variant=variant, lens="raw").values[:, -1].mean()
-            assert drawn["entropy"].iloc[0] == f"{variant.upper()} ends at {entropy:.2f}"
+            assert drawn["entropy"].iloc[0] == f"{variant.upper()}: entropy {entropy:.2f}"
 
 
 def test_either_lens_is_there_to_choose(results):

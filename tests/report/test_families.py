@@ -56,7 +56,7 @@ def test_only_a_pair_that_says_so_stands_beside_a_familys_figures(models):
     table = ledger.ledger("exp09", results, synthetic.experiments.part("exp09", "quantities"))
     assert set(table.loc[table["run"].notna(), "title"]) == {"b"}
     alone = ledger.beside("exp09", {"a": results["a"]}, synthetic.experiments.part("exp09", "quantities"))
-    assert alone.loc["a", "published"].startswith("the study has no figures of this pair")
+    assert alone.table.loc["a", "published"].startswith("the study has no figures of this pair")
 
 
 def test_every_notebook_shows_its_ledger_for_a_pair_without_published_figures(models):
@@ -69,8 +69,8 @@ def test_every_notebook_shows_its_ledger_for_a_pair_without_published_figures(mo
             if cell["cell_type"] == "code" and "ledger.beside(" in source:
                 shown[path.stem] = eval(source, {"ledger": ledger, "results": results, "quantities": None})
     assert len(shown) > 10
-    for table in shown.values():
-        assert table.loc["A", "published"].startswith("the study has no figures of this pair")
+    for found in shown.values():
+        assert found.table.loc["A", "published"].startswith("the study has no figures of this pair")
 
 
 def test_a_mixture_of_experts_is_in_no_dense_pool(models):

@@ -5,6 +5,7 @@ import xarray as xr
 from nbhelpers.core import depths
 from nbhelpers.measures import steps
 from nbhelpers.report.quantities import (
+    LEXICON,
     VARIANTS,
     Quantities,
     by_variant,
@@ -21,7 +22,6 @@ NEURONS = "published: dictionary features; here: MLP neurons"
 OF_DICTIONARIES = "needs the study's dictionaries of features, which exist for one family"
 OTHER_THRESHOLD = "one threshold of commitment by confidence is kept, 0.1 nats"
 BY_POSITION = "pairs steps of two texts by position; here both models read the same text (gap_by_agreement)"
-LEXICON = "the study counts what, how, which, who and end-of-turn tokens as content; here they are function words and special"
 AS_PUBLISHED = {
     f"{name}_by_confidence*.*": {"kl_threshold": 0.1, "confidence_edges": [0.5, 0.9]}
     for name in ("commitment", "delay", "matched_delay")
@@ -131,7 +131,10 @@ def structural(own: xr.Dataset) -> Quantities:
     kept = late.sel(token_class=late["token_class"].isin(STRUCTURAL))
     share = kept.sum("token_class") / late.sum("token_class")
     return with_shift(
-        "late_change_structural_share", share, "1", note=f"from rates by token class, means over prompts; {LEXICON}"
+        "late_change_structural_share",
+        share,
+        "1",
+        note=f"from rates by token class, means over prompts; {LEXICON}",
     )
 
 
@@ -157,12 +160,12 @@ SHOWN = {
     "late_flips*": ("minds", of_minds),
     "kl_adjacent_at_change*": ("minds", of_minds),
     "late_change_structural_share*": ("minds", structural),
-    "matched_delay_by_confidence*": ("confidence-matched", by_confidence),
+    "matched_delay_by_confidence*": ("confidence_on_it", by_confidence),
     "*_by_confidence*": ("confidence", by_confidence),
-    "gap_by_agreement.*": ("agreement-table", by_agreement),
-    "agreement.*": ("agreement-table", by_agreement),
+    "gap_by_agreement.*": ("agreement", by_agreement),
+    "agreement.*": ("agreement", by_agreement),
     "delta_cosine_corrective*": ("phase_table", quantities),
     "gini*": ("gini", concentration),
-    "n?0*": ("gini-table", concentration),
-    "neuron_overlap*": ("gini-table", concentration),
+    "n?0*": ("gini_table", concentration),
+    "neuron_overlap*": ("gini_table", concentration),
 }

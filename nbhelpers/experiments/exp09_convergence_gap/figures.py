@@ -53,7 +53,7 @@ def kl_curves(results, direction="final_layer", lens=None) -> alt.Chart:
         return curve.assign(entropy=entropy)
 
     rows = tidy(results, measure)
-    rows["entropy"] = [f"{of} ends at {value:.2f}" for of, value in zip(rows["variant"], rows["entropy"])]
+    rows["entropy"] = [f"{of}: entropy {value:.2f}" for of, value in zip(rows["variant"], rows["entropy"])]
     notes = [entropy_note("PT", 4), entropy_note("IT", 17)]
     curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root_scale())
     name = f", {lens} lens" if lens else ""
@@ -114,6 +114,19 @@ def delta_cosine(results, component="block") -> alt.Chart:
         results, lambda dataset: dataset["delta_cosine"].sel(component=component, drop=True),
         y="cosine(update, residual)", title=f"δ-cosine of the {COMPONENTS[component]} update",
         description=f"Cosine of the update of the {COMPONENTS[component]} with the residual stream before it",
+    )  # fmt: skip
+
+
+def update_levels(results) -> alt.Chart:
+    """Return a forest plot of the δ-cosine of the whole block in the last fifth of the layers, PT and IT."""
+    names = {f"delta_cosine_final_fifth.{v}": {"variant": shown} for v, shown in NAMES.items()}
+    rows = forest_rows(results, quantities, names)
+    what = (
+        f"Mean cosine of the blocks' updates with the stream, in the last fifth of the layers, for {VARIANTS}"
+    )
+    return forest(
+        rows, x="cosine(update, residual)", title="Does the update reinforce the stream, or oppose it?", by="variant",
+        encodings=by_variant(), description=caption(what, rows, [BARS, ZERO], each="row"),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from nbhelpers.experiments.exp09_convergence_gap.quantities import (
 from nbhelpers.report.charts import NAMES
 from nbhelpers.report.quantities import value
 from nbhelpers.report.text import in_words, number
+from nbhelpers.report.unmeasured import sentences
 from nbhelpers.report.verdicts import Signs, Verdict, degree, listing, short, signs, span, where
 
 KL_WAY = "KL's direction"
@@ -34,7 +35,7 @@ def verdict(results) -> Verdict:
         f"{answer(gap, results)}{', while each model writes its own text' if alone else ''}",
         f"{size(gap, results)}.",
         f"If both read {shared}.",
-        f"{sharpness(results, whole)}.",
+        sentences(results, "attention", "weights").strip() or f"{sharpness(results, whole)}.",
     )
 
 

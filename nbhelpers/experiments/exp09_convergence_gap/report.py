@@ -4,6 +4,7 @@ DeepSeek, a mixture of experts, is shown with the others but left out of the poo
 """
 
 import json
+from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
@@ -75,13 +76,26 @@ def upright(table: pd.DataFrame) -> pd.DataFrame:
     return table.T.set_axis([""], axis=1) if len(table) == 1 else table
 
 
+def by_lens(results, table: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    """Return `table(lens)`, a row per pair, of every lens: one below the other or, of a single pair, as columns."""
+    found = {f"{lens} lens": table(lens) for lens in readings.lenses(results)}
+    if len(results) == 1:
+        return pd.DataFrame({name: one.iloc[0] for name, one in found.items()})
+    return pd.concat(found).rename_axis([None, None])
+
+
 def gap_table(results, direction="final_layer", lens="raw") -> pd.DataFrame:
     """Return a table of the convergence gap, nats, by pair and for the dense pool: mean, low, high."""
     return interval_table(results, of(gap_name("own", direction, lens)))
 
 
-def gap_summary(results, lens="raw") -> pd.DataFrame:
-    """Return a table of the gaps in both directions as text, with layers above zero and final entropies, by pair."""
+def gap_summary(results) -> pd.DataFrame:
+    """Return a table of the gaps in both directions as text, with layers above zero and final entropies, by lens and pair."""
+    return by_lens(results, lambda lens: _gaps_of(results, lens))
+
+
+def _gaps_of(results, lens: str) -> pd.DataFrame:
+    """Return the rows of `gap_summary` of one lens."""
     gaps = {direction: gap_table(results, direction, lens) for direction in GAPS}
     table = pd.DataFrame({"family": gaps["final_layer"]["family"]}).set_index("family")
     table["KL(final ‖ layer), nats"] = written(gaps["final_layer"])
@@ -93,7 +107,7 @@ def gap_summary(results, lens="raw") -> pd.DataFrame:
         table.loc[title, "layers above"] = f"{above:.0f} of {layers - layers // 2 - 1}"
         entropy = [f"{read(f'final_entropy.{v}'):.2f}" for v in params.VARIANTS]
         table.loc[title, "final entropy PT → IT"] = " → ".join(entropy)
-    return upright(table.fillna("").rename_axis(None))
+    return table.fillna("").rename_axis(None)
 
 
 def columns(results, names) -> pd.DataFrame:
@@ -105,15 +119,12 @@ def columns(results, names) -> pd.DataFrame:
 
 def third_summary(results, direction="final_layer") -> pd.DataFrame:
     """Return a table of the gap by thirds of the layers and over the last fifth as text, nats, by lens and pair."""
-    tables = {
-        f"{lens} lens": columns(
+    return by_lens(
+        results,
+        lambda lens: columns(
             results, {heading: f"{GAPS[direction]}_{part}.{lens}" for heading, part in THIRDS.items()}
-        )
-        for lens in readings.lenses(results)
-    }
-    if len(results) == 1:
-        return pd.concat(tables).droplevel(1).T
-    return pd.concat(tables).rename_axis([None, None])
+        ),
+    )
 
 
 def rules(dataset: xr.Dataset) -> dict[str, str]:
@@ -133,11 +144,14 @@ def rules(dataset: xr.Dataset) -> dict[str, str]:
     }
 
 
-def delay_summary(results, lens="raw") -> pd.DataFrame:
-    """Return a table of the commitment delays IT − PT, layers, as text, one column for each of `rules`."""
+def delay_summary(results) -> pd.DataFrame:
+    """Return a table of the commitment delays IT − PT, layers, as text, by lens and pair, one column for each of `rules`."""
     headings = rules(next(iter(results.values())))
-    return upright(
-        columns(results, {text: f"commitment_delay.{lens}.{rule}" for rule, text in headings.items()})
+    return by_lens(
+        results,
+        lambda lens: columns(
+            results, {text: f"commitment_delay.{lens}.{rule}" for rule, text in headings.items()}
+        ),
     )
 
 
