@@ -335,6 +335,17 @@ def test_revision_on_one_text_is_told_through_both_lenses():
     np.testing.assert_allclose(found["matched_revision_shift.raw.pt"].values, wanted)
 
 
+def test_an_unknown_share_of_structural_tokens_is_left_out():
+    d = made("exp03")["Pocket Gemma"]
+    assert said("exp03", {"Pocket Gemma": d.assign(late_mind_change=d.late_mind_change * 0)}).startswith(
+        "**Yes.**"
+    )
+    only = d.late_mind_change * 0 + (d.token_class == "structural")
+    assert said("exp03", {"Pocket Gemma": d.assign(late_mind_change=only)}).startswith(
+        "**Yes; 100 % of IT's late changes end on structural tokens.**"
+    )
+
+
 def test_a_delay_that_turns_on_one_text_is_said_to():
     d = made("exp03")["Pocket Gemma"]
     layer = d.commitment_by_confidence.copy(deep=True)

@@ -36,7 +36,7 @@ from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.text import in_words, number, percent
 from nbhelpers.report.unmeasured import needs, sentences
-from nbhelpers.report.verdicts import DOWN, UP, Verdict
+from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict
 
 MINDS = {
     "late_mind_change": ("First correct at the onset or later", "share of tokens"),
@@ -186,13 +186,12 @@ def said(results, detail: int) -> Verdict:
         "Whether each layer of the last two fifths moves IT's prediction more than PT's is undecided",
         MOVES, detail=detail,
     )  # fmt: skip
-    structural = levels_of(results, quantities, "late_change_structural_share.it", percent)
+    share = levels_of(results, quantities, "late_change_structural_share.it", percent)
+    ends = "" if share == MISSING else f"; {share} of IT's late changes end on structural tokens"
     lacking = sentences(results, "neurons").strip()
     same_text = "" if lacking and detail == LEAST else f"; {on_one_text(results, detail)}"
-    return Verdict(
-        f"{capital(yes_or_no(results, quantities, REVISION))}; {structural} of IT's late changes end on structural tokens",
-        sentence(revised + same_text), sentence(delay(results, detail)), lacking,
-    )  # fmt: skip
+    answer = capital(yes_or_no(results, quantities, REVISION)) + ends
+    return Verdict(answer, sentence(revised + same_text), sentence(delay(results, detail)), lacking)
 
 
 def on_one_text(results, detail: int) -> str:
