@@ -58,12 +58,14 @@ class ClaimTest:
     def judged(self, value: float, low: float, high: float, n_layers: float = 1) -> str:
         """Return whether a value with an interval agrees: yes, no, undecided, or "" without a value.
 
-        Yes: the whole interval lies where the claim has the number; no: all of it lies elsewhere. Without an interval the
-        value counts alone, and is undecided on an end that is not closed.
+        Yes: the whole interval lies where the claim has the number; no: all of it lies elsewhere. An interval that leaves out
+        its value (an onset that only resamples find) is taken up to it. Without an interval the value counts alone, and is
+        undecided on an end that is not closed.
         """
         if math.isnan(value) or (self.of_depth and math.isnan(n_layers)):
             return ""
-        low, high = (value, value) if math.isnan(low) or math.isnan(high) else (low, high)
+        known = not (math.isnan(low) or math.isnan(high))
+        low, high = (min(low, value), max(high, value)) if known else (value, value)
         scale = n_layers if self.of_depth else 1
         floor, ceiling = self.low * scale, self.high * scale
         inside = (low >= floor and high <= ceiling) if self.closed else (low > floor and high < ceiling)

@@ -17,7 +17,8 @@ from nbhelpers.report.families import TITLES
 
 DASH = "–"
 SIGNS = {"same sign": "✓", "other sign": "✗", UNDECIDED: "~"}
-AGREES, SAME, ALL_FAMILIES = "agrees with the claim", "same sign", "all families"
+ALL_FAMILIES = "all families"
+SUMS = ("agrees with the claim", "same sign", "audit", "source")
 HEAD = re.compile(r": |, | (?=\()")  # where the claim of a group ends and its cases begin
 SHORT = {"mean": "mean of six"} | {ALL: ALL_FAMILIES}
 READING = (
@@ -25,17 +26,27 @@ READING = (
     "undecided where the interval reaches both sides; – where the claim asserts no sign, bound or order. <b>Same sign as the "
     "published number</b>: ✓ same, ✗ other, ~ undecided, – no sign to compare."
 )
-STYLE = (
-    "<style>.ledger caption{text-align:left;caption-side:top}.ledger td:last-child{min-width:7rem}"
-    ".ledger table{font-size:.74rem;width:100%;border-collapse:collapse;display:table}"
-    ".ledger td,.ledger th{padding:.25rem .4rem;vertical-align:top;text-align:left;white-space:normal}"
-    ".ledger tbody th{font-weight:normal;min-width:11rem}.ledger tr.head th{font-weight:bold;padding-top:.8rem}"
-    ".ledger tr.head~tr th.case{padding-left:1rem}.ledger small{white-space:nowrap}.ledger td:target{outline:2px solid}"
-    ".ledger details ul{margin:.2rem 0 0;padding-left:1rem}"
-    "@media(max-width:640px){.ledger thead{display:none}.ledger tr,.ledger th,.ledger td{display:block;border:0}"
-    ".ledger tr{border-top:1px solid;padding:.3rem 0}.ledger td:empty{display:none}"
-    ".ledger td::before{content:attr(data-of) ' ';font-weight:bold}}</style>"
-)
+# Rules of the page's own style sheet, where a table of the book is in one, give way to these: same weight, later in the page.
+STYLE = """<style>
+div.ledger table.dataframe { font-size: .74rem; width: 100%; border-collapse: collapse; }
+div.ledger table.dataframe caption { text-align: left; caption-side: top; }
+div.ledger table.dataframe td, div.ledger table.dataframe th { padding: .25rem .4rem; vertical-align: top; text-align: left; }
+div.ledger table.dataframe td, div.ledger table.dataframe th { white-space: normal; }
+div.ledger table.dataframe td:last-child { min-width: 7rem; }
+div.ledger table.dataframe tbody th { font-weight: normal; min-width: 11rem; }
+div.ledger table.dataframe tbody tr.head th { font-weight: bold; padding-top: .8rem; }
+div.ledger small { white-space: nowrap; }
+div.ledger details ul { margin: .2rem 0 0; padding-left: 1rem; }
+@media (max-width: 640px) {
+  div.ledger table.dataframe, div.ledger table.dataframe caption, div.ledger table.dataframe tbody { display: block; }
+  div.ledger table.dataframe thead { display: none; }
+  div.ledger table.dataframe tr, div.ledger table.dataframe tbody th, div.ledger table.dataframe td {
+    display: block; position: static; max-width: none; border: 0; }
+  div.ledger table.dataframe tr { border-top: 1px solid; padding: .3rem 0; }
+  div.ledger table.dataframe td:empty { display: none; }
+  div.ledger table.dataframe td::before { content: attr(data-of) " "; font-weight: bold; }
+}
+</style>"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,12 +86,11 @@ def figures(row) -> tuple[str, str, str]:
     The run has two decimals, three if it is small, because its sign counts, none if both numbers are whole.
     """
     typed, each = decimals(row.value), 3 if abs(row.run) < 0.1 else 2
-    each = 0 if float(row.run).is_integer() and float(row.value).is_integer() else each
-    interval = ""
-    if np.isfinite(row.run_low) and np.isfinite(row.run_high):
-        ends = (number(end, row.unit, max(each, 2)) for end in (row.run_low, row.run_high))
-        interval = f"[{', '.join(ends)}]"
-    return number(row.value, row.unit, typed), number(row.run, row.unit, each), interval
+    whole = float(row.run).is_integer() and float(row.value).is_integer()
+    ends = [end for end in (row.run_low, row.run_high) if np.isfinite(end)]
+    within = 0 if whole and all(float(end).is_integer() for end in ends) else each
+    interval = f"[{', '.join(number(end, row.unit, within) for end in ends)}]" if len(ends) == 2 else ""
+    return number(row.value, row.unit, typed), number(row.run, row.unit, 0 if whole else each), interval
 
 
 def judgments(row) -> str:
@@ -152,7 +162,7 @@ def beside(
     ]
     by_claim = [of for _, of in run.groupby(["claim", "unit"], sort=False)]
     named = [of["claim"].iloc[0] for of in by_claim]
-    heads = [*(columns if len(titles) > 1 else ("published", "this run")), AGREES, SAME, "audit", "source"]
+    heads = arranged(columns if len(columns) > 1 else ["published", "this run"], list(SUMS))
     plain = pd.DataFrame(
         [[of["unit"].iloc[0], *_plain(of, columns)] for of in by_claim],
         index=pd.Index(named, dtype=object), columns=["unit", *heads],
@@ -180,7 +190,13 @@ def _plain(of: pd.DataFrame, columns: list[str]) -> list[str]:
     else:
         published, *run = figures(next(of.itertuples()))
         cells = [published, " ".join(filter(None, run))]
-    return [*cells, *_sums(of)]
+    return arranged(cells, _sums(of))
+
+
+def arranged(cells: list[str], sums: list[str]) -> list[str]:
+    """Return a row's cells in order: the judgments before the many cells of several pairs, after the two of a single one."""
+    *judged, source = sums
+    return [*cells, *judged, source] if len(cells) == 2 else [*judged, *cells, source]
 
 
 def _sums(of: pd.DataFrame) -> list[str]:
@@ -200,32 +216,30 @@ def _row(of: pd.DataFrame, case: str, columns: list[str], links: Mapping, known:
     """Return a claim's row as HTML; `known` collects the ids that stand on the page."""
     unit = of["unit"].iloc[0]
     unit = f" <small>{html.escape(unit)}</small>" if unit not in ("", "1") else ""
-    first = f'<th scope="row" class="case"><details><summary>{html.escape(case)}{unit}</summary>{_details(of)}</details></th>'
+    first = (
+        f'<th scope="row"><details><summary>{html.escape(case)}{unit}</summary>{_details(of)}</details></th>'
+    )
     found, cells = {_column(row): row for row in of.itertuples()}, []
     for column in columns:
         row = found.get(column)
-        if row is None:
-            cells.append("<td></td>")
-            continue
-        published, run, interval = figures(row)
-        name = "" if row.id in known else f' id="{row.id}"'
-        known.add(row.id)
-        of_column, interval = (
-            html.escape(column, quote=True),
-            f" <small>{interval}</small>" if interval else "",
-        )
-        if len(columns) > 1:
-            text = f"{published} → <b>{run}</b>{interval} <small>{judgments(row)}</small>"
-            cells.append(f'<td{name} data-of="{of_column}">{text}</td>')
-        else:
-            cells.append(
-                f'<td{name} data-of="published">{published}</td><td data-of="this run"><b>{run}</b>{interval}</td>'
-            )
-    names = (AGREES, SAME, "audit", "source")
-    sums = [f'<td data-of="{name}">{html.escape(text)}</td>' for name, text in zip(names, _sums(of))]
+        cells += ["<td></td>"] if row is None else _cells(row, column, len(columns) > 1, known)
+    sums = [f'<td data-of="{name}">{html.escape(text)}</td>' for name, text in zip(SUMS, _sums(of))]
+    sums[:2] = [re.sub(r"(\d) ", r"\1&nbsp;", text) for text in sums[:2]]  # a count stays with what it counts
     if place := links.get(of["metric"].iloc[0]):
         sums[-1] = sums[-1].replace("_", "_<wbr>").replace("</td>", f"<br>{link(place)}</td>")
-    return f"<tr>{first}{''.join(cells)}{''.join(sums)}</tr>"
+    return f"<tr>{first}{''.join(arranged(cells, sums))}</tr>"
+
+
+def _cells(row, column: str, several: bool, known: set[str]) -> list[str]:
+    """Return a figure's HTML cell among several pairs, or its two cells for a single one; the first is its anchor."""
+    published, run, interval = figures(row)
+    name = "" if row.id in known else f' id="{row.id}"'
+    known.add(row.id)
+    run = f"<b>{run}</b> <small>{interval}</small>" if interval else f"<b>{run}</b>"
+    if not several:
+        return [f'<td{name} data-of="published">{published}</td>', f'<td data-of="this run">{run}</td>']
+    text = f"{published} → {run} <small>{judgments(row)}</small>"
+    return [f'<td{name} data-of="{html.escape(column, quote=True)}">{text}</td>']
 
 
 def _details(of: pd.DataFrame) -> str:
@@ -245,7 +259,7 @@ def link(place: tuple[str, Callable]) -> str:
     module, line = function.__module__.replace(".", "/"), inspect.getsourcelines(function)[1]
     return (
         f'<a class="to-figure" href="#{cell_name.replace("_", "-")}">figure</a> · '
-        f'<a class="to-source" href="../source/{module}.html#L{line}">definition</a>'
+        f'<a class="to-source" href="../source/{module}.html#L{line}">code</a>'
     )
 
 
@@ -253,10 +267,11 @@ def summary(each: pd.DataFrame, known: set[str], elsewhere: set[str]) -> str:
     """Return a sentence on how many published figures are measured, and how many are not."""
     missing = set(each["id"]) - known
     parts = {
-        "no quantity of this book measures, for reasons given below": missing & elsewhere,
-        "have no value in this run, for reasons given below": missing - elsewhere,
+        "without a quantity in this book": missing & elsewhere,
+        "without a value in this run": missing - elsewhere,
     }
-    rest = "".join(f"; {len(ids)} {said}" for said, ids in parts.items() if ids)
+    rest = " and ".join(f"{len(ids)} {said}" for said, ids in parts.items() if ids)
+    rest = f"; {rest} are named below with the reason" if rest else ""
     return f"{len(each) - len(missing)} of {len(each)} published figures are measured here{rest}."
 
 
@@ -268,7 +283,7 @@ def _left_out(each: pd.DataFrame, known: set[str], elsewhere: set[str]) -> str:
         said = "; ".join(html.escape(claim) for claim in dict.fromkeys(of["claim"]))
         marks = "".join(f'<span id="{name}"></span>' for name in of["id"] if name not in elsewhere)
         items.append(f"<li>{marks}<b>{html.escape(why)}</b> ({len(of)}): {said}</li>")
-    title = f"{len(left)} published figures without a value here"
+    title = f"{len(left)} published figure{'s' * (len(left) > 1)} without a value here"
     return f"<details><summary>{title}</summary><ul>{''.join(items)}</ul></details>" if items else ""
 
 

@@ -206,7 +206,8 @@ def test_a_run_has_a_ledger_and_a_table(results, experiment):
     )
     assert set(table["id"]) == set(figures["id"]) and len(table) == len(figures)
     read = ledger.beside(experiment, made, quantities_of(experiment), n_resamples=50)
-    assert list(read.table.columns)[:8] == ["unit", *made, "all families"] and len(read.table) > 30
+    heads = ["unit", "agrees with the claim", "same sign", "audit", *made, "all families", "source"]
+    assert list(read.table.columns) == heads and len(read.table) > 30
     missing = set(table[table["run"].isna()]["metric"])
     assert all(ledger.reason(metric, quantities_of(experiment)) for metric in missing)
     counts = table[table["metric"].str.startswith("n_")]

@@ -163,6 +163,7 @@ def test_figures_that_hold_rounding_noise_cannot_be_checked():
         ("~0.575±0.125 L", 6, np.nan, np.nan, "yes"),  # of 12 layers: 5.4 to 8.4
         ("~0.575±0.125 L", 9, 8, 10, "undecided"),
         ("~0.575±0.125 L", -1, -1, -1, "no"),  # no onset
+        ("~0.575±0.125 L", -1, 6, 8, "undecided"),  # none, though resamples find one
         (">0", np.nan, np.nan, np.nan, ""),
     ],
 )

@@ -257,8 +257,8 @@ def test_the_table_counts_what_is_measured_and_names_the_rest(source):
     two = {"One": pair("gemma", shift=by_prompt(0.1), size=0.3), "Two": pair("llama", size=0.2)}
     shown = ledger.beside("exp14", two, source)
     assert list(shown.table.index) == ["Of shift", "Of size"]
-    assert "3 of 11 published figures are measured here; 2 no quantity of this book measures" in shown.html
-    assert "6 have no value in this run" in shown.html
+    assert "3 of 11 published figures are measured here; 2 without a quantity in this book and" in shown.html
+    assert "and 6 without a value in this run are named below with the reason" in shown.html
     assert shown.html.count("too few prompts in this run") == 1 and "nothing here hears it" in shown.html
 
 

@@ -28,7 +28,7 @@ def test_figures_are_written_to_be_read(value, unit, digits, text):
         ((6, "families"), (5, float("nan"), float("nan")), ("6", "5", "")),
         ((4, "layers"), (0.943, 0.76, 1.11), ("4", "0.94", "[0.76, 1.11]")),
         ((1273606, "steps"), (4321.0, float("nan"), float("nan")), ("1,273,606", "4,321", "")),
-        ((20, "onset layer"), (-1, -1, 4), ("20", "none", "[none, 4.00]")),
+        ((20, "onset layer"), (-1, -1, 4), ("20", "none", "[none, 4]")),
     ],
 )
 def test_a_published_value_is_shown_as_typed_and_a_run_with_two_decimals(published, run, expected):
