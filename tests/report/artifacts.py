@@ -238,7 +238,7 @@ def gaps():
                 of_families(lambda key: over(gap(key, lens)))
             )
     for lens, number in {"raw": "07", "tuned": "08"}.items():
-        above = lambda key: (gap(key, lens)[len(gap(key, lens)) // 2 :] > 0).mean()
+        above = lambda key: (gap(key, lens)[len(gap(key, lens)) // 2 : -1] > 0).mean()
         found[number, f"layers_above.{lens}"] = of_families(above)
     crossover = lambda key: int(np.argmax(gap(key, "raw")[::-1] > 0))
     found["33", "crossover.raw"] = of_families(crossover)

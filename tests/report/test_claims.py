@@ -486,7 +486,7 @@ def test_gaps_are_those_of_a_plain_loop(lens):
             f"kl_excess_middle_third.{lens}": gap[:, 4:8].mean(),
             f"kl_excess_late_third.{lens}": gap[:, 8:].mean(),
             f"kl_excess_final_fifth.{lens}": gap[:, 9:].mean(),
-            f"layers_above.{lens}": np.mean(above[6:]),
+            f"layers_above.{lens}": np.mean(above[6:-1]),
             f"crossover.{lens}": crossover,
             f"kl_first_layer.{lens}.it": kl[1, :, 0].mean(),
             f"matched_kl_final_fifth.{lens}.pt": pt,

@@ -125,7 +125,7 @@ def update_levels(results) -> alt.Chart:
         f"Mean cosine of the blocks' updates with the stream, in the last fifth of the layers, for {VARIANTS}"
     )
     return forest(
-        rows, x="cosine(update, residual)", title="Does the update reinforce the stream, or oppose it?", by="variant",
+        rows, x="cosine(update, residual)", title="δ-cosine in the last fifth of the layers", by="variant",
         encodings=by_variant(), description=caption(what, rows, [BARS, ZERO], each="row"),
     )  # fmt: skip
 

@@ -84,14 +84,13 @@ def gaps(result: xr.Dataset, lens: str) -> Quantities:
         found |= shifts(moved, "nats", f"{POOLED}, paired")
     kl = result["kl_final_layer"].sel(lens=lens, drop=True)
     above, half = difference(kl.mean("prompt")).values > 0, list(depths.late_half(n))
-    last = f"counts the last layer, zero by definition: at most {len(half) - 1} of {len(half)} layers here"
-    shared = f"{POOLED}, shares of its layers; {last}"
+    shared = f"{POOLED}, shares of its layers but the last, whose distance is zero by definition"
     by_token = {f"kl_excess_late_half_by_token.{lens}": result.convergence_gap_tokens.sel(
         lens=lens, direction="final_layer", drop=True)}  # fmt: skip
     return (
         found
         | shifts(by_token, "nats")
-        | levels({f"layers_above.{lens}": above[half].mean()}, "1", shared, centre=0.5)
+        | levels({f"layers_above.{lens}": above[half[:-1]].mean()}, "1", shared, centre=0.5)
         | levels({f"late_layers_above.{lens}": above[half[:-1]].sum()}, "layers")
         | levels({f"crossover.{lens}": np.argmax(above[::-1]) if above.any() else n}, "layers")
         | levels(by_variant(f"kl_first_layer.{lens}", kl.isel(layer=0).mean("prompt")), "nats",
