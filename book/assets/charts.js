@@ -196,11 +196,25 @@
       if (paramOf(chart).bind.options.includes(lens)) choose(chart, LENS, lens);
     });
     set(first);
-    const bar = element("div", { className: "lens-switch" }, choice("Lens of all charts here", options, labels, first, (lens) => { set(lens); remember(lens); }));
-    const top = document.querySelector("article section");
-    let child = bound[0].place;
-    while (child.parentElement && child.parentElement !== top) child = child.parentElement;
-    (child.parentElement ?? bound[0].place.parentElement).insertBefore(bar, child.parentElement ? child : bound[0].place);
+    const bar = element("div", { className: "lens-switch" },
+      choice("Lens of all charts here", options, labels, first, (lens) => { set(lens); remember(lens); }));
+    const home = element("div", { className: "lens-home" }, bar);
+    const figure = bound[0].place.closest("figure");
+    (figure.closest(".cell") ?? figure).before(home);
+    home.style.height = `${bar.offsetHeight}px`;
+    // Once its place is above the window, the choice stays at the window's top while a chart that it changes is in sight.
+    const sight = new Set();
+    let above = false;
+    const float = () => bar.classList.toggle("floating", above && sight.size > 0);
+    new IntersectionObserver(([entry]) => {
+      above = !entry.isIntersecting && entry.boundingClientRect.top < 60;
+      float();
+    }, { rootMargin: "-60px 0px 0px" }).observe(home);
+    const watch = new IntersectionObserver((entries) => {
+      for (const entry of entries) entry.isIntersecting ? sight.add(entry.target) : sight.delete(entry.target);
+      float();
+    });
+    bound.forEach((chart) => watch.observe(chart.place));
   }
 
   lensSwitch();

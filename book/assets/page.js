@@ -1,5 +1,5 @@
-// Shows the definition of an explained word where the pointer rests or the focus is, and lets the theme's own tables be reached
-// by keyboard.
+// Shows the definition of an explained word where the pointer rests or the focus is; lets the theme's own tables be reached by
+// keyboard; says on which side a table or a formula goes on.
 (() => {
   let tip = null;
 
@@ -30,5 +30,15 @@
     box.tabIndex = 0;
     box.setAttribute("role", "region");
     box.setAttribute("aria-label", `Table: ${box.closest("section")?.querySelector("h1, h2, h3")?.firstChild?.textContent ?? "results"}`);
+  }
+
+  function more(box) {
+    const left = box.scrollLeft > 2;
+    const right = box.scrollLeft + box.clientWidth < box.scrollWidth - 2;
+    box.dataset.more = left && right ? "both" : left ? "left" : right ? "right" : "none";
+  }
+  for (const box of document.querySelectorAll(".wide-table, .pst-scrollable-table-container, div.math")) {
+    box.addEventListener("scroll", () => more(box), { passive: true });
+    new ResizeObserver(() => more(box)).observe(box);
   }
 })();

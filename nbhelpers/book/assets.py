@@ -16,7 +16,8 @@ THEMES = ("pydata_sphinx_theme", "sphinx_book_theme", "sphinx_togglebutton")
 SOURCES = ("vl-convert-python", "pydata-sphinx-theme", "sphinx-book-theme")
 ICON = re.compile(r'"?([a-z0-9-]+)"?:\[(\d+),(\d+),\[([^\]]*)\],"[0-9a-f]*","([^"]+)"\]')
 BASE = """/* The icons of the page, drawn from masks in the colour of the text. */
-[class*="fa-"]:not(.fa-stack) { display: inline-block; }
+:where([class*="fa-"]) { display: inline-block; }
+[class*="fa-"] { font-family: inherit !important; } /* else the theme's font of icons would load for its measures */
 [class*="fa-"]::before { content: ""; display: inline-block; width: 1em; height: 1em; vertical-align: -0.125em;
   background-color: currentColor; mask: var(--icon) center / contain no-repeat; }
 .fa-lg { font-size: 1.25em; line-height: 0.05em; vertical-align: -0.075em; }
@@ -58,7 +59,7 @@ def icon_styles(names) -> str:
 
 def write(folder: Path) -> Path:
     """Return `folder` after writing `vega.js` and `icons.css` to it, unless it holds those of the installed versions."""
-    stamp, stamped = folder / "versions.txt", " ".join(["2", *(version(name) for name in SOURCES)])
+    stamp, stamped = folder / "versions.txt", " ".join(["4", *(version(name) for name in SOURCES)])
     if stamp.exists() and stamp.read_text() == stamped:
         return folder
     import vl_convert  # imported only here: it is 30 MB

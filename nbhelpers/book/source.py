@@ -45,7 +45,10 @@ html[data-theme="dark"] a { color: #7cc0f2; }
 h1 { font-size: 1.25rem; overflow-wrap: anywhere; }
 dd { margin: 0 0 0.4rem 1rem; }
 .highlight pre { font: 13px/1.5 ui-monospace, monospace; padding: 0.75rem; overflow-x: auto; }
-.highlight .linenos { color: inherit; opacity: 0.75; text-decoration: none; padding-right: 1em; }
+.highlight a { text-decoration: none; }
+.highlight .linenos { padding-right: 1em; }
+html[data-theme="light"] .highlight .linenos { color: #555; }
+html[data-theme="dark"] .highlight .linenos { color: #b4b4b4; }
 .highlight span:target { outline: 2px solid currentColor; outline-offset: 2px; }
 @media print { .highlight pre { white-space: pre-wrap; overflow: visible; } }
 """

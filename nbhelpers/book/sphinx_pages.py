@@ -28,7 +28,9 @@ TERM = '<a class="term" href="{href}" data-tip="{tip}" aria-description="{tip}">
 def mathml(tex: str, block: bool) -> str:
     """Return a formula as MathML; docutils' MathError names what it does not know."""
     made = latex2mathml.tex2mathml(tex, as_block=block)
-    return made if isinstance(made, str) else made.toxml()
+    return re.sub(
+        "<mo>([‖|])</mo>", r'<mo stretchy="false">\1</mo>', made
+    )  # as high as a letter, as TeX has it
 
 
 def visit_math(writer, node):
@@ -111,7 +113,7 @@ def terms(app) -> dict[str, tuple[str, str]]:
 
 def pattern(names) -> re.Pattern:
     """Return what finds any of the terms as a whole word, with or without a plural's s."""
-    return re.compile(rf"(?<![\w.·(])({'|'.join(map(_spellings, names))})(?:s|es)?(?![\w_′’'-])")
+    return re.compile(rf"(?<![\w.·])({'|'.join(map(_spellings, names))})(?:s|es)?(?![\w_′’'-])")
 
 
 def _spellings(name: str) -> str:
