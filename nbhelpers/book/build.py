@@ -18,7 +18,6 @@ from nbhelpers.core import params, store
 from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
 
-
 ANSWER = ("verdict", "matrix")  # the names of the cells that a model's page opens with
 
 

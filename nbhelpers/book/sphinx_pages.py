@@ -4,6 +4,7 @@ Formulas become MathML when the book is built, which browsers draw themselves: a
 """
 
 import re
+from functools import cache
 from html import escape
 
 from docutils import nodes
@@ -111,7 +112,8 @@ def terms(app) -> dict[str, tuple[str, str]]:
     return app.book_terms
 
 
-def pattern(names) -> re.Pattern:
+@cache
+def pattern(names: tuple[str, ...]) -> re.Pattern:
     """Return what finds any of the terms as a whole word, with or without a plural's s."""
     return re.compile(rf"(?<![\w.·])({'|'.join(map(_spellings, names))})(?:s|es)?(?![\w_′’'-])")
 
@@ -133,23 +135,22 @@ def explain(app, doctree, docname):
     known = terms(app)
     if not known or docname == GLOSSARY:
         return
-    left = dict(known)
+    left, words = dict(known), pattern(tuple(known))
+    page = relative_uri(f"{docname}.html", f"{GLOSSARY}.html")
     for text in list(doctree.findall(nodes.Text)):
         inside = text
         while inside.parent and not isinstance(inside, UNTOUCHED):
             inside = inside.parent
         if left and not isinstance(inside, UNTOUCHED) and isinstance(text.parent, nodes.TextElement):
-            text.parent.replace(
-                text, linked(str(text), left, relative_uri(f"{docname}.html", f"{GLOSSARY}.html"))
-            )
+            text.parent.replace(text, linked(str(text), words, left, page))
 
 
-def linked(text: str, left: dict, page: str) -> list[nodes.Node]:
+def linked(text: str, words: re.Pattern, left: dict, page: str) -> list[nodes.Node]:
     """Return the nodes of a text in which each term of `left` is linked where it first stands, and taken out of `left`."""
     found, at = [], 0
-    for match in pattern(left).finditer(text):
+    for match in words.finditer(text):
         name = named(match[1], left)
-        if name is None:  # it has been linked earlier in this text
+        if name is None:  # it has been linked earlier on the page
             continue
         place, definition = left.pop(name)
         for other in [term for term, (same, _) in left.items() if same == place]:
