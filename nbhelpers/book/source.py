@@ -83,7 +83,7 @@ def highlighted(text: str) -> str:
     form = HtmlFormatter(linenos="inline", linespans="L", anchorlinenos=True, lineanchors="L")
     made = highlight(text, PythonLexer(stripnl=False), form)
     made = re.sub(r'<a id="L-\d+" name="L-\d+"></a>', "", made)
-    return made.replace('id="L-', 'id="L').replace('href="#L-', 'href="#L')
+    return re.sub('(<span id="L|<a href="#L)-', r"\1", made)  # no code matches: its < is escaped
 
 
 def write(html: Path) -> None:
