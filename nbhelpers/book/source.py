@@ -12,8 +12,9 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from nbhelpers.core import params
+from nbhelpers import experiments
 
+ROOT = experiments.FOLDER.parents[1]  # of the code that runs
 STYLES = {"light": "a11y-light", "dark": "a11y-dark"}  # both with a contrast of at least 4.5
 LINK = re.compile(r'href="([^"#]*source/[^"#]*\.html)(?:#([^"]+))?"')
 PAGE = """<!DOCTYPE html>
@@ -55,11 +56,9 @@ html[data-theme="dark"] .highlight .linenos { color: #b4b4b4; }
 
 
 def modules() -> list[Path]:
-    """Return the package's modules, relative to the repository, in the order of their paths."""
+    """Return the package's modules, relative to its folder's parent, in the order of their paths."""
     return sorted(
-        path.relative_to(params.ROOT)
-        for path in (params.ROOT / "nbhelpers").rglob("*.py")
-        if path.stat().st_size
+        path.relative_to(ROOT) for path in (ROOT / "nbhelpers").rglob("*.py") if path.stat().st_size
     )
 
 
@@ -90,7 +89,7 @@ def write(html: Path) -> None:
     """Write a page for each module into the folder `source` of a built book, and the list of them, `source/index.html`."""
     listed = []
     for module in modules():
-        text = (params.ROOT / module).read_text(encoding="utf-8")
+        text = (ROOT / module).read_text(encoding="utf-8")
         place = Path("source") / module.with_suffix(".html")
         (html / place).parent.mkdir(parents=True, exist_ok=True)
         up = "../" * (len(place.parts) - 1)

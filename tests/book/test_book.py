@@ -9,12 +9,13 @@ import yaml
 
 from nbhelpers.book import build, cards, markdown, pages
 from nbhelpers.core import params
-from nbhelpers.report import graft_charts
+from nbhelpers.report import families, graft_charts
 from nbhelpers.report.charts import VEGALITE
 from tests import synthetic
 
 ACROSS = "_build/runs/pocket/exp09_convergence_gap_across.ipynb"
 KEYS = params.ordered()
+TITLES = list(families.family_titles("pocket").values())
 FEW_PAGES = """
 format: jb-book
 root: index
@@ -54,7 +55,7 @@ def test_every_experiment_is_a_chapter_with_the_models_below_it(book_root):
     }
     assert chapters.keys() == {f"runs/{params.experiment(key).across}" for key in KEYS}
     for entry in chapters.values():
-        assert [section["title"] for section in entry["sections"]] == synthetic.TITLES
+        assert [section["title"] for section in entry["sections"]] == TITLES
 
 
 def test_the_built_pages_name_no_other_host(book_root):
@@ -94,7 +95,7 @@ def test_an_across_notebook_ran_whole_on_made_up_results(book_root, key):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] in ("error", "stream")]
     charts = [output["data"][VEGALITE] for output in outputs if VEGALITE in output.get("data", {})]
-    orders = [synthetic.TITLES, list(graft_charts.SIDES.values())]
+    orders = [TITLES, list(graft_charts.SIDES.values())]
     assert charts and all(chart["facet"]["sort"] in orders for chart in charts if "facet" in chart)
     assert {"main_figure", "verdict"} <= {cell["metadata"].get("name") for cell in code}
 
@@ -133,8 +134,8 @@ def test_every_page_says_under_its_title_whose_results_it_shows(book_root):
         if name in ("pocket", "glossary"):  # these show no results of an experiment
             continue
         text = (html / name).with_suffix(".html").read_text()
-        after = text[text.index("</h1>") :]
-        assert re.match(r"</h1>\s*<div class=\"whose", after), name
+        after = text[text.index("<article") :].partition("</h1>")[2]
+        assert re.match(r"\s*<div class=\"[^\"]*whose", after), name
         assert "six pocket pairs" in after[:600], name
 
 

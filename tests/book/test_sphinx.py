@@ -9,7 +9,6 @@ from docutils import nodes
 from docutils.utils.math import MathError
 
 from nbhelpers.book import assets, source, sphinx_pages, sphinx_vega
-from nbhelpers.core import params
 from tests import synthetic
 
 WORDS = {
@@ -201,7 +200,7 @@ def sources(tmp_path):
 
 def test_every_module_has_a_page_with_an_anchor_at_each_line(sources):
     for module in source.modules():
-        text = (params.ROOT / module).read_text()
+        text = (source.ROOT / module).read_text()
         page = (sources / "source" / module).with_suffix(".html").read_text()
         assert re.findall(r'id="L(\d+)"', page) == [str(n) for n in range(1, len(text.splitlines()) + 1)], (
             module
@@ -211,7 +210,7 @@ def test_every_module_has_a_page_with_an_anchor_at_each_line(sources):
 
 
 def test_source_is_shown_as_it_is(sources):
-    module = params.ROOT / "nbhelpers/book/source.py"
+    module = source.ROOT / "nbhelpers/book/source.py"
     page = (sources / "source/nbhelpers/book/source.html").read_text()
     shown = re.search(r"<pre>(.*)</pre>", page, re.DOTALL)[1]
     shown = re.sub(r'<span class="linenos">\s*\d+</span>', "", shown)
