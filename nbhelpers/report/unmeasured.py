@@ -60,4 +60,7 @@ def needs(part: str) -> Callable:
 def words(said: str) -> alt.Chart:
     """Return a chart that holds a line of text alone."""
     text = alt.Chart(pd.DataFrame({"said": [said]})).mark_text(align="left", limit=SINGLE["width"])
-    return text.encode(text="said:N", x=alt.value(0)).properties(title=said, width=SINGLE["width"], height=20)
+    text = text.encode(text="said:N", x=alt.value(0))
+    return text.properties(
+        title=in_lines(said), description=f"There is no chart here: {said}.", width=SINGLE["width"], height=20
+    )

@@ -69,7 +69,9 @@ def test_a_pair_that_lacks_parts_has_every_page(key):
     made = lacking(synthetic.dataset("llama", key, n_prompts=24), PARTS[key])
     results = {"Ann": made}
     found = drawn(key, results)
-    said = [str(chart.title) for chart in found.values() if isinstance(chart, alt.Chart)]
+    charts = [chart for chart in found.values() if isinstance(chart, alt.Chart)]
+    said = [" ".join(np.atleast_1d(chart.title)) for chart in charts if isinstance(chart.title, str | list)]
+    assert all(chart.description.endswith(".") for chart in charts)
     expected = {"exp00": 0, "exp01": 3, "exp09": 0}.get(key, 1)
     assert sum(title.startswith("not measured: ") for title in said) == expected
     verdict = str(experiments.part(key, "report").verdict(results))

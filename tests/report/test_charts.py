@@ -17,7 +17,7 @@ from nbhelpers import experiments
 from nbhelpers.core import params
 from nbhelpers.experiments.exp09_convergence_gap import figures as exp09_figures
 from nbhelpers.report import charts
-from tests import synthetic
+from tests import looks, synthetic
 from tests.specs import controls, rows, shown_first
 
 
@@ -149,6 +149,8 @@ def test_training_loss_has_a_panel_for_each_card():
     chosen = drawn[(drawn["panel"] == "Qwen") & (drawn["variant"] == "PT")]
     assert chosen["tokens"].tolist() == [1, 3, 5.1] and chosen["loss"].tolist() == [1.9, 1.0, 0.7]
     vl_convert.vegalite_to_svg(chart.to_json())
+    looks.has_a_caption(chart.to_dict())
+    looks.has_the_models_colours(chart.to_dict())
 
 
 @pytest.mark.parametrize(

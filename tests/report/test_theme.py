@@ -1,5 +1,6 @@
 """The palette: told apart with any colour vision, on a light and on a dark page, and readable on both."""
 
+import re
 from itertools import combinations
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from nbhelpers.report import theme
 from nbhelpers.report.theme import CATEGORIES, FILL, INK, IT, NO_STEP, PT, STEPS, THEMES
+from tests import synthetic
 
 PAGES = {"light": "#ffffff", "dark": "#14181e"}
 # Machado, Oliveira and Fernandes 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency",
@@ -102,6 +104,13 @@ def test_no_colour_is_replaced_twice():
     for replaced in THEMES.values():
         assert not set(replaced) & set(replaced.values())
     assert {PT, IT, INK, *STEPS, NO_STEP, *CATEGORIES} == set(THEMES["dark"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_book_replaces_the_same_colours(page):
+    script = (synthetic.REPOSITORY / "book/assets/charts.js").read_text()
+    colours = re.search(rf"{page}: {{(.*?)}}", script, re.DOTALL)[1]
+    assert dict(re.findall(r'"(#\w+)": "(#\w+)"', colours)) == THEMES[page]
 
 
 def test_the_theme_draws_in_ink_at_eleven_pixels_or_more():
