@@ -6,10 +6,14 @@
   const NEAR = "900px"; // how far from the window a chart is drawn before others
   const LENS = "shown_lens";
   const SHOWN_ROWS = 200; // of a chart's data; the file has all
-  // The theme's grey, as the specification has it and as it reads on each background; marks in the variants' colours stay.
+  // What replaces a specification's colours on each background: `THEMES` of nbhelpers/report/theme.py.
   const COLOURS = {
     light: { "#7a7a7a": "#4d4d4d" },
-    dark: { "#7a7a7a": "#c4c9d1", "#2b7bba": "#62a8e5", "#d95f02": "#f4873a" },
+    dark: {
+      "#7a7a7a": "#c4c9d1", "#2b7bba": "#62a8e5", "#d95f02": "#f4873a",
+      "#259365": "#2ea878", "#cc35aa": "#e85fc9", "#a39300": "#c4a82a", "#1a1a1a": "#f2f2f2",
+      "#a086d6": "#7d5fc0", "#7044ba": "#b19ae8", "#371575": "#f0eaff", "#d4d4d4": "#3d434c",
+    },
   };
   const page = document.documentElement;
   const mode = () => (page.dataset.theme === "dark" ? "dark" : "light");
