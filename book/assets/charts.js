@@ -1,9 +1,9 @@
-// Draws each chart of a page, when a reader comes near it, from the specification beside it, to the width and colours of the
-// page; offers its choices and its data. The choice of a lens is one for the page, remembered, and part of its address.
+// Draws each chart of a page from the specification beside it, to the width and colours of the page, those near the reader first;
+// offers its choices and its data. The choice of a lens is one for the page, remembered, and part of its address.
 (() => {
   const WIDEST = 480;
   const NARROWEST = 165; // the narrowest panel before a column is given up, its axis included
-  const NEAR = "900px"; // how far from the window a chart is drawn
+  const NEAR = "900px"; // how far from the window a chart is drawn before others
   const LENS = "shown_lens";
   const SHOWN_ROWS = 200; // of a chart's data; the file has all
   // What replaces a specification's colours on each background: `THEMES` of nbhelpers/report/theme.py.
@@ -83,10 +83,17 @@
     if (chart.view) chart.view.signal(name, value).runAsync();
   }
 
+  // Returns the width for a chart, px; inside what is closed, that of the nearest place that has one.
+  function room(chart) {
+    let node = chart.place;
+    while (node.parentElement && !node.clientWidth) node = node.parentElement;
+    return node === chart.place ? node.clientWidth : Math.max(NARROWEST, node.clientWidth - 24);
+  }
+
   // Lays a chart out without an image, which tells what its axes take, then draws it once with panels that fit.
   async function draw(chart) {
     const { place, canvas } = chart;
-    const available = place.clientWidth;
+    const available = room(chart);
     delete place.dataset.drawn;
     const spec = coloured(chart.text);
     for (const param of spec.params ?? []) {
@@ -123,10 +130,10 @@
 
   let last = Promise.resolve(); // one drawing at a time
   function update(chart) {
-    const now = `${chart.place.clientWidth} ${mode()}`;
-    if (!chart.near || !chart.place.clientWidth || now === chart.seen) return; // far away, or inside what is closed
+    const now = `${room(chart)} ${mode()}`;
+    if (!chart.near || now === chart.seen) return;
     chart.seen = now;
-    last = last.then(() => draw(chart));
+    last = last.then(() => draw(chart)).catch(console.error);
   }
 
   // ---- the data behind a chart -------------------------------------------------------------------------------------------
@@ -242,19 +249,14 @@
   }
   new MutationObserver(() => charts.forEach(update)).observe(page, { attributeFilter: ["data-theme"] });
 
-  // Paper has no tabs and nothing to open: everything is drawn and shown, then put back.
-  let opened = [];
-  window.addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("article details:not([open]):not(.chart-data)")];
-    opened.forEach((details) => (details.open = true));
-    page.classList.add("printing");
-    for (const chart of charts) {
-      chart.near = true;
-      update(chart);
-    }
-  });
-  window.addEventListener("afterprint", () => {
-    opened.forEach((details) => (details.open = false));
-    page.classList.remove("printing");
-  });
+  // What is far away or closed is drawn when there is nothing else to do: paper, which does not wait, then has every chart.
+  const idle = window.requestIdleCallback ?? ((action) => setTimeout(action, 200));
+  function rest() {
+    const next = charts.find((chart) => !chart.near);
+    if (!next) return;
+    next.near = true;
+    update(next);
+    last.then(() => idle(rest));
+  }
+  addEventListener("load", () => idle(rest));
 })();

@@ -1,5 +1,5 @@
 // Shows the definition of an explained word where the pointer rests or the focus is; lets the theme's own tables be reached by
-// keyboard; says on which side a table or a formula goes on.
+// keyboard; says on which side a table or a formula goes on; opens for print what is closed.
 (() => {
   let tip = null;
 
@@ -41,4 +41,12 @@
     box.addEventListener("scroll", () => more(box), { passive: true });
     new ResizeObserver(() => more(box)).observe(box);
   }
+
+  // Paper has nothing to open.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("article details:not([open]):not(.chart-data)")];
+    opened.forEach((details) => (details.open = true));
+  });
+  addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
 })();
