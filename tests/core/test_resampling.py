@@ -76,3 +76,18 @@ def test_a_ratio_to_zero_and_no_prompts():
     assert np.isnan(resampling.bca_of_sums(sums, ratio, n_resamples=100)[1:]).all()
     with pytest.raises(stats.StatisticsError, match="two measured prompts: 0 are"):
         resampling.bca_of_sums(np.empty((0, 2)), ratio)
+
+
+def test_the_interval_of_a_skewed_ratio_leans_as_scipys_does():
+    """One prompt far from the others: the acceleration moves both ends, and its sign is seen."""
+    x, y = np.array([1.0, 1.2, 0.8, 1.1, 0.9, 9.0]), np.ones(6)
+    found = resampling.bca_of_sums(np.stack([x, y], axis=1), ratio, n_resamples=20_000)
+    plain = stats.bca_mean(x, n_resamples=20_000)
+    np.testing.assert_allclose([found.low, found.high], [plain.low, plain.high], rtol=0.03)
+    assert found.high - found.mean > 1.5 * (found.mean - found.low)
+
+
+def test_as_many_resamples_as_asked_for_in_blocks():
+    parts = list(resampling.draws(3, 2500, seed=1, block=1000))
+    assert [len(part) for part in parts] == [1000, 1000, 500]
+    assert not np.array_equal(parts[0], parts[1])

@@ -191,3 +191,53 @@ def test_sign_flips_of_a_column_that_nobody_measured_are_no_test():
 def test_holm_leaves_out_what_is_no_test():
     np.testing.assert_allclose(stats.holm([0.01, np.nan, 0.04]), [0.02, np.nan, 0.04])
     assert np.isnan(stats.holm([np.nan, np.nan])).all() and len(stats.holm([])) == 0
+
+
+def test_a_drawn_p_value_is_never_zero():
+    """More prompts than signs can be tried for, all of one sign: no draw is as extreme, and the observed one counts."""
+    assert stats.sign_flip(np.ones((30, 1)), n_resamples=99, seed=1)[0] == 1 / 100
+    assert stats.sign_flip(np.zeros((30, 1)), n_resamples=99)[0] == 1
+
+
+def test_all_sign_patterns_are_used_up_to_the_number_of_resamples():
+    x = [[1.0], [2.0], [3.0]]
+    assert (
+        stats.sign_flip(x, n_resamples=8)[0] == 2 / 8
+    )  # the observed signs and their opposites, of all eight
+    drawn = stats.sign_flip(x, n_resamples=7)[0]
+    assert (drawn * 8).is_integer() and drawn >= 1 / 8
+
+
+def test_flips_that_equal_the_observed_sum_but_for_rounding_count():
+    """Sums of tenths round; the same sums in tenfold are whole."""
+    whole = np.random.default_rng(6).integers(-9, 10, (8, 40)).astype(float)
+    np.testing.assert_array_equal(stats.sign_flip(whole / 10), stats.sign_flip(whole))
+
+
+def test_bca_by_hand_of_its_two_corrections():
+    """Quantile levels from Efron's formula, written out: bias z0 and acceleration a of a skewed sample."""
+    pull, below, confidence = np.array([[3.0], [-1.0], [-1.0], [-1.0]]), np.array([0.6]), 0.8
+    z0, z = scipy_stats.norm.ppf(0.6), scipy_stats.norm.ppf(0.9)
+    a = (27 - 3) / (6 * (9 + 3) ** 1.5)
+    wanted = [scipy_stats.norm.cdf(z0 + (z0 + e) / (1 - a * (z0 + e))) for e in (-z, z)]
+    np.testing.assert_allclose(np.ravel(stats.bca_levels(below, pull, 1000, confidence)), wanted)
+
+
+def test_a_share_of_nothing_is_cut_at_half_a_resample():
+    low, high = stats.bca_levels(np.array([0.0]), np.zeros((2, 1)), 50, 0.95)
+    z0 = scipy_stats.norm.ppf(0.5 / 50)
+    np.testing.assert_allclose(
+        [low[0], high[0]], scipy_stats.norm.cdf(2 * z0 + np.array([-1, 1]) * 1.959963985)
+    )
+
+
+def test_holms_values_never_fall_and_never_exceed_one():
+    np.testing.assert_allclose(stats.holm([0.02, 0.021, 0.6]), [0.06, 0.06, 0.6])
+    np.testing.assert_allclose(stats.holm([0.4, 0.3, 0.9]), [0.9, 0.9, 0.9])
+    assert stats.holm([0.7, 0.9]).max() == 1
+
+
+def test_token_weights_by_hand():
+    """Two tokens at 1 and six at 5; a prompt that lacks an entry takes its weight with it."""
+    found = stats.token_weighted_mean([[1.0, 1.0], [5.0, np.nan]], [2, 6])
+    np.testing.assert_allclose(found, [(2 + 30) / 8, 1.0])

@@ -187,3 +187,9 @@ def test_a_kind_of_which_there_are_too_few_prompts_is_refused(tmp_path):
         match="n_prompts = 9: 1 of the prompts are of the category 'R'; exp02 needs two",
     ):
         exp02_measure.chosen_prompts(options)
+
+
+def test_a_permutation_that_changes_nothing_counts_as_being_as_large():
+    """Kinds that each have a form of their own cannot be permuted: every draw equals the observation."""
+    values = noise() + np.where(KINDS == "R", 0.8, 0)[:, None]
+    assert exp02_measure.kinds_test(values, KINDS, KINDS, n=50, seed=0)[1] == 1

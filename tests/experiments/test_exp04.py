@@ -103,3 +103,30 @@ def test_the_dip_by_hand():
     assert found.lowest_layer.values.tolist() == [4, 2]
     np.testing.assert_allclose(found.sharpness, [abs(4 - 8) / 8, abs(2 - 4) / 4])
     assert found.lowest_layer.dtype.kind == "i" and "layer" not in found.sharpness.coords
+
+
+@pytest.mark.parametrize("n_layers, first, last", [(12, 2, 6), (10, 2, 5), (34, 7, 17)])
+def test_the_dip_is_searched_from_a_fifth_to_half_of_the_depth_both_ends_included(n_layers, first, last):
+    for at, found in {first: first, last: last, first - 1: first + 1, last + 1: first + 1}.items():
+        values = np.where(np.arange(n_layers) == first + 1, 5.0, 6.0)
+        values[at] = 1.0
+        dimension = xr.DataArray(values, dims="layer", coords={"layer": np.arange(n_layers)})
+        assert int(exp04_measure.dip(dimension).lowest_layer) == found
+
+
+def test_the_entropys_shift_is_tested_by_its_size():
+    """Where IT attends more narrowly at a third of the depth and more widely elsewhere, sizes are alike."""
+    two = {"variant": ["pt", "it"], "template": ["raw", "chat"]}
+    of_variant = xr.DataArray([0.0, 1.0], {"variant": two["variant"]}, ("variant",))
+    moved = xr.DataArray(np.where(np.arange(L) < 6, -1.0, 1.0), {"layer": np.arange(L)}, ("layer",))
+    one = xr.ones_like(
+        xr.DataArray(np.ones((2, 1)), {"template": two["template"]}, ("template", "cloud_prompt"))
+    )
+    found = xr.Dataset({
+        "dimension": (one.isel(cloud_prompt=0) * of_variant * moved).expand_dims(estimator=["two_nn"]),
+        "adjacent_cka": one.isel(cloud_prompt=0) * of_variant * moved,
+        "attention_normalised": one * of_variant * moved, "adjacent_change": one * of_variant * moved,
+    })  # fmt: skip
+    profiles = exp04_measure.tested(found)
+    assert profiles["|attention entropy, IT − PT|"].tolist() == [1.0] * L
+    assert profiles["dimension, IT − PT"].tolist() == moved.values.tolist()

@@ -287,3 +287,10 @@ def test_a_short_training_lowers_its_own_loss():
     assert float(late.isel(layer=slice(2, 8)).mean()) < float(early.isel(layer=slice(2, 8)).mean())
     other = exp07_0g_measure.train(pair().pt, run(steps=12, tokens_per_step=256))[0]
     assert torch.equal(lens.weight, other.weight)
+
+
+def test_exactly_nine_tenths_of_the_layers_pass_the_gate_and_the_limit_of_the_last_translator_does_not():
+    """Of eleven layers ten can be closer; nine of them are nine tenths."""
+    assert exp07_0g_measure.gate(checked(set(range(10)) - {0}, n_layers=11))
+    assert not exp07_0g_measure.gate(checked(set(range(10)) - {0, 1}, n_layers=11))
+    assert not exp07_0g_measure.gate(checked(range(11), exp07_0g_measure.LAST_LAYER_KL))

@@ -145,3 +145,22 @@ def test_the_dataset_of_a_real_pair_is_whole():
     np.testing.assert_array_equal(
         found.onset.sel(component="mlp"), exp07_0j_measure.onsets(mean.values, OPTIONS)
     )
+
+
+def test_a_difference_on_a_limit_is_not_below_it():
+    difference = np.zeros(12)
+    difference[6:] = -0.1
+    meets = dict(zip(RULES, exp07_0j_measure.below(difference, OPTIONS).tolist()))
+    assert not any(meets["drop 0.1"]) and meets["drop 0.05"][6:] == [True] * 6
+
+
+def test_the_baseline_leaves_out_layer_0_and_the_later_half():
+    """Layer 0 and the later half vary much: were they in the baseline, 2 σ would hide the fall."""
+    difference = np.array([9.0, 0.01, -0.01, 0.01, -0.01, 0.01, -0.1, -0.1, 5.0, -5.0, 5.0, 5.0])
+    meets = dict(zip(RULES, exp07_0j_measure.below(difference, OPTIONS).tolist()))
+    assert np.flatnonzero(meets["2 σ"]).tolist() == [6, 7, 9]
+
+
+def test_an_onset_at_layer_0_is_found():
+    null = np.array([[0, -1], [3, -1], [-1, -1], [0, -1]])
+    assert exp07_0j_measure.share_found(null).tolist() == [0.75, 0.0]

@@ -202,3 +202,27 @@ def test_thirds_partition_the_layers_and_the_gap_is_their_mean(n_layers):
     thirds = depths.thirds(n_layers).values()
     weighted = sum(convergence_gap.layer_gap(it, pt, layers) * len(layers) for layers in thirds)
     np.testing.assert_allclose(weighted, (it - pt).sum(1), atol=1e-9)
+
+
+def test_each_model_is_weighted_by_its_own_lengths():
+    """PT wrote 1 and 3 tokens, IT 3 and 1: (3·4 + 1·0) / 4 − (1·2 + 3·6) / 4."""
+    kl_it, kl_pt = np.array([[4.0], [0.0]]), np.array([[2.0], [6.0]])
+    assert convergence_gap.token_weighted_gap(kl_it, kl_pt, [3, 1], [1, 3], [0]) == pytest.approx(3 - 5)
+
+
+def test_a_value_on_the_threshold_is_not_below_it_and_a_share_on_the_edge_is_enough():
+    assert commitment.kl_first([0.5, 0.1, 0.0], 0.1) == 2 and commitment.kl_stays([0.1, 0.0, 0.0], 0.1) == 1
+    assert commitment.entropy_stays([0.2, 0.1], 0.2) == 1
+    assert commitment.cosine_stays([0.5, 0.95, 1.0]) == 1
+    half = [0.0, 1.0, 0.0, 1.0]  # from layer 0 on, exactly half are below
+    assert commitment.majority(half, share=0.5) == 0 and commitment.majority_below(half, share=0.5) == 0
+
+
+def test_the_last_three_rules_keep_the_thresholds_of_the_studys_figures():
+    kl, entropy = np.array([[9.0, 0.4, 1.4, 0.0]]), np.array([[9.0, 0.19, 0.19, 0.1]])
+    found = commitment.commitment_table(
+        np.array([[1, 2, 1, 1]]), kl, entropy, np.array([[0.1, 0.96, 0.96, 1.0]]), threshold=0.3, grid=(0.5,)
+    )
+    last = ("kl_qualified_0.5_3x", "entropy_0.2", "cosine_0.95")
+    assert {name: found[name].tolist() for name in last} == dict.fromkeys(last, [1])
+    assert [name for name in found if name.startswith("kl_stays")] == ["kl_stays_0.3", "kl_stays_0.5"]

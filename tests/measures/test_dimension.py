@@ -230,3 +230,23 @@ def test_cka_by_hand():
     assert np.isnan(intrinsic_dimension.linear_cka(x, np.ones((4, 2))))
     with pytest.raises(ValueError, match="one of 4 and one of 3"):
         intrinsic_dimension.linear_cka(x, y[:3])
+
+
+def test_two_nn_keeps_all_but_the_last_ratio_if_none_is_discarded():
+    """Three points with ratios e, e² and e³: the line through (1, −log(2/3)) and (2, −log(1/3))."""
+    distances = np.array([[1.0, np.exp(i)] for i in (1, 2, 3)])
+    y = -np.log([2 / 3, 1 / 3])
+    assert intrinsic_dimension.two_nn(distances, discard=0.0) == pytest.approx((y[0] + 2 * y[1]) / 5)
+
+
+def test_subsamples_hold_distinct_points_and_their_interval_is_that_of_its_level():
+    x = np.random.default_rng(3).normal(size=(60, 3))
+    found = intrinsic_dimension.neighbours(x, k=32)
+    wide = intrinsic_dimension.subsample_interval(found, k=5, draws=40, level=0.9, seed=2)["mle"]
+    rng, drawn = np.random.default_rng(2), []
+    for _ in range(40):
+        some = x[rng.choice(60, 48, replace=False)]
+        drawn.append(
+            intrinsic_dimension.mle_dimension(intrinsic_dimension.neighbours(some, k=5).distances, 5)
+        )
+    np.testing.assert_allclose([wide.low, wide.high], np.quantile(drawn, [0.05, 0.95]))

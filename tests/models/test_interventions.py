@@ -3,6 +3,7 @@
 import copy
 from contextlib import contextmanager
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -343,3 +344,22 @@ def test_streams_carry_no_graph():
     host, donor = pair("llama")
     stream = forward(host, batch(), graft(donor, [3]), keep=[3])
     assert not any(h.requires_grad for h in (*stream.residual, *stream.mlp_update, *stream.entering.values()))
+
+
+def scrambled(layer, seed, width=64):
+    """What `scramble` adds at a layer for a donor's change of 1, 2, …, by coordinate."""
+    change, own = torch.arange(1.0, width + 1), torch.full((1, width), 100.0)
+    donor = SimpleNamespace(
+        config=SimpleNamespace(hidden_size=width), layers={layer: SimpleNamespace(mlp=lambda x: own + change)}
+    )
+    block = SimpleNamespace(mlp=SimpleNamespace(input=own, output=own))
+    (edit,) = scramble(donor, [layer], seed=seed)
+    edit.change(block)
+    return (block.mlp.output - own)[0].tolist()
+
+
+def test_scrambling_moves_every_coordinate_and_turns_half_of_their_signs():
+    found = scrambled(6, 3)
+    assert sorted(map(abs, found)) == list(range(1, 65)) and list(map(abs, found)) != list(range(1, 65))
+    assert 16 < sum(value < 0 for value in found) < 48
+    assert found == scrambled(6, 3) != scrambled(7, 3) and found != scrambled(6, 4)

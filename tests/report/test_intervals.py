@@ -1,0 +1,144 @@
+"""What tables and charts draw of values by prompt: means, intervals, differences, peaks, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nbhelpers.core import stats
+from nbhelpers.report import charts, families, quantities
+from nbhelpers.report.quantities import Quantity
+
+VALUES = np.array([0.0, 1.0, 4.0, 9.0, 16.0, 25.0])
+
+
+def by_prompt(*columns, dims=("prompt",), **coords):
+    return xr.DataArray(np.array(columns, dtype=float).T, coords, dims)
+
+
+def test_a_table_of_intervals_has_the_confidence_asked_for():
+    wide = families.ends(xr.DataArray(VALUES, dims="prompt"), confidence=0.99)
+    assert wide == pytest.approx([float(end) for end in stats.bca_mean(VALUES, confidence=0.99)])
+    assert wide[1] < families.ends(xr.DataArray(VALUES, dims="prompt"))[1]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_prompts_have_no_interval(n):
+    few = xr.DataArray([7.0, *[np.nan] * 5], dims="prompt").isel(prompt=slice(1 - n, None))
+    assert all(map(math.isnan, families.ends(few)))
+    row = charts.interval_row(few, label="x")
+    assert row["prompts"] == n and math.isnan(row["mean"]) and row["label"] == "x"
+
+
+def test_two_prompts_have_an_interval():
+    two = xr.DataArray([1.0, 2.0, np.nan], dims="prompt")
+    assert families.ends(two) == [1.5, 1.0, 2.0]
+    row = charts.interval_row(two)
+    assert (row["mean"], row["low"], row["high"], row["prompts"]) == (1.5, 1.0, 2.0, 2)
+    band = charts.banded(by_prompt([1.0, 2.0, np.nan], [3.0, np.nan, np.nan], dims=("prompt", "layer")))
+    np.testing.assert_array_equal(
+        [band["mean"], band["low"], band["high"]], [[1.5, np.nan], [1, np.nan], [2, np.nan]]
+    )
+
+
+def test_five_prompts_are_enough_and_four_are_not():
+    results = {str(n): xr.DataArray(VALUES[:n], dims="prompt") for n in (4, 5)}
+    assert list(families.usable(results, lambda values: values)) == ["5"]
+    cells = families.cells(results, {"h": lambda values: values})["h"]
+    assert cells["4"] == "–" and cells["5"].startswith("6.00 [")
+
+
+def test_rows_of_intervals_have_their_own_labels():
+    values = np.stack([VALUES, 10 * VALUES, 100 * VALUES, np.where(VALUES > 0, np.nan, 1)], axis=1).reshape(
+        6, 2, 2
+    )
+    array = xr.DataArray(
+        values, {"side": ["s", "n"], "window": ["early", "late"]}, ("prompt", "side", "window")
+    )
+    rows = charts.interval_rows(array.transpose("window", "prompt", "side")).set_index(["side", "window"])
+    expected = stats.bca_mean(VALUES)
+    for (side, window), scale in {("s", "early"): 1, ("s", "late"): 10, ("n", "early"): 100}.items():
+        row = rows.loc[(side, window)]
+        assert [row["mean"], row["low"], row["high"]] == pytest.approx(
+            [scale * float(end) for end in expected]
+        )
+        assert row["prompts"] == 6
+    assert math.isnan(rows.loc[("n", "late"), "mean"]) and rows.loc[("n", "late"), "prompts"] == 1
+
+
+def test_differences_are_it_less_pt():
+    both = xr.DataArray([[1.0], [5.0]], {"variant": ["pt", "it"]}, ("variant", "prompt"))
+    assert charts.difference(both).item() == quantities.difference(both).item() == 4.0
+    made = quantities.with_shift("x", both, "nats")
+    assert made["x_shift"].values.item() == 4.0 and made["x.pt"].values.item() == 1.0
+
+
+def test_a_pool_is_over_the_prompts_that_all_have():
+    a = xr.DataArray([1.0, 2.0], {"prompt": ["p", "q"]}, ("prompt",))
+    b = xr.DataArray([5.0, 9.0], {"prompt": ["q", "r"]}, ("prompt",))
+    found = families.mean_of([a, b])
+    assert found.prompt.values.tolist() == ["q"] and found.values.tolist() == [3.5]
+
+
+def test_a_peak_is_the_largest_and_unknown_where_a_layer_is():
+    assert quantities.peak(np.array([0.1, 0.9, 0.3])) == 1
+    assert math.isnan(quantities.peak(np.array([0.1, np.nan, 0.3])))
+
+
+def test_a_value_is_the_mean_over_measured_prompts():
+    source = {"q": Quantity(xr.DataArray([1.0, np.nan, 4.0], dims="prompt"), "1", "level")}
+    assert quantities.value(lambda _: source, xr.Dataset(), "q") == 2.5
+
+
+def test_another_dataset_at_the_same_address_has_its_own_quantities():
+    """Python gives a dead dataset's address to the next one."""
+
+    def source(dataset):
+        return {"q": Quantity(dataset.attrs["q"], "1", "level")}
+
+    assert [quantities.value(source, xr.Dataset(attrs={"q": float(q)}), "q") for q in range(50)] == list(
+        range(50)
+    )
+
+
+def test_weights_by_hand():
+    """Of twelve layers the late ones begin at 7, the last third at 8."""
+    rms = [1.0, 1, 1, 1, 1, 1, 1, 3, 3, 3, 9, 3]
+    weights = xr.DataArray([rms, rms], {"group": ["mlp", "attention"]}, ("group", "layer"))
+    found = quantities.weights(xr.Dataset({"weight_rms": weights}))
+    assert found["weight_late_ratio.mlp"].values == pytest.approx((3 * 4 + 9) / 5)
+    assert found["weight_last_third_ratio.mlp"].values == pytest.approx((18 / 4) / (10 / 8))
+    assert found["weight_peak_layer.mlp"].values == 10 and found["weight_mean.mlp"].values == pytest.approx(
+        28 / 12
+    )
+    assert found["weight_variation.mlp"].values == pytest.approx(np.std(rms) / np.mean(rms))
+
+
+def clouds(shift):
+    """Attention of two models under both templates, (…, cloud_prompt, layer); shift: IT − PT by template and layer."""
+    values = np.zeros((2, 2, 3, 20))
+    values[:, 1] = np.asarray(shift, dtype=float)[:, None]
+    coords = {"template": ["raw", "chat"], "variant": ["pt", "it"]}
+    array = xr.DataArray(values, coords, ("template", "variant", "cloud_prompt", "layer"))
+    return xr.Dataset({"attention_entropy": array, "attention_normalised": array / 2})
+
+
+def test_shifts_of_attention_at_a_third_of_the_depth_and_where_they_are_largest():
+    """Of twenty layers a third is layer 7, with two on either side; the largest shift may be a fall."""
+    raw = np.zeros(20)
+    raw[[4, 5, 7, 9, 10]], raw[15] = [50.0, 1, 2, 4, 70], -200.0
+    found = quantities.attention(clouds([raw, raw * 0]), "raw")
+    assert found["attention_entropy_shift_third.raw"].values.mean() == pytest.approx(7 / 5)
+    assert found["attention_entropy_shift_third_layer.raw"].values.mean() == 2.0
+    assert found["attention_entropy_peak_layer.raw"].values == 15
+    assert found["attention_share_shift.raw"].values.mean() == pytest.approx(raw.mean() / 2)
+
+
+def test_native_is_plain_text_for_pt_and_a_chat_turn_for_it():
+    d = clouds([np.full(20, 3.0), np.full(20, 8.0)])
+    d["attention_entropy"] = d.attention_entropy + xr.DataArray(
+        [1.0, 100.0], {"template": ["raw", "chat"]}, ("template",)
+    )
+    found = quantities.attention(d, "native")["attention_entropy_shift.native"].values
+    assert found.mean() == pytest.approx((100 + 8) - (1 + 0))
