@@ -1,13 +1,22 @@
-"""nbval compares what a reader reads: text and tables, never drawings or progress. The slowest test files come first."""
+"""nbval compares words exactly and numbers with a tolerance (`tests.outputs`). The slowest test files come first."""
 
 
-UNCOMPARED = ("stderr", "text/html", "application/vnd.vegalite.v5+json")
+def pytest_configure(config):
+    """Give nbval the cells that compare numbers with a tolerance."""
+    if config.getoption("nbval", False):
+        from nbval import plugin
+
+        from tests import outputs
+
+        plugin.IPyNbCell = outputs.ComparedCell
 
 
 def pytest_collectstart(collector):
-    """Leave out the outputs whose bytes are not the same on every run."""
+    """Leave out drawings and progress, whose bytes are not the same on every run."""
     if collector.__class__.__name__ == "IPyNbFile":
-        collector.skip_compare += UNCOMPARED
+        from tests import outputs
+
+        collector.skip_compare += outputs.UNCOMPARED
 
 
 # Files of minutes: begun first, in this order, they do not end alone. The browser reads what test_book has built.

@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import depths, stats
+from nbhelpers.report import chart_text
 
 VEGALITE = "application/vnd.vegalite.v5+json"  # what JupyterLab 4 draws, also for Altair 6
 PT, IT, INK, GRID = "#2b7bba", "#d95f02", "#7a7a7a", "#8888883f"
@@ -37,9 +38,8 @@ ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
 
 
 def spec_renderer(spec, **metadata):
-    """Return a chart's specification under the one MIME type that both JupyterLab and the book draw."""
-    title = spec.get("title", "untitled")
-    return {VEGALITE: spec, "text/plain": f"<chart: {title['text'] if isinstance(title, dict) else title}>"}
+    """Return a chart's specification under the one MIME type that both JupyterLab and the book draw, and its text."""
+    return {VEGALITE: spec, "text/plain": chart_text.text(spec)}
 
 
 @alt.theme.register("nbhelpers", enable=True)
