@@ -117,6 +117,8 @@ class ProfileParams(Record):
     gpus: int = Field(default=0, ge=0, description="GPUs a notebook takes of those given to the batch")
     sizes_of: str | None = Field(default=None, description="the profile whose sizes lie under its own")
     lens_compile: bool = Field(default=False, description="compile the lens; pays off for large vocabularies")
+    noun: str = Field(default="pairs", description="what pages call its pairs")
+    about: str = Field(default="", description="what a reader must know of them, a clause")
 
 
 class Experiment(Record):

@@ -40,22 +40,18 @@ POOL = "dense pool"
 
 
 def family_titles(profile: str) -> dict[str, str]:
-    """Return {model key: panel title} in the book's order: the study's families first, then others by name.
+    """Return {model key: title} in the book's order: the study's families first, then others by name.
 
-    A pair that stands for a family of the study (`published_as`), as the only one of several models, has the family's title;
-    every other has its own, with its key where two titles are the same.
+    A title is the pair's own, such as "Pocket Gemma", never that of the family whose architecture it has; where two are the
+    same, each has its key added.
     """
     models = [params.model_params(key) for key in params.profile_params(profile).models]
     models.sort(key=lambda model: (place(model.family), model.family))
-    shared = Counter(model.family for model in models)
-    titles = {
-        model.key: TITLES[model.family]
-        if len(models) > 1 and shared[model.family] == 1 and model.family == model.published_as
-        else model.title
+    twice = Counter(model.title for model in models)
+    return {
+        model.key: f"{model.title} ({model.key})" if twice[model.title] > 1 else model.title
         for model in models
     }
-    twice = Counter(titles.values())
-    return {key: f"{title} ({key})" if twice[title] > 1 else title for key, title in titles.items()}
 
 
 def place(family: str) -> int:

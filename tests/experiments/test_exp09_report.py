@@ -229,8 +229,10 @@ def test_shares_in_per_cent():
 
 
 def test_titles_of_the_profiles():
-    assert list(families.family_titles("pocket").values()) == list(families.TITLES.values())
-    assert list(families.family_titles("paper").values()) == list(families.TITLES.values())
+    named = [f"Pocket {title}" for title in families.TITLES.values()]
+    assert list(families.family_titles("pocket").values()) == named
+    sizes = ["Gemma 3 4B", "Llama 3.1 8B", "Qwen 3 4B", "Mistral 7B v0.3", "DeepSeek-V2-Lite", "OLMo 2 7B"]
+    assert list(families.family_titles("paper").values()) == sizes
     laptop = families.family_titles("laptop")
     assert len(set(laptop.values())) == len(laptop)
 

@@ -41,7 +41,7 @@ def test_families_of_the_study_come_first_and_the_others_by_name(models):
         s="family: smol lm\ntitle: S",
         l="family: llama\ntitle: Of another size",
     )
-    assert list(found.items()) == [("l", "Of another size"), ("q", "Qwen"), ("s", "S"), ("z", "Z")]
+    assert list(found.items()) == [("l", "Of another size"), ("q", "My Qwen"), ("s", "S"), ("z", "Z")]
 
 
 def test_two_models_of_one_title_are_told_apart(models):

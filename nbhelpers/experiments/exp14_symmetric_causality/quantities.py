@@ -37,7 +37,19 @@ def quantities(result: xr.Dataset) -> Quantities:
         sign = 1 if side == "sufficiency" else -1
         led = lead({window: sign * values for window, values in moved.items()})
         found |= shifts({f"late_lead.{side}": led}, "nats", BY_PROMPT + LAST)
-    return found | by_readout(result) | strongest(result)
+    return found | through_pt(result) | by_readout(result) | strongest(result)
+
+
+def through_pt(result: xr.Dataset) -> Quantities:
+    """Return `kl_shift_pt_lens.<side>.<window>`: late shifts of KL(layer ‖ own final) with every model read by PT's lens."""
+    at = {"readout": "kl_layer_final", "region": "final_fifth", "lens": "tuned", "basis": "pt", "drop": True}
+    read = result["shift"].sel(**at)
+    moved = {
+        f"kl_shift_pt_lens.{side}.{window}": read.sel(side=side, window=window, drop=True)
+        for side in SIDES
+        for window in WINDOWS
+    }
+    return shifts(moved, "nats", LAST)
 
 
 def by_readout(result: xr.Dataset) -> Quantities:

@@ -20,8 +20,9 @@ from nbhelpers.report.graft_charts import (
     window_rows,
 )
 from nbhelpers.report.quantities import named, value
-from nbhelpers.report.sentences import SURE, others_rest_on, sentence
-from nbhelpers.report.text import counted, whether, written
+from nbhelpers.report.sentences import SURE
+from nbhelpers.report.text import written
+from nbhelpers.report.verdicts import Verdict, degree, of, signs, span, told
 
 LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
 # Short names of the read-outs, for narrow screens.
@@ -158,7 +159,7 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
     rows = {}
     for readout, (title, _) in READOUTS.items():
         regions = {"final_fifth": "final fifth", "window": "own window"}
-        for region, where in ({"final_fifth": "all layers"} if readout in WHOLE else regions).items():
+        for region, layers in ({"final_fifth": "all layers"} if readout in WHOLE else regions).items():
             found = strongest_late(results, readout, lens, region)
             shown = {}
             for side, heading in SIDES.items():
@@ -169,34 +170,46 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
                     f"{heading}: {name}": f"{count} of {len(values)}" if len(values) else "–"
                     for name, count in counts.items()
                 }
-            rows[title, where] = shown
+            rows[title, layers] = shown
     table = pd.DataFrame(rows).T
     return table.rename_axis([None, None])
 
 
-def verdict(results) -> str:
-    """Return the verdict: whether the late window is the strongest, on either side."""
-    total = len(results)
-    put = sentence(results, named(quantities, "kl_shift.sufficiency.late"), "positive", "negative")
-    taken = sentence(
-        results, lambda d: -named(quantities, "kl_shift.necessity.late")(d), "negative", "positive"
+MOVED = "kl_shift.sufficiency.late"
+MATRIX = {
+    "IT's late MLPs in PT": "kl_shift.sufficiency.late",
+    "PT's late MLPs in IT": "kl_shift.necessity.late",
+    "the same, read by PT's lens": "kl_shift_pt_lens.necessity.late",
+    "PT's, nearer to IT's layer": "shift.kl_layer_teacher.sufficiency.late.tuned",
+}
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: whether late MLPs suffice to widen the late distance and are necessary for it."""
+    put, taken, through_pt = (signs(results, quantities, name) for name in list(MATRIX.values())[:3])
+    most = [title for title, p in strongest_late(results)["sufficiency"].items() if p >= SURE]
+    size = told(
+        put.above,
+        results,
+        f"IT's late MLPs put PT's late layers {span(of(results, put.above), quantities, MOVED)} nats farther from its final "
+        "prediction",
+        "IT's late MLPs do not surely put PT's late layers farther from its final prediction",
     )
-    probable = strongest_late(results)
-    sure = {side: [t for t, p in found.items() if p >= SURE] for side, found in probable.items()}
-    cross = strongest_late(results, "kl_layer_teacher")["necessity"]
-    farthest = [title for title, p in cross.items() if p >= SURE]
-    far, is_ = "IT's late layers farthest from where they were", {True: "is", False: "is not surely"}
-    most = (
-        "Of the three windows the late one changes it most in the study's direction, up on PT's side, in "
-        f"{counted(sure['sufficiency'], total)}, and, down on IT's side, in {counted(sure['necessity'], total)}"
-        if total > 1
-        else f"The late window {is_[bool(sure['sufficiency'])]} the one of three that changes it most in the study's "
-        f"direction, up, on PT's side, and {is_[bool(sure['necessity'])]} the one that does so, down, on IT's side"
+    lost = told(
+        taken.below,
+        results,
+        "PT's late MLPs shorten IT's way",
+        "PT's late MLPs do not shorten IT's way",
+        True,
     )
-    each = ", each family alone" if total > 1 else ""
-    return (
-        f"Putting IT's late MLPs into PT changes KL(layer ‖ own final) in the final fifth (tuned lens) by an amount that "
-        f"is {put}; putting PT's into IT, by one that is {taken}. {most} (bootstrap probability of at least {SURE}{each}). "
-        f"Of the three swaps the late one {whether(farthest, total, f'carries {far}', f'does not surely carry {far}')}. "
-        f"{others_rest_on(results)}"
+    lens = told(through_pt.below, results, "they do", "they do not", True)
+    differs = "" if through_pt.below == taken.below else f"; read through PT's lens, {lens}"
+    late = told(
+        most, results, "The late window moves PT most", "The late window does not surely move PT most", True
+    )
+    return Verdict(
+        f"Sufficient: {degree(put.above, results)}; necessary: {degree(taken.below, results)}",
+        f"{size}.",
+        f"{lost}{differs}.",
+        f"{late}.",
     )
