@@ -1,24 +1,6 @@
 """nbval compares words exactly and numbers with a tolerance (`tests.outputs`). The slowest test files come first."""
 
-
-def pytest_configure(config):
-    """Give nbval the cells that compare numbers with a tolerance."""
-    if config.getoption("nbval", False):
-        from nbval import plugin
-
-        from tests import outputs
-
-        plugin.IPyNbCell = outputs.ComparedCell
-
-
-def pytest_collectstart(collector):
-    """Leave out drawings and progress, whose bytes are not the same on every run."""
-    if collector.__class__.__name__ == "IPyNbFile":
-        from tests import outputs
-
-        collector.skip_compare += outputs.UNCOMPARED
-
-
+pytest_plugins = ["tests.outputs"]
 # Files of minutes: begun first, in this order, they do not end alone. The browser reads what test_book has built.
 SLOWEST = ["test_book", "test_batch", "test_corruption", "test_browser"]
 

@@ -1,4 +1,4 @@
-"""How nbval compares the outputs of a notebook: words and marks exactly, numbers within what a processor may change.
+"""A pytest plugin: nbval compares the outputs of a notebook by words and marks exactly, by numbers with room for rounding.
 
 A number may differ by 2 % of the larger of two values and one unit of its last printed digit. A whole number below 100,
 such as a count of families or a layer, may not differ unless it is a percentage. Spaces that align a table do not count. A
@@ -70,12 +70,20 @@ class ComparedCell(plugin.IPyNbCell):
         return Compared(clean) if isinstance(clean, str) else clean
 
     def format_output_compare(self, key, left, right):
-        """Add to the report both texts, then what differs and how to accept it."""
-        super().format_output_compare(key, left, right)
+        """Add to the report what differs and how to accept it."""
         found = differences(left, right)
         more = [f"… and {len(found) - SHOWN} more numbers"] if len(found) > SHOWN else []
-        name = self.path.name
-        accept = (
-            f"If the change is wanted: `nbh refresh {name}`, read `git diff notebooks/{name}`, and commit it."
-        )
-        self.comparison_traceback += [*found[:SHOWN], *more, accept]
+        accept = f"If the change is wanted: `nbh refresh {self.path.name}`, read its diff, and commit it."
+        self.comparison_traceback += [f"{key} differs.", *found[:SHOWN], *more, accept]
+
+
+def pytest_itemcollected(item):
+    """Have nbval's cells compared as `ComparedCell`s; nbval has no hook for it."""
+    if type(item) is plugin.IPyNbCell:
+        item.__class__ = ComparedCell
+
+
+def pytest_collectstart(collector):
+    """Leave out of the comparison what the plain text says already."""
+    if isinstance(collector, plugin.IPyNbFile):
+        collector.skip_compare += UNCOMPARED
