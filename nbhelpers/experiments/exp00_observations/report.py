@@ -10,6 +10,7 @@ import xarray as xr
 from nbhelpers.core import params
 from nbhelpers.core.unmeasured import PARTS
 from nbhelpers.experiments.exp00_observations.quantities import quantities
+from nbhelpers.report.captions import VARIANTS
 from nbhelpers.report.charts import by_variant, panels, tidy
 from nbhelpers.report.quantities import value
 from nbhelpers.report.text import percent, whether
@@ -41,7 +42,8 @@ def lengths(results) -> alt.Chart:
         .mark_line(interpolate="step-before", strokeWidth=2)
         .encode(x=x, y=y, tooltip=tips, **by_variant())
     )
-    return panels(rows, "Length of the texts", line)
+    description = f"Share of texts with at least so many tokens, against the number of tokens, for {VARIANTS}"
+    return panels(rows, "Length of the texts", line, description=description)
 
 
 def volume(results) -> pd.DataFrame:

@@ -9,11 +9,16 @@ import xarray as xr
 from nbhelpers.core import params, stats
 from nbhelpers.experiments.exp01_narrowing.quantities import STATISTICS, quantities
 from nbhelpers.report import charts
+from nbhelpers.report.captions import VARIANTS, ZERO, caption
 from nbhelpers.report.charts import IT, PT, panels, tidy
+from nbhelpers.report.forest import forest
 from nbhelpers.report.quantities import kept, named
 from nbhelpers.report.sentences import by_interval, compared, grounds, sentence
 from nbhelpers.report.text import interval, level
 from nbhelpers.report.unmeasured import missing, needs, sentences
+
+UPDATES = {"mlp": "MLP", "attention": "attention", "block": "whole block"}
+SELECTIONS = {"attribution": "by attribution", "random": "at random", "impact": "by impact"}
 
 
 def log_axis() -> dict:
@@ -25,16 +30,22 @@ def support_profile(results) -> alt.Chart:
     """Return a chart of the effective support, exp H, of each layer's lens distribution at the answer's position."""
     return charts.layer_profile(
         results, lambda dataset: dataset.support, y="tokens", unit="tokens",
+        description="Effective support of each layer's prediction at the answer, tokens, on a logarithmic scale",
         title="Effective support of each layer's prediction (log scale)", **log_axis(),
     )  # fmt: skip
 
 
 def update_breadth(results) -> alt.Chart:
     """Return a chart of N90 of each layer's whole update at the answer's position; the reader chooses the component."""
+
+    def values(dataset):
+        one = dataset.update_n90.sel(component=list(UPDATES)).astype(float)
+        return one.assign_coords(component=list(UPDATES.values()))
+
     return charts.layer_profile(
-        results, lambda dataset: dataset.update_n90.isel(component=[2, 1, 0]).astype(float), y="N90, tokens",
-        unit="tokens", title="Breadth of each layer's update", toggles={"component": "update"},
-        resolve="independent",
+        results, values, y="N90, tokens", unit="tokens", title="Breadth of each layer's update",
+        description="Breadth of the chosen part of each layer's update, N90 in tokens",
+        toggles={"component": "update"}, resolve="independent",
     )  # fmt: skip
 
 
@@ -43,6 +54,7 @@ def neuron_breadth(results) -> alt.Chart:
     """Return a chart of the mean ln N90 of the chosen neurons of each layer; the reader chooses the selection."""
     return charts.layer_profile(
         results, lambda dataset: enough(dataset.neuron_n90), y="mean ln N90",
+        description="Breadth of the chosen neurons, mean of ln N90 with N90 in tokens",
         title="Breadth of the chosen neurons", toggles={"selection": "chosen by"}, resolve="independent",
     )  # fmt: skip
 
@@ -61,27 +73,32 @@ def breadth_scatter(results) -> alt.Chart:
     y = alt.Y("sample_attribution:Q", title="attribution, logits", scale=alt.Scale(type="log", nice=False))
     tips = ["variant:N", "sample_layer:Q", "sample_n90:Q", alt.Tooltip("sample_attribution:Q", format=".3f")]
     dots = alt.Chart().mark_point(filled=True, size=18, opacity=0.5)
-    legend = alt.Legend(title=None, symbolType="circle", symbolOpacity=1, symbolSize=60)
-    colour = alt.Color("variant:N", scale=alt.Scale(domain=["PT", "IT"], range=[PT, IT]), legend=legend)
-    dots = dots.encode(x=x, y=y, color=colour, tooltip=tips)
-    return panels(rows, "Attribution against breadth, neurons chosen by attribution", dots)
+    marks = charts.by_category("variant", ["PT", "IT"], colours=[PT, IT])
+    return panels(
+        rows, "Attribution against breadth, neurons chosen by attribution", dots.encode(x=x, y=y, tooltip=tips, **marks),
+        description="Attribution in logits against N90 in tokens of single neurons, both on logarithmic scales, for PT (blue "
+        "circles) and IT (orange diamonds)",
+    )  # fmt: skip
 
 
 @needs("neurons")
 def breadth_fits(results, statistic="pearson") -> alt.Chart:
     """Return a chart of the correlation of log attribution with log N90, with intervals, by selection, PT and IT."""
-    order = ["attribution", "random", "impact"]
     rows = pd.DataFrame(
         [
-            {"panel": title, "selection": selection, "variant": charts.NAMES[v]}
+            {"panel": title, "selection": shown, "variant": charts.NAMES[v]}
             | dict(zip(("mean", "low", "high"), fit_of(dataset, statistic, selection, v)))
             for title, dataset in results.items()
-            for selection in order
+            for selection, shown in SELECTIONS.items()
             for v in params.VARIANTS
         ]
-    ).round(charts.DIGITS)
-    heading = "Correlation of log attribution with log breadth"
-    return charts.variant_dots(rows, "selection", order, x="r", title=heading, zero=True)
+    )
+    what = f"Correlation of log attribution with log breadth, by how the neurons were chosen, for {VARIANTS}"
+    return forest(
+        rows, column="selection", by="variant", encodings=charts.by_variant(), x="Pearson's r",
+        title="Correlation of log attribution with log breadth",
+        description=caption(what, rows, ["bars are 95 % intervals over prompts", ZERO], each="row"),
+    )  # fmt: skip
 
 
 def fit_of(dataset: xr.Dataset, statistic: str, selection: str, variant: str) -> stats.Interval:

@@ -9,8 +9,9 @@ import xarray as xr
 
 from nbhelpers.core import stats
 from nbhelpers.experiments.exp02_prompt_kinds.quantities import quantities
+from nbhelpers.report.captions import BANDS, ONSET
 from nbhelpers.report.charts import (
-    INK,
+    DASHES,
     IT,
     PT,
     banded,
@@ -27,6 +28,17 @@ from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import counted, p_value
 from nbhelpers.report.unmeasured import sentences
 
+KINDS = {"IC": "in context", "OOC": "out of context", "R": "reasoning"}
+MEASURES = {
+    "delta_cosine": ("δ-cosine of the block", "δ-cosine"),
+    "entropy": ("Entropy of each layer's prediction", "nats"),
+}
+CONDITIONS = {
+    "PT": (PT, DASHES["pt"]),
+    "IT": (IT, DASHES["it"]),
+    "IT without template": (IT, [2, 3]),
+}  # colour and dash
+
 
 def kinds_profile(results, measure="delta_cosine") -> alt.Chart:
     """Return a chart of a measure over layers by kind of prompt, with intervals; the reader chooses the condition."""
@@ -39,14 +51,14 @@ def kinds_profile(results, measure="delta_cosine") -> alt.Chart:
         return xr.concat(parts, "kind").assign_coords(kind=list(kinds))
 
     rows = tidy(results, values)
-    names = {"delta_cosine": ("δ-cosine of the block", "δ-cosine"), "entropy": ("Lens entropy", "nats")}
-    heading, unit = names.get(measure, (measure, measure))
-    colours = by_category("kind", list(dict.fromkeys(rows["kind"])))
-    curve, toggles = (
-        bands(layers_axis(), unit, fields=("kind", "layer"), colours=colours),
-        {"condition": "condition"},
-    )
-    return panels(rows, f"{heading} by kind of prompt", onset_rule(), *curve, toggles=toggles)
+    rows["kind"] = rows["kind"].map(KINDS)
+    heading, unit = MEASURES[measure]
+    colours = by_category("kind", [shown for shown in KINDS.values() if shown in set(rows["kind"])])
+    return panels(
+        rows, f"{heading} by kind of prompt", onset_rule(),
+        *bands(layers_axis(), unit, fields=("kind", "layer"), colours=colours), toggles={"condition": "condition"},
+        description=f"{heading} against the layer, by kind of prompt, under the chosen condition", marks=(BANDS, ONSET),
+    )  # fmt: skip
 
 
 def template_overlay(results) -> alt.Chart:
@@ -56,10 +68,18 @@ def template_overlay(results) -> alt.Chart:
         return banded(dataset.delta_cosine.sel(component="block", drop=True))
 
     rows = tidy(results, values)
-    order = list(dict.fromkeys(rows["condition"]))
-    colours = by_category("condition", order, palette=[PT, IT, INK])
-    curve = bands(layers_axis(), "δ-cosine", fields=("condition", "layer"), colours=colours)
-    return panels(rows, "δ-cosine with and without the chat template", onset_rule(), *curve)
+    names, legend = list(CONDITIONS), alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
+    colours, dashes = (alt.Scale(domain=names, range=list(found)) for found in zip(*CONDITIONS.values()))
+    looks = {
+        "color": alt.Color("condition:N", scale=colours, legend=legend),
+        "strokeDash": alt.StrokeDash("condition:N", scale=dashes, legend=legend),
+    }
+    curve = bands(layers_axis(), "δ-cosine", fields=("condition", "layer"), colours=looks)
+    return panels(
+        rows, "δ-cosine with and without the chat template", onset_rule(), *curve, marks=(BANDS, ONSET),
+        description="δ-cosine of the whole block's update against the layer, for PT (blue, dashed), IT with its chat "
+        "template (orange, solid) and IT without it (orange, dotted)",
+    )  # fmt: skip
 
 
 def kinds_table(results) -> pd.DataFrame:

@@ -8,17 +8,17 @@ from nbhelpers.experiments.exp03_corrective_stage.quantities import quantities
 from nbhelpers.measures.steps import STRATA
 from nbhelpers.models.token_classes import CLASSES
 from nbhelpers.report import charts
+from nbhelpers.report.captions import BARS, ONSET, VARIANTS, ZERO, caption
 from nbhelpers.report.charts import (
     NAMES,
     by_variant,
-    dots,
     layers_axis,
     onset_rule,
     panels,
     tidy,
-    variant_dots,
 )
 from nbhelpers.report.families import FEWEST, cells, free
+from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import interval_rows, named, value
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import number, percent
@@ -30,12 +30,15 @@ MINDS = {
     "kl_adjacent_at_change": ("Divergence at the change of mind", "nats"),
 }
 
+TEXTS = {"free": "each model on its own text", "it": "both on IT's text"}
+
 
 def phases_of_revision(results) -> alt.Chart:
     """Return a chart of KL(previous layer ‖ layer) by layer, free running; the reader chooses the lens."""
     return charts.layer_profile(
         results, lambda d: free(d[["kl_adjacent"]]).kl_adjacent, y="nats", unit="nats",
         title="KL(previous layer ‖ layer): how much each layer revises (√ scale)", toggles={"lens": "lens"},
+        description="KL(previous layer ‖ layer), nats, on a square-root scale",
         **charts.root_scale(),
     )  # fmt: skip
 
@@ -45,6 +48,7 @@ def turnover(results) -> alt.Chart:
     return charts.layer_profile(
         results, lambda d: free(d[["turnover"]]).turnover, y="Jaccard index",
         title="Candidates kept from the layer before (five best tokens)", toggles={"lens": "lens"},
+        description="Jaccard index of a layer's five best tokens with those of the layer before",
     )  # fmt: skip
 
 
@@ -53,6 +57,7 @@ def emergence(results) -> alt.Chart:
     return charts.layer_profile(
         results, lambda d: free(d[["target_probability"]]).target_probability, y="probability",
         title="Probability of the token that follows", toggles={"lens": "lens"},
+        description="Probability that each layer gives to the token that follows",
     )  # fmt: skip
 
 
@@ -69,18 +74,26 @@ def minds_by_class(results, measure="late_mind_change", text="free") -> alt.Char
     }
     rows = interval_rows(results, quantities, names).dropna(subset=["mean"])
     rows = rows[rows["prompts"] >= FEWEST].round(charts.DIGITS)
+    rows["token_class"] = pd.Categorical(rows["token_class"], CLASSES)
     heading, unit = MINDS[measure]
-    return variant_dots(
-        rows, "token_class", list(CLASSES), x=unit, title=f"{heading}, by class of the following token"
-    )
+    what = f"{heading} ({unit}), by class of the following token, {TEXTS[text]}, raw lens, for {VARIANTS}"
+    return forest(
+        rows, column="token_class", by="variant", encodings=by_variant(), x=unit,
+        title=f"{heading}, by class of the following token", description=caption(what, rows, [BARS], each="row"),
+    )  # fmt: skip
 
 
 def commitment_by_confidence(results, text="free") -> alt.Chart:
     """Return a chart of the commitment delay IT − PT by confidence of the final prediction, raw lens, with intervals."""
     start = "delay_by_confidence" if text == "free" else "matched_delay_by_confidence"
-    rows = interval_rows(results, quantities, {f"{start}.{s}": {"stratum": s} for s in STRATA})
-    where = "free running" if text == "free" else "on IT's tokens"
-    return dots(rows, "stratum", x="IT − PT, layers", title=f"Commitment delay by confidence, {where}")
+    rows = forest_rows(
+        results, quantities, {f"{start}.{s}": {"confidence": f"{s} confidence"} for s in STRATA}
+    )
+    what = f"Delay of IT's commitment, IT − PT in layers, by confidence of the final prediction, {TEXTS[text]}, raw lens"
+    return forest(
+        rows, column="confidence", x="IT − PT, layers", title=f"Commitment delay by confidence, {TEXTS[text]}",
+        description=caption(what, rows, [BARS, ZERO], each="row"),
+    )  # fmt: skip
 
 
 @needs("neurons")
@@ -99,7 +112,10 @@ def neuron_gini(results) -> alt.Chart:
         .mark_line(point=True, strokeWidth=2)
         .encode(x=layers_axis(), y=y, tooltip=tips, **by_variant())
     )
-    return panels(rows, "Concentration of neuron use by layer", onset_rule(), line)
+    return panels(
+        rows, "Concentration of neuron use by layer", onset_rule(), line, marks=[ONSET],
+        description=f"Gini coefficient of neuron use against the layer, for {VARIANTS}",
+    )  # fmt: skip
 
 
 def phase_table(results) -> pd.DataFrame:

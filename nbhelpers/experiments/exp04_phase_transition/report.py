@@ -5,6 +5,7 @@ import pandas as pd
 
 from nbhelpers.experiments.exp04_phase_transition.quantities import quantities
 from nbhelpers.report import charts
+from nbhelpers.report.captions import VARIANTS
 from nbhelpers.report.charts import by_variant, layers_axis, panels, tidy
 from nbhelpers.report.geometry_charts import TEMPLATES
 from nbhelpers.report.quantities import DIMENSIONS, named, value
@@ -28,7 +29,10 @@ def spectrum_profile(results, measure="participation_ratio") -> alt.Chart:
     ]
     line = alt.Chart().mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=2)
     line = line.encode(x=layers_axis(), y=alt.Y("mean:Q", title=title.lower()), tooltip=tips, **by_variant())
-    return panels(rows, f"{title} of each layer's cloud", line, toggles={"template": "prompts read as"})
+    return panels(
+        rows, f"{title} of each layer's cloud", line, toggles={"template": "prompts read as"},
+        description=f"{title} of the states at the prompts' ends, against the layer, for {VARIANTS}",
+    )  # fmt: skip
 
 
 def change_between_layers(results) -> alt.Chart:
@@ -40,6 +44,7 @@ def change_between_layers(results) -> alt.Chart:
 
     return charts.layer_profile(
         results, values, y="1 − cosine", title="Change of the state from layer to layer",
+        description="Change of the state at the prompt's end from the layer before, 1 − cosine",
         toggles={"template": "prompts read as"},
     )  # fmt: skip
 

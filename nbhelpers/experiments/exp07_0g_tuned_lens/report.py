@@ -7,28 +7,45 @@ import xarray as xr
 from nbhelpers.core import params
 from nbhelpers.experiments.exp07_0g_tuned_lens.quantities import quantities
 from nbhelpers.report import charts
-from nbhelpers.report.charts import IT, banded, bands, by_category, by_variant, layers_axis, panels, tidy
+from nbhelpers.report.captions import VARIANTS
+from nbhelpers.report.charts import INK, banded, bands, by_variant, layers_axis, panels, tidy
 from nbhelpers.report.quantities import named
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import number, whether
+
+LOOKS = "raw lens thin with triangles, tuned lens thick with circles"
+TEXTS = "bands are 95 % intervals of the mean over texts"
 
 
 def tuned_against_raw(results) -> alt.Chart:
     """Return a chart of held-out KL(final ‖ layer) by layer, raw and tuned lens, for PT and IT."""
     rows = tidy(results, lambda dataset: banded(dataset.kl_final_layer.rename(text="prompt")))
-    colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
-    curve = bands(layers_axis(), "KL(final ‖ layer), nats", fields=("lens", "variant", "layer"), colours=colours,
-                  **charts.root_scale())  # fmt: skip
-    return panels(rows, "Raw and tuned lens on held-out text (√ scale)", *curve)
+    curve = lens_curves("KL(final ‖ layer), nats", **charts.root_scale())
+    return panels(
+        rows, "Raw and tuned lens on held-out text (√ scale)", *curve, marks=[LOOKS, TEXTS],
+        description=f"KL(final ‖ layer), nats, on a square-root scale, against the layer, for {VARIANTS}",
+    )  # fmt: skip
+
+
+def lens_curves(y, **y_options) -> list[alt.Chart]:
+    """Return the marks of curves with bands: PT and IT by colour and dash, raw and tuned lens by thickness and shape."""
+    scale = alt.Scale(domain=["raw", "tuned"], range=["triangle-up", "circle"])
+    legend = alt.Legend(title="lens", symbolFillColor=INK, symbolStrokeColor=INK, symbolSize=80)
+    colours = by_variant() | {"shape": alt.Shape("lens:N", scale=scale, legend=legend), "detail": "lens:N"}
+    fields = ("lens", "variant", "layer")
+    band, line, points = bands(layers_axis(), y, fields=fields, colours=colours, **y_options)
+    thin, thick = (line.transform_filter(f"datum.lens === '{lens}'") for lens in ("raw", "tuned"))
+    return [band, thin.mark_line(strokeWidth=1), thick.mark_line(strokeWidth=2.5), points]
 
 
 def agreement_of_lenses(results) -> alt.Chart:
     """Return a chart of the share of held-out tokens at which a layer's top-1 token is the final one, raw and tuned lens."""
     rows = tidy(results, lambda dataset: banded(dataset.top1_agreement.rename(text="prompt")))
-    colours = by_category("lens", ["raw", "tuned"]) | {"strokeDash": by_variant()["strokeDash"]}
-    fields = ("lens", "variant", "layer")
-    curve = bands(layers_axis(), "share", fields=fields, colours=colours, axis=alt.Axis(format="%"))
-    return panels(rows, "Top-1 token agrees with the final layer's", *curve)
+    curve = lens_curves("share", axis=alt.Axis(format="%"))
+    return panels(
+        rows, "Top-1 token agrees with the final layer's", *curve, marks=[LOOKS, TEXTS],
+        description=f"Share of tokens at which a layer's top-1 token is the final one, against the layer, for {VARIANTS}",
+    )  # fmt: skip
 
 
 def learning(results) -> alt.Chart:
@@ -38,7 +55,10 @@ def learning(results) -> alt.Chart:
     y = alt.Y("mean:Q", title="validation KL, nats", scale=alt.Scale(zero=False))
     tips = ["panel:N", "variant:N", "check:Q", alt.Tooltip("mean:Q", format=".3f")]
     line = alt.Chart().mark_line(point=True).encode(x=x, y=y, tooltip=tips, **by_variant())
-    return panels(rows, "Training of the tuned lenses, mean over layers", line, y="independent")
+    return panels(
+        rows, "Training of the tuned lenses, mean over layers", line, y="independent",
+        description=f"Validation KL of the tuned lenses, nats, mean over layers, against gradient steps, for {VARIANTS}",
+    )  # fmt: skip
 
 
 def transfer(results) -> alt.Chart:
@@ -52,11 +72,15 @@ def transfer(results) -> alt.Chart:
     tips = [alt.Tooltip("panel:N", title="model"), "layer:Q", alt.Tooltip("ratio:Q", format=".2f")]
     line = (
         alt.Chart()
-        .mark_line(point=alt.OverlayMarkDef(color=IT), color=IT)
+        .mark_line(point=alt.OverlayMarkDef(color=INK), color=INK)
         .encode(x=layers_axis(), y=alt.Y("ratio:Q", title="ratio of KL"), tooltip=tips)
     )
     one = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(y=alt.datum(1))
-    return panels(rows, "IT read with PT's translators, KL over that with its own", one, line)
+    return panels(
+        rows, "IT read with PT's translators, KL over that with its own", one, line,
+        description="KL(final ‖ layer) of IT's states read with PT's translators, over that with IT's own, against the layer",
+        marks=["the dashed line marks a ratio of one"],
+    )  # fmt: skip
 
 
 def at_depth(values: xr.DataArray, share: float = 0.6) -> xr.DataArray:

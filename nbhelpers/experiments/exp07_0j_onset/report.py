@@ -6,9 +6,10 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.experiments.exp07_0j_onset.quantities import quantities
-from nbhelpers.report.charts import IT, panels, tidy
+from nbhelpers.report.charts import panels, tidy
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, percent, whether
+from nbhelpers.report.theme import FILL
 
 
 def onset_matrix(results, component="block") -> alt.Chart:
@@ -22,7 +23,7 @@ def onset_matrix(results, component="block") -> alt.Chart:
     rows["is_onset"] = (rows["layer"] == rows["first"]).astype(int)
     y = alt.Y("rule:N", sort=list(dict.fromkeys(rows["rule"])), title=None)
     x = alt.X("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelAngle=0))
-    fill = alt.Color("meets:N", scale=alt.Scale(domain=[0, 1], range=["#88888826", IT]), legend=None)
+    fill = alt.Color("meets:N", scale=alt.Scale(domain=[0, 1], range=["#88888826", FILL]), legend=None)
     cells = (
         alt.Chart()
         .mark_rect(stroke="#88888840")
@@ -35,7 +36,12 @@ def onset_matrix(results, component="block") -> alt.Chart:
     )
     mark = alt.Chart().transform_filter("datum.is_onset === 1")
     mark = mark.mark_point(shape="diamond", filled=True, size=45, color="white", opacity=1).encode(x=x, y=y)
-    return panels(rows, "Layers at which IT − PT of the δ-cosine meets a rule (◆ onset)", cells, mark)
+    of = {"block": "whole block", "attention": "attention", "mlp": "MLP"}[component]
+    return panels(
+        rows, f"Layers that meet a δ-cosine rule, {of}", cells, mark,
+        description=f"Layers (columns) at which IT − PT of the δ-cosine of the {of} meets each threshold rule (rows)",
+        marks=["filled cells meet the rule", "a diamond marks the onset under it"],
+    )  # fmt: skip
 
 
 def onset_table(results, component: str = "block") -> pd.DataFrame:

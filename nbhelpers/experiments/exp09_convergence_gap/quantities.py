@@ -22,6 +22,9 @@ from nbhelpers.report.quantities import (
 SLICES = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9, 10)}
 # Direction of the divergence → the name of its gap.
 GAPS = {"final_layer": "kl_excess", "layer_final": "kl_layer_final_excess"}
+LENSES = ("raw", "tuned")
+TEXTS = {"own": "each on its own text", "pt": "both on PT's text", "it": "both on IT's text"}
+MATCHED = {"final_layer": "matched_gap", "layer_final": "matched_layer_final_gap"}  # the same on one text
 # The study's commitment rules; it counts reversals over the cells of family, rule and lens.
 STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
 AS_PUBLISHED = {
@@ -59,6 +62,12 @@ def quantities(result: xr.Dataset) -> Quantities:
     return found | commitment_to_final_state(result) | weights(result) | clouds(result)
 
 
+def gap_name(text: str, direction: str = "final_layer", lens: str = "raw") -> str:
+    """Return the quantity that holds the late-half gap on a text, a key of `TEXTS`."""
+    start, end = (GAPS[direction], "") if text == "own" else (MATCHED[direction], f".{text}")
+    return f"{start}_late_half{end}.{lens}"
+
+
 def parts(n_layers: int) -> dict[str, range]:
     """Return the layers over which a gap is averaged, by name."""
     thirds = {f"{name}_third": layers for name, layers in depths.thirds(n_layers).items()}
@@ -74,7 +83,8 @@ def gaps(result: xr.Dataset, lens: str) -> Quantities:
         found |= shifts(moved, "nats", f"{POOLED}, paired")
     kl = result["kl_final_layer"].sel(lens=lens, drop=True)
     above, half = difference(kl.mean("prompt")).values > 0, list(depths.late_half(n))
-    shared = f"{POOLED}, shares of its layers"
+    last = f"counts the last layer, zero by definition: at most {len(half) - 1} of {len(half)} layers here"
+    shared = f"{POOLED}, shares of its layers; {last}"
     by_token = {f"kl_excess_late_half_by_token.{lens}": result.convergence_gap_tokens.sel(
         lens=lens, direction="final_layer", drop=True)}  # fmt: skip
     return (
@@ -109,7 +119,10 @@ def commitments(result: xr.Dataset, lens: str) -> Quantities:
         found |= levels({f"commitment.{name}.{v}": mean for v, mean in means.items()}, "layers")
         median = quantile_layer(of["it"]) - quantile_layer(of["pt"])
         found |= shifts({f"commitment_delay_median.{name}": median}, "layers", _as_computed(rule))
-    return found
+    stays = delay.sel(rule=f"kl_stays_{threshold(result)}", drop=True)
+    return found | shifts(
+        {f"commitment_delay_kl_stays.{lens}": stays}, "layers", "by the run's own threshold"
+    )
 
 
 def _as_computed(rule: str) -> str:
@@ -134,15 +147,15 @@ def commitment_to_final_state(result: xr.Dataset) -> Quantities:
 
 
 def matched(result: xr.Dataset, lens: str) -> Quantities:
-    """Return gaps, nats, when both models read one text, each through its own lens: KL(final ‖ layer) over the late half on
+    """Return gaps, nats, when both models read one text, each through its own lens: both directions over the late half on
     either text, and KL(layer ‖ final) over the final fifth on IT's text.
     """
     n, found = result.sizes["layer"], {}
-    for history in VARIANTS:
-        at = dict(history=history, basis="own", lens=lens, drop=True)
-        curve = result["kl_final_layer_matched"].sel(**at)
-        gap = difference(over(curve, depths.late_half(n)))
-        found |= shifts({f"matched_gap_late_half.{history}.{lens}": gap}, "nats")
+    for direction, name in MATCHED.items():
+        curves = result[f"kl_{direction}_matched"].sel(basis="own", lens=lens, drop=True)
+        for history in VARIANTS:
+            gap = difference(over(curves.sel(history=history, drop=True), depths.late_half(n)))
+            found |= shifts({f"{name}_late_half.{history}.{lens}": gap}, "nats")
     curve = result["kl_layer_final_matched"].sel(history="it", basis="own", lens=lens, drop=True)
     late, note = over(curve, depths.final_fifth(n)), "published: means over steps; here: by prompt"
     found |= levels(by_variant(f"matched_kl_final_fifth.{lens}", late), "nats", note)
@@ -186,6 +199,12 @@ def updates(result: xr.Dataset) -> Quantities:
         shifts(moved, "cosine", COSINE)
         | levels({"delta_cosine_layers_below.final_fifth": below.mean()}, "1", COSINE, centre=0.5)
         | levels(by_variant("delta_cosine_last_layer", last), "cosine", COSINE, centre=0.0)
+        | levels(
+            by_variant("delta_cosine_final_fifth", over(cosine, at["final_fifth"])),
+            "cosine",
+            COSINE,
+            centre=0.0,
+        )
         | shifts(to_final, "cosine")
         | levels(by_variant("cosine_to_final_onset", onset), "cosine")
     )
@@ -197,6 +216,7 @@ def end_point(result: xr.Dataset) -> Quantities:
     steps = (result["n_tokens"] - 1).clip(min=0).sum("prompt")
     return (
         levels(by_variant("final_entropy", last["entropy"]), "nats")
+        | shifts({"final_entropy_shift": difference(last["entropy"])}, "nats")
         | levels(by_variant("final_top1_probability", last["top1_probability"]), "1")
         | levels(by_variant("steps", steps), "steps", "fewer prompts and shorter texts than in the study")
     )

@@ -8,25 +8,30 @@ import xarray as xr
 
 from nbhelpers.core import depths
 from nbhelpers.experiments.exp11_matched_prefix.quantities import quantities
-from nbhelpers.measures.graft_shifts import by_window, shifts
-from nbhelpers.report import charts
+from nbhelpers.measures import graft_shifts
+from nbhelpers.measures.graft_shifts import shifts
+from nbhelpers.report.captions import BANDS, BARS, ONSET, ZERO, caption
 from nbhelpers.report.charts import banded, bands, layers_axis, onset_rule, panels, root_scale, tidy
 from nbhelpers.report.families import interval_table
+from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.graft_charts import (
     BASES,
+    BY_WINDOW,
     CONDITIONS,
     CONTROLS,
-    IT_HOST,
-    PT_HOST,
+    LENS,
     READOUTS,
     SIDES,
     WINDOWS,
-    grouped_dots,
+    by_host,
+    by_window,
+    change_of,
+    heading_of,
+    host_and_grafts,
     study_windows,
-    window_colour,
     window_rows,
 )
-from nbhelpers.report.quantities import interval_rows, named, value
+from nbhelpers.report.quantities import named, value
 from nbhelpers.report.sentences import grounds, sentence
 from nbhelpers.report.text import number, percent, written
 
@@ -51,16 +56,14 @@ def trajectories(results, readout="kl_layer_final") -> alt.Chart:
         return xr.concat(parts, "host")
 
     title, unit = READOUTS[readout]
-    rows, colours = (
-        tidy(results, measure),
-        {"color": window_colour({"none": PT_HOST, **WINDOWS}, "grafted window")},
-    )
     scale = root_scale() if unit == "nats" else {}
-    curve = bands(layers_axis(), unit, unit, fields=("window", "layer"), colours=colours, **scale)
+    curve = bands(layers_axis(), unit, unit, fields=("window", "layer"), colours=host_and_grafts(), **scale)
     note = " (√ scale)" if scale else ""
     return panels(
-        rows, f"{title} by layer{note}", onset_rule(), *curve, toggles={"host": "host", "lens": "lens"}
-    )
+        tidy(results, measure), f"{title} by layer{note}", onset_rule(), *curve, marks=(BANDS, ONSET),
+        toggles={"host": "host", "lens": "lens"}, defaults=LENS,
+        description=f"{title}, {unit}, against the layer, for the chosen host, in its model's colour, and {BY_WINDOW}",
+    )  # fmt: skip
 
 
 def final_fifth(values: xr.DataArray) -> xr.DataArray:
@@ -77,17 +80,15 @@ def window_shifts(results, readout="kl_layer_final") -> alt.Chart:
         parts = {name: final_fifth(study_windows(shifted, basis=key)[readout]) for key, name in BASES.items()}
         return xr.concat(parts.values(), xr.IndexVariable("basis", list(parts)))
 
-    rows = window_rows(results, values)
+    rows = window_rows(results, values, pool=True)
     toggles = {"lens": "lens", "basis": "read through the lens of"} if "lens" in rows else None
     rows = rows if toggles else rows[rows["basis"] == BASES["host"]]
-    return grouped_dots(
-        rows,
-        "side",
-        x=unit,
-        title=f"{title}, change in the final fifth",
-        colour=window_colour(),
-        toggles=toggles,
-    )
+    what = f"Change of {change_of(readout)}, {BY_WINDOW} and host"
+    return forest(
+        rows, column="side", by="window", encodings=by_window(), x=unit, toggles=toggles, defaults=LENS,
+        title=heading_of(readout),
+        description=caption(what, rows, [BARS, ZERO], toggles or (), each="row"),
+    )  # fmt: skip
 
 
 def controls(results, readout="kl_layer_final") -> alt.Chart:
@@ -98,21 +99,17 @@ def controls(results, readout="kl_layer_final") -> alt.Chart:
             "control": CONTROLS[control],
             "lens": lens,
         }
-        for side, place in reversed(SIDES.items())
-        for control in CONTROLS
         for lens in ("raw", "tuned")
+        for control in CONTROLS
+        for side, place in SIDES.items()
     }
-    rows = interval_rows(results, quantities, names).dropna(subset=["mean"]).round(charts.DIGITS)
-    rows = rows.sort_values("side", kind="stable")
+    rows = forest_rows(results, quantities, names)
     title, unit = READOUTS[readout]
-    hosts = {SIDES["sufficiency"]: WINDOWS["late"], SIDES["necessity"]: IT_HOST}
-    scale = alt.Scale(domain=list(hosts), range=list(hosts.values()))
-    colour = alt.Color(
-        "side:N", scale=scale, legend=alt.Legend(title=None, symbolType="circle", symbolSize=60)
-    )
-    return grouped_dots(
-        rows, "control", x=unit, title=f"{title}, late window and its controls", colour=colour, by="side",
-        toggles={"lens": "lens"}, sort=list(CONTROLS.values()),
+    what = f"Change of {change_of(readout)}, by the late graft and its controls, in PT (blue, dashed) and IT (orange, solid)"
+    return forest(
+        rows, column="control", by="side", encodings=by_host(), x=unit, toggles={"lens": "lens"}, defaults=LENS,
+        title=f"{title}, late window and its controls",
+        description=caption(what, rows, [BARS, ZERO], ["lens"], each="row"),
     )  # fmt: skip
 
 
@@ -139,19 +136,17 @@ def sliding(results, readout="kl_layer_final") -> alt.Chart:
     title, unit = READOUTS[readout]
     rows = sweep_rows(results, readout, lambda name: name[0].isdigit())
     rows["centre"] = rows["first"] + (rows["width"] - 1) / 2
-    hosts = {SIDES["sufficiency"]: PT_HOST, SIDES["necessity"]: IT_HOST}
-    legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
-    scale = alt.Scale(domain=list(hosts), range=list(hosts.values()))
-    colours = {"color": alt.Color("side:N", scale=scale, legend=legend)}
     name = "centre of the window, layer"
     x = alt.X("centre:Q", title=name, scale=alt.Scale(nice=False, zero=False))
     onset = alt.Chart().mark_rule(strokeDash=[1, 3]).encode(x=alt.X("mean(onset):Q", title=name))
-    curve = bands(x, unit, unit, fields=("side", "sweep"), colours=colours)
+    curve = bands(x, unit, unit, fields=("side", "sweep"), colours=by_host())
     zero = alt.Chart().mark_rule().encode(y=alt.datum(0))
     width = int(rows["width"].iloc[0])
     return panels(
-        rows, f"{title}, change in the final fifth by a window of {width} layers", onset, zero, *curve,
-        toggles={"lens": "lens"},
+        rows, f"{heading_of(readout)} by a window of {width} layers", onset, zero, *curve,
+        description=f"Change of {change_of(readout)}, against the centre of a window of {width} layers, for IT's MLPs in "
+        "PT (blue, dashed) and PT's MLPs in IT (orange, solid)",
+        marks=(BANDS, ONSET), toggles={"lens": "lens"}, defaults=LENS,
     )  # fmt: skip
 
 
@@ -161,15 +156,13 @@ def widths(results, readout="kl_layer_final") -> alt.Chart:
     rows = sweep_rows(results, readout, lambda name: not name[0].isdigit())
     rows["window"] = rows["sweep"].str.split("_").str[0]
     x = alt.X("width:Q", title="layers replaced", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False))
-    curve = bands(x, unit, unit, fields=("window", "width"), colours={"color": window_colour()})
+    curve = bands(x, unit, unit, fields=("window", "width"), colours=by_window())
     zero = alt.Chart().mark_rule().encode(y=alt.datum(0))
     return panels(
-        rows,
-        f"{title}, change in the final fifth by width",
-        zero,
-        *curve,
-        toggles={"side": "graft", "lens": "lens"},
-    )
+        rows, f"{heading_of(readout)} by width", zero, *curve, marks=[BANDS],
+        description=f"Change of {change_of(readout)}, against the number of layers, {BY_WINDOW}, for the chosen graft",
+        toggles={"side": "graft", "lens": "lens"}, defaults=LENS,
+    )  # fmt: skip
 
 
 def teachers(results, readout="kl_layer_final") -> alt.Chart:
@@ -178,15 +171,20 @@ def teachers(results, readout="kl_layer_final") -> alt.Chart:
     def values(dataset):
         parts = []
         for teacher in ("it", "pt"):
-            one = by_window(shifts(dataset[[readout]].sel(teacher=teacher, drop=True)))
+            one = graft_shifts.by_window(shifts(dataset[[readout]].sel(teacher=teacher, drop=True)))
             one = final_fifth(one.sel(basis="host", window=list(WINDOWS), drop=True)[readout])
             parts.append(one)
         return xr.concat(parts, xr.IndexVariable("teacher", ["IT's replies", "PT's replies"]))
 
+    rows, toggles = window_rows(results, values, pool=True), {"side": "graft", "lens": "lens"}
     title, unit = READOUTS[readout]
-    return grouped_dots(
-        window_rows(results, values), "teacher", x=unit, title=f"{title}, change in the final fifth by teacher",
-        colour=window_colour(), toggles={"side": "graft", "lens": "lens"},
+    what = (
+        f"Change of {change_of(readout)}, by whose replies are forced and {BY_WINDOW}, for the chosen graft"
+    )
+    return forest(
+        rows, column="teacher", by="window", encodings=by_window(), x=unit, toggles=toggles, defaults=LENS,
+        title=f"{heading_of(readout)} by teacher",
+        description=caption(what, rows, [BARS, ZERO], toggles, each="row"),
     )  # fmt: skip
 
 

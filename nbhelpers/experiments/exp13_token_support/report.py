@@ -10,14 +10,17 @@ from nbhelpers.experiments.exp13_token_support import support
 from nbhelpers.experiments.exp13_token_support.correlates import OF_UPDATES
 from nbhelpers.experiments.exp13_token_support.quantities import quantities
 from nbhelpers.report import charts
+from nbhelpers.report.captions import BARS, ZERO, caption
+from nbhelpers.report.charts import IT, PT, by_category
 from nbhelpers.report.families import POOL, is_dense
+from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
-    IT_HOST,
-    PT_HOST,
+    BY_WINDOW,
+    LENS,
     SIDES,
+    WINDOW_SHAPES,
     WINDOWS,
-    grouped_dots,
-    window_colour,
+    by_window,
     window_rows,
 )
 from nbhelpers.report.quantities import kept, named, value
@@ -32,7 +35,18 @@ CLASSES = {
     "content": "content",
     "other": "other scripts",
 }
-ROLES = {"displaced": "#c44e52", "supported": "#4c8fd0"}
+ROLES = ("displaced", "supported")
+CHANGED = {
+    f"{letter}_{window}": f"{donor}'s {window} MLPs in {host}"
+    for letter, donor, host in (("B", "IT", "PT"), ("D", "PT", "IT"))
+    for window in WINDOWS
+}
+GAINS = {
+    "log_rank_gain": "ln rank gained",
+    "log_probability_gain": "nats gained",
+    "rank_gain": "ranks gained",
+}
+SCALES = {"cosine": "cosine", "projection": "length of the projection"}
 FEATURES = {
     "support_teacher": "towards the teacher's token",
     "anti_top1": "against the leading token",
@@ -43,8 +57,14 @@ FEATURES = {
 }
 GIVEN = {"nothing": "nothing", "late_entropy": "entropy of these layers", "final_entropy": "final entropy"}
 KINDS = {"level": "level", "within_prompt": "within prompts", "shift": "shift from the baseline"}
-READERS = {"A'": ("PT", PT_HOST), "B_late": ("PT with IT's late MLPs", WINDOWS["late"]),
-           "D_late": ("IT with PT's late MLPs", "#9467bd"), "C": ("IT", IT_HOST)}  # fmt: skip
+# Condition → its name, its host's colour, its shape: that of the grafted window, or of none.
+READERS = {
+    "A'": ("PT", PT, WINDOW_SHAPES["none"]),
+    "B_late": ("PT with IT's late MLPs", PT, WINDOW_SHAPES["late"]),
+    "D_late": ("IT with PT's late MLPs", IT, WINDOW_SHAPES["late"]),
+    "C": ("IT", IT, WINDOW_SHAPES["none"]),
+}
+LOOKS = "for PT and IT (diamonds, blue and orange) and for each with the other's late MLPs (circles in the host's colour)"
 
 
 def displaced(results, condition="B_late") -> alt.Chart:
@@ -56,14 +76,14 @@ def displaced(results, condition="B_late") -> alt.Chart:
         frame = one.sel(token_class=list(CLASSES)).to_dataframe().reset_index()
         found.append(frame.assign(panel=panel, prompts=dataset.sizes["prompt"]))
     rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)
-    rows["token_class"] = rows["token_class"].map(CLASSES)
-    legend = alt.Legend(title=None, symbolType="circle", symbolSize=60)
-    colour = alt.Color(
-        "role:N", scale=alt.Scale(domain=list(ROLES), range=list(ROLES.values())), legend=legend
-    )
-    return grouped_dots(
-        rows, "token_class", x="share of replaced top-1 tokens", colour=colour, by="role", sort=list(CLASSES.values()),
-        title=f"Top-1 tokens displaced and supported, {condition}", toggles={"lens": "lens"},
+    rows["token_class"] = pd.Categorical(rows["token_class"].map(CLASSES), CLASSES.values())
+    graft = CHANGED[condition]
+    what = f"Share of each class among the top-1 tokens that the graft ({graft}) displaces ▼ and those that it supports ▲"
+    return forest(
+        rows, column="token_class", by="role", x="share of replaced top-1 tokens", toggles={"lens": "lens"}, defaults=LENS,
+        encodings=by_category("role", ROLES, shapes=("triangle-down", "triangle-up")),
+        title=f"Top-1 tokens displaced and supported, {graft}",
+        description=caption(what, rows, ["bars are intervals over prompts"], ["lens"], each="row"),
     )  # fmt: skip
 
 
@@ -81,24 +101,20 @@ def gains(results, gain="log_rank_gain", letter="B") -> alt.Chart:
 
     rows = window_rows(results, values)
     rows = rows[rows["prompts"] >= 5]
-    rows["token_class"] = rows["token_class"].map(CLASSES)
-    grafted = SIDES["sufficiency" if letter == "B" else "necessity"]
-    names = {
-        "log_rank_gain": "ln rank gained",
-        "log_probability_gain": "nats gained",
-        "rank_gain": "ranks gained",
-    }
-    return grouped_dots(
-        rows, "token_class", x=names[gain], title=f"Gain of the teacher's token, {grafted}", colour=window_colour(),
-        toggles={"lens": "lens"}, sort=list(CLASSES.values()),
+    rows["token_class"] = pd.Categorical(rows["token_class"].map(CLASSES), CLASSES.values())
+    grafted, name = SIDES["sufficiency" if letter == "B" else "necessity"], GAINS[gain]
+    what = f"Gain of the teacher's token at later steps ({name}), {grafted}, by its class and {BY_WINDOW}"
+    return forest(
+        rows, column="token_class", by="window", encodings=by_window(), x=name, toggles={"lens": "lens"}, defaults=LENS,
+        title=f"Gain of the teacher's token, {grafted}",
+        description=caption(what, rows, [BARS, ZERO], ["lens"], each="row"),
     )  # fmt: skip
 
 
-def reader_colour(field="reader") -> alt.Color:
-    """Return the colour encoding of the four conditions in `READERS`."""
-    names, colours = zip(*READERS.values())
-    legend = alt.Legend(title=None, symbolType="circle", symbolOpacity=1, symbolSize=60)
-    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=legend)
+def by_reader(field="reader") -> dict:
+    """Return the encodings of the four conditions in `READERS`: the host's colour, a shape for what is grafted into it."""
+    names, colours, shapes = zip(*READERS.values())
+    return by_category(field, names, colours=colours, shapes=shapes)
 
 
 def pushes(results, scale="cosine") -> alt.Chart:
@@ -106,13 +122,14 @@ def pushes(results, scale="cosine") -> alt.Chart:
 
     def values(dataset):
         one = dataset[scale].sel(measured=list(READERS)).mean("layer").reset_coords(drop=True)
-        return one.assign_coords(measured=[name for name, _ in READERS.values()])
+        return one.assign_coords(measured=[name for name, *_ in READERS.values()])
 
     rows = window_rows(results, values)
     rows["axis"] = rows["axis"].map(FEATURES)
-    return grouped_dots(
-        rows, "axis", x=scale, title="Late MLP updates along three axes", colour=reader_colour("measured"),
-        by="measured", sort=list(FEATURES.values()),
+    what = f"Late MLP updates along three axes ({SCALES[scale]}), mean over the final fifth, {LOOKS}"
+    return forest(
+        rows, column="axis", by="measured", encodings=by_reader("measured"), x=SCALES[scale],
+        title="Late MLP updates along three axes", description=caption(what, rows, [BARS, ZERO], each="row"),
     )  # fmt: skip
 
 
@@ -129,11 +146,13 @@ def related(results) -> alt.Chart:
     rows = pd.concat(found, ignore_index=True).dropna(subset=["mean"]).round(charts.DIGITS)
     rows["feature"], rows["given"] = rows["feature"].map(FEATURES), rows["given"].map(GIVEN)
     rows["kind"] = rows["kind"].map(KINDS)
-    rows["measured"] = rows["measured"].map({key: name for key, (name, _) in READERS.items()})
-    return grouped_dots(
-        rows, "feature", x="Pearson r", title="Late updates and late KL(layer ‖ own final)", by="measured",
-        colour=reader_colour("measured"), toggles={"kind": "r of the", "given": "held fixed", "lens": "lens"},
-        sort=list(FEATURES.values()),
+    rows["measured"] = rows["measured"].map({key: name for key, (name, *_) in READERS.items()})
+    what = f"Pearson's r of late updates with late KL(layer ‖ own final), by what is measured of the updates, {LOOKS}"
+    toggles = {"kind": "r of the", "given": "held fixed", "lens": "lens"}
+    return forest(
+        rows, column="feature", by="measured", encodings=by_reader("measured"), x="Pearson's r", toggles=toggles,
+        title="Late updates and late KL(layer ‖ own final)", defaults=LENS,
+        description=caption(what, rows, ["bars are intervals over prompts", ZERO], toggles, each="row"),
     )  # fmt: skip
 
 
@@ -145,14 +164,16 @@ def late_wins(results) -> alt.Chart:
         one = dataset.late_win.sel(part="later", reader=names, token_class=list(CLASSES)).reset_coords(
             drop=True
         )
-        return one.assign_coords(reader=[name for name, _ in READERS.values()])
+        return one.assign_coords(reader=[name for name, *_ in READERS.values()])
 
     rows = window_rows(results, values)
     rows = rows[rows["prompts"] >= 5]
-    rows["token_class"] = rows["token_class"].map(CLASSES)
-    return grouped_dots(
-        rows, "token_class", x="share of steps", title="Teacher's token first ranked first in the final fifth",
-        colour=reader_colour(), by="reader", toggles={"lens": "lens"}, sort=list(CLASSES.values()),
+    rows["token_class"] = pd.Categorical(rows["token_class"].map(CLASSES), CLASSES.values())
+    what = f"Share of steps at which a layer of the final fifth first ranks the teacher's token first, by its class, {LOOKS}"
+    return forest(
+        rows, column="token_class", by="reader", encodings=by_reader(), x="share of steps", toggles={"lens": "lens"},
+        title="Teacher's token first ranked first in the final fifth", defaults=LENS,
+        description=caption(what, rows, [BARS], ["lens"], each="row"),
     )  # fmt: skip
 
 

@@ -8,14 +8,21 @@ import xarray as xr
 from nbhelpers.core import stats
 from nbhelpers.experiments.exp14_symmetric_causality.quantities import quantities
 from nbhelpers.report import charts
+from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import panels
-from nbhelpers.report.families import POOL, interval_table, is_dense, pooled
+from nbhelpers.report.families import POOL, interval_table, is_dense
+from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
     BASES,
+    BY_WINDOW,
+    LENS,
     READOUTS,
     SIDES,
+    WHOLE,
     WINDOWS,
-    grouped_dots,
+    by_window,
+    change_of,
+    heading_of,
     window_colour,
     window_rows,
 )
@@ -42,19 +49,15 @@ SHORT = {
 
 
 def causality_rows(results, readout: str) -> pd.DataFrame:
-    """Return a table of means and intervals of one read-out in the final fifth, by panel (side), family and choice.
+    """Return a table of means and intervals of one read-out in the final fifth, by panel, side, window and choice.
 
-    With two or more dense families, their pool, averaged prompt by prompt, is added as a family.
+    With two or more dense pairs, their pool, averaged prompt by prompt, is the last panel.
     """
 
     def values(dataset):
         return dataset["shift"].sel(region="final_fifth", readout=readout, drop=True).astype(float)
 
-    families = dict(results)
-    if sum(map(is_dense, results.values())) > 1:
-        pool = pooled(results, values)
-        families[POOL] = xr.Dataset({"shift": pool.expand_dims(region=["final_fifth"], readout=[readout])})
-    rows = window_rows(families, values).rename(columns={"panel": "family", "side": "panel"})
+    rows = window_rows(results, values, pool=True)
     return rows.assign(basis=rows["basis"].map(BASES))
 
 
@@ -63,13 +66,15 @@ def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
 
     The reader chooses the lens and its model, if the read-out has a lens. The region is the final fifth of the layers.
     """
-    rows, (title, unit) = causality_rows(results, readout), READOUTS[readout]
+    rows, (_, unit) = causality_rows(results, readout), READOUTS[readout]
     toggles = {"lens": "lens", "basis": "read through the lens of"}
     if readout in LENSLESS:
-        rows, toggles = rows[(rows["lens"] == "raw") & (rows["basis"] == BASES["host"])], None
-    return grouped_dots(
-        rows, "family", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(), toggles=toggles,
-        width=290,
+        rows, toggles = rows[(rows["lens"] == "raw") & (rows["basis"] == BASES["host"])], {}
+    what = f"Change of {change_of(readout)}, {BY_WINDOW} and host"
+    return forest(
+        rows, column="side", by="window", encodings=by_window(), x=unit, toggles=toggles, defaults=LENS,
+        title=heading_of(readout),
+        description=caption(what, rows, [BARS, ZERO], toggles, each="row"),
     )  # fmt: skip
 
 
@@ -104,15 +109,16 @@ def strongest(results) -> alt.Chart:
         .encode(
             x=x,
             y=y,
-            color=window_colour({**WINDOWS, "none": "#b8b8b8"}, symbol="square"),
+            color=window_colour(),
             order=alt.Order("rank:O"),
             tooltip=tips,
         )
     )
-    return panels(rows, "Which window is the strongest?", bar, toggles={"side": "graft", "lens": "lens"})
-
-
-WHOLE = ("commitment", "nll")  # read-outs without a region
+    return panels(
+        rows, "Which window is the strongest?", bar, toggles={"side": "graft", "lens": "lens"}, defaults=LENS,
+        description="Probability that each window changes a read-out most in the study's direction, for the chosen graft",
+        marks=["bars stack early, mid, late and none of them, from left to right"],
+    )  # fmt: skip
 
 
 def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
