@@ -15,10 +15,16 @@ THIRDS = {"first third": (0, 1 / 3), "middle third": (1 / 3, 2 / 3), "last third
 
 def text(spec: dict) -> str:
     """Return a chart's title, its description, and for each data set its number of rows and its `summary`."""
-    title = spec.get("title", "untitled")
-    lines = [f"<chart: {title['text'] if isinstance(title, dict) else title}>", spec.get("description", "")]
+    lines = [f"<chart: {title(spec)}>", spec.get("description", "")]
     lines += [summary(table) for table in tables(spec)]
     return "\n".join(line for line in lines if line)
+
+
+def title(spec: dict) -> str:
+    """Return a chart's title on one line."""
+    found = spec.get("title", "untitled")
+    found = found["text"] if isinstance(found, dict) else found
+    return found if isinstance(found, str) else " ".join(found)
 
 
 def tables(spec: dict) -> list[pd.DataFrame]:
@@ -56,9 +62,13 @@ def summary(table: pd.DataFrame) -> str:
 
 def _series(table: pd.DataFrame) -> dict[str, pd.Series]:
     """Return {name: mask of rows} of all rows, of each series, and of thirds of the layers where there is a layer."""
-    found = {"all": pd.Series(True, table.index)}
+    found, known = {"all": pd.Series(True, table.index)}, set()
     for name in table.select_dtypes(exclude="number"):
-        if 1 < table[name].nunique() <= SERIES:
+        parts = tuple(pd.factorize(table[name])[0])
+        if (
+            1 < table[name].nunique() <= SERIES and parts not in known
+        ):  # a label of a series has the same rows
+            known.add(parts)
             found |= {str(value): table[name] == value for value in table[name].dropna().unique()}
     if "layer" in table and table["layer"].nunique() >= len(THIRDS):
         first, last = table["layer"].min(), table["layer"].max()

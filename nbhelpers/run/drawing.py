@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
+from nbhelpers.report import chart_text
+
 SVG = "http://www.w3.org/2000/svg"
 # What only screen readers, styles and pointers use; a drawing of a code host has a title instead.
 DROPPED = ("class", "role", "pointer-events", "aria-label", "aria-hidden", "aria-roledescription")
@@ -20,8 +22,7 @@ def svg(spec: dict) -> str:
     _slim(root)
     root.set("role", "img")
     title = ElementTree.Element(f"{{{SVG}}}title")
-    named = spec.get("title", "")
-    title.text = spec.get("description") or (named["text"] if isinstance(named, dict) else named)
+    title.text = spec.get("description") or chart_text.title(spec)
     root.insert(0, title)
     return ElementTree.tostring(root, encoding="unicode")
 

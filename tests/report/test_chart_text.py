@@ -61,6 +61,13 @@ def test_a_gross_error_in_the_data_changes_the_text(rows, fault):
     assert differences(text_of(rows), text_of(fault(rows)))
 
 
+def test_a_title_of_two_lines_is_one_and_a_label_of_a_series_is_none(rows):
+    labelled = rows.assign(label=rows["variant"] + " ends at 0.4")
+    text = text_of(labelled, title=["Distance of both", "models"])
+    assert text.startswith("<chart: Distance of both models>\n") and len(text.splitlines()) == 9
+    assert sum(line.startswith(("PT", "IT")) for line in text.splitlines()) == 2
+
+
 def test_rounding_does_not(rows):
     moved = rows.assign(mean=rows["mean"] * (1 + 1e-4), low=rows["low"] + 1e-4)
     assert not differences(text_of(rows), text_of(moved))
