@@ -91,7 +91,15 @@ def test_numbers_near_zero_have_the_decimals_of_their_column_and_gaps_a_dash():
     ]
 
 
-def test_tables_are_shown_whole():
+def test_a_notebook_shows_tables_whole():
+    """IPython has a width of its own, 80 characters, at which pandas breaks lines."""
+    from IPython.core.interactiveshell import InteractiveShell
+
     wide = pd.DataFrame({f"a long heading {i}": ["x" * 80] * 100 for i in range(12)})
-    assert "..." not in repr(wide) and "…" not in repr(wide) and "\\" not in repr(wide)
-    assert len(repr(wide).splitlines()) == 101
+    shell = InteractiveShell.instance()
+    try:
+        text = shell.display_formatter.format(wide)[0]["text/plain"]
+    finally:
+        InteractiveShell.clear_instance()
+    assert not [mark for mark in ("...", "…", "\\") if mark in text]
+    assert len(text.splitlines()) == 101
