@@ -2,7 +2,7 @@
 
 pytest_plugins = ["tests.outputs"]
 # Files of minutes: begun first, in this order, they do not end alone. The browser reads what test_book has built.
-SLOWEST = ["test_book", "test_batch", "test_corruption", "test_browser"]
+SLOWEST = ["test_book", "test_batch", "test_corruption", "test_planted_errors", "test_browser"]
 
 
 def pytest_collection_modifyitems(items):
