@@ -36,10 +36,14 @@ def nbval(folder, notebooks, **environment) -> dict[str, list[str]]:
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    found = {path.parents[1].name: [] for path in notebooks}
+    found, executed = {path.parents[1].name: [] for path in notebooks}, set()
     for case in ElementTree.parse(report).iter("testcase"):
         (name,) = [each for each in found if f"{each}.notebooks" in case.get("classname")]
-        found[name] += [failure.text or failure.get("message") for failure in case.iter("failure")]
+        executed.add(name)
+        found[name] += [
+            fault.text or fault.get("message") for kind in ("failure", "error") for fault in case.iter(kind)
+        ]
+    assert executed == set(found)
     return found
 
 
