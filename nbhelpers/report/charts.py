@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import depths, stats
+from nbhelpers.report import chart_text
 from nbhelpers.report.captions import BANDS, ONSET, VARIANTS, caption
 from nbhelpers.report.theme import CATEGORIES, DASHES, INK, IT, PANEL, PT, SHAPES, SINGLE
 
@@ -38,9 +39,8 @@ ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
 
 
 def spec_renderer(spec, **metadata):
-    """Return a chart's specification under the one MIME type that both JupyterLab and the book draw."""
-    title = spec.get("title", "untitled")
-    return {VEGALITE: spec, "text/plain": f"<chart: {title['text'] if isinstance(title, dict) else title}>"}
+    """Return a chart's specification under the one MIME type that both JupyterLab and the book draw, and its text."""
+    return {VEGALITE: spec, "text/plain": chart_text.text(spec)}
 
 
 alt.renderers.register("spec", spec_renderer)
