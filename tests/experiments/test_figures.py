@@ -104,7 +104,7 @@ FIGURES = {
 PARTS = {"entropy_note", "onset_rule", "panels", "chosen", "layer_profile", "shift_profile", "training_loss"}
 FORESTS = {
     "gap_intervals", "confidence_gap", "category_gap", "delay_intervals", "breadth_fits", "minds_by_class",
-    "minds_matched", "commitment_by_confidence", "commitment_matched",
+    "minds_matched", "commitment_by_confidence", "commitment_matched", "update_levels",
 }  # fmt: skip
 
 

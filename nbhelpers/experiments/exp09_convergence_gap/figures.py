@@ -30,7 +30,7 @@ from nbhelpers.report.charts import (
     rule_title,
     shift_profile,
     tidy,
-)
+)  # fmt: skip
 from nbhelpers.report.forest import forest, forest_rows
 
 COMPONENTS = {"block": "whole block", "attention": "attention", "mlp": "MLP"}
@@ -156,12 +156,8 @@ def shares(results, rule=None) -> pd.DataFrame:
 
 def step_tips(share: str) -> list:
     """Return the tooltips for a share of steps at a layer."""
-    return [
-        alt.Tooltip("panel:N", title="model"),
-        "variant:N",
-        "layer:Q",
-        alt.Tooltip(f"{share}:Q", format=".1%"),
-    ]
+    titles = [alt.Tooltip("panel:N", title="model"), "variant:N", "layer:Q"]
+    return [*titles, alt.Tooltip(f"{share}:Q", format=".1%")]
 
 
 def commitment_histograms(results, rule=None) -> alt.Chart:
@@ -211,12 +207,8 @@ def threshold_sensitivity(results, family="kl_stays") -> alt.Chart:
         thresholds = [float(rule.rsplit("_", 1)[1]) for rule in rules]
         return banded(depth.rename(rule="threshold").assign_coords(threshold=thresholds))
 
-    x = alt.X(
-        "threshold:Q",
-        title="threshold τ, nats",
-        scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(values=KL_TICKS),
-    )
+    scale, axis = alt.Scale(type="log", nice=False), alt.Axis(values=KL_TICKS)
+    x = alt.X("threshold:Q", title="threshold τ, nats", scale=scale, axis=axis)
     curve = bands(x, "commitment layer / L", fields=("variant", "threshold"))
     title = "Commitment depth against the KL threshold"
     what = (
@@ -335,12 +327,8 @@ def cosine_heat(results) -> alt.Chart:
     y = alt.Y("layer:O", title="layer", sort="descending", axis=alt.Axis(labelOverlap=True))
     scale = alt.Scale(domain=[-1, 0, 1], range=DIVERGING, clamp=True)
     fill = alt.Color("cosine:Q", scale=scale, legend=alt.Legend(title="δ-cosine", gradientLength=120))
-    tips = [
-        alt.Tooltip("panel:N", title="model"),
-        "token:O",
-        "layer:O",
-        alt.Tooltip("cosine:Q", format=".3f"),
-    ]
+    tips = [alt.Tooltip("panel:N", title="model"), "token:O", "layer:O"]
+    tips.append(alt.Tooltip("cosine:Q", format=".3f"))
     cells, lists = alt.Chart().mark_rect().encode(x=x, y=y, color=fill, tooltip=tips), ("token", "cosine")
     title, toggles = "δ-cosine by layer and step", {"variant": "model"}
     return panels(
