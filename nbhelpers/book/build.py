@@ -72,15 +72,16 @@ def across_page(notebook: Path, note: str, tail: str) -> str:
 def model_page(notebook: Path, across: str, title: str, note: str, tail: str) -> str:
     """Return a model's executed notebook as a page: the model's title in the heading, then `note`, then the pair's answer.
 
-    The answer is the cells named `verdict` and `matrix`, moved up and without their code. Links to `across` lead one folder
-    up; `tail` is the last cell.
+    The answer is the cells named `verdict` and `matrix`, moved up and without their code. Links to `across` and to source lead
+    one folder farther up; `tail` is the last cell.
     """
     book, heading, rest = headed(notebook)
     first = markdown_cell("title", f"{heading.rstrip()}: {title}\n\n{note}\n")
     answer, others = answer_first(book["cells"][1:])
     opening = [markdown_cell("opening", rest)] if rest.strip() else []
     book["cells"] = [first, *answer, *opening, *others, markdown_cell("tail", tail)]
-    return json.dumps(book, ensure_ascii=False).replace(f"]({across}", f"](../{across}")
+    page = json.dumps(book, ensure_ascii=False).replace(f"]({across}", f"](../{across}")
+    return page.replace('href=\\"../source/', 'href=\\"../../source/')
 
 
 def answer_first(cells: list[dict]) -> tuple[list[dict], list[dict]]:

@@ -1,9 +1,12 @@
 """The book builds from executed notebooks without a warning, whole, offline, and says what is missing."""
 
 import json
+import random
 import re
 import shutil
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -173,6 +176,30 @@ def test_every_link_within_the_book_leads_to_a_page_and_an_anchor_of_it(book_roo
             if not target.exists() or (anchor and "=" not in anchor and anchor not in anchors[target]):
                 broken.append(f"{page.relative_to(html)}: {link}")
     assert broken == []
+
+
+def test_three_clicks_lead_to_any_claim_s_value_figure_and_source(book_root):
+    html = book_root / "_build/html"
+    first = (html / "index.html").read_text()
+    claims = pd.read_csv(params.ROOT / "params/published.csv")["id"]
+    found = {}
+    for key in KEYS:
+        place = f"runs/{Path(params.experiment(key).across).stem}.html"
+        assert f'href="{place}"' in first  # the first click
+        page = (html / place).read_text()
+        for claim in claims[claims.str.startswith(f"{key}.")]:
+            if f' id="{claim}"' in page:
+                found[claim] = page
+    drawn = random.Random(0).sample(sorted(found), 10)
+    for claim in drawn:  # the second click goes to the ledger, the third from its row to figure or source
+        page, at = found[claim], found[claim].index(f' id="{claim}"')
+        row = page[page.rindex("<tr", 0, at) : page.index("</tr>", at)]
+        links = re.findall(r'href="([^"]+)"', row)
+        figure = next(link for link in links if link.startswith("#"))
+        source = next(link for link in links if link.startswith("../source/"))
+        assert f'id="{figure[1:]}"' in page
+        module, line = source.removeprefix("../").split("#")
+        assert f'id="{line}"' in (html / module).read_text()
 
 
 @pytest.mark.slow
