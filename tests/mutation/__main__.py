@@ -75,15 +75,14 @@ def run(chosen: list[Mutant], records: dict, options) -> None:
         process.start()
     near = {path for each in chosen for path in reach.tests_of(ROOT, each.file, NEAREST)}
     tests = {path.relative_to(ROOT).as_posix() for path in near}
-    new = [test for test in sorted(tests) if records["unharmed"].get(test) != unplanted_digest(test)]
-    red: set[str] = set()
+    earlier = records["unharmed"]
+    new = [t for t in sorted(tests) if earlier.get(t, {}).get("made") != unplanted_digest(t)]
+    red = {t for t in tests.difference(new) if earlier[t]["status"] != "passed"}
 
     def unplanted(test, record):
-        if record["status"] == "passed":
-            records["unharmed"][test] = unplanted_digest(test)
-        else:
-            red.add(test)
+        earlier[test] = record | {"made": unplanted_digest(test)}
         write(records)
+        red.update([test] if record["status"] != "passed" else [])
         left_out = f", so left out: {record['said']}" if test in red else ""
         print(f"{record['status']:9}{record['seconds']:6.1f} s  unharmed: {test}{left_out}", flush=True)
 

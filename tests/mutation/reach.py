@@ -63,7 +63,10 @@ def distances(root: Path, start: str) -> dict[str, int]:
 
 
 def tests_of(root: Path, file: str, most: int) -> list[Path]:
-    """Return the test files that reach a file of the package, the mirrored folder's and the nearest first, `most` at most."""
+    """Return the test files that reach a file of the package, `most` at most.
+
+    First those of the mirrored folder; among them the file of its name; then the nearest by imports, small files first.
+    """
     module, ranked = module_of(root / "nbhelpers" / file, root), []
     for folder in FOLDERS:
         for path in sorted((root / "tests" / folder).glob("test_*.py")):
@@ -71,5 +74,5 @@ def tests_of(root: Path, file: str, most: int) -> list[Path]:
             if found is not None:
                 named = path.stem.startswith(f"test_{key_of(module) or Path(file).stem}")
                 mirrored = folder == Path(file).parts[0]
-                ranked.append((not named, found, not mirrored, path))
+                ranked.append((not mirrored, not named, found, path.stat().st_size, path))
     return [path for *_, path in sorted(ranked)[:most]]

@@ -142,3 +142,30 @@ def test_native_is_plain_text_for_pt_and_a_chat_turn_for_it():
     )
     found = quantities.attention(d, "native")["attention_entropy_shift.native"].values
     assert found.mean() == pytest.approx((100 + 8) - (1 + 0))
+
+
+def dense(**values):
+    """Results of pocket pairs by family, each with one value at every prompt but for a trend."""
+    results = {f: xr.Dataset(attrs={"model": f"{f}_pocket"}) for f in values}
+    return results, lambda d: xr.DataArray(values[d.attrs["model"].split("_")[0]] + VALUES, dims="prompt")
+
+
+def test_the_dense_pool_leaves_out_the_mixture_of_experts_and_is_of_several_families():
+    results, measure = dense(llama=1.0, qwen=3.0, deepseek=100.0)
+    table = families.interval_table(results, measure).set_index("family")["mean"]
+    assert (
+        table[families.POOL]
+        == pytest.approx(2 + VALUES.mean())
+        == families.pooled(results, measure).mean().item()
+    )
+    assert table["deepseek"] == pytest.approx(100 + VALUES.mean())
+    for one in (dense(llama=1.0), dense(llama=1.0, deepseek=3.0)):
+        assert families.POOL not in families.interval_table(*one)["family"].tolist()
+
+
+def test_free_running_is_each_model_on_its_own_text():
+    level = xr.DataArray(
+        [[1.0, 2.0], [3.0, 4.0]], {"variant": ["pt", "it"], "history": ["pt", "it"]}, ("variant", "history")
+    )
+    found = families.free(xr.Dataset({"x": level}))
+    assert found.x.sel(variant="pt") == 1 and found.x.sel(variant="it") == 4
