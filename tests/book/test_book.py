@@ -16,7 +16,7 @@ from nbhelpers.report import families, graft_charts
 from nbhelpers.report.charts import VEGALITE
 from tests import synthetic
 
-ACROSS = "_build/runs/pocket/exp09_convergence_gap_across.ipynb"
+ACROSS = "_build/runs/pocket/exp09_across.ipynb"
 KEYS = params.ordered()
 TITLES = list(families.family_titles("pocket").values())
 FEW_PAGES = """
