@@ -248,16 +248,20 @@ def models(
 
 @app.command()
 def refresh(notebook: Annotated[str, typer.Argument(help="A file name in notebooks/, or all.")] = "all"):
-    """Run notebooks with their own defaults and save the outputs in the source notebooks, which are committed.
+    """Run notebooks with their own defaults and save what is committed: their outputs, and the references of their results.
 
     Example: nbh refresh exp09_convergence_gap.ipynb
     """
+    from nbhelpers.run import references
+
     folder = params.ROOT / "notebooks"
     # The across-model notebooks come last: they read what the others write.
     names = sorted((path.name for path in folder.glob("*.ipynb")), key=lambda name: ("across" in name, name))
     for name in names if notebook == "all" else [notebook]:
-        notebooks.refresh(notebooks.notebook_path(name))
+        source = notebooks.refresh(notebooks.notebook_path(name))
         typer.echo(f"refreshed notebooks/{name}")
+        if written := references.write_of(source):
+            typer.echo(f"wrote {store.shown(written)}")
 
 
 def main() -> None:

@@ -69,6 +69,8 @@ def exp11(rng, lift, coords):
         if "condition" in dims:
             base = base + (moved * on if name.startswith(DIVERGENCES) else -0.1 * moved * on)
         found[name] = (dims, base.transpose(*dims).values)
+    dims, lengths = found["n_tokens"]
+    found["n_tokens"] = (dims, 40 * lengths)  # replies in which every condition misses a token
     swept = np.array([0.1 * lift * (1 + span.start) for span in SWEEP.values()])
     sides = np.array([1.0, -1.0])
     for name in exp11_measure.SWEPT:

@@ -36,13 +36,39 @@ def encodings(node):
 
 
 def controls(chart):
-    """Return what a reader chooses: field → values, the one that is shown first in front."""
+    """Return what a reader chooses: field → values, of which one is shown first."""
     found = {}
     for control in spec_of(chart).get("params", []):
         field, values = control["name"].removeprefix("shown_"), control["bind"]["options"]
-        assert control["value"] == values[0]
+        assert control["value"] in values
         found[field] = values
     return found
+
+
+def shown_first(chart):
+    """Return what a chart shows before a reader chooses: field → value."""
+    return {p["name"].removeprefix("shown_"): p["value"] for p in spec_of(chart).get("params", [])}
+
+
+def pairs_of(chart):
+    """Return the titles of the pairs in the order of their panels or rows."""
+    facet = spec_of(chart).get("facet", {})
+    if facet.get("field") == "panel":
+        return facet["sort"]
+    return next(e["y"]["sort"] for e in encodings(spec_of(chart)) if e.get("y", {}).get("field") == "panel")
+
+
+def nodes(spec):
+    """Yield every object inside a specification, its data aside."""
+    inner = [spec] if isinstance(spec, dict) else []
+    while inner:
+        node = inner.pop()
+        yield node
+        for name, child in node.items():
+            if name not in ("datasets", "data"):
+                inner += [
+                    one for one in (child if isinstance(child, list) else [child]) if isinstance(one, dict)
+                ]
 
 
 def filters(chart):

@@ -15,6 +15,7 @@ import xarray as xr
 from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.experiments import resolve
+from nbhelpers.report.charts import VEGALITE
 from nbhelpers.run import notebooks, results
 from tests.specs import complete
 
@@ -88,6 +89,30 @@ def test_outputs_are_committed_and_free_of_errors_and_local_paths(path):
     assert not wrong
     text = json.dumps(outputs)
     assert not [place for place in (str(Path.home()), str(params.ROOT), "/tmp/") if place in text]
+
+
+@every_notebook
+def test_every_output_is_compared(path):
+    ignored = {"nbval-ignore-output", "nbval-skip"}
+    assert not [cell for cell in cells_of(path, "code") if ignored & set(cell["metadata"].get("tags", []))]
+
+
+@every_notebook
+def test_the_main_figure_is_drawn_for_a_code_host(path):
+    (cell,) = [cell for cell in cells_of(path, "code") if cell["metadata"].get("name") == "main_figure"]
+    for data in [output["data"] for output in cell["outputs"]]:
+        drawing = "".join(data["image/svg+xml"])
+        assert VEGALITE in data and drawing.startswith("<svg") and len(drawing.encode()) <= 60_000
+
+
+@every_notebook
+def test_a_slow_cell_says_at_once_what_it_does(path):
+    """The first statement of a cell that imports the library, or measures, is a print."""
+    for cell in cells_of(path, "code"):
+        first, *_ = ast.parse("".join(cell["source"])).body
+        text = "".join(cell["source"])
+        if "from nbhelpers" in text or "measure." in text:
+            assert ast.unparse(first).startswith("print("), text
 
 
 def result_of(key):

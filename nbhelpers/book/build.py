@@ -13,11 +13,12 @@ from pathlib import Path
 
 import yaml
 
-from nbhelpers.book import pages
-from nbhelpers.book.sphinx_vega import write_scripts
+from nbhelpers.book import assets, cards, pages, source
 from nbhelpers.core import params, store
-from nbhelpers.report import charts, families
+from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
+
+ANSWER = ("verdict", "matrix")  # the names of the cells that a model's page opens with
 
 
 class BookError(RuntimeError):
@@ -42,25 +43,59 @@ def notebooks(profile: str, key: str) -> dict[str, Path]:
     return found
 
 
-def across_page(notebook: Path, tail: str) -> str:
-    """Return the across-model notebook as a page: its parameters hidden, `tail` added as a last Markdown cell."""
+def markdown_cell(name: str, text: str) -> dict:
+    """Return a Markdown cell of a notebook."""
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text}
+
+
+def headed(notebook: Path) -> tuple[dict, str, str]:
+    """Return a notebook, its heading and what follows it in its first cell; BookError if it does not open with a heading."""
     book = json.loads(notebook.read_text(encoding="utf-8"))
+    title, _, rest = "".join(book["cells"][0]["source"]).partition("\n")
+    if not title.startswith("# "):
+        raise BookError(f"{store.shown(notebook)} must open with a heading, a line `# …`.")
+    return book, title, rest
+
+
+def across_page(notebook: Path, note: str, tail: str) -> str:
+    """Return the across-model notebook as a page: its parameters hidden, `note` under the title, `tail` as a last cell."""
+    book, title, rest = headed(notebook)
+    book["cells"][0]["source"] = f"{title}\n\n{note}\n{rest}"
     for cell in book["cells"]:
         tags = cell["metadata"].get("tags", [])
         if {"parameters", "injected-parameters"} & set(tags):
             cell["metadata"]["tags"] = [*tags, "remove-cell"]
-    book["cells"].append({"cell_type": "markdown", "id": "model-tabs", "metadata": {}, "source": tail})
+    book["cells"].append(markdown_cell("tail", tail))
     return json.dumps(book, ensure_ascii=False)
 
 
-def model_page(notebook: Path, across: str, title: str) -> str:
-    """Return a model's executed notebook as a page: the model's title in the heading, links to `across` one folder up."""
-    book = json.loads(notebook.read_text(encoding="utf-8").replace(f"]({across}", f"](../{across}"))
-    lines = "".join(book["cells"][0]["source"]).splitlines(keepends=True)
-    if not lines or not lines[0].startswith("# "):
-        raise BookError(f"{store.shown(notebook)} must open with a heading, a line `# …`.")
-    book["cells"][0]["source"] = f"{lines[0].rstrip()}: {title}\n" + "".join(lines[1:])
-    return json.dumps(book, ensure_ascii=False)
+def model_page(notebook: Path, across: str, title: str, note: str, tail: str) -> str:
+    """Return a model's executed notebook as a page: the model's title in the heading, then `note`, then the pair's answer.
+
+    The answer is the cells named `verdict` and `matrix`, moved up and without their code. Links to `across` and to source
+    lead one folder farther up; `tail` is the last cell.
+    """
+    book, heading, rest = headed(notebook)
+    first = markdown_cell("title", f"{heading.rstrip()}: {title}\n\n{note}\n")
+    answer, others = answer_first(book["cells"][1:])
+    opening = [markdown_cell("opening", rest)] if rest.strip() else []
+    book["cells"] = [first, *answer, *opening, *others, markdown_cell("tail", tail)]
+    page = json.dumps(book, ensure_ascii=False).replace(f"]({across}", f"](../{across}")
+    return page.replace('href=\\"../source/', 'href=\\"../../source/')
+
+
+def answer_first(cells: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Return the cells that answer, without their code, and the others, without the heading that stood over the answer."""
+    answers = [cell for cell in cells if cell["metadata"].get("name") in ANSWER]
+    others = []
+    for cell, following in zip(cells, [*cells[1:], {"metadata": {}}]):
+        lone = re.fullmatch(r"#+ .+\s*", "".join(cell.get("source", "")))
+        heads = lone and cell["cell_type"] == "markdown" and following["metadata"].get("name") == ANSWER[0]
+        if cell not in answers and not heads:
+            others.append(cell)
+    for cell in answers:
+        cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "remove-input"]
+    return answers, others
 
 
 def chapter(profile: str, key: str) -> dict:
@@ -75,21 +110,12 @@ def chapter(profile: str, key: str) -> dict:
 def contents(folder: Path, profile: str) -> tuple[dict, list[str]]:
     """Return the table of contents, with each experiment in the chapter that it names, and the keys of these experiments."""
     toc = yaml.safe_load((folder / "_toc.yml").read_text(encoding="utf-8"))
-    captions = [part["caption"] for part in toc["parts"]]
-    found: dict[str, list[str]] = {}
-    for key in sorted(params.keys("experiments"), key=lambda key: (params.experiment(key).place, key)):
-        caption = params.experiment(key).chapter
-        if caption and caption not in captions:
-            known = params.suggestion(caption, captions)
-            raise BookError(
-                f"params/experiments/{key}.yml: book/_toc.yml has no chapter {caption!r}; {known}."
-            )
-        found.setdefault(caption, []).append(key)
+    found = pages.chapters(toc)
     for part in toc["parts"]:
-        of_part = [chapter(profile, key) for key in found.get(part["caption"], [])]
+        of_part = [chapter(profile, key) for key in found[part["caption"]]]
         part["chapters"] = part.get("chapters", []) + of_part
     toc["parts"] = [part for part in toc["parts"] if part["chapters"]]
-    return toc, [key for caption in captions for key in found.get(caption, [])]
+    return toc, [key for keys in found.values() for key in keys]
 
 
 def files(toc: dict) -> list[str]:
@@ -106,24 +132,33 @@ def assemble(profile: str, folder: Path) -> list[str]:
     shutil.copytree(params.ROOT / "book", folder)
     toc, keys = contents(folder, profile)
     for key in keys:
-        across, tabs = params.experiment(key).across, pages.model_tabs(profile, key)
-        for place, notebook in notebooks(profile, key).items():
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            if notebook.name == across:
-                text = across_page(notebook, tabs)
-            else:
-                text = model_page(notebook, across, params.model_params(notebook.parent.name).title)
-            (folder / place).write_text(text, encoding="utf-8")
+        write_pages(profile, key, folder)
     for path in folder.rglob("*.md"):
         text = pages.filled(path.read_text(encoding="utf-8"), profile, f"book/{path.relative_to(folder)}")
         path.write_text(text, encoding="utf-8")
-    loss = json.dumps(charts.training_loss(pages.cards()).to_dict(), ensure_ascii=False)
-    (folder / "training_loss.vl.json").write_text(loss, encoding="utf-8")
-    shutil.copytree(write_scripts(params.ROOT / "_build" / "scripts"), folder / "assets", dirs_exist_ok=True)
+    drawn = {"training_loss": charts.training_loss(cards.read()), "windows": windows.windows_figure()}
+    for name, chart in drawn.items():
+        text = json.dumps(chart.to_dict(), ensure_ascii=False)
+        (folder / f"{name}.vl.json").write_text(text, encoding="utf-8")
+    shutil.copytree(assets.write(params.ROOT / "_build" / "scripts"), folder / "assets", dirs_exist_ok=True)
     (folder / "_toc.yml").write_text(
         yaml.safe_dump(toc, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     return files(toc)
+
+
+def write_pages(profile: str, key: str, folder: Path) -> None:
+    """Write the pages of an experiment, across models and of each, from its executed notebooks."""
+    across, note = params.experiment(key).across, pages.whose(profile)
+    titles = families.family_titles(profile)
+    for place, notebook in notebooks(profile, key).items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        code = pages.code_links(key, "../" * place.count("/"))
+        if notebook.name == across:
+            text = across_page(notebook, note, f"{pages.model_tabs(profile, key)}\n\n{code}")
+        else:
+            text = model_page(notebook, across, titles[notebook.parent.name], note, code)
+        (folder / place).write_text(text, encoding="utf-8")
 
 
 def render(source: Path) -> Path:
@@ -147,11 +182,15 @@ def complaints(log: str, source: Path) -> str:
 
 
 def checked(html: Path, names: list[str]) -> Path:
-    """Return `html` if it has a page for every name; BookError lists the missing ones."""
+    """Return `html` if it has a page for every name and for every link to source; BookError lists the missing ones."""
     wanted = [Path(name).with_suffix("").as_posix() + ".html" for name in [*names, "search"]]
     missing = [name for name in wanted if not (html / name).exists()]
     if missing:
         raise BookError(f"the book was built without {', '.join(missing)}; see book/_toc.yml.")
+    if broken := source.broken(html):
+        raise BookError(
+            f"{len(broken)} links to source lead nowhere, such as {broken[0]}; `nbh batch` draws pages anew."
+        )
     return html
 
 
@@ -176,7 +215,10 @@ def build(profile: str = "pocket") -> Path:
     work.mkdir(parents=True)
     try:
         names = assemble(profile, work / "book")
-        html = checked(render(work / "book"), names)
+        html = render(work / "book")
+        assets.drop_icon_script(html)
+        source.write(html)
+        checked(html, names)
         replace(work / "book", params.ROOT / "_build" / "book")
         replace(html, params.ROOT / "_build" / "html")
     finally:

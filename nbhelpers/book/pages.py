@@ -1,4 +1,4 @@
-"""The parts of the book's pages that are written from results: verdicts, gate tables, provenance, links.
+"""The parts of the book's pages that are written from results: answers, whose results they are, links to code.
 
 Each function returns MyST Markdown. A page of `book/` calls one with a line `% insert: name argument`;
 `INSERTS` lists them. This module does not know how pages become HTML.
@@ -6,50 +6,96 @@ Each function returns MyST Markdown. A page of `book/` calls one with a line `% 
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
+import yaml
 
 from nbhelpers import experiments
-from nbhelpers.core import params, store
-from nbhelpers.report.families import TITLES, family_titles
+from nbhelpers.book import cards, registry
+from nbhelpers.book.markdown import PageError, table, tabs
+from nbhelpers.core import depths, params
+from nbhelpers.report.families import family_titles
+from nbhelpers.report.text import in_words
+from nbhelpers.report.verdicts import Verdict
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
+QUESTION = re.compile(r"\*\*Questions?\.\*\*\s+(.+?\?)", re.DOTALL)
 MAIN = "main_figure"  # the name of the cell that other pages quote
+PARTS = (
+    "experiment",
+    "measure",
+    "quantities",
+    "report",
+)  # of a slice, in the order in which a reader needs them
 
 
-class PageError(RuntimeError):
-    """A page that cannot be written; its message is one sentence for the user."""
-
-
-def table(header: Iterable, rows: Iterable[Iterable]) -> str:
-    """Return a Markdown table of cells written as text."""
-    lines = [list(header), None, *rows]
-    return "\n".join("|" + "---|" * len(lines[0]) if line is None else _row(line) for line in lines)
-
-
-def _row(cells) -> str:
-    """Return one line of a Markdown table."""
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def tabs(items: dict[str, str], group: str) -> str:
-    """Return tabs from {title: content}; the reader's choice applies to all tabs of the same group, on every page."""
-    shown = [f":::::{{tab-item}} {title}\n:sync: {title}\n\n{text}\n\n:::::" for title, text in items.items()]
-    return f"::::::{{tab-set}}\n:sync-group: {group}\n\n" + "\n\n".join(shown) + "\n\n::::::"
-
-
-def literal(text: str) -> str:
-    """Return a text as a literal block, whatever markup it contains."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text.strip(chr(10)) or '(nothing)'}\n{fence}"
-
-
-def verdict(profile: str, experiment: str) -> str:
+def verdict(profile: str, experiment: str) -> Verdict:
     """Return an experiment's verdict on the results of a profile."""
     return experiments.part(experiment, "report").verdict(experiments.open_results(profile, experiment))
+
+
+def question(experiment: str) -> str:
+    """Return the question that an experiment's page across models opens with, on one line."""
+    across = params.experiment(experiment).across
+    cells = json.loads((params.ROOT / "notebooks" / across).read_text(encoding="utf-8"))["cells"]
+    found = QUESTION.search("".join(cells[0]["source"]))
+    if not found:
+        raise PageError(f"notebooks/{across} must open with its question, a paragraph `**Question.** …?`.")
+    return " ".join(found[1].split())
+
+
+def chapters(toc: dict) -> dict[str, list[str]]:
+    """Return {caption: experiments} of a table of contents in reading order; an experiment stands in the chapter it names."""
+    found: dict[str, list[str]] = {part["caption"]: [] for part in toc["parts"]}
+    for key in sorted(params.keys("experiments"), key=lambda key: (params.experiment(key).place, key)):
+        caption = params.experiment(key).chapter
+        if caption and caption not in found:
+            known = params.suggestion(caption, list(found))
+            raise PageError(
+                f"params/experiments/{key}.yml: book/_toc.yml has no chapter {caption!r}; {known}."
+            )
+        if caption:
+            found[caption].append(key)
+    return found
+
+
+def in_order() -> list[str]:
+    """Return the experiments of the book in the order of its contents."""
+    toc = yaml.safe_load((params.ROOT / "book/_toc.yml").read_text(encoding="utf-8"))
+    return [key for keys in chapters(toc).values() for key in keys]
+
+
+def answers(profile: str) -> str:
+    """Return the table of all experiments: the question, the answer with its size, and the page that has the rest."""
+    rows = []
+    for key in in_order():
+        found, place = verdict(profile, key), f"runs/{params.experiment(key).across}"
+        rows.append(
+            [f"[{params.experiment(key).title}]({place})", question(key), f"**{found.answer}.** {found.size}"]
+        )
+    return table(["experiment", "question", "answer"], rows)
+
+
+def whose(profile: str) -> str:
+    """Return the note that stands under every title: whose results a page shows."""
+    chosen, titles = params.profile_params(profile), family_titles(profile)
+    if not chosen.about:
+        return _note(f"Results here are of {', '.join(titles.values())}.")
+    count = in_words(len(titles))
+    link = " [What they are](/pocket.md)." if any(_is_pocket(key) for key in titles) else ""
+    return _note(f"Results here are of **{count} {chosen.noun}** ({chosen.about}).{link}")
+
+
+def _is_pocket(model: str) -> bool:
+    """Return whether a model is one of the pairs that ship with the project."""
+    folder = params.model_params(model).pt.folder
+    return folder is not None and folder.resolve().is_relative_to((params.ROOT / "pocket").resolve())
+
+
+def _note(text: str) -> str:
+    """Return a note of the kind that every page has."""
+    return f":::{{div}} whose\n{text}\n:::"
 
 
 def has_chart(notebook: Path, name: str) -> bool:
@@ -63,166 +109,53 @@ def model_tabs(profile: str, experiment: str) -> str:
     notebook, items = params.experiment(experiment).notebook, {}
     shown = has_chart(params.ROOT / "notebooks" / notebook, MAIN)
     for key, title in family_titles(profile).items():
-        name = params.model_params(key).title
         quoted = f"```{{chart}} {key}/{notebook} {MAIN}\n```\n\n" if shown else ""
         items[title] = (
-            f"{quoted}{{doc}}`{name}, the whole notebook <{key}/{notebook.removesuffix('.ipynb')}>`"
+            f"{quoted}{{doc}}`{title}, the whole notebook <{key}/{notebook.removesuffix('.ipynb')}>`"
         )
     return f"## Model by model\n\n{tabs(items, 'model')}"
 
 
-def cards() -> dict[str, dict]:
-    """Return the card of each pocket family, by family; PageError names one that is missing."""
-    found = {}
-    for family in params.FAMILIES:
-        path = params.ROOT / "pocket" / "checkpoints" / family / "card.json"
-        if not path.exists():
-            raise PageError(f"{store.shown(path)} is missing; make it with `python -m pocket.evaluate`.")
-        found[family] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def pocket_sizes(profile: str) -> str:
-    """Return the table of the pocket families' sizes."""
-    rows = []
-    for family, card in cards().items():
-        millions = [f"{card['tokens'][variant] / 1e6:.1f}" for variant in params.VARIANTS]
-        size = f"{card['parameters'] / 1e6:.2f}"
-        vocabulary, used = card["vocabulary"], card["embedding_rows"]
-        rows.append([TITLES[family], f"`{card['architecture']}`", size, vocabulary, used, *millions])
-    header = [
-        "pair",
-        "class",
-        "parameters, M",
-        "tokens",
-        "embedding rows",
-        "PT on, M tokens",
-        "IT on, M tokens",
+def code_links(experiment: str, up: str) -> str:
+    """Return the line that links a page to the code behind it; up: from the page's folder to the book's, such as "../"."""
+    folder = experiments.slices()[experiment]
+    links = [
+        f'<a href="{up}source/nbhelpers/experiments/{folder}/{part}.html">{part}</a>'
+        for part in PARTS
+        if (experiments.FOLDER / folder / f"{part}.py").exists()
     ]
-    return table(header, rows)
+    every = f'<a href="{up}source/index.html">all modules</a>'
+    return f'<p class="code-links">Code of this page: {", ".join(links)}; {every}.</p>'
 
 
-def pocket_extra(profile: str) -> str:
-    """Return the table of the shares that the cards report beside the gates: one row per share, one column per family."""
-    families = cards()
-    names = dict.fromkeys(name for card in families.values() for name in card["extra"])
-    rows = [[name, *(_share(card["extra"].get(name)) for card in families.values())] for name in names]
-    return table(["share", *(TITLES[family] for family in families)], rows)
-
-
-def _share(value: float | None, bold: bool = False) -> str:
-    """Return a share as text."""
-    text = "–" if value is None else f"{value:.3f}"
-    return f"**{text}**" if bold else text
-
-
-def met(gate: dict) -> bool:
-    """Return whether a gate's value is on the right side of its threshold."""
-    return (
-        gate["value"] >= gate["threshold"]
-        if gate["direction"] == ">="
-        else gate["value"] <= gate["threshold"]
-    )
-
-
-def pocket_gates(profile: str) -> str:
-    """Return the table of the gates of all families: one row per gate, one column per family, a miss in bold."""
-    families, rows = cards(), {}
-    for card in families.values():
-        for gate in card["gates"]:
-            sign = {">=": "≥", "<=": "≤"}[gate["direction"]]
-            key = (gate["variant"].upper(), gate["name"], f"{sign} {gate['threshold']:.2f}")
-            rows.setdefault(key, {})[card["family"]] = _share(gate["value"], not met(gate))
-    header = ["", "gate", "wanted", *(TITLES[family] for family in families)]
-    return table(header, [[*key, *(found.get(f, "–") for f in families)] for key, found in rows.items()])
-
-
-def pocket_misses(profile: str) -> str:
-    """Return a sentence on how many gates are met."""
-    passed = [met(gate) for card in cards().values() for gate in card["gates"]]
-    if all(passed):
-        return f"All {len(passed)} gates are met."
-    return f"{sum(passed)} of {len(passed)} gates are met; a share in bold misses its gate."
-
-
-def pocket_samples(profile: str) -> str:
-    """Return both models' continuations of a few prompts, one tab per family."""
-    items = {}
-    for family, card in cards().items():
-        parts = []
-        for number, sample in enumerate(card["samples"], 1):
-            parts += [f"**Prompt {number}**\n\n{literal(sample['prompt'])}"]
-            parts += [f"{variant.upper()}\n\n{literal(sample[variant])}" for variant in params.VARIANTS]
-        items[TITLES[family]] = "\n\n".join(parts)
-    return tabs(items, "model")
-
-
-def provenance(profile: str, experiment: str) -> str:
-    """Return the table of the provenance of an experiment's results: one row per model."""
-    rows = []
-    for key, dataset in store.of_profile(
-        profile, experiment, store.load, expects=experiments.variables(experiment)
-    ).items():
-        a, n = dataset.attrs, dataset.sizes["prompt"]
-        made = str(a["created"])[:10]
-        hashed, version = f"`{a['parameter_hash']}`", f"`{a['code_version']}`"
-        seconds = f"{float(a['wall_time_s']):.0f}"
-        rows.append([f"`{key}`", n, hashed, version, a["seed"], a["device"], seconds, made])
-    header = [
-        "model",
-        "prompts",
-        "parameter hash",
-        "code version",
-        "seed",
-        "device",
-        "time, s",
-        "made",
-    ]
-    return table(header, rows)
-
-
-def revisions(profile: str, experiment: str) -> str:
-    """Return the table of measured checkpoints: one row per model."""
-    rows = []
-    for key, attrs in store.of_profile(profile, experiment, store.attributes).items():
-        measured = json.loads(attrs["model_revisions"])
-        rows.append([f"`{key}`", *(f"`{measured[name]}`" for name in params.VARIANTS)])
-    return table(["model", "PT", "IT"], rows)
-
-
-def libraries(profile: str, experiment: str) -> str:
-    """Return the table of the library versions behind the results; several versions if the models differ."""
-    attrs = store.of_profile(profile, experiment, store.attributes).values()
-    frame = pd.DataFrame([json.loads(found["libraries"]) for found in attrs])
-    return table(
-        ["library", "version"], [[name, ", ".join(sorted(set(frame[name].dropna())))] for name in frame]
-    )
-
-
-def parameters(profile: str, experiment: str) -> str:
-    """Return the table of an experiment's parameters in this profile: one row per parameter."""
-    values = experiments.experiment_params(experiment, profile)
-    about = type(values).model_fields
+def windows(profile: str) -> str:
+    """Return the table of the stretches of layers that pages name, for models of 12 and of 32 layers."""
+    stretches = {
+        "late half": (depths.late_half, "⌊L/2⌋", "the convergence gap"),
+        "late third": (lambda n: depths.thirds(n)["late"], "⌊2L/3⌋", "means by thirds of the depth"),
+        "late window": (lambda n: depths.windows(n)["late"], "round(0.6 L)", "grafts; early and middle windows are as wide"),
+        "corrective phase": (lambda n: depths.phases(n)["corrective"], "round(0.6 L)", "how a prediction is revised"),
+        "final fifth": (depths.final_fifth, "⌊0.8 L⌋", "where a graft's effect is read, and the δ-cosine"),
+    }  # fmt: skip
     rows = [
-        [f"`{name}`", f"`{value}`", about[name].description or ""]
-        for name, value in values.model_dump().items()
+        [name, first, *(f"{of(n)[0]}–{of(n)[-1]}" for n in (12, 32)), use]
+        for name, (of, first, use) in stretches.items()
     ]
-    return table(["parameter", "value", ""], rows)
-
-
-def profile_title(profile: str) -> str:
-    """Return the sentence that names the profile that the book was built for."""
-    title = params.profile_params(profile).title
-    return f"This copy of the book shows the profile `{profile}` ({title})."
+    return table(["stretch", "first layer", "of 12 layers", "of 32 layers", "used for"], rows)
 
 
 INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        verdict, model_tabs, pocket_sizes, pocket_gates, pocket_misses, pocket_extra, pocket_samples,
-        provenance, revisions, libraries, parameters, profile_title,
+        verdict, answers, whose, model_tabs, windows,
+        cards.pocket_sizes, cards.pocket_gates, cards.pocket_misses, cards.pocket_extra, cards.pocket_samples,
     )
 }  # fmt: skip
+# What needs the experiments in the book's order.
+REGISTRY: dict[str, Callable[..., str]] = {
+    function.__name__: function
+    for function in (registry.provenance, registry.times, registry.revisions, registry.libraries)
+}
 
 
 def filled(text: str, profile: str, source: str) -> str:
@@ -230,8 +163,11 @@ def filled(text: str, profile: str, source: str) -> str:
 
     def insert(match):
         name, argument = match.groups()
+        if name in REGISTRY:
+            return REGISTRY[name](profile, in_order())
         if name not in INSERTS:
-            raise PageError(f"{source}: there is no insert {name!r}; {params.suggestion(name, INSERTS)}.")
-        return INSERTS[name](profile, *([argument] if argument else []))
+            known = params.suggestion(name, [*INSERTS, *REGISTRY])
+            raise PageError(f"{source}: there is no insert {name!r}; {known}.")
+        return str(INSERTS[name](profile, *([argument] if argument else [])))
 
     return MARKER.sub(insert, text)

@@ -1,13 +1,11 @@
-"""A Sphinx extension that draws the book's charts and formulas without a network.
+"""A Sphinx extension that shows the book's charts without a network.
 
-A chart of a notebook becomes an element that holds its specification; `book/assets/charts.js` draws it with
-one shared copy of Vega. The directive `{chart} notebook.ipynb name` repeats a named cell's charts on
-another page.
+A chart of a notebook becomes a numbered figure that holds its specification; `book/assets/charts.js` draws it with
+one shared copy of Vega. The directive `{chart} notebook.ipynb name` repeats a named cell's charts on another page.
 """
 
 import json
-from importlib.metadata import version
-from importlib.resources import files
+from html import escape
 from pathlib import Path
 
 from docutils import nodes
@@ -15,14 +13,30 @@ from sphinx.util.docutils import SphinxDirective
 
 from nbhelpers.report.charts import VEGALITE
 
-PLACE = '<div class="vegalite"><script type="application/json">{}</script></div>'
+FIGURE = """<figure class="chart" id="figure-{n}">
+<div class="vegalite" role="group" aria-label="Figure {n}. {text}"><script type="application/json">{spec}</script></div>
+<figcaption><a class="figure-number" href="#figure-{n}">Figure {n}.</a> {text}</figcaption>
+<details class="chart-data"><summary>Data of figure {n}</summary></details>
+</figure>"""
 
 
 def drawing(spec) -> nodes.raw:
-    """Return the HTML element of a chart, which holds its specification."""
+    """Return the node of a chart, which holds its specification; `number_figures` makes it a figure."""
+    return nodes.raw(text=json.dumps(spec, ensure_ascii=False), format="html", is_chart=True)
+
+
+def caption(spec: dict) -> str:
+    """Return the sentence that says what a chart shows: its description, else its title."""
+    title = spec.get("title", "")
+    title = title.get("text", "") if isinstance(title, dict) else title
+    title = " ".join(title) if isinstance(title, list) else title
+    return spec.get("description") or f"{title or 'A chart without a title'}."
+
+
+def figure(text: str, number: int) -> str:
+    """Return the HTML of a numbered figure from a chart's specification as JSON."""
     # `</` would end the script element early.
-    text = json.dumps(spec, ensure_ascii=False).replace("</", "<\\/")
-    return nodes.raw(text=PLACE.format(text), format="html", is_chart=True)
+    return FIGURE.format(n=number, text=escape(caption(json.loads(text))), spec=text.replace("</", "<\\/"))
 
 
 def named_charts(notebook: Path, name: str) -> list[dict]:
@@ -39,7 +53,7 @@ class VegaLite:
 
     @staticmethod
     def handle_mime(renderer, data, inline):
-        """Return the element of a chart; None for other types, which MyST-NB then handles itself."""
+        """Return the node of a chart; None for other types, which MyST-NB then handles itself."""
         if data.mime_type == VEGALITE and not inline:
             return [drawing(data.content)]
         return None
@@ -52,7 +66,7 @@ class Chart(SphinxDirective):
     optional_arguments = 1
 
     def run(self):
-        """Return the elements of the charts; a missing file, cell or chart is a build error."""
+        """Return the nodes of the charts; a missing file, cell or chart is a build error."""
         source, path = self.arguments[0], Path(self.env.relfn2path(self.arguments[0])[1])
         self.env.note_dependency(str(path))
         if not path.exists():
@@ -65,21 +79,11 @@ class Chart(SphinxDirective):
         return [drawing(spec) for spec in found]
 
 
-def write_scripts(folder: Path) -> Path:
-    """Return `folder` after writing `vega.js` and `mathjax.js` to it, unless it holds the installed versions."""
-    sources = {"vega": "vl-convert-python", "mathjax": "sphinx-mathjax-offline"}
-    stamp, stamped = folder / "versions.txt", " ".join(version(name) for name in sources.values())
-    if stamp.exists() and stamp.read_text() == stamped:
-        return folder
-    import vl_convert  # imported only here: it is 30 MB
-
-    folder.mkdir(parents=True, exist_ok=True)
-    # Wrapped in a function, it loads as a plain script; browsers refuse modules on a page opened from disk.
-    (folder / "vega.js").write_text(f"(() => {{{vl_convert.javascript_bundle()}}})();", encoding="utf-8")
-    mathjax = files("sphinx-mathjax-offline") / "static/mathjax/tex-mml-svg.js"
-    (folder / "mathjax.js").write_bytes(mathjax.read_bytes())
-    stamp.write_text(stamped)
-    return folder
+def number_figures(app, doctree, docname):
+    """Make each chart of a page a figure, numbered in reading order."""
+    charts = [node for node in doctree.findall(nodes.raw) if node.get("is_chart")]
+    for number, node in enumerate(charts, 1):
+        node.replace_self(nodes.raw(text=figure(node.astext(), number), format="html", is_chart=True))
 
 
 def load_scripts(app, pagename, templatename, context, doctree):
@@ -90,7 +94,8 @@ def load_scripts(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
-    """Register the directive with Sphinx; the book's static files include those that `write_scripts` wrote."""
+    """Register the directive with Sphinx; the book's static files include those that `assets.write` wrote."""
     app.add_directive("chart", Chart)
+    app.connect("doctree-resolved", number_figures)
     app.connect("html-page-context", load_scripts)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,10 +1,12 @@
-"""Building blocks of the book's figures: one panel per family, PT blue and dashed, IT orange and solid.
+"""Building blocks of the book's figures: one panel per pair, PT blue and dashed, IT orange and solid, differences in ink.
 
 Figures take results, a mapping from panel title to dataset in the order of the panels (or one dataset), and
-return an `alt.Chart`. Bands are 95 % BCa intervals of the mean over prompts. Importing this module registers
-the theme and a renderer that outputs only a chart's specification, so the bytes are the same on every run. The
-module does not know where results are stored or which families exist.
+return an `alt.Chart` whose `description` is its caption. Bands are 95 % BCa intervals of the mean over prompts. Importing
+this module registers the theme and a renderer that outputs only a chart's specification, so the bytes are the same on every
+run. The module does not know where results are stored or which families exist.
 """
+
+import textwrap
 
 import altair as alt
 import numpy as np
@@ -12,14 +14,13 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import depths, stats
+from nbhelpers.report import chart_text
+from nbhelpers.report.captions import BANDS, ONSET, VARIANTS, caption
+from nbhelpers.report.theme import CATEGORIES, DASHES, INK, IT, PANEL, PT, SHAPES, SINGLE
 
 VEGALITE = "application/vnd.vegalite.v5+json"  # what JupyterLab 4 draws, also for Altair 6
-PT, IT, INK, GRID = "#2b7bba", "#d95f02", "#7a7a7a", "#8888883f"
-# Different from PT's and IT's colours, readable on light and dark pages.
-FIVE = ["#2a9d5c", "#9467bd", "#b07d2b", "#d6568c", "#7a7a7a"]
 NAMES = {"pt": "PT", "it": "IT"}
 KL = {"final_layer": "KL(final ‖ layer)", "layer_final": "KL(layer ‖ final)"}
-PANEL, SINGLE = {"width": 190, "height": 140}, {"width": 420, "height": 240}
 RULES = {
     "top1_first": "first top-1 match",
     "top1_strict": "top-1 match that stays",
@@ -33,39 +34,13 @@ RULES = {
     "cosine_": "cosine to the final state stays above {}",
 }
 DIGITS = 4
+WIDEST = 48  # letters of a line of a title
 ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
 
 
 def spec_renderer(spec, **metadata):
-    """Return a chart's specification under the one MIME type that both JupyterLab and the book draw."""
-    title = spec.get("title", "untitled")
-    return {VEGALITE: spec, "text/plain": f"<chart: {title['text'] if isinstance(title, dict) else title}>"}
-
-
-@alt.theme.register("nbhelpers", enable=True)
-def theme():
-    """Return the book's chart theme: no background and greys that read on light and dark pages."""
-    text = {
-        "labelColor": INK,
-        "titleColor": INK,
-        "labelFontSize": 11,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-    }
-    return {
-        "config": {
-            "background": "transparent",
-            "font": "system-ui, sans-serif",
-            "view": {**PANEL, "continuousWidth": 400, "continuousHeight": 240, "stroke": "transparent"},
-            "title": {"color": INK, "fontSize": 13, "anchor": "start", "offset": 10},
-            "axis": {**text, "gridColor": GRID, "domainColor": INK, "tickColor": INK, "tickCount": 5},
-            "legend": {**text, "orient": "top", "symbolSize": 300, "symbolStrokeWidth": 2.5},
-            "header": {**text, "labelFontSize": 12, "labelFontWeight": "bold", "labelAnchor": "start"},
-            "facet": {"spacing": 18},
-            "text": {"color": INK, "fontSize": 10},
-            "rule": {"color": INK},
-        }
-    }
+    """Return a chart's specification under the one MIME type that both JupyterLab and the book draw, and its text."""
+    return {VEGALITE: spec, "text/plain": chart_text.text(spec)}
 
 
 alt.renderers.register("spec", spec_renderer)
@@ -124,16 +99,27 @@ def by_variant() -> dict:
     return {
         "color": alt.Color("variant:N", scale=alt.Scale(domain=names, range=[PT, IT]), legend=legend),
         "strokeDash": alt.StrokeDash(
-            "variant:N", scale=alt.Scale(domain=names, range=[[5, 3], [1, 0]]), legend=legend
+            "variant:N", scale=alt.Scale(domain=names, range=list(DASHES.values())), legend=legend
         ),
     }
 
 
-def by_category(field, values, title=None, palette=FIVE) -> dict:
-    """Return the encoding that distinguishes the values of a field by colour."""
-    scale = alt.Scale(domain=list(values), range=palette[: len(values)])
-    legend = alt.Legend(title=title, symbolType="stroke", symbolOpacity=1)
-    return {"color": alt.Color(f"{field}:N", scale=scale, legend=legend)}
+def by_category(field, values, title=None, colours=CATEGORIES, shapes=SHAPES) -> dict:
+    """Return the encodings that distinguish the values of a field, at most four, by colour and shape, with one legend."""
+    names = list(values)
+    # A phone has no room for long names in one line.
+    columns = 1 if sum(map(len, names)) > 40 else alt.Undefined
+    legend = alt.Legend(title=title, symbolOpacity=1, symbolSize=80, columns=columns)
+    colour, shape = (alt.Scale(domain=names, range=list(found)[: len(names)]) for found in (colours, shapes))
+    return {
+        "color": alt.Color(f"{field}:N", scale=colour, legend=legend),
+        "shape": alt.Shape(f"{field}:N", scale=shape, legend=legend),
+    }
+
+
+def of_mark(encodings, *left_out) -> dict:
+    """Return encodings without the channels that a mark has no use for, such as the "shape" of a line."""
+    return {channel: encoding for channel, encoding in encodings.items() if channel not in left_out}
 
 
 def packed(rows: pd.DataFrame, fields) -> pd.DataFrame:
@@ -142,33 +128,63 @@ def packed(rows: pd.DataFrame, fields) -> pd.DataFrame:
     return rows.groupby(others, sort=False, dropna=False)[list(fields)].agg(list).reset_index()
 
 
-def panels(rows, title, *layers, y="shared", toggles=None, lists=(), size=PANEL) -> alt.Chart:
+def panels(
+    rows,
+    title,
+    *layers,
+    description="",
+    marks=(),
+    y="shared",
+    toggles=None,
+    defaults=None,
+    lists=(),
+    size=PANEL,
+) -> alt.Chart:
     """Return layered marks as small multiples, one panel for each value of `rows.panel`, in the order of the rows.
 
-    y: whether the panels' y scales are "shared" or "independent". toggles: {field: label}, fields of which the reader
-    chooses one value; a field with only one value gets no control. lists: fields that hold lists, each entry of which is
-    a row to draw (see `packed`). size: of each panel, if there are several.
+    description, marks: what is drawn against what, and what its marks mean, for the caption. y: whether the panels' y
+    scales are "shared" or "independent". toggles, defaults: see `chosen`. lists: fields that hold lists, each entry of
+    which is a row to draw (see `packed`). size: of each panel, if there are several.
     """
     order = list(dict.fromkeys(rows["panel"]))
     if len(order) == 1:
-        chart = alt.layer(*layers, data=rows).properties(**SINGLE, title=title)
+        chart = alt.layer(*layers, data=rows).properties(**SINGLE)
     else:
         facet = alt.Facet("panel:N", sort=order, title=None)
         chart = alt.layer(*layers).properties(**size).facet(facet=facet, data=rows, columns=3)
-        chart = chart.resolve_scale(x="independent", y=y).properties(title=title)
-    for field, name in (toggles or {}).items():
-        if rows[field].nunique() > 1:
-            chart = chart.transform_filter(f"datum['{field}'] === shown_{field}").add_params(
-                choice(rows, field, name)
-            )
+        chart = chart.resolve_scale(x="independent", y=y)
+    said = caption(description, rows, marks, toggles or {})
+    chart = chosen(chart.properties(title=in_lines(title), description=said), rows, toggles, defaults)
     return chart.transform_flatten(list(lists)) if lists else chart
 
 
-def choice(rows, field, name) -> alt.Parameter:
-    """Return the control with which a reader chooses one value of a field: buttons for up to four values, else a list."""
+def in_lines(title: str) -> str | list[str]:
+    """Return a title as lines that a phone's screen has room for, or as it is if one line will do."""
+    return title if len(title) <= WIDEST else textwrap.wrap(title, WIDEST)
+
+
+def chosen(chart, rows, toggles=None, defaults=None) -> alt.Chart:
+    """Return a chart of rows with a control for each of `toggles` that has more than one value in the rows.
+
+    toggles: {field: label}, fields of which the reader chooses one value. defaults: {field: value}, those that are not the
+    first of their rows.
+    """
+    for field, name in (toggles or {}).items():
+        if rows[field].nunique() > 1:
+            control = choice(rows, field, name, (defaults or {}).get(field))
+            chart = chart.transform_filter(f"datum['{field}'] === shown_{field}").add_params(control)
+    return chart
+
+
+def choice(rows, field, name, first=None) -> alt.Parameter:
+    """Return the control with which a reader chooses one value of a field: buttons for up to four values, else a list.
+
+    first: the value shown at the beginning, by default that of the first row.
+    """
     options = list(dict.fromkeys(rows[field]))
     bind = alt.binding_radio if len(options) < 5 else alt.binding_select
-    return alt.param(f"shown_{field}", value=options[0], bind=bind(options=options, name=f"{name} "))
+    value = options[0] if first is None else first
+    return alt.param(f"shown_{field}", value=value, bind=bind(options=options, name=f"{name} "))
 
 
 def layers_axis(name="layer") -> alt.X:
@@ -194,38 +210,62 @@ def hint(*fields, unit="") -> list[alt.Tooltip]:
 
 
 def bands(x, y, unit="", fields=("variant", "layer"), colours=None, **y_options) -> list[alt.Chart]:
-    """Return the marks of a curve with its interval: band, line, and points that carry the tooltips."""
+    """Return the marks of a curve with its interval: band, line, and points that carry the tooltips.
+
+    colours: the encodings of the curves, by default those of PT and IT; the band has the colour, the line the dash, the
+    points the shape.
+    """
     colours = by_variant() if colours is None else colours
-    stroke = {name: channel for name, channel in colours.items() if name != "strokeDash"}
     low, mean = (alt.Y(f"{name}:Q", title=y, **y_options) for name in ("low", "mean"))
-    points = alt.Chart().mark_point(size=16, filled=True, opacity=1)
+    points = alt.Chart().mark_point(size=28 if "shape" in colours else 16, filled=True, opacity=1)
+    band, point = of_mark(colours, "strokeDash", "shape"), of_mark(colours, "strokeDash")
     return [
-        alt.Chart().mark_area(opacity=0.2).encode(x=x, y=low, y2="high:Q", **stroke),
-        alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=mean, **colours),
-        points.encode(x=x, y=mean, tooltip=hint(*fields, unit=unit), **stroke),
+        alt.Chart().mark_area(opacity=0.2).encode(x=x, y=low, y2="high:Q", **band),
+        alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=mean, **of_mark(colours, "shape")),
+        points.encode(x=x, y=mean, tooltip=hint(*fields, unit=unit), **point),
     ]
 
 
 def layer_profile(
-    results, values, *, y, title, unit="", resolve="shared", toggles=None, **y_options
+    results,
+    values,
+    *,
+    y,
+    title,
+    description="",
+    unit="",
+    resolve="shared",
+    toggles=None,
+    defaults=None,
+    **y_options,
 ) -> alt.Chart:
-    """Return a chart of `values(dataset)` over layers, PT and IT; values: [prompt, variant, layer, fields of `toggles`]."""
+    """Return a chart of `values(dataset)` over layers, PT and IT; values: [prompt, variant, layer, fields of `toggles`].
+
+    description: what the values are, with their unit, for the caption.
+    """
     rows = tidy(results, lambda dataset: banded(values(dataset)))
     curve = bands(layers_axis(), y, unit, **y_options)
-    return panels(rows, title, onset_rule(), *curve, y=resolve, toggles=toggles)
+    return panels(
+        rows, title, onset_rule(), *curve, y=resolve, toggles=toggles, defaults=defaults, marks=(BANDS, ONSET),
+        description=f"{description}, against the layer, for {VARIANTS}",
+    )  # fmt: skip
 
 
-def shift_profile(results, values, *, y, title, unit="", toggles=None) -> alt.Chart:
-    """Return a chart of the paired difference IT − PT of `values(dataset)` over layers, with a line at zero."""
+def shift_profile(
+    results, values, *, y, title, description, unit="", toggles=None, defaults=None
+) -> alt.Chart:
+    """Return a chart of the paired difference IT − PT of `values(dataset)` over layers, with a line at zero.
 
-    def measure(dataset):
-        both = values(dataset)
-        return banded(both.sel(variant="it", drop=True) - both.sel(variant="pt", drop=True))
-
+    description: what the values are, with their unit, for the caption.
+    """
+    rows = tidy(results, lambda dataset: banded(difference(values(dataset))))
     zero = alt.Chart().transform_filter("datum.layer === 0")
     zero = zero.mark_rule().encode(y=alt.datum(0, axis=alt.Axis(grid=True)))
-    curve = bands(layers_axis(), y, unit, fields=("layer",), colours={"color": alt.value(IT)})
-    return panels(tidy(results, measure), title, onset_rule(), zero, *curve, toggles=toggles)
+    curve = bands(layers_axis(), y, unit, fields=("layer",), colours={"color": alt.value(INK)})
+    return panels(
+        rows, title, onset_rule(), zero, *curve, toggles=toggles, defaults=defaults, marks=(BANDS, ONSET),
+        description=f"{description}, IT − PT, against the layer",
+    )  # fmt: skip
 
 
 def root_scale() -> dict:
@@ -258,7 +298,8 @@ def training_loss(cards) -> alt.Chart:
     line = alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=y, **by_variant())
     dots = alt.Chart().mark_point(size=16, filled=True, opacity=1)
     dots = dots.encode(x=x, y=y, color=by_variant()["color"], tooltip=tips)
-    return panels(pd.DataFrame(rows), "Held-out loss in training", line, dots)
+    description = f"Loss on held-out text, nats per token, against training tokens, for {VARIANTS}"
+    return panels(pd.DataFrame(rows), "Held-out loss in training", line, dots, description=description)
 
 
 def difference(values: xr.DataArray) -> xr.DataArray:
@@ -286,31 +327,3 @@ def interval_rows(values: xr.DataArray) -> pd.DataFrame:
     labels = {name: values[name].values for name in values.dims[1:]}
     rows = pd.MultiIndex.from_product(labels.values(), names=labels).to_frame(index=False)
     return rows.assign(**dict(zip(("mean", "low", "high"), found)), prompts=counts)
-
-
-def dots(rows: pd.DataFrame, label: str, *, x: str, title: str, toggles=None) -> alt.Chart:
-    """Return a chart of dots with intervals: one row per value of `label`, one panel per model, in the order of `rows`."""
-    rows = rows.dropna(subset=["mean"]).round(DIGITS)
-    axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=140)
-    y = alt.Y(f"{label}:N", sort=list(dict.fromkeys(rows[label])), title=None, axis=axis)
-    zero = alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
-    bar = alt.Chart().mark_rule(strokeWidth=2, color=IT).encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y)
-    dot = alt.Chart().mark_point(size=50, filled=True, opacity=1, color=IT)
-    tips = [*hint(label), "prompts:Q"]
-    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, tooltip=tips)
-    return panels(rows, title, zero, bar, dot, toggles=toggles)
-
-
-def variant_dots(
-    rows: pd.DataFrame, label: str, order: list[str], *, x: str, title: str, zero=False
-) -> alt.Chart:
-    """Return a chart of dots with intervals, PT and IT: a row per value of `label`, a panel per model; zero: a line at 0."""
-    y = alt.Y(f"{label}:N", title=None, sort=order, axis=alt.Axis(grid=True, ticks=False))
-    offset, colour = alt.YOffset("variant:N", sort=["PT", "IT"]), by_variant()["color"]
-    bar = alt.Chart().mark_rule(strokeWidth=2)
-    bar = bar.encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y, yOffset=offset, color=colour)
-    dot = alt.Chart().mark_point(size=40, filled=True, opacity=1)
-    tips = [*hint(label, "variant"), *(["prompts:Q"] if "prompts" in rows else [])]
-    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, yOffset=offset, color=colour, tooltip=tips)
-    line = [alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))] if zero else []
-    return panels(rows, title, *line, bar, dot)

@@ -102,3 +102,8 @@ def ends(values: xr.DataArray, **options) -> list[float]:
     """Return the mean of values [prompt] and its BCa interval; NaN with fewer than two prompts."""
     values = values.dropna("prompt").values
     return [math.nan] * 3 if len(values) < 2 else [float(end) for end in stats.bca_mean(values, **options)]
+
+
+def turned(table: pd.DataFrame, results) -> pd.DataFrame:
+    """Return a table with a row per pair; of a single pair one with a row per measure, which does not repeat its title."""
+    return table if len(results) > 1 else table.T.set_axis(["this pair"], axis="columns")

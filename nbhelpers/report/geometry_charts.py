@@ -7,10 +7,12 @@ import altair as alt
 import xarray as xr
 
 from nbhelpers.report import charts
-from nbhelpers.report.charts import bands, by_category, layers_axis, onset_rule, panels, tidy
+from nbhelpers.report.captions import ONSET, VARIANTS
+from nbhelpers.report.charts import bands, by_category, layers_axis, of_mark, onset_rule, panels, tidy
 from nbhelpers.report.unmeasured import needs
 
 TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
+GROUPS = {"attention": "attention", "mlp": "MLP", "norm": "norms", "router": "router"}
 
 
 @needs("weights")
@@ -19,15 +21,17 @@ def weight_change(results, measure="relative") -> alt.Chart:
     rows = tidy(results, lambda dataset: dataset[f"weight_{measure}"].rename("mean").to_dataset()).dropna(
         subset=["mean"]
     )
-    groups = ["attention", "mlp", "norm", "router"]
-    rows = rows[rows["group"].isin(groups)]
+    rows = rows[rows["group"].isin(GROUPS)].assign(group=rows["group"].map(GROUPS))
     name = "‖ΔW‖ / ‖W‖" if measure == "relative" else "RMS of ΔW"
     tips = [alt.Tooltip("panel:N", title="model"), "group:N", "layer:Q", alt.Tooltip("mean:Q", format=".3g")]
-    line = alt.Chart().mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=2)
-    line = line.encode(
-        x=layers_axis(), y=alt.Y("mean:Q", title=name), tooltip=tips, **by_category("group", groups)
-    )
-    return panels(rows, f"Weight change by layer, {name}", onset_rule(), line, y="independent")
+    place = {"x": layers_axis(), "y": alt.Y("mean:Q", title=name)}
+    marks = by_category("group", [shown for shown in GROUPS.values() if shown in set(rows["group"])])
+    line = alt.Chart().mark_line(strokeWidth=2).encode(**place, **of_mark(marks, "shape"))
+    point = alt.Chart().mark_point(size=36, filled=True, opacity=1).encode(**place, tooltip=tips, **marks)
+    return panels(
+        rows, f"Weight change by layer, {name}", onset_rule(), line, point, y="independent", marks=[ONSET],
+        description=f"Change of the weights from PT to IT, {name}, against the layer, by group of parameters",
+    )  # fmt: skip
 
 
 def dimension_profile(results) -> alt.Chart:
@@ -46,7 +50,11 @@ def dimension_profile(results) -> alt.Chart:
     rows["estimator"] = rows["estimator"].map({"two_nn": "TwoNN", "mle": "maximum likelihood"})
     curve = bands(layers_axis(), "intrinsic dimension")
     toggles = {"estimator": "estimator", "template": "prompts read as"}
-    return panels(rows, "Intrinsic dimension of the states at the prompt's end", *curve, toggles=toggles)
+    return panels(
+        rows, "Intrinsic dimension of the states at the prompt's end", *curve, toggles=toggles,
+        description=f"Intrinsic dimension of the states at the prompt's end against the layer, for {VARIANTS}",
+        marks=["bands are the middle 90 % over subsamples of four fifths of the prompts"],
+    )  # fmt: skip
 
 
 @needs("attention")
@@ -69,5 +77,6 @@ def attention_shift(results, measure="attention_normalised") -> alt.Chart:
     name = "H / log T" if measure == "attention_normalised" else "nats"
     return charts.shift_profile(
         results, values, y=f"IT − PT, {name}", title="Attention entropy at the prompt's end, IT − PT",
+        description=f"Attention entropy at the last prompt position ({name}), mean over heads",
         toggles={"template": "prompts read as"},
     )  # fmt: skip

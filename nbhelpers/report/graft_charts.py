@@ -1,7 +1,7 @@
-"""Parts that the graft experiments share: names of conditions and read-outs, colours, and dots by window.
+"""Parts that the graft experiments share: names of conditions and read-outs, looks of windows and hosts, rows by window.
 
-Windows have the study's colours in all figures: early blue, mid orange, late red. Hosts are grey (PT) and green (IT).
-As in `charts`, functions take results and return charts; intervals are 95 % BCa intervals of means over prompts.
+A host keeps its model's colour and dash, whatever is grafted into it. Windows are told apart by shape (early ▲, mid ■,
+late ●) and by three steps of one hue, from light to dark. Intervals are 95 % BCa intervals of means over prompts.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,12 @@ import xarray as xr
 
 from nbhelpers.measures import graft_shifts
 from nbhelpers.report import charts
-from nbhelpers.report.charts import PANEL, hint, interval_rows, panels
+from nbhelpers.report.charts import by_category, interval_rows
+from nbhelpers.report.families import POOL, is_dense, pooled
+from nbhelpers.report.theme import DASHES, IT, NO_STEP, PT, STEPS
 
-WINDOWS = {"early": "#4c8fd0", "mid": "#e08a1e", "late": "#d6453d"}
-PT_HOST, IT_HOST = "#8a8a8a", "#2a9d5c"
+WINDOWS = dict(zip(("early", "mid", "late"), STEPS))
+WINDOW_SHAPES = {"early": "triangle-up", "mid": "square", "late": "circle", "none": "diamond"}
 SIDES = {"sufficiency": "IT's MLPs in PT", "necessity": "PT's MLPs in IT"}
 BASES = {"host": "each host", "pt": "PT"}
 READOUTS = {
@@ -31,6 +33,9 @@ READOUTS = {
     "delta_cosine_mlp": ("δ-cosine of the MLP", "cosine"),
     "nll": ("NLL of the teacher's tokens", "nats"),
 }
+LENS = {"lens": "tuned"}  # through which the graft experiments' verdicts read
+WHOLE = ("commitment", "nll")  # read-outs without a region of layers
+BY_WINDOW = "by grafted window (early ▲, mid ■, late ●)"
 # Name of a condition in quantities → its name in the datasets.
 CONDITIONS = {
     "a": "A'", "b_early": "B_early", "b_mid": "B_mid", "b_late": "B_late", "a_template": "A'_tmpl",
@@ -59,6 +64,15 @@ def lead(changed: dict[str, xr.DataArray]) -> xr.DataArray:
     return changed["late"] - max(others, key=lambda values: float(values.mean()))
 
 
+def margin(changed: dict[str, xr.DataArray]) -> xr.DataArray:
+    """Return the late window's values minus those of the other window with the larger mean, [prompt], as in the study.
+
+    changed: {window: [prompt]}. Unlike `lead`, it is large where the others move the other way.
+    """
+    others = [changed[name] for name in WINDOWS if name != "late"]
+    return changed["late"] - max(others, key=lambda values: float(values.mean()))
+
+
 def study_windows(shifted: xr.Dataset, control="graft", basis="host") -> xr.Dataset:
     """Return `graft_shifts.shifts` by side and window, for one control, one basis and the study's windows."""
     chosen = graft_shifts.by_window(shifted, control)
@@ -66,16 +80,69 @@ def study_windows(shifted: xr.Dataset, control="graft", basis="host") -> xr.Data
     return chosen.sel(window=[name for name in WINDOWS if name in chosen.window.values])
 
 
-def window_colour(windows=WINDOWS, title=None, symbol="stroke") -> alt.Color:
-    """Return the colour encoding of windows."""
-    scale = alt.Scale(domain=list(windows), range=list(windows.values()))
-    legend = alt.Legend(title=title, symbolType=symbol, symbolOpacity=1, symbolSize=120)
-    return alt.Color("window:N", scale=scale, legend=legend)
+def by_window(**more) -> dict:
+    """Return the encodings that distinguish windows by colour and shape; more: colours of further values, such as none."""
+    known = WINDOWS | more
+    return by_category(
+        "window", known, colours=known.values(), shapes=[WINDOW_SHAPES[name] for name in known]
+    )
 
 
-def window_rows(results, values: Callable) -> pd.DataFrame:
-    """Return a table of mean and interval of `values(dataset)`, [side, window, …, prompt], one row per entry and panel."""
+def host_and_grafts() -> dict:
+    """Return the encodings of the host that the reader chose, in its model's colour and dash, and of its grafts, by window.
+
+    The field `window` is "none" for the host itself; the control is that of a field `host`, PT or IT.
+    """
+    chosen, names = "shown_host === 'PT'", ["none", *WINDOWS]
+    ranges = {
+        "color": [alt.ExprRef(f"{chosen} ? '{PT}' : '{IT}'"), *WINDOWS.values()],
+        "strokeDash": [
+            alt.ExprRef(f"{chosen} ? {DASHES['pt']} : {DASHES['it']}"),
+            *[DASHES["it"]] * len(WINDOWS),
+        ],
+        "shape": [WINDOW_SHAPES[name] for name in names],
+    }
+    legend = alt.Legend(title="grafted window", symbolOpacity=1, symbolSize=80)
+    channels = {"color": alt.Color, "strokeDash": alt.StrokeDash, "shape": alt.Shape}
+    return {
+        name: channels[name]("window:N", scale=alt.Scale(domain=names, range=found), legend=legend)
+        for name, found in ranges.items()
+    }
+
+
+def window_colour() -> alt.Color:
+    """Return the colour encoding of the windows and of none of them, for filled bars."""
+    known = WINDOWS | {"none": NO_STEP}
+    legend = alt.Legend(title=None, symbolType="square", symbolSize=120)
+    return alt.Color(
+        "window:N", scale=alt.Scale(domain=list(known), range=list(known.values())), legend=legend
+    )
+
+
+def by_host(field="side", hosts=None) -> dict:
+    """Return the encodings that give each host its model's colour and dash; hosts: {value of the field: pt or it}."""
+    hosts = dict(zip(SIDES.values(), ("pt", "it"))) if hosts is None else hosts
+    looks = {"pt": (PT, DASHES["pt"]), "it": (IT, DASHES["it"])}
+    colours, dashes = zip(*(looks[variant] for variant in hosts.values()))
+    legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1)
+    scales = {
+        name: alt.Scale(domain=list(hosts), range=list(found))
+        for name, found in (("color", colours), ("dash", dashes))
+    }
+    return {
+        "color": alt.Color(f"{field}:N", scale=scales["color"], legend=legend),
+        "strokeDash": alt.StrokeDash(f"{field}:N", scale=scales["dash"], legend=legend),
+    }
+
+
+def window_rows(results, values: Callable, pool=False) -> pd.DataFrame:
+    """Return a table of mean and interval of `values(dataset)`, [side, window, …, prompt], one row per entry and panel.
+
+    pool: with two or more dense pairs, their mean, prompt by prompt, is a last panel.
+    """
     found = {panel: interval_rows(values(dataset)) for panel, dataset in results.items()}
+    if pool and sum(map(is_dense, results.values())) > 1:
+        found[POOL] = interval_rows(pooled(results, values))
     rows = pd.concat(found, names=["panel"]).reset_index("panel").reset_index(drop=True)
     rows = rows.dropna(subset=["mean"])
     if "side" in rows:
@@ -83,24 +150,12 @@ def window_rows(results, values: Callable) -> pd.DataFrame:
     return rows.round(charts.DIGITS)
 
 
-def grouped_dots(
-    rows, label, *, x, title, colour, by="window", toggles=None, sort=None, width=PANEL["width"]
-) -> alt.Chart:
-    """Return a chart of dots with intervals: one row for each value of `label`, in it one dot for each value of `by`."""
-    order = sort or list(dict.fromkeys(rows[label]))
-    height = max(PANEL["height"], 9 * rows[label].nunique() * rows[by].nunique())
-    axis = alt.Axis(grid=True, domain=False, ticks=False, labelLimit=170)
-    y = alt.Y(f"{label}:N", sort=order, title=None, axis=axis)
-    offset = alt.YOffset(f"{by}:N", sort=list(dict.fromkeys(rows[by])))
-    bar = alt.Chart().mark_rule(strokeWidth=2)
-    bar = bar.encode(x=alt.X("low:Q", title=x), x2="high:Q", y=y, yOffset=offset, color=colour)
-    dot = alt.Chart().mark_point(size=45, filled=True, opacity=1)
-    tips = [*hint(label, by), "prompts:Q"]
-    dot = dot.encode(x=alt.X("mean:Q", title=x), y=y, yOffset=offset, color=colour, tooltip=tips)
-    size = {"width": width, "height": height}
-    return panels(rows, title, zero_line_x(), bar, dot, toggles=toggles, size=size)
+def heading_of(readout: str) -> str:
+    """Return the title of a figure of a read-out's change, "KL(layer ‖ own final), change in the final fifth"."""
+    return f"{READOUTS[readout][0]}, change{'' if readout in WHOLE else ' in the final fifth'}"
 
 
-def zero_line_x() -> alt.Chart:
-    """Return a dashed vertical line at zero."""
-    return alt.Chart().mark_rule(strokeDash=[4, 2]).encode(x=alt.datum(0))
+def change_of(readout: str) -> str:
+    """Return what a figure of a read-out's change shows, "KL(layer ‖ own final), nats, in the final fifth"."""
+    title, unit = READOUTS[readout]
+    return f"{title}, {unit}{'' if readout in WHOLE else ', in the final fifth'}"

@@ -1,15 +1,16 @@
-"""The ledger: each published figure, whether the released artifacts support it, and what a run measured.
+"""The ledger: each published figure, whether the study's released files support it, and what a run measured.
 
-`params/published.csv` holds the figures; a slice's `quantities` module defines what a run measures. A figure's metric is
-the exact name of a quantity, or that name after the prefix of a pool over families ("dense_five.", "n_positive.",
-"n_negative."). A figure without a quantity is listed with the reason that the slice states in `UNMEASURED`.
+`claims` reads the figures of `params/published.csv`; a slice's `quantities` module defines what a run measures. A figure's
+metric is the exact name of a quantity, or that name after the prefix of a pool over families ("dense_five.",
+"n_positive.", "n_negative."). A figure without a quantity is listed with the reason that the slice states in `UNMEASURED`;
+`SHOWN` names the figure that shows a quantity and the function that defines it.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -17,57 +18,18 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import params, stats
-from nbhelpers.report.families import is_dense, published_family
+from nbhelpers.report import claims, ledger_table
+from nbhelpers.report.claims import ALL, ALL_SIX, COLUMNS, QUALITATIVE, agreement, published
+from nbhelpers.report.families import FEWEST, TITLES, is_dense, published_family
+from nbhelpers.report.ledger_table import Ledger
 from nbhelpers.report.quantities import Quantities, Quantity, kept
 
-pd.set_option("display.max_rows", None)  # show every row of a ledger
-VERDICTS = ("supported", "contradicted", "no artifact")
-COLUMNS = (
-    "id", "claim", "metric", "family", "value", "ci_low", "ci_high", "unit", "source_section", "verdict",
-    "reason",
-)  # fmt: skip
-RUN = ("title", "run", "run_low", "run_high", "note", "agreement")
+RUN = ("title", "run", "run_low", "run_high", "note", "agreement", "agrees", "missing")
 ENDS = ("value", "low", "high")
-ALL_SIX, ALL = "mean", "all"
-QUALITATIVE = ("definition", "statement")  # figures that are sentences, without a value
 UNMEASURED = "not measured here"
-FEWEST = 5  # prompts that an interval needs
-AGREEMENT = {"same sign": "✓", "other sign": "✗", "undecided": "~"}
 DENSE, POSITIVE, NEGATIVE = "dense_five", "n_positive", "n_negative"  # pools of a quantity over families
 OF_DENSE = "the mean of the dense families"
-
-
-class ClaimError(ValueError):
-    """A ledger of published figures that cannot be read; its message is one sentence."""
-
-
-@cache
-def _table(path, _mtime: int) -> pd.DataFrame:
-    """Return the checked table of one file, cached until its modification time changes."""
-    table = pd.read_csv(path, keep_default_na=False, na_values={"value": "", "ci_low": "", "ci_high": ""})
-    if tuple(table.columns) != COLUMNS:
-        raise ClaimError(f"params/published.csv must have the columns {', '.join(COLUMNS)}.")
-    for column, allowed in {"verdict": VERDICTS, "family": (*params.FAMILIES, ALL_SIX, "all")}.items():
-        wrong = table.loc[~table[column].isin(allowed)]
-        if len(wrong):
-            row = wrong.iloc[0]
-            known = params.suggestion(row[column], allowed)
-            raise ClaimError(f"params/published.csv, {row['id']}: unknown {column} {row[column]!r}; {known}.")
-    if table["id"].duplicated().any():
-        double = table.loc[table["id"].duplicated(), "id"].iloc[0]
-        raise ClaimError(f"params/published.csv: the id {double} occurs twice.")
-    return table
-
-
-def published(experiment: str) -> pd.DataFrame:
-    """Return the published figures of an experiment, one row each, in the order of the file.
-
-    The columns are `COLUMNS`; `value` and the interval are NaN where none is published; `verdict` is one of
-    `VERDICTS`. Raises ClaimError if the file is malformed.
-    """
-    path = params.ROOT / "params" / "published.csv"
-    table = _table(path, path.stat().st_mtime_ns)
-    return table[table["id"].str.startswith(f"{experiment}.")].reset_index(drop=True)
+NO_FIGURES = "the study has no figures of this pair; `published_as` in its file in params/models would name whose to show"
 
 
 def measured(found: Quantities, **options) -> pd.DataFrame:
@@ -97,18 +59,6 @@ def _intervals(values: np.ndarray, **options) -> np.ndarray:
     if enough.any():
         found[enough] = np.stack(stats.bca_mean(values[:, enough], **options), axis=1)
     return found
-
-
-def agreement(centre: float | None, value: float, run: float, low: float, high: float) -> str:
-    """Return whether a run's value has the published sign: same sign, other sign, undecided, or "".
-
-    A run is undecided if its interval contains the centre. A quantity without a centre has no sign to compare.
-    """
-    if centre is None or np.isnan(value) or np.isnan(run) or value == centre:
-        return ""
-    if run == centre or (low <= centre <= high):
-        return "undecided"
-    return "same sign" if (run > centre) == (value > centre) else "other sign"
 
 
 def pooled(found: Mapping[str, Quantities], runs: Mapping[str, pd.DataFrame], dense, across: Callable):
@@ -162,7 +112,10 @@ def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
         beside_it = {t: (found[t], runs[t]) for t, name in family.items() if name == figure["family"]}
         whole = together if figure["family"] in (ALL_SIX, ALL) else ({}, together[1].iloc[:0])
         for title, (quantities, run) in (beside_it or {figure["family"]: whole}).items():
-            rows.append(figure | {"title": title} | _entry(figure, quantities, run))
+            n_layers = results[title].sizes.get("layer", math.nan) if title in results else math.nan
+            entry = _entry(figure, quantities, run, n_layers, **options)
+            entry["missing"] = _missing(figure, entry["run"], bool(beside_it), source)
+            rows.append(figure | {"title": title} | entry)
     return pd.DataFrame(rows, columns=[*COLUMNS, *RUN])
 
 
@@ -185,42 +138,50 @@ def as_published(source: ModuleType, result: xr.Dataset) -> Quantities:
     return {name: quantity for name, quantity in kept(source.quantities, result).items() if same(name)}
 
 
-def _entry(figure: dict, quantities: Quantities, run: pd.DataFrame) -> dict:
+def _entry(figure: dict, quantities: Quantities, run: pd.DataFrame, n_layers: float, **options) -> dict:
     """Return the run's entries for one figure, matched by the exact name of its quantity."""
     metric = figure["metric"]
-    found = run.loc[metric] if metric in run.index else pd.Series(dtype=float)
-    value, low, high = (float(found.get(name, np.nan)) for name in ENDS)
+    value, low, high = _ends(run, metric)
     quantity = quantities.get(metric, Quantity(np.nan, "", "level"))
     note = "" if metric.startswith(QUALITATIVE) else UNMEASURED if np.isnan(value) else quantity.note
+    test = claims.claim_test(figure["claim_test"])
+    if test and test.others and not np.isnan(value):
+        parts = (
+            _difference(quantities, run, metric, other, **options) for other in claims.others(metric, test)
+        )
+        agrees = claims.together(test.judged(*part) for part in parts)
+    else:
+        agrees = test.judged(value, low, high, n_layers) if test else ""
     return {
-        "run": value, "run_low": low, "run_high": high, "note": note,
+        "run": value, "run_low": low, "run_high": high, "note": note, "agrees": agrees,
         "agreement": agreement(quantity.centre, figure["value"], value, low, high),
     }  # fmt: skip
 
 
-def not_measured(experiment: str, source: ModuleType) -> pd.DataFrame:
-    """Return the published figures that no quantity of this book measures, one row per claim, with the reason.
-
-    Columns: figures, their number; published, their values; audit, the verdicts; why not here, the reason.
-    """
-    table = published(experiment)
-    reasons = table["metric"].map(lambda metric: reason(metric, source))
-    table = table.assign(why=reasons)[reasons.notna()]
-    rows = [
-        [claim, of["why"].iloc[0], _audit(of["verdict"]), _extent(of["value"].dropna(), of["unit"].iloc[0]), len(of)]
-        for claim, of in table.groupby("claim", sort=False)
-    ]  # fmt: skip
-    return (
-        pd.DataFrame(rows, columns=["claim", "why not here", "audit", "published", "figures"])
-        .set_index("claim")
-        .rename_axis(None)
-    )
+def _ends(run: pd.DataFrame, metric: str) -> tuple[float, float, float]:
+    """Return value, low and high of one quantity of a run, NaN where it has none."""
+    found = run.loc[metric] if metric in run.index else pd.Series(dtype=float)
+    return tuple(float(found.get(name, np.nan)) for name in ENDS)
 
 
-def _extent(values: pd.Series, unit: str) -> str:
-    """Return published values as text: one, or the least and the largest."""
-    ends = [_number(value, unit, 2) for value in sorted({values.min(), values.max()})] if len(values) else []
-    return " … ".join(ends) or "a sentence"
+def _difference(quantities: Quantities, run: pd.DataFrame, metric: str, other: str, **options):
+    """Return value, low and high of one quantity less another: by prompt with an interval, else of their values alone."""
+    values = [quantities[name].values if name in quantities else np.nan for name in (metric, other)]
+    if all(isinstance(one, xr.DataArray) and one.ndim for one in values):
+        return _ends(measured({metric: Quantity(values[0] - values[1], "", "shift")}, **options), metric)
+    return _ends(run, metric)[0] - _ends(run, other)[0], np.nan, np.nan
+
+
+def _missing(figure: dict, run: float, has_result: bool, source: ModuleType) -> str:
+    """Return why a run has no value of one figure, "" if it has one."""
+    why = reason(figure["metric"], source)
+    if why or not np.isnan(run):
+        return why or ""
+    if figure["family"] in (ALL_SIX, ALL):
+        return "needs a value of each of the six families"
+    if not has_result:
+        return f"no pair here stands for {TITLES[figure['family']]}"
+    return "too few prompts in this run, or other parameters than the study's"
 
 
 def reason(metric: str, source: ModuleType) -> str | None:
@@ -230,56 +191,41 @@ def reason(metric: str, source: ModuleType) -> str | None:
     return getattr(source, "UNMEASURED", {}).get(metric)
 
 
-def beside(experiment: str, results, source: ModuleType, **options) -> pd.DataFrame:
-    """Return the ledger as a table to read: one row per claim, with "published → run" in the cell of each family.
+def shown(metric: str, source: ModuleType) -> tuple[str, Callable] | None:
+    """Return the name of the cell that shows a quantity and the function that defines it, as the slice's `SHOWN` has them."""
+    name = metric.removeprefix(f"{DENSE}.").removeprefix(f"{POSITIVE}.").removeprefix(f"{NEGATIVE}.")
+    for pattern, found in getattr(source, "SHOWN", {}).items():
+        if fnmatchcase(name, pattern):
+            return found
+    return None
 
-    ✓: the run has the published sign; ✗: it has the other sign; ~: its 95 % interval contains the centre (`agreement`).
-    Columns: unit; the results' titles; "mean" and "all" for figures of all families; audit, the counts of its verdicts.
-    Claims that no result measures are left out; `not_measured` lists them. If no result is of a pair whose figures the study
-    published, a row for each result says so, with an empty unit.
+
+def beside(experiment: str, results, source: ModuleType, **options) -> Ledger:
+    """Return the ledger to read: a row for each claim, with "published → run [95 % interval]" in the cell of each pair.
+
+    Each cell says whether the run agrees with the claim (`claims.ClaimTest`) and whether it has the published sign
+    (`claims.agreement`); the row says where the figures stand and what the audit found. With a single pair, published value
+    and run have columns of their own. Claims that no result measures are left out, counted and named below the table, or by
+    `not_measured`. If no result is of a pair whose figures the study published, a row for each result says so.
     """
-    if not any(map(published_family, results.values())):
-        said = "the study has no figures of this pair; `published_as` in its file in params/models would name whose to show"
-        return pd.DataFrame({"unit": "", "published": said}, index=pd.Index(list(results)))
+    families = {title: published_family(result) for title, result in results.items()}
+    if not any(families.values()):
+        said = pd.DataFrame({"published": NO_FIGURES}, index=pd.Index(list(results)))
+        return Ledger(said, said.to_html())
     table = ledger(experiment, results, source, **options)
-    table = table[table["run"].notna()]
-    columns = [*results, *(title for title in (ALL_SIX, ALL) if title in set(table["title"]))]
-    if table.empty:
-        return pd.DataFrame(columns=["unit", *columns, "audit"])
-    cells = [_cell(row) for row in table.itertuples()]
-    table = table.assign(cell=cells)
-    by_claim = ["claim", "unit"]
-    wide = table.pivot_table(index=by_claim, columns="title", values="cell", aggfunc="first", sort=False)
-    wide = wide.reindex(columns=columns).fillna("")
-    verdicts = table.drop_duplicates("id").groupby(by_claim, sort=False)["verdict"]
-    wide["audit"] = verdicts.agg(_audit)
-    return wide.reset_index().set_index("claim").rename_axis(index=None, columns=None)
+    if len(results) == 1:
+        table = table[table["family"].isin(families.values())]
+    titles = [title for title, family in families.items() if family]
+    links = {metric: shown(metric, source) for metric in table["metric"].unique()}
+    elsewhere = {row.id for row in table.itertuples() if reason(row.metric, source)}
+    return ledger_table.beside(table, titles, links, elsewhere)
 
 
-def _cell(row) -> str:
-    """Return one cell: "published → run" and the mark of their agreement."""
-    both = (row.value, row.run)
-    whole = all(float(value).is_integer() for value in both)
-    # Shifts of a cosine are small; three digits keep the sign, which is compared.
-    numbers = " → ".join(
-        _number(value, row.unit, 0 if whole else 3 if abs(value) < 0.1 else 2) for value in both
-    )
-    return f"{numbers} {AGREEMENT.get(row.agreement, '')}".strip()
+def not_measured(experiment: str, source: ModuleType) -> Ledger:
+    """Return the published figures that no quantity of this book measures, one row per claim, with the reason.
 
-
-def _audit(verdicts: pd.Series) -> str:
-    """Return verdicts as text: the shared one, or each with its count."""
-    counts = verdicts.value_counts()
-    if len(counts) == 1:
-        return counts.index[0]
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _number(value: float, unit: str, digits: int) -> str:
-    """Return a figure as text with a true minus sign; an onset may be "none", and an RMS has two significant digits."""
-    if unit.startswith("onset") and value < 0:
-        return "none"
-    if unit == "RMS":
-        return np.format_float_positional(value, precision=2, fractional=False, trim="-")
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, digits) + 0.0:.{digits}f}"
-    return text.replace("-", "−")
+    Columns: why not here, the reason; audit, the verdicts; published, the values; figures, their number; source.
+    """
+    table = published(experiment)
+    reasons = table["metric"].map(lambda metric: reason(metric, source))
+    return ledger_table.not_measured(table.assign(why=reasons)[reasons.notna()])

@@ -22,6 +22,8 @@ from nbhelpers.report import charts
 
 VARIANTS = params.VARIANTS
 SPECTRA = ("participation_ratio", "effective_rank", "first_share")
+# A note on classes of tokens, for quantities that the study publishes by class.
+LEXICON = "the study counts what, how, which, who and end-of-turn tokens as content; here they are function words and special"
 DIMENSIONS = {"two_nn": "TwoNN", "mle": "maximum likelihood"}
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core.unmeasured import reasons
-from nbhelpers.report.charts import SINGLE
+from nbhelpers.report.charts import SINGLE, in_lines
 
 
 def missing(results, part: str) -> dict[str, str]:
@@ -50,7 +50,7 @@ def needs(part: str) -> Callable:
             if len(without) == len(results):
                 return words(said)
             chart = draw({t: d for t, d in results.items() if t not in without}, *arguments, **options)
-            return chart.properties(title=alt.TitleParams(str(chart.title), subtitle=said))
+            return chart.properties(title=alt.TitleParams(chart.title, subtitle=in_lines(said)))
 
         return drawn
 
@@ -60,4 +60,7 @@ def needs(part: str) -> Callable:
 def words(said: str) -> alt.Chart:
     """Return a chart that holds a line of text alone."""
     text = alt.Chart(pd.DataFrame({"said": [said]})).mark_text(align="left", limit=SINGLE["width"])
-    return text.encode(text="said:N", x=alt.value(0)).properties(title=said, width=SINGLE["width"], height=20)
+    text = text.encode(text="said:N", x=alt.value(0))
+    return text.properties(
+        title=in_lines(said), description=f"There is no chart here: {said}.", width=SINGLE["width"], height=20
+    )

@@ -253,15 +253,35 @@ def matrix(results, source: Source, columns: Mapping[str, str]) -> Matrix:
         cells[heading] = [_cell(quantity, confidence) for quantity in found]
         hints[heading] = [_hint(quantity, confidence) for quantity in found]
     index = pd.Index(list(results))
-    return Matrix(
-        pd.DataFrame(cells, index), pd.DataFrame(hints, index), ALONE if len(results) == 1 else JOINT
-    )
+    return Matrix(pd.DataFrame(cells, index), pd.DataFrame(hints, index), _note(results, source, columns))
+
+
+def _note(results, source: Source, columns: Mapping[str, str]) -> str:
+    """Return what a matrix rests on, the columns that have no interval, and those held against another line than zero."""
+    plain, held, confidence = [], [], joint(results)
+    for heading, name in columns.items():
+        found = [quantity for d in results.values() if (quantity := kept(source, d).get(name)) is not None]
+        lines = {number(quantity.centre or 0.0, _digits(quantity)) for quantity in found}
+        if found and all(not np.ndim(q.values) and math.isnan(bounds(q, confidence)[1]) for q in found):
+            plain.append(heading)
+        if any(float(line.replace("−", "-")) for line in lines):
+            held.append(f"“{heading}” is held against {' or '.join(sorted(lines))} instead of zero.")
+    if len(plain) == len(columns):
+        return " ".join(["▲ above and ▼ below zero; these numbers have no interval.", *held])
+    without = [f"Without an interval, marked by the value alone: {listing(plain)}."] if plain else []
+    return " ".join([ALONE if len(results) == 1 else JOINT, *without, *held])
+
+
+def _digits(quantity: Quantity) -> int:
+    """Return the decimals that a quantity is shown with: none for a whole number of layers or rules, else two."""
+    whole = not np.ndim(quantity.values) and float(bounds(quantity, 0.95)[0]).is_integer()
+    return 0 if whole and quantity.unit not in UNITLESS else 2
 
 
 def _cell(quantity: Quantity | None, confidence: float) -> str:
     """Return a cell: the mark and the value."""
     sign = mark(quantity, confidence)
-    return sign if sign == MISSING else f"{sign} {number(bounds(quantity, confidence)[0])}"
+    return sign if sign == MISSING else f"{sign} {number(bounds(quantity, confidence)[0], _digits(quantity))}"
 
 
 def _hint(quantity: Quantity | None, confidence: float) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.core.mistakes import one_line
-from nbhelpers.run import results
+from nbhelpers.run import drawing, results
 from nbhelpers.run.kernels import QUIET_KERNEL, kernel_environment, socket_kernel
 from nbhelpers.run.locks import alone
 from nbhelpers.run.results import executed_path
@@ -279,5 +279,16 @@ def refresh(notebook: Path) -> Path:
             raise BatchError(f"{store.shown(notebook)} is as it was, since a cell stopped: {why}.") from None
     book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                      "language_info": {"name": "python"}}  # fmt: skip
+    draw_main_figure(book.cells)
     store.write_whole(notebook, f"{nbformat.writes(book).rstrip()}\n".encode())
     return notebook
+
+
+def draw_main_figure(cells: list[dict]) -> None:
+    """Add to the chart of the cell named `main_figure` its drawing, for a code host, which draws no Vega-Lite."""
+    from nbhelpers.report.charts import VEGALITE
+
+    for cell in cells:
+        for output in cell.get("outputs", []) if cell["metadata"].get("name") == "main_figure" else ():
+            if VEGALITE in output.get("data", {}):
+                output["data"]["image/svg+xml"] = drawing.svg(output["data"][VEGALITE])

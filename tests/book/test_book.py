@@ -1,20 +1,24 @@
 """The book builds from executed notebooks without a warning, whole, offline, and says what is missing."""
 
 import json
+import random
 import re
 import shutil
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from nbhelpers.book import build, pages
+from nbhelpers.book import build, cards, markdown, pages
 from nbhelpers.core import params
-from nbhelpers.report import graft_charts
+from nbhelpers.report import families, graft_charts
 from nbhelpers.report.charts import VEGALITE
 from tests import synthetic
 
-ACROSS = "_build/runs/pocket/exp09_convergence_gap_across.ipynb"
+ACROSS = "_build/runs/pocket/exp09_across.ipynb"
 KEYS = params.ordered()
+TITLES = list(families.family_titles("pocket").values())
 FEW_PAGES = """
 format: jb-book
 root: index
@@ -33,7 +37,7 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cards(root):
+def carded(root):
     """Return the root with the cards of six families."""
     synthetic.write_cards(root)
     return root
@@ -43,7 +47,7 @@ def test_every_page_of_the_contents_is_there(book_root):
     html = book_root / "_build/html"
     toc = yaml.safe_load((book_root / "_build/book/_toc.yml").read_text())
     names = build.files(toc)
-    assert len(names) == len(set(names)) == 3 + len(KEYS) * (1 + 6)
+    assert len(names) == len(set(names)) == 5 + len(KEYS) * (1 + 6)
     assert all((html / name).with_suffix(".html").exists() for name in names)
 
 
@@ -54,7 +58,7 @@ def test_every_experiment_is_a_chapter_with_the_models_below_it(book_root):
     }
     assert chapters.keys() == {f"runs/{params.experiment(key).across}" for key in KEYS}
     for entry in chapters.values():
-        assert [section["title"] for section in entry["sections"]] == synthetic.TITLES
+        assert [section["title"] for section in entry["sections"]] == TITLES
 
 
 def test_the_built_pages_name_no_other_host(book_root):
@@ -79,7 +83,7 @@ def test_a_model_page_names_its_model_and_leads_back(book_root, key):
 def test_a_notebook_without_a_heading_is_named(tmp_path):
     (tmp_path / "one.ipynb").write_text(json.dumps({"cells": [{"source": ["no heading"]}]}))
     with pytest.raises(build.BookError, match="one.ipynb must open with a heading"):
-        build.model_page(tmp_path / "one.ipynb", "across.ipynb", "One")
+        build.model_page(tmp_path / "one.ipynb", "across.ipynb", "One", "", "")
 
 
 def test_the_working_folder_is_gone(book_root):
@@ -94,7 +98,7 @@ def test_an_across_notebook_ran_whole_on_made_up_results(book_root, key):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] in ("error", "stream")]
     charts = [output["data"][VEGALITE] for output in outputs if VEGALITE in output.get("data", {})]
-    orders = [synthetic.TITLES, list(graft_charts.SIDES.values())]
+    orders = [TITLES, list(graft_charts.SIDES.values())]
     assert charts and all(chart["facet"]["sort"] in orders for chart in charts if "facet" in chart)
     assert {"main_figure", "verdict"} <= {cell["metadata"].get("name") for cell in code}
 
@@ -106,21 +110,96 @@ def test_an_across_page_holds_its_charts_and_each_model_s_main_figure(book_root,
     executed = json.loads((book_root / "_build/runs/pocket" / experiment.across).read_text())["cells"]
     own = sum(VEGALITE in o.get("data", {}) for c in executed for o in c.get("outputs", []))
     quoted = 6 * pages.has_chart(book_root / "notebooks" / experiment.notebook, pages.MAIN)
-    assert page.count('<div class="vegalite">') == own + quoted
+    assert page.count('<div class="vegalite"') == own + quoted
     assert page.count('class="sd-tab-label"') == 6
 
 
 def test_pages_hold_what_they_insert(book_root):
-    text = {
-        name: (book_root / f"_build/book/{name}.md").read_text()
-        for name in ("index", "pocket", "reproducibility")
-    }
+    text = {path.stem: path.read_text() for path in (book_root / "_build/book").glob("*.md")}
     assert not any(pages.MARKER.search(page) for page in text.values())
-    assert "**Yes.**" in text["index"]
     assert "12 of 18 gates are met" in text["pocket"]
     assert "| PT | fact cloze | ≥ 0.90 | 0.930 |" in text["pocket"]
     assert "**0.810**" in text["pocket"]
     assert "`0.1.0+synthetic`" in text["reproducibility"]
+
+
+def test_the_first_page_answers_every_experiment(book_root):
+    text = (book_root / "_build/book/index.md").read_text()
+    rows = re.findall(r"^\| \[(.+?)\]\((.+?)\) \| (.+?\?) \| \*\*.+?\*\* .+ \|$", text, re.MULTILINE)
+    wanted = [f"runs/{params.experiment(key).across}" for key in pages.in_order()]
+    assert [place for _, place, _ in rows] == wanted and len(rows) == len(KEYS)
+
+
+def test_every_page_says_under_its_title_whose_results_it_shows(book_root):
+    html = book_root / "_build/html"
+    toc = yaml.safe_load((book_root / "_build/book/_toc.yml").read_text())
+    for name in build.files(toc):
+        if name in ("pocket", "glossary"):  # these show no results of an experiment
+            continue
+        text = (html / name).with_suffix(".html").read_text()
+        after = text[text.index("<article") :].partition("</h1>")[2]
+        assert re.match(r"\s*<div class=\"[^\"]*whose", after), name
+        assert "six pocket pairs" in after[:600], name
+
+
+def test_every_chart_of_a_page_is_a_numbered_figure_with_a_caption(book_root):
+    for page in (book_root / "_build/html/runs").rglob("*.html"):
+        text = page.read_text()
+        count = text.count('<div class="vegalite"')
+        captions = re.findall(r'href="#figure-(\d+)">Figure \1\.</a> (.+)</figcaption>', text)
+        assert [int(number) for number, _ in captions] == list(range(1, count + 1)), page
+        assert all(f'id="figure-{number}"' in text and caption for number, caption in captions)
+
+
+def test_every_named_cell_is_an_anchor_of_its_page_once(book_root):
+    for key in KEYS:
+        name = params.experiment(key).across
+        cells = json.loads((book_root / "_build/book/runs" / name).read_text())["cells"]
+        page = (book_root / "_build/html/runs" / name).with_suffix(".html").read_text()
+        for cell in cells:
+            if "name" in cell["metadata"]:
+                anchor = cell["metadata"]["name"].replace("_", "-")
+                assert page.count(f' id="{anchor}"') == 1, (name, anchor)
+
+
+def test_every_link_within_the_book_leads_to_a_page_and_an_anchor_of_it(book_root):
+    html, anchors, broken = book_root / "_build/html", {}, []
+    for page in html.rglob("*.html"):
+        for link in set(re.findall(r'<a [^>]*href="([^"]+)"', page.read_text())):
+            place, _, anchor = link.partition("#")
+            if ":" in place:
+                continue
+            target = (page.parent / place).resolve() if place else page
+            if target not in anchors:
+                text = target.read_text() if target.suffix == ".html" and target.exists() else ""
+                anchors[target] = set(re.findall(r'\bid="([^"]+)"', text))
+            if not target.exists() or (anchor and "=" not in anchor and anchor not in anchors[target]):
+                broken.append(f"{page.relative_to(html)}: {link}")
+    assert broken == []
+
+
+def test_three_clicks_lead_to_any_claim_s_value_figure_and_source(book_root):
+    html = book_root / "_build/html"
+    first = (html / "index.html").read_text()
+    claims = pd.read_csv(params.ROOT / "params/published.csv")["id"]
+    found = {}
+    for key in KEYS:
+        place = f"runs/{Path(params.experiment(key).across).stem}.html"
+        assert f'href="{place}"' in first  # the first click
+        page = (html / place).read_text()
+        for claim in claims[claims.str.startswith(f"{key}.")]:
+            if f' id="{claim}"' in page:
+                found[claim] = page
+    drawn = random.Random(0).sample(sorted(found), 10)
+    for claim in drawn:  # the second click goes to the ledger, the third from its row to figure or source
+        page, at = found[claim], found[claim].index(f' id="{claim}"')
+        row = page[page.rindex("<tr", 0, at) : page.index("</tr>", at)]
+        links = re.findall(r'href="([^"]+)"', row)
+        figure = next(link for link in links if link.startswith("#"))
+        source = next(link for link in links if link.startswith("../source/"))
+        assert f'id="{figure[1:]}"' in page
+        module, line = source.removeprefix("../").split("#")
+        assert f'id="{line}"' in (html / module).read_text()
 
 
 @pytest.mark.slow
@@ -174,7 +253,7 @@ def test_an_unknown_chapter_is_named(root):
     contents = root / "book/_toc.yml"
     contents.write_text(contents.read_text().replace("caption: Validation", "caption: Validations"))
     with pytest.raises(
-        build.BookError, match="exp07_0g.yml.*no chapter 'Validation'; did you mean 'Validations'"
+        pages.PageError, match="exp07_0g.yml.*no chapter 'Validation'; did you mean 'Validations'"
     ):
         build.contents(root / "book", "pocket")
 
@@ -197,10 +276,10 @@ def test_a_missing_model_notebook_is_named(root):
 
 def test_a_missing_card_is_named(root):
     with pytest.raises(pages.PageError, match="gemma/card.json is missing"):
-        pages.cards()
+        cards.read()
 
 
-def test_an_unknown_insert_is_named(cards):
+def test_an_unknown_insert_is_named(carded):
     with pytest.raises(
         pages.PageError, match="book/pocket.md: there is no insert 'pocket_gate'; did you mean"
     ):
@@ -214,19 +293,21 @@ def test_a_page_that_was_not_made_is_named(tmp_path):
         build.checked(tmp_path, ["index", "runs/one.ipynb"])
 
 
-def test_all_gates_met(cards, monkeypatch):
-    kept = {family: card | {"gates": card["gates"][:2]} for family, card in pages.cards().items()}
-    monkeypatch.setattr(pages, "cards", lambda: kept)
-    assert pages.pocket_misses("pocket") == "All 12 gates are met."
-    assert "**0" not in pages.pocket_gates("pocket")
+def test_all_gates_met(carded, monkeypatch):
+    kept = {family: card | {"gates": card["gates"][:2]} for family, card in cards.read().items()}
+    monkeypatch.setattr(cards, "read", lambda: kept)
+    assert cards.pocket_misses("pocket") == "All 12 gates are met."
+    assert "**0" not in cards.pocket_gates("pocket")
 
 
 def test_literal_text_stays_literal():
-    assert pages.literal("a ``` b").startswith("````text\na ``` b\n````")
+    assert markdown.literal("a ``` b").startswith("````text\na ``` b\n````")
 
 
 def test_table_cells_keep_to_their_line():
-    assert pages.table(["a", "b"], [["x|y", "two\nlines"]]) == "| a | b |\n|---|---|\n| x\\|y | two lines |"
+    assert (
+        markdown.table(["a", "b"], [["x|y", "two\nlines"]]) == "| a | b |\n|---|---|\n| x\\|y | two lines |"
+    )
 
 
 def test_complaints_are_the_warnings():

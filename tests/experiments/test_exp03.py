@@ -114,6 +114,16 @@ def test_commitment_by_confidence_by_hand():
     np.testing.assert_array_equal(stays, [[7, np.nan], [5, 5], [np.nan, 0]])
 
 
+def test_the_studys_commitment_by_confidence_reads_the_other_divergence():
+    made = handmade.observed((6, 5), n_layers=10, seed=3)
+    twin = made.assign(kl_final_layer=made["kl_layer_final"], kl_layer_final=made["kl_final_layer"])
+    ours, other = (exp03_measure.summarise(one, OPTIONS) for one in (made, twin))
+    names = ("commitment_by_confidence", "commitment_by_confidence_layer_final")
+    for mine, theirs in (names, names[::-1]):
+        np.testing.assert_array_equal(ours[mine], other[theirs])
+    assert not ours[names[0]].equals(ours[names[1]])
+
+
 def test_agreement_splits_steps_by_both_models_last_word():
     made = handmade.observed((6, 5), n_layers=10, seed=3)
     for history in VARIANTS:

@@ -17,13 +17,14 @@ from nbhelpers.experiments.exp07_0g_tuned_lens import report as exp07_0g_report
 from nbhelpers.experiments.exp07_0j_onset import report as exp07_0j_report
 from nbhelpers.experiments.exp09_convergence_gap import figures as exp09_figures
 from nbhelpers.experiments.exp09_convergence_gap import quantities as exp09_quantities
-from nbhelpers.experiments.exp09_convergence_gap import report as exp09_report
 from nbhelpers.report import charts, geometry_charts
+from nbhelpers.report.families import POOL
 from nbhelpers.report.quantities import value
-from tests import synthetic
-from tests.specs import chart_makers, controls, encodings, filters, rows
+from tests import looks, synthetic
+from tests.specs import chart_makers, controls, encodings, filters, pairs_of, rows
 
 LARGEST = 400_000  # bytes of a chart on a page
+TEXTS = exp09_quantities.TEXTS
 LENS = {"lens": ["raw", "tuned"]}
 TEMPLATES = {"template": ["plain text", "chat turn"]}
 ESTIMATORS = {"estimator": ["TwoNN", "maximum likelihood"]}
@@ -43,17 +44,21 @@ FIGURES = {
     "commitment_cdf": ("exp09", exp09_figures.commitment_cdf, LENS | RULES),
     "threshold_sensitivity": ("exp09", exp09_figures.threshold_sensitivity, LENS),
     "matched_curves": ("exp09", exp09_figures.matched_curves, LENS | {"basis": ["own", "the other model's"]}),
-    "history_gap": ("exp09", exp09_report.history_gap, {}),
-    "gap_intervals": ("exp09", exp09_report.gap_intervals, {}),
-    "confidence_gap": ("exp09", exp09_report.confidence_gap, {}),
-    "confidence_gap_matched": ("exp09", lambda r: exp09_report.confidence_gap(r, matched=True), {}),
-    "category_gap": ("exp09", exp09_report.category_gap, {}),
+    "gap_intervals": ("exp09", exp09_figures.gap_intervals, {"direction": list(charts.KL.values())}),
+    "confidence_gap": ("exp09", exp09_figures.confidence_gap, LENS),
+    "category_gap": ("exp09", exp09_figures.category_gap, LENS),
+    "delay_intervals": ("exp09", exp09_figures.delay_intervals, RULES),
+    "update_levels": ("exp09", exp09_figures.update_levels, {}),
     "cosine_heat": ("exp09", exp09_figures.cosine_heat, {"variant": ["IT", "PT"]}),
     "weight_change": ("exp09", geometry_charts.weight_change, {}),
     "weight_rms": ("exp09", lambda r: geometry_charts.weight_change(r, "rms"), {}),
     "lengths": ("exp00", exp00_report.lengths, {}),
     "support_profile": ("exp01", exp01_report.support_profile, {}),
-    "update_breadth": ("exp01", exp01_report.update_breadth, {"component": ["mlp", "attention", "block"]}),
+    "update_breadth": (
+        "exp01",
+        exp01_report.update_breadth,
+        {"component": ["MLP", "attention", "whole block"]},
+    ),
     "neuron_breadth": (
         "exp01",
         exp01_report.neuron_breadth,
@@ -96,9 +101,10 @@ FIGURES = {
     "onset_matrix": ("exp07_0j", exp07_0j_report.onset_matrix, {}),
 }
 # What takes no results, or is a part of a chart.
-PARTS = {
-    "entropy_note", "onset_rule", "panels", "layer_profile", "shift_profile", "training_loss",
-    "dots", "variant_dots", "interval_dots",
+PARTS = {"entropy_note", "onset_rule", "panels", "chosen", "layer_profile", "shift_profile", "training_loss"}
+FORESTS = {
+    "gap_intervals", "confidence_gap", "category_gap", "delay_intervals", "breadth_fits", "minds_by_class",
+    "minds_matched", "commitment_by_confidence", "commitment_matched", "update_levels",
 }  # fmt: skip
 
 
@@ -134,20 +140,46 @@ def test_no_chart_is_left_out():
             exp04_report,
             exp07_0g_report,
             exp07_0j_report,
-            exp09_report,
+            exp09_figures,
         )
         - PARTS
         <= FIGURES.keys()
     )
 
 
-def test_a_figure_draws_in_panels_of_the_families_order(drawn):
-    _, spec = drawn
+def test_a_figure_draws_the_families_in_their_order(drawn):
+    name, spec = drawn
     svg = vl_convert.vegalite_to_svg(json.dumps(spec, allow_nan=False))
     assert "NaN" not in svg and "undefined" not in svg and "null<" not in svg
     assert all(f">{title}<" in svg for title in synthetic.TITLES)
-    assert spec["facet"]["sort"] == synthetic.TITLES and spec["columns"] == 3
-    assert list(rows(spec)["panel"].unique()) == synthetic.TITLES
+    assert [title for title in pairs_of(spec) if title != POOL] == synthetic.TITLES
+    assert name in FORESTS or (
+        spec["columns"] == 3 and list(rows(spec)["panel"].unique()) == synthetic.TITLES
+    )
+
+
+def test_a_difference_has_a_row_a_pair_and_one_axis(drawn):
+    name, spec = drawn
+    assert (name in FORESTS) == any(e.get("y", {}).get("field") == "panel" for e in encodings(spec))
+    if name in FORESTS:
+        assert "x" not in spec.get("resolve", {}).get("scale", {})
+
+
+def test_pt_is_blue_and_dashed_and_it_orange_and_solid(drawn):
+    looks.has_the_models_colours(drawn[1])
+
+
+def test_a_figure_has_a_caption(drawn):
+    looks.has_a_caption(drawn[1])
+
+
+def test_a_figure_speaks_in_words(drawn):
+    looks.has_words(drawn[1])
+    looks.fits_a_phone(drawn[1])
+
+
+def test_a_page_opens_on_the_raw_lens(drawn):
+    looks.opens_on(drawn[1], "raw")
 
 
 @pytest.mark.slow
@@ -167,15 +199,6 @@ def test_a_figure_is_small_and_the_same_bytes_again(drawn):
     assert len(text.encode()) < LARGEST
     assert json.dumps(draw(made(key)).to_dict(), ensure_ascii=False) == text
     assert '"param_' not in text and '"view_' not in text
-
-
-def test_pt_and_it_have_their_colour_and_dash(drawn):
-    for encoding in encodings(drawn[1]):
-        for channel, pair in (("color", [charts.PT, charts.IT]), ("strokeDash", [[5, 3], [1, 0]])):
-            if encoding.get(channel, {}).get("field") == "variant":
-                assert encoding[channel]["scale"] == {"domain": ["PT", "IT"], "range": pair}
-        if encoding.get("color", {}).get("field") not in (None, "variant", "condition", "meets", "cosine"):
-            assert not {charts.PT, charts.IT} & set(encoding["color"]["scale"]["range"])
 
 
 def test_axes_are_named(drawn):
@@ -219,24 +242,30 @@ CASES = [
     ("neuron_gini", {"variant": "IT", "layer": 11}, lambda d: at(d, "it", "gini", layer=11)),
     ("matched_curves", {"variant": "IT", "lens": "raw", "basis": "the other model's", "layer": 3},
      lambda d: at(d, "it", "kl_final_layer_matched", lens="raw", basis="other", history="it", layer=3).mean()),
-    ("history_gap", {"history": "free running"},
+    ("gap_intervals", {"lens": "raw lens", "text": TEXTS["own"], "direction": charts.KL["final_layer"]},
      lambda d: value(exp09_quantities.quantities, d, "kl_excess_late_half.raw")),
-    ("history_gap", {"history": "PT's tokens"},
+    ("gap_intervals", {"lens": "raw lens", "text": TEXTS["pt"], "direction": charts.KL["final_layer"]},
      lambda d: value(exp09_quantities.quantities, d, "matched_gap_late_half.pt.raw")),
-    ("gap_intervals", {"lens": "tuned"}, lambda d: d.convergence_gap.sel(lens="tuned", direction="final_layer")),
-    ("confidence_gap", {"stratum": "high"}, lambda d: late(d, d.kl_by_confidence.sel(stratum="high", lens="raw"))),
-    ("category_gap", {"category": "story"},
+    ("gap_intervals", {"lens": "tuned lens", "text": TEXTS["own"], "direction": charts.KL["final_layer"]},
+     lambda d: d.convergence_gap.sel(lens="tuned", direction="final_layer")),
+    ("delay_intervals", {"lens": "raw lens", "rule": "KL stays below 0.1 nats"},
+     lambda d: value(exp09_quantities.quantities, d, "commitment_delay.raw.kl_stays_0.1")),
+    ("update_levels", {"variant": "IT"},
+     lambda d: at(d, "it", "delta_cosine", component="block").isel(layer=slice(9, None)).mean()),
+    ("confidence_gap", {"confidence": "high", "text": TEXTS["own"], "lens": "raw"},
+     lambda d: late(d, d.kl_by_confidence.sel(stratum="high", lens="raw"))),
+    ("category_gap", {"category": "story", "lens": "raw"},
      lambda d: late(d, d.kl_final_layer.sel(lens="raw").isel(prompt=d.category.values == "story"))),
-    ("weight_change", {"group": "mlp", "layer": 2}, lambda d: d.weight_relative.sel(group="mlp", layer=2)),
-    ("weight_rms", {"group": "norm", "layer": 2}, lambda d: d.weight_rms.sel(group="norm", layer=2)),
+    ("weight_change", {"group": "MLP", "layer": 2}, lambda d: d.weight_relative.sel(group="mlp", layer=2)),
+    ("weight_rms", {"group": "norms", "layer": 2}, lambda d: d.weight_rms.sel(group="norm", layer=2)),
     ("support_profile", {"variant": "IT", "layer": 6}, lambda d: at(d, "it", "support", layer=6).mean()),
-    ("update_breadth", {"variant": "PT", "component": "mlp", "layer": 6},
+    ("update_breadth", {"variant": "PT", "component": "MLP", "layer": 6},
      lambda d: at(d, "pt", "update_n90", component="mlp", layer=6).mean()),
     ("neuron_breadth", {"variant": "PT", "selection": "random", "layer": 6},
      lambda d: at(d, "pt", "neuron_n90", selection="random", layer=6).mean()),
-    ("breadth_fits", {"variant": "IT", "selection": "random"},
+    ("breadth_fits", {"variant": "IT", "selection": "at random"},
      lambda d: at(d, "it", "fit", selection="random", quantity="attribution", statistic="pearson")),
-    ("kinds_profile", {"kind": "R", "condition": "IT", "layer": 5},
+    ("kinds_profile", {"kind": "reasoning", "condition": "IT", "layer": 5},
      lambda d: d.delta_cosine.sel(component="block", condition="IT", layer=5)[2::3].mean()),
     ("template_overlay", {"condition": "PT", "layer": 5},
      lambda d: d.delta_cosine.sel(component="block", condition="PT", layer=5).mean()),
@@ -250,7 +279,7 @@ CASES = [
      lambda d: at(d, "it", "late_mind_change", history="it", token_class="content", lens="raw").mean()),
     ("minds_matched", {"variant": "PT", "token_class": "content"},
      lambda d: at(d, "pt", "late_flips", history="it", token_class="content", lens="raw").mean()),
-    ("commitment_matched", {"stratum": "low"},
+    ("commitment_matched", {"confidence": "low confidence"},
      lambda d: shift(d, "commitment_by_confidence", history="it", stratum="low", rule="kl_continuous", lens="raw")),
     ("dimension_profile", {"variant": "IT", "estimator": "TwoNN", "template": "chat turn", "layer": 1},
      lambda d: at(d, "it", "dimension", estimator="two_nn", template="chat", layer=1)),

@@ -1,4 +1,4 @@
-"""The charts, tables and sentences of the internal-causality chapter, on results built so that the answer is known."""
+"""The charts and tables of the internal-causality chapter, on results built so that the answer is known."""
 
 import json
 import re
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import vl_convert
 
-from nbhelpers import experiments
 from nbhelpers.core import stats
 from nbhelpers.experiments.exp11_matched_prefix import quantities as exp11_quantities
 from nbhelpers.experiments.exp11_matched_prefix import report as exp11_report
 from nbhelpers.experiments.exp13_token_support import report as exp13_report
 from nbhelpers.experiments.exp14_symmetric_causality import quantities as exp14_quantities
 from nbhelpers.experiments.exp14_symmetric_causality import report as exp14_report
-from nbhelpers.report import charts, graft_charts
+from nbhelpers.report import graft_charts, theme
+from nbhelpers.report.families import POOL
 from nbhelpers.report.quantities import named, value
-from tests import synthetic
-from tests.specs import chart_makers, controls, filters, rows
+from tests import looks, synthetic
+from tests.specs import chart_makers, controls, encodings, filters, pairs_of, rows
 
 LENS, SIDE = {"lens": ["raw", "tuned"]}, {"side": ["IT's MLPs in PT", "PT's MLPs in IT"]}
 BASIS = {"basis": ["each host", "PT"]}
@@ -43,13 +43,14 @@ FIGURES = {
     ),
     "late_wins": ("exp13", exp13_report.late_wins, LENS),
 }  # fmt: skip
+# One panel a pair; the others have a row a pair.
+CURVES = {"trajectories", "trajectories_js", "sliding", "widths", "strongest"}
 TABLES = {
     "late_table": ("exp11", exp11_report.late_table), "branch_table": ("exp11", exp11_report.branch_table),
     "necessity": ("exp11", lambda r: exp11_report.late_table(r, "necessity", "raw")),
     "divergence_table": ("exp11", exp11_report.divergence_table), "test_table": ("exp14", exp14_report.test_table),
     "correlation_table": ("exp13", exp13_report.correlation_table), "class_table": ("exp13", exp13_report.class_table),
 }  # fmt: skip
-IN_ALL = "in all six families"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,10 +74,7 @@ def drawn(request):
 
 
 def test_no_chart_is_left_out():
-    assert (
-        chart_makers(graft_charts, exp11_report, exp13_report, exp14_report) - {"grouped_dots", "zero_line_x"}
-        <= FIGURES.keys()
-    )
+    assert chart_makers(graft_charts, exp11_report, exp13_report, exp14_report) <= FIGURES.keys()
 
 
 def test_a_figure_draws_every_family_in_order(drawn):
@@ -84,8 +82,38 @@ def test_a_figure_draws_every_family_in_order(drawn):
     svg = vl_convert.vegalite_to_svg(json.dumps(spec, allow_nan=False))
     assert "NaN" not in svg and "undefined" not in svg and "null<" not in svg
     assert all(f">{title}<" in svg for title in synthetic.TITLES)
-    if name not in ("sufficiency_necessity", "cosine"):
-        assert spec["facet"]["sort"] == synthetic.TITLES and spec["columns"] == 3
+    assert [title for title in pairs_of(spec) if title != POOL] == synthetic.TITLES
+    by_pair = spec["facet"]["field"] == "panel"
+    assert by_pair == (name in CURVES) and (not by_pair or spec["columns"] == 3)
+    assert by_pair or "x" not in spec["resolve"].get("scale", {})  # a row a pair, on one axis
+
+
+def test_hosts_keep_their_models_colours(drawn):
+    looks.has_the_models_colours(drawn[1])
+
+
+def test_a_figure_has_a_caption(drawn):
+    looks.has_a_caption(drawn[1])
+
+
+def test_a_figure_speaks_in_words(drawn):
+    looks.has_words(drawn[1])
+    looks.fits_a_phone(drawn[1])
+
+
+def test_a_page_opens_on_the_tuned_lens(drawn):
+    looks.opens_on(drawn[1], "tuned")
+
+
+def test_windows_differ_in_shape_and_step(drawn):
+    for encoding in encodings(drawn[1]):
+        if encoding.get("shape", {}).get("field") == "window":
+            shapes, steps = (
+                dict(zip(encoding[channel]["scale"]["domain"], encoding[channel]["scale"]["range"]))
+                for channel in ("shape", "color")
+            )
+            assert [shapes[w] for w in graft_charts.WINDOWS] == ["triangle-up", "square", "circle"]
+            assert [steps[w] for w in graft_charts.WINDOWS] == theme.STEPS
 
 
 @pytest.mark.slow
@@ -206,8 +234,9 @@ def test_displaced_and_supported_classes():
 def test_a_table_is_whole_text_of_every_family(name):
     key, build = TABLES[name]
     table = build(made(key))
-    heads = {str(part) for label in table.index for part in np.atleast_1d(label)}
+    heads = {str(part) for axis in table.axes for label in axis for part in np.atleast_1d(label)}
     assert all(title in heads for title in synthetic.TITLES)
+    assert not any(re.search(r"\b[ABD]['2_]|pooled|_late|tmpl", head) for head in heads)
     cells = [str(cell) for cell in table.to_numpy().ravel()]
     assert not table.isna().any(axis=None) and not any(
         "nan" in cell or re.search(r"-\d|e-", cell) for cell in cells
@@ -217,15 +246,15 @@ def test_a_table_is_whole_text_of_every_family(name):
 def test_the_figure_of_both_sides_has_the_dense_pool():
     results = made("exp14")
     data = rows(exp14_report.sufficiency_necessity(results))
-    assert list(dict.fromkeys(data["family"])) == [*synthetic.TITLES, "dense pool"]
-    data = data.set_index(["family", "panel", "window", "lens", "basis"])["mean"]
+    assert list(dict.fromkeys(data["panel"])) == [*synthetic.TITLES, "dense pool"]
+    data = data.set_index(["panel", "side", "window", "lens", "basis"])["mean"]
     for name, basis in (("each host", "host"), ("PT", "pt")):
         of = {
             title: float(d["shift"].sel(readout="kl_layer_final", region="final_fifth", side="necessity", window="mid",
                                         lens="raw", basis=basis).mean())
             for title, d in results.items()
         }  # fmt: skip
-        shown = data.xs(("PT's MLPs in IT", "mid", "raw", name), level=("panel", "window", "lens", "basis"))
+        shown = data.xs(("PT's MLPs in IT", "mid", "raw", name), level=("side", "window", "lens", "basis"))
         assert shown["Qwen"] == pytest.approx(of["Qwen"], abs=1e-4)
         assert shown["dense pool"] == pytest.approx(np.mean([of[t] for t in of if t != "DeepSeek"]), abs=1e-4)
 
@@ -257,94 +286,10 @@ def test_classes_are_pooled_by_their_counts():
     counts = sum(d.replaced.sel(condition="B_late", lens="tuned").sum("prompt") for d in results.values())
     won, lost = (counts.sum(dim) / counts.sum() for dim in ("displaced", "supported"))
     wanted = float(won.sel(supported="content")) - float(lost.sel(displaced="content"))
-    assert float(table.loc["all families", "content"].split()[0].replace("−", "-")) == pytest.approx(
+    assert float(table.loc["all pairs", "content"].split()[0].replace("−", "-")) == pytest.approx(
         wanted, abs=6e-3
     )
-    assert list(table.index) == ["all families", "dense pool"]
-
-
-def test_verdicts_say_what_the_results_hold():
-    first = exp11_report.verdict(made("exp11"))
-    assert first.count(f"above the host's {IN_ALL}") == 4 and f"farther from them {IN_ALL}" in first.replace(
-        "the teacher's", "them"
-    )
-    both = exp14_report.verdict(made("exp14"))
-    assert (
-        f"positive {IN_ALL}" in both
-        and f"negative {IN_ALL}" in both
-        and f"up on PT's side, {IN_ALL}, and, down on IT's side, {IN_ALL} (" in both
-    )
-    tokens = exp13_report.verdict(made("exp13"))
-    assert f"content tokens are more frequent {IN_ALL}; function words are more frequent in none" in tokens
-    assert f"less frequent {IN_ALL} (95 %" in tokens and "The other counts rest on" in tokens
-
-
-def test_the_verdict_on_one_pair_counts_nothing():
-    one = made("exp14")["Llama"]
-    text = exp14_report.verdict({"Ann": one})
-    assert (
-        "The late window is the one of three that changes it most in the study's direction, up, on PT's side, and is the one"
-        in text
-    )
-    text = exp14_report.verdict({"Ann": one.assign(strongest=0 * one.strongest)})
-    assert (
-        "The late window is not surely the one of three" in text
-        and "the late one does not surely carry" in text
-    )
-
-
-@pytest.mark.slow
-def test_verdicts_say_the_opposite_where_results_are_reversed():
-    def mirrored(d):
-        """PT's MLPs do in IT what IT's did in PT, with every change turned round."""
-        moved = {name: -d[name] for name in ("shift", "mean")} | {"low": -d.high, "high": -d.low}
-        return d.assign(moved | {"strongest": 0 * d.strongest})
-
-    said = exp14_report.verdict({title: mirrored(d) for title, d in made("exp14").items()})
-    assert f"amount that is positive in none of the six families, negative {IN_ALL}" in said
-    assert (
-        "up on PT's side, in none of the six families, and, down on IT's side, in none of the six families"
-        in said
-    )
-
-    def turned(d):
-        change = d.sel(role="change")
-        low, high = -change.share_high, -change.share_low
-        return d.assign(
-            share_low=low.expand_dims(role=["change"]), share_high=high.expand_dims(role=["change"])
-        ).assign(log_rank_gain=-d.log_rank_gain)
-
-    tokens = exp13_report.verdict({title: turned(d) for title, d in made("exp13").items()})
-    assert f"negative {IN_ALL}" in tokens
-    assert f"content tokens are more frequent in none of the six families, less frequent {IN_ALL}" in tokens
-
-    swapped = {"B_late": "A'", "A'": "B_late"}
-    results = {
-        title: d.assign({
-            name: d[name].sel(condition=[swapped.get(c, c) for c in d.condition.values]).assign_coords(d.condition.coords)
-            for name in ("kl_layer_final",)
-        })
-        for title, d in made("exp11").items()
-    }  # fmt: skip
-    assert (
-        f"tuned lens, above the host's in none of the six families, below the host's {IN_ALL}"
-        in exp11_report.verdict(results)
-    )
-
-
-def test_one_pair_has_sentences_of_its_own():
-    for key in ("exp11", "exp13", "exp14"):
-        text = experiments.part(key, "report").verdict({"Pocket Llama": made(key)["Llama"]})
-        assert "families" not in text and text.endswith(".")
-
-
-def test_colours_of_pt_and_it_are_not_those_of_windows():
-    assert not {charts.PT, charts.IT} & {
-        *graft_charts.WINDOWS.values(),
-        graft_charts.PT_HOST,
-        graft_charts.IT_HOST,
-    }
-    assert list(graft_charts.WINDOWS) == ["early", "mid", "late"]
+    assert list(table.index) == ["all pairs", "dense pool"]
 
 
 def test_late_shifts_by_token_weigh_long_replies_more():
@@ -354,12 +299,3 @@ def test_late_shifts_by_token_weigh_long_replies_more():
     n = d.n_tokens.sel(teacher="it").values
     found = value(exp11_quantities.quantities, d, f"{name}.by_token")
     assert found == pytest.approx(float((shift.values * n).sum() / n.sum()))
-
-
-def test_a_class_that_no_reply_has_is_said_to_be_missing():
-    d = made("exp13")["Llama"].copy(deep=True)
-    for name in ("log_rank_gain", "rank_gain"):
-        d[name].loc[{"token_class": "function"}] = np.nan
-    d["r"] = d.r * np.nan
-    said = exp13_report.verdict({"Pocket Llama": d})
-    assert "too few" in said and "at most – in size" in said

@@ -17,8 +17,8 @@ from nbhelpers import experiments
 from nbhelpers.core import params
 from nbhelpers.experiments.exp09_convergence_gap import figures as exp09_figures
 from nbhelpers.report import charts
-from tests import synthetic
-from tests.specs import controls, rows
+from tests import looks, synthetic
+from tests.specs import controls, rows, shown_first
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_same_bytes_in_another_process():
 def test_renderer_emits_the_specification_alone(results):
     bundle = exp09_figures.kl_curves(results, lens="raw")._repr_mimebundle_()
     assert set(bundle) == {charts.VEGALITE, "text/plain"}
-    assert bundle["text/plain"] == "<chart: KL(final ‖ layer) by layer, raw lens (√ scale)>"
+    assert bundle["text/plain"].startswith("<chart: KL(final ‖ layer) by layer, raw lens (√ scale)>\n")
     cell = v4.new_code_cell(outputs=[v4.new_output("execute_result", bundle, execution_count=1)])
     nbformat.validate(v4.new_notebook(cells=[cell]))
     json.dumps(bundle, allow_nan=False)
@@ -67,7 +67,7 @@ def test_curve_is_the_mean_over_prompts(results):
             np.testing.assert_allclose(drawn["mean"], mean, atol=2e-4)
             assert (drawn["low"] <= drawn["mean"]).all() and (drawn["mean"] <= drawn["high"]).all()
             entropy = dataset["entropy"].sel(variant=variant, lens="raw").values[:, -1].mean()
-            assert drawn["entropy"].iloc[0] == f"entropy {entropy:.2f}"
+            assert drawn["entropy"].iloc[0] == f"{variant.upper()}: entropy {entropy:.2f}"
 
 
 def test_either_lens_is_there_to_choose(results):
@@ -149,6 +149,8 @@ def test_training_loss_has_a_panel_for_each_card():
     chosen = drawn[(drawn["panel"] == "Qwen") & (drawn["variant"] == "PT")]
     assert chosen["tokens"].tolist() == [1, 3, 5.1] and chosen["loss"].tolist() == [1.9, 1.0, 0.7]
     vl_convert.vegalite_to_svg(chart.to_json())
+    looks.has_a_caption(chart.to_dict())
+    looks.has_the_models_colours(chart.to_dict())
 
 
 @pytest.mark.parametrize(
@@ -192,3 +194,20 @@ def test_a_tooltip_and_a_long_name_claim_no_confidence_of_their_own():
     ]
     for key in params.ordered():
         assert not [name for name, about in experiments.variables(key).items() if "95 %" in about.long_name]
+
+
+def test_a_choice_opens_on_the_value_that_its_page_reads(results):
+    frame = charts.tidy(results, lambda dataset: charts.banded(dataset["entropy"]))
+    marks = charts.bands(charts.layers_axis(), "nats")
+    for defaults, first in ((None, "raw"), ({"lens": "tuned"}, "tuned")):
+        chart = charts.panels(
+            frame, "Entropy", *marks, description="Entropy", toggles={"lens": "lens"}, defaults=defaults
+        )
+        assert controls(chart) == {"lens": ["raw", "tuned"]} and shown_first(chart) == {"lens": first}
+
+
+def test_a_long_title_is_broken_and_a_short_one_is_not():
+    title = "KL(layer ‖ the teacher's same layer), change in the final fifth by teacher"
+    lines = charts.in_lines(title)
+    assert " ".join(lines) == title and all(len(line) <= 48 for line in lines)
+    assert charts.in_lines("Commitment delay") == "Commitment delay"

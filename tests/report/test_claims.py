@@ -1,15 +1,16 @@
-"""The ledger: figures typed in right, and a run's values of them against plain NumPy."""
+"""The claims: figures typed in right, tests of claims, and a run's values of them against plain NumPy."""
 
 import csv
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from nbhelpers import experiments
 from nbhelpers.core import params, stats
 from nbhelpers.experiments.exp07_0g_tuned_lens import quantities as exp07_0g_quantities
-from nbhelpers.report import ledger
+from nbhelpers.report import claims, ledger
 from nbhelpers.report.quantities import SPECTRA
 from tests import synthetic
 from tests.stubs import REPOSITORY
@@ -86,17 +87,118 @@ def results():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS + GRAFTS)
 def test_the_published_figures_are_well_formed(experiment):
-    table = ledger.published(experiment)
-    assert set(table["verdict"]) <= set(ledger.VERDICTS)
+    table = claims.published(experiment)
+    assert set(table["verdict"]) <= set(claims.VERDICTS)
     assert (table["reason"].str.len() > 0).all() and (table["source_section"].str.len() > 0).all()
     assert (table["claim"].str.len() > 10).all() and not table["claim"].str.endswith(".").any()
-    numbers = ~table["metric"].str.startswith(ledger.QUALITATIVE)
+    numbers = ~table["metric"].str.startswith(claims.QUALITATIVE)
     assert (table["value"].notna() == numbers).all() and (table["unit"][numbers].str.len() > 0).all()
     parts = table["id"].str.split(".", n=2)
     assert (parts.str[2] == table["metric"] + "." + table["family"]).all() and parts.str[
         1
     ].str.isdigit().all()
     assert table["source_section"].str.startswith(("paper", "artifact")).all()
+
+
+# Layers of the study's models, for claims on a share of the depth.
+LAYERS = {"gemma": 34, "llama": 32, "qwen": 36, "mistral": 32, "deepseek": 27, "olmo": 32}
+# Figures that agree with their claim and are contradicted by other evidence: the released files give other numbers.
+BY_OTHER_EVIDENCE = (
+    "exp03.01.delay_by_confidence_layer_final.low", "exp03.24.own_feature_share", "exp09.19.reversals",
+    "exp09.24.delta_cosine_shift", "exp09.49.kl_excess_final_eight",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS + GRAFTS)
+def test_a_published_number_that_contradicts_its_claim_is_marked_so(experiment):
+    table = claims.published(experiment)
+    values = table.groupby(["metric", "family"])["value"].first()
+    for row in table.itertuples():
+        test = claims.claim_test(row.claim_test)
+        if test is None:
+            continue
+        ends = (np.nan, np.nan, LAYERS.get(row.family, 1))
+        parts = [row.value - values[name, row.family] for name in claims.others(row.metric, test)] or [
+            row.value
+        ]
+        said = claims.together(test.judged(part, *ends) for part in parts)
+        known = row.id.startswith(BY_OTHER_EVIDENCE)
+        assert said == claims.UNDECIDED or (said == claims.NO) == (
+            row.verdict == "contradicted" and not known
+        ), row.id
+
+
+def test_a_value_of_a_released_file_alone_is_no_support():
+    table = pd.concat(map(claims.published, PUBLISHED))
+    released = table["source_section"].str.startswith("artifact")
+    assert set(table[released]["verdict"]) == {"artifact value", "contradicted", "not checkable"}
+    assert "artifact value" not in set(table[~released]["verdict"])
+    assert (table["verdict"] == "artifact value").sum() > 1000
+
+
+def test_figures_that_hold_rounding_noise_cannot_be_checked():
+    table = claims.published("exp13")
+    noisy = table[table["metric"].str.contains("anti_kl") | (table["metric"] == "late_kl_r.remainder")]
+    assert len(noisy) == 49 and set(noisy["verdict"]) == {"not checkable"}
+    assert noisy["reason"].str.contains("at the last layer the exact gradient is zero").all()
+
+
+@pytest.mark.parametrize(
+    "text, value, low, high, expected",
+    [
+        (">0", 0.3, 0.1, 0.5, "yes"),
+        (">0", 0.3, -0.1, 0.5, "undecided"),
+        (">0", -0.3, -0.5, -0.1, "no"),
+        (">0", 0.0, np.nan, np.nan, "undecided"),
+        ("<0", -0.3, -0.5, 0.0, "undecided"),
+        ("<-0.5", -0.7, np.nan, np.nan, "yes"),
+        (">=6", 6, np.nan, np.nan, "yes"),
+        (">=6", 5, np.nan, np.nan, "no"),
+        ("<=0", 1, np.nan, np.nan, "no"),
+        (">1", 1.2, 1.1, 1.3, "yes"),
+        ("~0±0.05", -0.052, -0.07, -0.03, "undecided"),
+        ("~0±0.05", -0.25, -0.3, -0.2, "no"),  # the same sign as the published number, against the claim
+        ("~0±0.05", 0.05, np.nan, np.nan, "yes"),
+        ("~0±0.05", 0.01, -0.02, 0.04, "yes"),
+        ("~0.575±0.125 L", 6, np.nan, np.nan, "yes"),  # of 12 layers: 5.4 to 8.4
+        ("~0.575±0.125 L", 9, 8, 10, "undecided"),
+        ("~0.575±0.125 L", -1, -1, -1, "no"),  # no onset
+        ("~0.575±0.125 L", -1, 6, 8, "undecided"),  # none, though resamples find one
+        (">0", np.nan, np.nan, np.nan, ""),
+    ],
+)
+def test_a_claim_is_judged_by_the_runs_interval(text, value, low, high, expected):
+    assert claims.claim_test(text).judged(value, low, high, 12) == expected
+
+
+def test_a_layer_of_an_unknown_depth_is_not_judged():
+    assert claims.claim_test("~0.3±0.1 L").judged(4, np.nan, np.nan, np.nan) == ""
+
+
+def test_an_order_names_the_same_quantity_with_its_last_word_exchanged():
+    test = claims.claim_test(">early,mid")
+    assert claims.others("kl_shift.late", test) == ["kl_shift.early", "kl_shift.mid"]
+    assert test.judged(0.2, 0.1, 0.3) == "yes" and claims.claim_test("<pt").judged(0.2, 0.1, 0.3) == "no"
+    assert claims.together(["yes", "yes"]) == "yes" and claims.together(["yes", "no"]) == "no"
+    assert claims.together(["yes", "undecided"]) == "undecided" and claims.together(["yes", ""]) == ""
+
+
+SAID = {
+    ">0": "above 0", "<=5": "at most 5", ">=6": "at least 6", "<1": "below 1", "~0±0.05": "between −0.05 and 0.05",
+    "~0.333±0.07 L": "between 0.263 and 0.403 of the depth", ">early,mid": "more than early and mid", "<pt": "less than pt",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_a_claims_test_is_said_in_words(text):
+    assert str(claims.claim_test(text)) == SAID[text]
+
+
+def test_no_test_is_none_and_another_text_is_refused():
+    assert claims.claim_test("") is None
+    for text in ("0", "> 0", "~0", ">", ">0.1.2", "=3", "~0±-1"):
+        with pytest.raises(claims.ClaimError, match="is no claim test: a bound"):
+            claims.claim_test(text)
 
 
 def test_ids_are_unique():
@@ -108,7 +210,7 @@ def test_ids_are_unique():
 @pytest.mark.parametrize("experiment", EXPERIMENTS + GRAFTS)
 def test_one_row_of_the_table_is_one_figure_of_a_family(experiment):
     # The table to read has a row for each claim: two figures of one family would hide one of them.
-    assert not ledger.published(experiment).duplicated(["claim", "unit", "family"]).any()
+    assert not claims.published(experiment).duplicated(["claim", "unit", "family"]).any()
 
 
 def value(table, metric, family):
@@ -118,7 +220,7 @@ def value(table, metric, family):
 
 
 def test_published_means_are_those_of_their_families():
-    table = ledger.published("exp09")
+    table = claims.published("exp09")
     names = ("late_half.raw", "late_half.tuned", "early_third.raw", "early_third.tuned", "late_third.raw")
     for metric, digit in [(f"kl_excess_{n}", 6e-3) for n in names] + [
         ("delta_cosine_shift.final_fifth", 6e-4)
@@ -133,7 +235,7 @@ def test_published_means_are_those_of_their_families():
      "tuned.kl_stays_0.5"],
 )  # fmt: skip
 def test_published_delays_are_differences_of_published_layers(cell):
-    table = ledger.published("exp09")
+    table = claims.published("exp09")
     for family in params.FAMILIES:
         pt, it = (value(table, f"commitment.{cell}.{v}", family) for v in params.VARIANTS)
         assert value(table, f"commitment_delay.{cell}", family) == pytest.approx(it - pt)
@@ -158,7 +260,7 @@ RENAMED = {
 
 @pytest.mark.parametrize("experiment, start", [(e, s) for e, starts in SHIFTS.items() for s in starts])
 def test_published_shifts_are_differences_of_published_levels(experiment, start):
-    table, seen = ledger.published(experiment), 0
+    table, seen = claims.published(experiment), 0
     for row in table[table["metric"].str.startswith(RENAMED.get(start, f"{start}_shift"))].itertuples():
         suffix = row.metric.removeprefix(RENAMED.get(start, f"{start}_shift"))
         levels = [
@@ -174,7 +276,7 @@ def test_published_shifts_are_differences_of_published_levels(experiment, start)
 
 
 def test_reversed_cells_are_marked_as_contradicting():
-    table = ledger.published("exp09")
+    table = claims.published("exp09")
     later = table[table["metric"].str.startswith("commitment_delay") & (table["value"] < 0)]
     assert set(later["verdict"]) == {"contradicted"}
     assert set(later["family"]) == {"deepseek", "qwen", "llama"}
@@ -316,10 +418,11 @@ def test_figures_are_those_of_the_reference():
 def test_every_experiment_has_a_ledger_and_a_table(experiment):
     results = {family.title(): made(experiment, family, i) for i, family in enumerate(params.FAMILIES)}
     table = ledger.ledger(experiment, results, quantities_of(experiment), n_resamples=50)
-    figures = ledger.published(experiment)
+    figures = claims.published(experiment)
     assert set(table["id"]) == set(figures["id"]) and len(table) == len(figures)
     read = ledger.beside(experiment, results, quantities_of(experiment), n_resamples=50)
-    assert len(read) and set(read.columns[1:-1]) >= set(results) and read.columns[-1] == "audit"
+    read = read.table
+    assert len(read) and set(read.columns) >= {"unit", *results, "audit", "source"}
     kept = table[table["run"].notna()]
     assert set(read.index) == set(kept["claim"])
     assert (table[table["run"].isna()]["agreement"] == "").all()
@@ -327,8 +430,8 @@ def test_every_experiment_has_a_ledger_and_a_table(experiment):
 
 def test_an_experiment_without_published_figures_has_an_empty_table():
     results = {"Gemma": synthetic.dataset("gemma", "exp01", n_prompts=24)}
-    table = ledger.beside("exp01", results, quantities_of("exp01"))
-    assert table.empty and list(table.columns) == ["unit", "Gemma", "audit"]
+    shown = ledger.beside("exp01", results, quantities_of("exp01"))
+    assert shown.table.empty and "0 of 0 published figures" in shown.html
     assert ledger.ledger("exp01", results, quantities_of("exp01")).empty
 
 
@@ -383,7 +486,7 @@ def test_gaps_are_those_of_a_plain_loop(lens):
             f"kl_excess_middle_third.{lens}": gap[:, 4:8].mean(),
             f"kl_excess_late_third.{lens}": gap[:, 8:].mean(),
             f"kl_excess_final_fifth.{lens}": gap[:, 9:].mean(),
-            f"layers_above.{lens}": np.mean(above[6:]),
+            f"layers_above.{lens}": np.mean(above[6:-1]),
             f"crossover.{lens}": crossover,
             f"kl_first_layer.{lens}.it": kl[1, :, 0].mean(),
             f"matched_kl_final_fifth.{lens}.pt": pt,
@@ -507,8 +610,12 @@ def test_the_dip_is_that_of_a_plain_loop():
             f"dimension_last.{variant}": curve[-1],
             f"dimension_minimum_layer.{variant}": curve.index(min(curve)),
             f"sharpness.{variant}": float(result["sharpness"].sel(template="raw", variant=variant)),
+            # The study takes both at the layer of IT's dip, 4.
+            f"sharpness_at_it_dip.{variant}": abs(curve[3] - curve[5]) / max(curve[3], curve[5]),
         }
     expected["sharpness_ratio"] = expected["sharpness.it"] / expected["sharpness.pt"]
+    at_it = (expected[f"sharpness_at_it_dip.{v}"] for v in ("it", "pt"))
+    expected["sharpness_at_it_dip_ratio"] = np.divide(*at_it)
     check("exp04", expected)
 
 
@@ -552,8 +659,10 @@ def test_revision_is_that_of_a_plain_loop():
             expected |= {f"{name}.pt": pt, f"{name}.it": it, f"{first}_shift.{rest}": it - pt}
     for stratum in ("low", "medium", "high"):
         at = dict(stratum=stratum, rule="kl_continuous", lens="raw")
-        pt, it = (own(result, "commitment_by_confidence", v, **at).values.mean() for v in params.VARIANTS)
-        expected |= {f"commitment_by_confidence.{stratum}.it": it, f"delay_by_confidence.{stratum}": it - pt}
+        for end in ("", "_layer_final"):
+            name = f"commitment_by_confidence{end}"
+            pt, it = (own(result, name, v, **at).values.mean() for v in params.VARIANTS)
+            expected |= {f"{name}.{stratum}.it": it, f"delay_by_confidence{end}.{stratum}": it - pt}
     cosines = [
         own(result, "delta_cosine", v, layer=list(phases["corrective"])).values.mean()
         for v in params.VARIANTS
@@ -629,6 +738,11 @@ def test_onsets_are_those_of_the_block():
     assert (
         found.loc["onset_depth.least", "value"] == 4 / 12 and found.loc["onset_depth.most", "value"] == 9 / 12
     )
+    # 4 and 9 are those of the σ rules; the drop rules have 6 and none.
+    assert found.loc["onset_depth_sigma.most", "value"] == 9 / 12
+    result["onset"].loc[dict(component="block")] = [4, 5, 11, -1]
+    found = measured(result)["value"]
+    assert found[["onset_depth_sigma.most", "onset_depth.most"]].tolist() == [5 / 12, 11 / 12]
     result["onset"].loc[dict(component="block")] = -1
     assert measured(result).loc[["onset_span.all", "onset_depth.least"], "value"].isna().all()
 
@@ -636,8 +750,9 @@ def test_onsets_are_those_of_the_block():
 def test_an_onset_that_no_rule_finds_is_named_so():
     result = made("exp07_0j")
     result["onset"].loc[dict(component="block", rule="2 σ")] = -1
-    table = ledger.beside("exp07_0j", {"Gemma": result}, quantities_of("exp07_0j"))
-    assert table.filter(like="onset by 2 σ", axis=0)["Gemma"].tolist() == ["20 → none"]
+    table = ledger.beside("exp07_0j", {"Gemma": result}, quantities_of("exp07_0j")).table
+    (row,) = table.filter(like="onset by 2 σ", axis=0).itertuples()
+    assert row.published == "20" and row._3.startswith("none") and row._4 == "no"
 
 
 @pytest.mark.slow
@@ -657,157 +772,34 @@ def test_counts_of_families_are_those_of_their_signs():
     assert table["reversals"] == sum(run[cell] < 0 for run in runs for cell in cells)
 
 
-# The ledger
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS + GRAFTS)
-def test_a_published_figure_is_a_quantity_or_has_a_reason(experiment):
-    source = quantities_of(experiment)
-    results = {family: synthetic.dataset(family, experiment, n_prompts=24) for family in params.FAMILIES}
-    found = {family: source.quantities(result) for family, result in results.items()}
-    runs = {family: ledger.measured(of, n_resamples=20) for family, of in found.items()}
-    across = getattr(source, "across", lambda found: {})
-    known = set(ledger.pooled(found, runs, list(runs), across)[0])
-    published = set(ledger.published(experiment)["metric"])
-    reasons = {metric for metric in published if ledger.reason(metric, source)}
-    assert published - known == reasons  # a figure that is measured has no reason not to be
-    quantities = found["gemma"]
-    for row in ledger.published(experiment).itertuples():
-        if row.metric in quantities:
-            assert quantities[row.metric].unit in UNITS.get(row.unit, (row.unit,)), row.metric
-    assert set(source.UNMEASURED) <= published
-
-
-def test_every_figure_stands_in_the_ledger_once_a_family(results):
-    table = ledger.ledger("exp09", results, quantities_of("exp09"))
-    assert len(table) == len(ledger.published("exp09"))
-    unknown = table[table["metric"] == "steps_range.least"]
-    assert set(unknown["note"]) == {ledger.UNMEASURED} and unknown["run"].isna().all()
-    for lens in ("raw", "tuned"):
-        gap = table[table["metric"] == f"kl_excess_late_half.{lens}"]
-        assert gap["run"].notna().all() and set(gap["title"]) == {*params.FAMILIES, "mean"}
-        six = gap[gap["family"] != "mean"]
-        assert gap[gap["family"] == "mean"]["run"].iloc[0] == pytest.approx(six["run"].mean())
-
-
-@pytest.mark.slow
-def test_a_pool_needs_all_of_its_families(results):
-    few = results["gemma"].isel(prompt=slice(3)).assign_attrs(results["gemma"].attrs)
-    table = ledger.ledger("exp09", results | {"gemma": few}, quantities_of("exp09"))
-    row = table[(table["metric"] == "kl_excess_late_half.raw") & (table["family"] == "mean")]
-    assert row["run"].isna().all() and set(row["note"]) == {ledger.UNMEASURED}
-    grafted = synthetic.results("exp14", n_prompts=12)
-    grafted["DeepSeek"] = grafted["DeepSeek"].isel(prompt=slice(3))
-    table = ledger.ledger("exp14", grafted, quantities_of("exp14"), n_resamples=50)
-    pools = table[
-        table["metric"].str.endswith("kl_shift.sufficiency.late") & table["family"].isin(["mean", "all"])
-    ]
-    known = pools.set_index("metric")["run"].groupby(level=0).first()
-    assert np.isfinite(known["dense_five.kl_shift.sufficiency.late"])
-    assert np.isnan(known["kl_shift.sufficiency.late"])
-
-
-def test_a_profile_without_some_families_still_has_a_ledger(results):
-    two = {"One": results["llama"], "Another": results["llama"]}
-    table = ledger.ledger("exp09", two, quantities_of("exp09"))
-    rows = table[table["metric"] == "kl_excess_late_half.raw"]
-    assert rows[rows["family"] == "llama"]["title"].tolist() == ["One", "Another"]
-    assert rows[rows["family"].isin(["gemma", "mean"])]["run"].isna().all()
-    assert ledger.beside("exp09", two, quantities_of("exp09")).iloc[0]["audit"] == "supported"
-
-
-@pytest.mark.parametrize(
-    "centre, published, run, low, high, expected",
-    [
-        (0.0, 1.0, 0.3, 0.1, 0.5, "same sign"),
-        (0.0, 1.0, -0.3, -0.5, -0.1, "other sign"),
-        (0.0, 1.0, 0.3, -0.1, 0.5, "undecided"),
-        (0.0, 0.0, 0.3, 0.1, 0.5, ""),  # zero has no sign
-        (0.0, 0.9, np.nan, np.nan, np.nan, ""),
-        (0.0, 0.9, 0.0, np.nan, np.nan, "undecided"),
-        (0.5, 0.9, 0.2, np.nan, np.nan, "other sign"),
-        (0.5, 0.9, 0.8, np.nan, np.nan, "same sign"),
-        (0.5, 0.9, 0.5, np.nan, np.nan, "undecided"),
-        (1.0, 1.1, 1.3, np.nan, np.nan, "same sign"),
-        (1.0, 1.1, 0.9, np.nan, np.nan, "other sign"),
-        (1.0, 1.0, 0.9, np.nan, np.nan, ""),
-        (None, 0.9, 0.8, 0.7, 0.9, ""),
-    ],
-)
-def test_agreement_is_of_signs_and_knows_its_doubt(centre, published, run, low, high, expected):
-    assert ledger.agreement(centre, published, run, low, high) == expected
-
-
-# Units of published figures that a quantity names more plainly.
-UNITS = dict.fromkeys(("ratio", "share", "share of layers", "share of late-half layers", "share of depth", "probability",
-                       "Jaccard index", "dimensions", "features", "r"), ("1",)) | {"layer": ("layer", "layers"),
-         "length": ("residual units",), "onset layer": ("layers",)}  # fmt: skip
-CENTRES = {
-    "exp02": {"delta_cosine_last_layer.IC.it_plain": 0.0},
-    "exp04": {"sharpness_ratio": 1.0, "sharpness.it": None},
-    "exp07_0g": {"lens_improvement.it": 0.0},
-    "exp07_0j": {"onset.sigma_0.5": None},
-    "exp09": {
-        "kl_excess_late_half.raw": 0.0, "layers_above.tuned": 0.5, "final_entropy.pt": None,
-        "matched_kl_final_fifth.tuned.it": None, "delta_cosine_layers_below.final_fifth": 0.5,
-        "delta_cosine_last_layer.it": 0.0, "weight_late_ratio.mlp": 1.0, "weight_peak_layer.mlp": None,
-    },
-    "exp11": {"kl_level.d_late": None, "commitment_layer.c": None},
-    "exp13": {
-        "late_win.c": None, "late_win_shift.b_late": 0.0, "supported_share.content": None,
-        "share_change.content": 0.0, "rank_win.late.content": None, "projection.anti_top1.c": 0.0,
-    },
-    "exp14": {"kl_shift.necessity.late": 0.0, "cross_kl_level.d_late": None},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("experiment", CENTRES)
-def test_a_size_has_no_sign_and_a_change_has_one(experiment):
-    result = synthetic.dataset("gemma", experiment, n_prompts=24)
-    found = quantities_of(experiment).quantities(result)
-    assert {name: found[name].centre for name in CENTRES[experiment]} == CENTRES[experiment]
-
-
-@pytest.mark.parametrize(
-    "value, unit, digits, text",
-    [
-        (-0.004, "nats", 2, "0.00"), (-0.27, "cosine", 2, "−0.27"), (1273606, "steps", 2, "1,273,606"),
-        (3.0, "families", 0, "3"), (-1, "onset layer", 0, "none"), (20, "onset layer", 0, "20"),
-        (6.6e-5, "RMS", 2, "0.000066"), (0.0239, "RMS", 2, "0.024"),
-    ],
-)  # fmt: skip
-def test_figures_are_written_to_be_read(value, unit, digits, text):
-    assert ledger._number(value, unit, digits) == text
-
-
-def test_the_table_to_read_has_a_cell_for_each_family(results):
-    table = ledger.beside("exp09", results, quantities_of("exp09"))
-    assert list(table.columns) == ["unit", *params.FAMILIES, "mean", "all", "audit"]
-    first = table.iloc[0]
-    assert first["gemma"].startswith("1.01 → ") and first["audit"] == "supported"
-    assert table.index.str.contains("tuned").any()
-    left_out = ledger.not_measured("exp09", quantities_of("exp09"))
-    assert len(left_out) and not set(left_out.index) & set(table.index)
-    assert set(table.index) | set(left_out.index) == set(ledger.published("exp09")["claim"])
-    counts = table.loc["Cells of family, measure and lens in which IT commits earlier"]
-    assert counts["all"].startswith("0 → ") and counts["gemma"] == ""
-
+# A file that cannot be read
 
 WRONG = {
     "unknown verdict": ("supported", "suported", "unknown verdict 'suported'; did you mean 'supported'"),
     "unknown family": (",gemma,", ",gema,", "unknown family 'gema'; did you mean 'gemma'"),
+    "test": (",~0±0.05,", ",about 0,", "exp02.01.*claim_test 'about 0' is no claim test: a bound"),
+    "column": ("claim_test", "test", "must have the columns id, claim, claim_test"),
 }
 
 
 @pytest.mark.parametrize("before, after, sentence", WRONG.values(), ids=WRONG)
 def test_a_wrong_ledger_file_is_named(project, before, after, sentence):
     (project / "params/published.csv").write_text(LEDGER.read_text().replace(before, after, 1))
-    with pytest.raises(ledger.ClaimError, match=sentence):
-        ledger.published("exp09")
+    with pytest.raises(claims.ClaimError, match=sentence):
+        claims.published("exp09")
+
+
+def test_a_sentence_has_no_test(project):
+    text = LEDGER.read_text()
+    before = "The distance is KL(layer ‖ final),,definition"
+    assert before in text
+    (project / "params/published.csv").write_text(text.replace(before, before.replace(",,", ",>0,")))
+    with pytest.raises(claims.ClaimError, match="exp09.34.*a sentence without a number has no claim_test"):
+        claims.published("exp09")
 
 
 def test_a_double_id_is_refused(project):
     lines = LEDGER.read_text().splitlines()
     (project / "params/published.csv").write_text("\n".join([*lines[:2], lines[1]]))
-    with pytest.raises(ledger.ClaimError, match="occurs twice"):
-        ledger.published("exp09")
+    with pytest.raises(claims.ClaimError, match="occurs twice"):
+        claims.published("exp09")

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -55,7 +56,7 @@ def test_only_a_pair_that_says_so_stands_beside_a_familys_figures(models):
     table = ledger.ledger("exp09", results, synthetic.experiments.part("exp09", "quantities"))
     assert set(table.loc[table["run"].notna(), "title"]) == {"b"}
     alone = ledger.beside("exp09", {"a": results["a"]}, synthetic.experiments.part("exp09", "quantities"))
-    assert alone.loc["a", "published"].startswith("the study has no figures of this pair")
+    assert alone.table.loc["a", "published"].startswith("the study has no figures of this pair")
 
 
 def test_every_notebook_shows_its_ledger_for_a_pair_without_published_figures(models):
@@ -68,8 +69,8 @@ def test_every_notebook_shows_its_ledger_for_a_pair_without_published_figures(mo
             if cell["cell_type"] == "code" and "ledger.beside(" in source:
                 shown[path.stem] = eval(source, {"ledger": ledger, "results": results, "quantities": None})
     assert len(shown) > 10
-    for table in shown.values():
-        assert table.loc["A", "published"].startswith("the study has no figures of this pair")
+    for found in shown.values():
+        assert found.table.loc["A", "published"].startswith("the study has no figures of this pair")
 
 
 def test_a_mixture_of_experts_is_in_no_dense_pool(models):
@@ -93,4 +94,12 @@ def test_the_confidence_of_stored_intervals_is_the_runs():
     assert text.level({"A": made}) == "95 %"
     other = {"A": made.assign_attrs(parameters='{"confidence": 0.9}')}
     assert text.level(other) == "90 %"
-    assert "(90 % intervals over prompts)" in synthetic.experiments.part("exp01", "report").verdict(other)
+    table = synthetic.experiments.part("exp01", "report").fit_table(other)
+    assert table.columns.name == "90 % intervals over prompts"
+
+
+def test_a_table_of_one_pair_stands_on_its_side_without_its_title():
+    table = pd.DataFrame({"a": ["1", "3"], "b": ["2", "4"]}, index=["Ann", "Bob"])
+    assert families.turned(table, {"Ann": None, "Bob": None}).equals(table)
+    one = families.turned(table.iloc[:1], {"Ann": None})
+    assert one.to_dict() == {"this pair": {"a": "1", "b": "2"}}

@@ -1,10 +1,9 @@
 """The quantities of exp00, from one pair's dataset: lengths of texts, sharpness of final distributions, agreement."""
 
-import numpy as np
 import xarray as xr
 
 from nbhelpers.measures.steps import free_steps, history_steps, prompt_means
-from nbhelpers.report.quantities import VARIANTS, Quantities, by_variant, levels, with_shift
+from nbhelpers.report.quantities import VARIANTS, Quantities, by_variant, levels, shifts, with_shift
 
 
 def quantities(result: xr.Dataset) -> Quantities:
@@ -27,11 +26,17 @@ def end_point(result: xr.Dataset) -> Quantities:
 
 
 def agreement(result: xr.Dataset) -> Quantities:
-    """Return the share of steps at which both models' final top-1 token is the same, on PT's (`.pt`) or IT's text."""
-    found = {}
+    """Return the share of steps at which both models' final top-1 token is the same, on PT's (`.pt`) or IT's text.
+
+    `same_top1_on_it_less_pt`: the difference of the two texts, by prompt.
+    """
+    found, by_prompt = {}, {}
     for history in VARIANTS:
         tops = [
             history_steps(result, v, history).top1.sel(lens="raw", drop=True).isel(layer=-1) for v in VARIANTS
         ]
-        found[f"same_top1.{history}"] = float(np.mean(tops[0].values == tops[1].values))
-    return levels(found, "1")
+        same = (tops[0] == tops[1]).astype(float)
+        found[f"same_top1.{history}"] = float(same.mean())
+        by_prompt[history] = prompt_means(same, result.sizes["prompt"])
+    moved = {"same_top1_on_it_less_pt": by_prompt["it"] - by_prompt["pt"]}
+    return levels(found, "1") | shifts(moved, "1")

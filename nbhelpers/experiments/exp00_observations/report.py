@@ -1,6 +1,7 @@
 """The figure, table and verdict of exp00."""
 
 from collections.abc import Callable
+from functools import partial
 
 import altair as alt
 import numpy as np
@@ -10,10 +11,14 @@ import xarray as xr
 from nbhelpers.core import params
 from nbhelpers.core.unmeasured import PARTS
 from nbhelpers.experiments.exp00_observations.quantities import quantities
+from nbhelpers.report.captions import VARIANTS
 from nbhelpers.report.charts import by_variant, panels, tidy
+from nbhelpers.report.directions import caveat, claim, fitting, levels_of, most, on_side, sentence
+from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import value
-from nbhelpers.report.text import percent, whether
+from nbhelpers.report.text import percent
 from nbhelpers.report.unmeasured import sentences
+from nbhelpers.report.verdicts import Verdict
 
 
 def lengths(results) -> alt.Chart:
@@ -41,11 +46,12 @@ def lengths(results) -> alt.Chart:
         .mark_line(interpolate="step-before", strokeWidth=2)
         .encode(x=x, y=y, tooltip=tips, **by_variant())
     )
-    return panels(rows, "Length of the texts", line)
+    description = f"Share of texts with at least so many tokens, against the number of tokens, for {VARIANTS}"
+    return panels(rows, "Length of the texts", line, description=description)
 
 
 def volume(results) -> pd.DataFrame:
-    """Return a table of each model's text lengths and final distributions, and of their agreement, by family."""
+    """Return a table of each model's text lengths and final distributions, and of their agreement, by pair."""
 
     def arrow(dataset, name: str, shown: Callable) -> str:
         return " → ".join(
@@ -59,19 +65,62 @@ def volume(results) -> pd.DataFrame:
             "final entropy, nats": arrow(d, "final_entropy", lambda h: f"{h:.2f}"),
             "top probability": arrow(d, "final_top1_probability", lambda p: f"{p:.2f}"),
             "same top-1 token on PT's text": percent(value(quantities, d, "same_top1.pt")),
-            "on IT's text": percent(value(quantities, d, "same_top1.it")),
+            "same top-1 token on IT's text": percent(value(quantities, d, "same_top1.it")),
         }
         for title, d in results.items()
     }
-    return pd.DataFrame(rows).T.rename_axis(None)
+    return turned(pd.DataFrame(rows).T.rename_axis(None), results)
 
 
-def verdict(results) -> str:
-    """Return the verdict on text lengths and final entropies."""
-    total, lower = len(results), "with the lower mean entropy"
-    longer = [t for t, d in results.items() if value(quantities, d, "n_tokens_shift") < 0]
-    sharper = [t for t, d in results.items() if value(quantities, d, "final_entropy_shift") < 0]
-    return (
-        f"On average {whether(longer, total, 'PT writes the longer texts', 'PT does not write the longer texts')}. IT's own "
-        f"predictions {whether(sharper, total, f'end {lower}', f'do not end {lower}')}.{sentences(results, *PARTS)}"
+LENGTH, ENTROPY = "n_tokens_shift", "final_entropy_shift"
+MATRIX = {
+    "tokens a text, IT − PT": LENGTH,
+    "final entropy, IT − PT": ENTROPY,
+    "top probability, IT − PT": "final_top1_probability_shift",
+    "same top token, IT's text − PT's": "same_top1_on_it_less_pt",
+}
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: which model writes more, which is the surer, and on whose text the two agree."""
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
+    writes = most(results, quantities, LENGTH, "IT writes more", "PT writes more", "Either may write more")
+    surer = most(
+        results,
+        quantities,
+        ENTROPY,
+        "PT is surer of its words",
+        "IT is surer of its words",
+        "either may be surer",
     )
+    same = [levels_of(results, quantities, f"same_top1.{v}", percent) for v in ("pt", "it")]
+    agree = f"On the same text, both expect the same token for {same[0]} of PT's and {same[1]} of IT's."
+    return Verdict(
+        f"{writes}; {surer}", sentence(length(results, detail)), sentence(sharpness(results, detail)),
+        caveat(agree, sentences(results, *PARTS), detail),
+    )  # fmt: skip
+
+
+def length(results, detail: int) -> str:
+    """Return the clause on the lengths of both models' texts."""
+    chosen = on_side(results, quantities, LENGTH)
+    it, pt = (levels_of(chosen, quantities, f"n_tokens.{v}", lambda n: f"{n:.0f}") for v in ("it", "pt"))
+    return claim(
+        results, quantities, LENGTH, f"IT's texts ({it} tokens) are {{word}} than PT's ({pt})",
+        f"Whether IT's texts ({it} tokens) or PT's ({pt}) are longer is undecided", ("longer", "shorter"), detail=detail,
+    )  # fmt: skip
+
+
+def sharpness(results, detail: int) -> str:
+    """Return the clause on how sure both models' final predictions are."""
+    chosen = on_side(results, quantities, ENTROPY)
+    it, pt = (levels_of(chosen, quantities, f"final_entropy.{v}") for v in ("it", "pt"))
+    return claim(
+        results, quantities, ENTROPY, f"IT's final predictions (entropy {it} nats) are {{word}} than PT's ({pt})",
+        f"Whether IT's final predictions (entropy {it} nats) or PT's ({pt}) are surer is undecided", ("less sure", "surer"),
+        again=True, detail=detail,
+    )  # fmt: skip

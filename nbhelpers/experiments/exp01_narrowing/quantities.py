@@ -8,6 +8,7 @@ from nbhelpers.core import stats
 from nbhelpers.report.quantities import VARIANTS, Quantities, levels, shifts
 
 STATISTICS = ("slope", "pearson")
+BAR = 0.1  # the study's decision rule: broad neurons get more attribution if r > 0.1
 
 
 def quantities(result: xr.Dataset) -> Quantities:
@@ -35,12 +36,19 @@ def depth_trend(result: xr.Dataset, component: str = "mlp", variant: str = "it")
 
 
 def fits(result: xr.Dataset) -> Quantities:
-    """Return slope and Pearson's r of ln attribution on ln N90, by selection of neurons, with intervals over prompts."""
-    one, found = result.sel(quantity="attribution"), {}
+    """Return slope and Pearson's r of ln attribution on ln N90, by selection of neurons, with intervals over prompts.
+
+    `attribution_over_bar`: r less the study's bar.
+    """
+    one, found, over = result.sel(quantity="attribution"), {}, {}
     for selection in one.selection.values:
         for statistic in STATISTICS:
             for v in VARIANTS:
                 at = one.sel(selection=selection, statistic=statistic, variant=v)
                 ends = (float(at[name]) for name in ("fit", "fit_low", "fit_high"))
-                found[f"attribution_{statistic}.{selection}.{v}"] = stats.Interval(*ends)
-    return levels(found, "1", centre=0.0)
+                found[f"attribution_{statistic}.{selection}.{v}"] = interval = stats.Interval(*ends)
+                if statistic == "pearson":
+                    over[f"attribution_over_bar.{selection}.{v}"] = stats.Interval(
+                        *(end - BAR for end in interval)
+                    )
+    return levels(found, "1", centre=0.0) | shifts(over, "1")

@@ -1,5 +1,6 @@
 """The figures, table and verdict of exp01: effective support of predictions, breadth of updates and neurons."""
 
+import math
 from functools import partial
 
 import altair as alt
@@ -7,13 +8,19 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import params, stats
-from nbhelpers.experiments.exp01_narrowing.quantities import STATISTICS, quantities
+from nbhelpers.experiments.exp01_narrowing.quantities import BAR, STATISTICS, quantities
 from nbhelpers.report import charts
+from nbhelpers.report.captions import VARIANTS, ZERO, caption
 from nbhelpers.report.charts import IT, PT, panels, tidy
-from nbhelpers.report.quantities import kept, named
-from nbhelpers.report.sentences import by_interval, compared, grounds, sentence
+from nbhelpers.report.directions import caveat, claim, fitting, most, sentence
+from nbhelpers.report.forest import forest
+from nbhelpers.report.quantities import kept
 from nbhelpers.report.text import interval, level
 from nbhelpers.report.unmeasured import missing, needs, sentences
+from nbhelpers.report.verdicts import Verdict, span
+
+UPDATES = {"mlp": "MLP", "attention": "attention", "block": "whole block"}
+SELECTIONS = {"attribution": "by attribution", "random": "at random", "impact": "by impact"}
 
 
 def log_axis() -> dict:
@@ -25,16 +32,22 @@ def support_profile(results) -> alt.Chart:
     """Return a chart of the effective support, exp H, of each layer's lens distribution at the answer's position."""
     return charts.layer_profile(
         results, lambda dataset: dataset.support, y="tokens", unit="tokens",
+        description="Effective support of each layer's prediction at the answer, tokens, on a logarithmic scale",
         title="Effective support of each layer's prediction (log scale)", **log_axis(),
     )  # fmt: skip
 
 
 def update_breadth(results) -> alt.Chart:
     """Return a chart of N90 of each layer's whole update at the answer's position; the reader chooses the component."""
+
+    def values(dataset):
+        one = dataset.update_n90.sel(component=list(UPDATES)).astype(float)
+        return one.assign_coords(component=list(UPDATES.values()))
+
     return charts.layer_profile(
-        results, lambda dataset: dataset.update_n90.isel(component=[2, 1, 0]).astype(float), y="N90, tokens",
-        unit="tokens", title="Breadth of each layer's update", toggles={"component": "update"},
-        resolve="independent",
+        results, values, y="N90, tokens", unit="tokens", title="Breadth of each layer's update",
+        description="Breadth of the chosen part of each layer's update, N90 in tokens",
+        toggles={"component": "update"}, resolve="independent",
     )  # fmt: skip
 
 
@@ -43,6 +56,7 @@ def neuron_breadth(results) -> alt.Chart:
     """Return a chart of the mean ln N90 of the chosen neurons of each layer; the reader chooses the selection."""
     return charts.layer_profile(
         results, lambda dataset: enough(dataset.neuron_n90), y="mean ln N90",
+        description="Breadth of the chosen neurons, mean of ln N90 with N90 in tokens",
         title="Breadth of the chosen neurons", toggles={"selection": "chosen by"}, resolve="independent",
     )  # fmt: skip
 
@@ -61,27 +75,32 @@ def breadth_scatter(results) -> alt.Chart:
     y = alt.Y("sample_attribution:Q", title="attribution, logits", scale=alt.Scale(type="log", nice=False))
     tips = ["variant:N", "sample_layer:Q", "sample_n90:Q", alt.Tooltip("sample_attribution:Q", format=".3f")]
     dots = alt.Chart().mark_point(filled=True, size=18, opacity=0.5)
-    legend = alt.Legend(title=None, symbolType="circle", symbolOpacity=1, symbolSize=60)
-    colour = alt.Color("variant:N", scale=alt.Scale(domain=["PT", "IT"], range=[PT, IT]), legend=legend)
-    dots = dots.encode(x=x, y=y, color=colour, tooltip=tips)
-    return panels(rows, "Attribution against breadth, neurons chosen by attribution", dots)
+    marks = charts.by_category("variant", ["PT", "IT"], colours=[PT, IT])
+    return panels(
+        rows, "Attribution against breadth, neurons chosen by attribution", dots.encode(x=x, y=y, tooltip=tips, **marks),
+        description="Attribution in logits against N90 in tokens of single neurons, both on logarithmic scales, for PT (blue "
+        "circles) and IT (orange diamonds)",
+    )  # fmt: skip
 
 
 @needs("neurons")
 def breadth_fits(results, statistic="pearson") -> alt.Chart:
     """Return a chart of the correlation of log attribution with log N90, with intervals, by selection, PT and IT."""
-    order = ["attribution", "random", "impact"]
     rows = pd.DataFrame(
         [
-            {"panel": title, "selection": selection, "variant": charts.NAMES[v]}
+            {"panel": title, "selection": shown, "variant": charts.NAMES[v]}
             | dict(zip(("mean", "low", "high"), fit_of(dataset, statistic, selection, v)))
             for title, dataset in results.items()
-            for selection in order
+            for selection, shown in SELECTIONS.items()
             for v in params.VARIANTS
         ]
-    ).round(charts.DIGITS)
-    heading = "Correlation of log attribution with log breadth"
-    return charts.variant_dots(rows, "selection", order, x="r", title=heading, zero=True)
+    )
+    what = f"Correlation of log attribution with log breadth, by how the neurons were chosen, for {VARIANTS}"
+    return forest(
+        rows, column="selection", by="variant", encodings=charts.by_variant(), x="Pearson's r",
+        title="Correlation of log attribution with log breadth",
+        description=caption(what, rows, ["bars are 95 % intervals over prompts", ZERO], each="row"),
+    )  # fmt: skip
 
 
 def fit_of(dataset: xr.Dataset, statistic: str, selection: str, variant: str) -> stats.Interval:
@@ -90,37 +109,75 @@ def fit_of(dataset: xr.Dataset, statistic: str, selection: str, variant: str) ->
 
 
 def fit_table(results) -> pd.DataFrame:
-    """Return a table of slope and correlation of log attribution on log N90, by family, selection and variant."""
+    """Return a table of slope and correlation of log attribution on log N90, by pair, selection and variant."""
     rows = {}
     for title, d in results.items():
         for selection in map(str, d.selection.values):
-            rows[title, selection] = {
-                f"{statistic}, {v.upper()}": interval(fit_of(d, statistic, selection, v))
+            rows[(title, selection) if len(results) > 1 else selection] = {
+                f"{NAMES[statistic]}, {v.upper()}": interval(fit_of(d, statistic, selection, v))
                 for statistic in STATISTICS
                 for v in params.VARIANTS
             }
-    return pd.DataFrame(rows).T.rename_axis([None, "chosen by"])
+    table = pd.DataFrame(rows).T
+    table.columns.name = f"{level(results)} intervals over prompts"
+    return table.rename_axis(index=[None, "chosen by"] if len(results) > 1 else "chosen by")
 
 
-def fit_signs(results, selection: str) -> str:
-    """Return a clause, to follow "is", on the sign of IT's correlation of log attribution with log N90."""
-    without = missing(results, "neurons")
+NAMES = {"slope": "slope", "pearson": "r"}
+CHOSEN = "attribution_pearson.attribution.it"
+BREADTH = "attribution_over_bar.attribution.it"
+MATRIX = {
+    "prediction narrows, PT": "support_fall.pt",
+    "prediction narrows, IT": "support_fall.it",
+    "MLP updates broaden, PT": "update_breadth_trend.pt",
+    "MLP updates broaden, IT": "update_breadth_trend.it",
+    f"r − {BAR:g}, most attributed, IT": BREADTH,
+    f"r − {BAR:g}, random, IT": "attribution_over_bar.random.it",
+}
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: whether predictions and updates narrow with depth, and whether breadth earns attribution."""
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
+    support = claim(
+        results, quantities, "support_fall.it",
+        "IT's last layer weighs {size} times {word} tokens than its middle one",
+        "Whether IT's last layer weighs fewer tokens than its middle is undecided",
+        ("fewer", "more"), shown=lambda fall: f"{math.exp(fall):.2g}", detail=detail,
+    )  # fmt: skip
+    spread = claim(
+        results, quantities, "update_breadth_trend.it", "Its MLP updates reach {word} with depth",
+        "Whether its MLP updates reach more with depth is undecided", ("more", "fewer"), again=True, detail=detail,
+    )  # fmt: skip
+    without, lacking = missing(results, "neurons"), sentences(results, "neurons")
     measured = {title: dataset for title, dataset in results.items() if title not in without}
-    if not measured:
-        return "not measured"
-    found = by_interval(measured, lambda d: fit_of(d, "pearson", selection, "it"))
-    return compared(found, len(measured), "above zero", "below it")
-
-
-def verdict(results) -> str:
-    """Return the verdict on narrowing with depth and on attribution and breadth."""
-    of = partial(named, quantities)
-    falls = {v: sentence(results, of(f"support_fall.{v}"), "narrower", "wider") for v in params.VARIANTS}
-    trend = sentence(results, of("update_breadth_trend.it"), "broader", "narrower")
-    fits = {s: fit_signs(results, s) for s in ("attribution", "random")}
-    return (
-        f"At the end of the stack the lens distribution at the answer is, compared with the middle, for PT {falls['pt']}; "
-        f"for IT it is {falls['it']}. With depth, IT's MLP updates are {trend}. In IT the correlation of log attribution "
-        f"with log breadth among neurons chosen by attribution is {fits['attribution']}; among random ones it is "
-        f"{fits['random']} ({level(results)} intervals over prompts). {grounds(results)}{sentences(results, 'neurons')}"
+    pays = sentence(breadth(measured, detail)) if measured else ""
+    return Verdict(
+        answer(results, measured), sentence(support), sentence(spread), caveat(pays, lacking, detail)
     )
+
+
+def answer(results, measured) -> str:
+    """Return the answer: whether predictions and updates narrow, and, if neurons were measured, whether breadth pays."""
+    said = [
+        most(results, quantities, "support_fall.it", "Predictions narrow", "Predictions widen", "Predictions may narrow"),
+        most(results, quantities, "update_breadth_trend.it", "updates broaden", "updates narrow", "updates may not"),
+    ]  # fmt: skip
+    if measured:
+        small = "gain little" if most(measured, quantities, CHOSEN, "yes", "", "") else "gain nothing"
+        said.append(f"broad neurons {most(measured, quantities, BREADTH, 'gain', small, 'may gain')}")
+    return ", ".join(said)
+
+
+def breadth(measured, detail: int) -> str:
+    """Return the clause with r of attribution and breadth among the most attributed neurons, beside the study's bar."""
+    r = span(measured, quantities, CHOSEN)
+    found = f"Breadth and attribution correlate at {r} (most attributed neurons)"
+    return claim(
+        measured, quantities, BREADTH, f"{found}, {{word}} the study's bar ({BAR:g})",
+        f"{found}; passing the study's bar ({BAR:g}) is undecided", ("above", "below"), again=True, detail=detail,
+    )  # fmt: skip

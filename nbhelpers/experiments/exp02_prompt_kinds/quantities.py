@@ -33,7 +33,7 @@ def of_kinds(result: xr.Dataset) -> Quantities:
 
 
 def of_template(result: xr.Dataset) -> Quantities:
-    """Return the template's effect on IT's δ-cosine, and the shift IT − PT in the final fifth with and without it."""
+    """Return the template's effect on IT's δ-cosine, its level in the final fifth by condition, and IT − PT there."""
     template = result["template_shift"]
     block = result["delta_cosine"].sel(component="block", drop=True)
     late = block.isel(layer=list(depths.final_fifth(result.sizes["layer"]))).mean("layer")
@@ -45,10 +45,28 @@ def of_template(result: xr.Dataset) -> Quantities:
         "late_cosine_shift.it": late.sel(condition=CONDITIONS["it"], drop=True) - pt,
         "late_cosine_shift.it_plain": late.sel(condition=CONDITIONS["it_plain"], drop=True) - pt,
     }
-    return shifts(moved, "cosine")
+    each = {f"late_cosine.{v}": late.sel(condition=name, drop=True) for v, name in CONDITIONS.items()}
+    return shifts(moved, "cosine") | levels(each, "cosine", BLOCK, centre=0.0)
 
 
 def tests(result: xr.Dataset) -> Quantities:
-    """Return each measure's largest p-value over conditions that all kinds of prompts have the same profile."""
-    largest = result["p_layers"].max("condition")
-    return levels({f"kinds_p.{m}": float(largest.sel(measure=m)) for m in result["measure"].values}, "1")
+    """Return the p-values that all kinds of prompts have one profile: `kinds_p.<measure>`, the largest over conditions,
+    and `kinds_p.<measure>.<condition>`.
+    """
+    found = {}
+    for measure in result["measure"].values:
+        p = result["p_layers"].sel(measure=measure, drop=True)
+        found[f"kinds_p.{measure}"] = float(p.max("condition"))
+        found |= {f"kinds_p.{measure}.{v}": float(p.sel(condition=name)) for v, name in CONDITIONS.items()}
+    return levels(found, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "template_shift.*": ("main_figure", of_kinds),
+    "delta_cosine_*": ("kinds", of_kinds),
+    "template_effect.*": ("template_table", of_template),
+    "late_cosine_shift.*": ("template_table", of_template),
+    "kinds_p.*": ("kinds_table", tests),
+    "weight_*": ("weights", weights),
+}

@@ -45,7 +45,11 @@ VARIABLES = declared(
         ("variant", "history", "stratum", "prompt", "rule", "lens"): {
             "commitment_by_confidence": (
                 "layers",
-                "mean commitment layer of the steps in a stratum of final probability",
+                "mean commitment layer of the steps in a stratum of final probability, by KL(final ‖ layer)",
+            ),
+            "commitment_by_confidence_layer_final": (
+                "layers",
+                "mean commitment layer of the steps in a stratum of final probability, by KL(layer ‖ final)",
             ),
         },
         ("variant", "history", "agreement_of", "prompt", "lens", "layer"): {

@@ -93,10 +93,13 @@ def class_share(kinds: np.ndarray) -> xr.DataArray:
 
 
 def commitment_by_confidence(
-    steps: xr.Dataset, stratum: np.ndarray, n_prompts: int, threshold: float
+    steps: xr.Dataset, stratum: np.ndarray, n_prompts: int, threshold: float, divergence="kl_final_layer"
 ) -> xr.DataArray:
-    """Return each prompt's mean commitment layer within strata of confidence, (stratum, prompt, rule, lens)."""
-    kl = steps.kl_final_layer.transpose("lens", "step", "layer").values
+    """Return each prompt's mean commitment layer within strata of confidence, (stratum, prompt, rule, lens).
+
+    divergence: the name of the KL that the threshold, nats, applies to.
+    """
+    kl = steps[divergence].transpose("lens", "step", "layer").values
     layers = xr.DataArray(
         np.stack([getattr(commitment, rule)(kl, threshold) for rule in RULES]).astype(float),
         dims=("rule", "lens", "step"),
@@ -153,8 +156,11 @@ def by_confidence(observed: xr.Dataset, variant: str, history: str, options: Com
     """Return commitment layers within strata of the confidence of the history's model, (stratum, prompt, rule, lens)."""
     stratum = strata(confidence(history_steps(observed, history, history)), options.confidence_edges)
     steps, n = history_steps(observed, variant, history), observed.sizes["prompt"]
-    layers = commitment_by_confidence(steps, stratum, n, options.kl_threshold)
-    return xr.Dataset({"commitment_by_confidence": layers})
+    of = (steps, stratum, n, options.kl_threshold)
+    found = {"commitment_by_confidence": commitment_by_confidence(*of)}
+    # The study's threshold by confidence applies to KL(layer ‖ final).
+    found["commitment_by_confidence_layer_final"] = commitment_by_confidence(*of, divergence="kl_layer_final")
+    return xr.Dataset(found)
 
 
 def where_both_agree(observed: xr.Dataset, variant: str, history: str) -> xr.Dataset:

@@ -5,6 +5,7 @@ import xarray as xr
 from nbhelpers.core import depths
 from nbhelpers.measures import steps
 from nbhelpers.report.quantities import (
+    LEXICON,
     VARIANTS,
     Quantities,
     by_variant,
@@ -22,7 +23,7 @@ OF_DICTIONARIES = "needs the study's dictionaries of features, which exist for o
 OTHER_THRESHOLD = "one threshold of commitment by confidence is kept, 0.1 nats"
 BY_POSITION = "pairs steps of two texts by position; here both models read the same text (gap_by_agreement)"
 AS_PUBLISHED = {
-    f"{name}_by_confidence.*": {"kl_threshold": 0.1, "confidence_edges": [0.5, 0.9]}
+    f"{name}_by_confidence*.*": {"kl_threshold": 0.1, "confidence_edges": [0.5, 0.9]}
     for name in ("commitment", "delay", "matched_delay")
 }
 UNMEASURED = {
@@ -49,8 +50,8 @@ def quantities(result: xr.Dataset) -> Quantities:
     same = result.sel(history="it", drop=True)
     late = depths.phases(result.sizes["layer"])["corrective"]
     return (
-        of_phases(own) | of_minds(own, "free") | of_minds(same, "it") | by_confidence(own, same)
-        | by_agreement(same) | structural(own) | concentration(result, late)
+        of_phases(own) | revision_on_one_text(result) | of_minds(own, "free") | of_minds(same, "it")
+        | by_confidence(own, same) | by_agreement(same) | structural(own) | concentration(result, late)
         | with_shift("delta_cosine_corrective", over(own["delta_cosine"], late), "cosine",
                      note="the whole block's update, as computed; the text says MLP", centre=0.0)
     )  # fmt: skip
@@ -72,6 +73,20 @@ def of_phases(own: xr.Dataset) -> Quantities:
     return found
 
 
+def revision_on_one_text(result: xr.Dataset) -> Quantities:
+    """Return IT − PT of the adjacent divergence (nats) in the corrective phase, both models on one text, by lens and text.
+
+    `matched_revision_shift.<lens>.<text>`, text: whose tokens both models read.
+    """
+    kl = difference(result["phase_kl_adjacent"].sel(phase="corrective", drop=True))
+    moved = {
+        f"matched_revision_shift.{lens}.{text}": kl.sel(lens=lens, history=text, drop=True)
+        for lens in kl["lens"].values
+        for text in kl["history"].values
+    }
+    return shifts(moved, "nats")
+
+
 def of_minds(of: xr.Dataset, text: str) -> Quantities:
     """Return late changes of mind by class of the token that follows, raw lens; text: the name of the texts in `of`."""
     found = {}
@@ -83,15 +98,19 @@ def of_minds(of: xr.Dataset, text: str) -> Quantities:
 
 
 def by_confidence(own: xr.Dataset, same: xr.Dataset) -> Quantities:
-    """Return layer and delay of the first crossing by stratum of confidence, free running, and the delay on IT's text."""
+    """Return layer and delay of the first crossing by stratum of confidence, free running, and the delay on IT's text.
+
+    The threshold applies to KL(final ‖ layer) and, in names with `_layer_final`, to KL(layer ‖ final), as in the study.
+    """
     note, found = "published without IT's template; in layers of this model", {}
     for stratum in own["stratum"].values:
         at = dict(stratum=stratum, rule="kl_continuous", lens="raw", drop=True)
-        layer = own["commitment_by_confidence"].sel(**at)
-        found |= levels(by_variant(f"commitment_by_confidence.{stratum}", layer), "layers")
-        found |= shifts({f"delay_by_confidence.{stratum}": difference(layer)}, "layers", note)
-        matched = difference(same["commitment_by_confidence"].sel(**at))
-        found |= shifts({f"matched_delay_by_confidence.{stratum}": matched}, "layers")
+        for direction in ("", "_layer_final"):
+            name = f"commitment_by_confidence{direction}"
+            layer, matched = own[name].sel(**at), difference(same[name].sel(**at))
+            found |= levels(by_variant(f"{name}.{stratum}", layer), "layers", note if direction else "")
+            found |= shifts({f"delay_by_confidence{direction}.{stratum}": difference(layer)}, "layers", note)
+            found |= shifts({f"matched_delay_by_confidence{direction}.{stratum}": matched}, "layers")
     return found
 
 
@@ -112,7 +131,10 @@ def structural(own: xr.Dataset) -> Quantities:
     kept = late.sel(token_class=late["token_class"].isin(STRUCTURAL))
     share = kept.sum("token_class") / late.sum("token_class")
     return with_shift(
-        "late_change_structural_share", share, "1", note="from rates by token class, means over prompts"
+        "late_change_structural_share",
+        share,
+        "1",
+        note=f"from rates by token class, means over prompts; {LEXICON}",
     )
 
 
@@ -127,3 +149,23 @@ def concentration(result: xr.Dataset, layers) -> Quantities:
         f"neuron_overlap_all_layers.k{k}": float(shared.mean("layer").sel(k=k)) for k in result["k"].values
     }
     return found | levels(late, "1", NEURONS) | levels(every, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "phase_kl_adjacent*": ("main_figure", of_phases),
+    "phase_of_mind*": ("emergence", of_phases),
+    "turnover*": ("turnover", of_phases),
+    "late_mind_change*": ("minds", of_minds),
+    "late_flips*": ("minds", of_minds),
+    "kl_adjacent_at_change*": ("minds", of_minds),
+    "late_change_structural_share*": ("minds", structural),
+    "matched_delay_by_confidence*": ("confidence_on_it", by_confidence),
+    "*_by_confidence*": ("confidence", by_confidence),
+    "gap_by_agreement.*": ("agreement", by_agreement),
+    "agreement.*": ("agreement", by_agreement),
+    "delta_cosine_corrective*": ("phase_table", quantities),
+    "gini*": ("gini", concentration),
+    "n?0*": ("gini_table", concentration),
+    "neuron_overlap*": ("gini_table", concentration),
+}

@@ -1,5 +1,7 @@
 """The figures, tables and verdict of exp03."""
 
+from functools import partial
+
 import altair as alt
 import pandas as pd
 
@@ -8,21 +10,33 @@ from nbhelpers.experiments.exp03_corrective_stage.quantities import quantities
 from nbhelpers.measures.steps import STRATA
 from nbhelpers.models.token_classes import CLASSES
 from nbhelpers.report import charts
+from nbhelpers.report.captions import BARS, ONSET, VARIANTS, ZERO, caption
 from nbhelpers.report.charts import (
     NAMES,
     by_variant,
-    dots,
     layers_axis,
     onset_rule,
     panels,
     tidy,
-    variant_dots,
 )
-from nbhelpers.report.families import FEWEST, cells, free
+from nbhelpers.report.directions import (
+    LEAST,
+    capital,
+    claim,
+    everywhere,
+    fitting,
+    larger_side,
+    levels_of,
+    sentence,
+    sides,
+    yes_or_no,
+)
+from nbhelpers.report.families import FEWEST, cells, free, turned
+from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import interval_rows, named, value
-from nbhelpers.report.sentences import grounds, sentence
-from nbhelpers.report.text import number, percent
+from nbhelpers.report.text import in_words, number, percent
 from nbhelpers.report.unmeasured import needs, sentences
+from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict
 
 MINDS = {
     "late_mind_change": ("First correct at the onset or later", "share of tokens"),
@@ -30,12 +44,15 @@ MINDS = {
     "kl_adjacent_at_change": ("Divergence at the change of mind", "nats"),
 }
 
+TEXTS = {"free": "each model on its own text", "it": "both on IT's text"}
+
 
 def phases_of_revision(results) -> alt.Chart:
     """Return a chart of KL(previous layer ‖ layer) by layer, free running; the reader chooses the lens."""
     return charts.layer_profile(
         results, lambda d: free(d[["kl_adjacent"]]).kl_adjacent, y="nats", unit="nats",
         title="KL(previous layer ‖ layer): how much each layer revises (√ scale)", toggles={"lens": "lens"},
+        description="KL(previous layer ‖ layer), nats, on a square-root scale",
         **charts.root_scale(),
     )  # fmt: skip
 
@@ -45,6 +62,7 @@ def turnover(results) -> alt.Chart:
     return charts.layer_profile(
         results, lambda d: free(d[["turnover"]]).turnover, y="Jaccard index",
         title="Candidates kept from the layer before (five best tokens)", toggles={"lens": "lens"},
+        description="Jaccard index of a layer's five best tokens with those of the layer before",
     )  # fmt: skip
 
 
@@ -53,6 +71,7 @@ def emergence(results) -> alt.Chart:
     return charts.layer_profile(
         results, lambda d: free(d[["target_probability"]]).target_probability, y="probability",
         title="Probability of the token that follows", toggles={"lens": "lens"},
+        description="Probability that each layer gives to the token that follows",
     )  # fmt: skip
 
 
@@ -69,18 +88,26 @@ def minds_by_class(results, measure="late_mind_change", text="free") -> alt.Char
     }
     rows = interval_rows(results, quantities, names).dropna(subset=["mean"])
     rows = rows[rows["prompts"] >= FEWEST].round(charts.DIGITS)
+    rows["token_class"] = pd.Categorical(rows["token_class"], CLASSES)
     heading, unit = MINDS[measure]
-    return variant_dots(
-        rows, "token_class", list(CLASSES), x=unit, title=f"{heading}, by class of the following token"
-    )
+    what = f"{heading} ({unit}), by class of the following token, {TEXTS[text]}, raw lens, for {VARIANTS}"
+    return forest(
+        rows, column="token_class", by="variant", encodings=by_variant(), x=unit,
+        title=f"{heading}, by class of the following token", description=caption(what, rows, [BARS], each="row"),
+    )  # fmt: skip
 
 
 def commitment_by_confidence(results, text="free") -> alt.Chart:
     """Return a chart of the commitment delay IT − PT by confidence of the final prediction, raw lens, with intervals."""
     start = "delay_by_confidence" if text == "free" else "matched_delay_by_confidence"
-    rows = interval_rows(results, quantities, {f"{start}.{s}": {"stratum": s} for s in STRATA})
-    where = "free running" if text == "free" else "on IT's tokens"
-    return dots(rows, "stratum", x="IT − PT, layers", title=f"Commitment delay by confidence, {where}")
+    rows = forest_rows(
+        results, quantities, {f"{start}.{s}": {"confidence": f"{s} confidence"} for s in STRATA}
+    )
+    what = f"Delay of IT's commitment, IT − PT in layers, by confidence of the final prediction, {TEXTS[text]}, raw lens"
+    return forest(
+        rows, column="confidence", x="IT − PT, layers", title=f"Commitment delay by confidence, {TEXTS[text]}",
+        description=caption(what, rows, [BARS, ZERO], each="row"),
+    )  # fmt: skip
 
 
 @needs("neurons")
@@ -99,21 +126,27 @@ def neuron_gini(results) -> alt.Chart:
         .mark_line(point=True, strokeWidth=2)
         .encode(x=layers_axis(), y=y, tooltip=tips, **by_variant())
     )
-    return panels(rows, "Concentration of neuron use by layer", onset_rule(), line)
+    return panels(
+        rows, "Concentration of neuron use by layer", onset_rule(), line, marks=[ONSET],
+        description=f"Gini coefficient of neuron use against the layer, for {VARIANTS}",
+    )  # fmt: skip
 
 
 def phase_table(results) -> pd.DataFrame:
-    """Return a table of IT − PT of the adjacent KL, nats, by phase and family, free running, raw lens."""
-    phases = ("content", "format", "corrective")
-    return cells(results, {name: named(quantities, f"phase_kl_adjacent_shift.{name}.raw") for name in phases})
+    """Return a table of IT − PT of the adjacent KL, nats, by phase and pair, free running, raw lens."""
+    phases = {name: named(quantities, f"phase_kl_adjacent_shift.{name}.raw") for name in PHASES}
+    return turned(cells(results, {f"{name} phase": of for name, of in phases.items()}), results)
+
+
+PHASES = ("content", "format", "corrective")
 
 
 def agreement_table(results) -> pd.DataFrame:
-    """Return a table of the gap on IT's text by whether both models' final top-1 token is the same, by family."""
+    """Return a table of the gap on IT's text by whether both models' final top-1 token is the same, by pair."""
     kinds = [str(kind) for kind in next(iter(results.values())).agreement_of.values]
     table = cells(results, {kind: named(quantities, f"gap_by_agreement.{kind}") for kind in kinds})
     share = {title: percent(value(quantities, d, "agreement.it")) for title, d in results.items()}
-    return table.assign(**{"share of steps with the same token": pd.Series(share)})
+    return turned(table.assign(**{"share of steps with the same token": pd.Series(share)}), results)
 
 
 def gini_table(results) -> pd.DataFrame:
@@ -125,23 +158,70 @@ def gini_table(results) -> pd.DataFrame:
         }
         shared = {int(k): value(quantities, d, f"neuron_overlap_all_layers.k{k}") for k in d.k.values}
         rows[title] |= {f"top {k} shared": number(share) for k, share in shared.items()}
-    return pd.DataFrame(rows).T.rename_axis(None)
+    return turned(pd.DataFrame(rows).T.rename_axis(None), results)
 
 
-def verdict(results) -> str:
-    """Return the verdict on a corrective stage."""
-    larger, later = ("larger in IT than in PT", "smaller in IT"), ("later in IT than in PT", "earlier in IT")
+REVISION, DELAY = "phase_kl_adjacent_shift.corrective.raw", "delay_by_confidence.high"
+MATCHED = f"matched_{DELAY}"
+MATRIX = {
+    "late revision": REVISION,
+    "late revision, tuned lens": "phase_kl_adjacent_shift.corrective.tuned",
+    "both reading IT's text": "matched_revision_shift.raw.it",
+    "the same, tuned lens": "matched_revision_shift.tuned.it",
+    "sure predictions settle later": DELAY,
+    "the same on IT's text": MATCHED,
+}
 
-    def of(name, signs):
-        return sentence(results, named(quantities, name), *signs)
 
-    corrective, content = (of(f"phase_kl_adjacent_shift.{p}.raw", larger) for p in ("corrective", "content"))
-    structural, contents = (of(f"late_mind_change_shift.free.{k}", larger) for k in ("structural", "content"))
-    high, low = (of(f"delay_by_confidence.{stratum}", later) for stratum in ("high", "low"))
-    matched = of("matched_delay_by_confidence.high", later)
+def verdict(results) -> Verdict:
+    """Return the verdict: whether IT's late layers revise more, whether it commits later, and for which tokens."""
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict with more or less detail on the pairs that differ."""
+    revised = claim(
+        results, quantities, REVISION,
+        "In the last two fifths, each layer moves IT's prediction {size} nats {word} than PT's",
+        "Whether each layer of the last two fifths moves IT's prediction more than PT's is undecided",
+        MOVES, detail=detail,
+    )  # fmt: skip
+    share = levels_of(results, quantities, "late_change_structural_share.it", percent)
+    ends = "" if share == MISSING else f"; {share} of IT's late changes end on structural tokens"
+    lacking = sentences(results, "neurons").strip()
+    same_text = "" if lacking and detail == LEAST else f"; {on_one_text(results, detail)}"
+    answer = capital(yes_or_no(results, quantities, REVISION)) + ends
+    return Verdict(answer, sentence(revised + same_text), sentence(delay(results, detail)), lacking)
+
+
+def on_one_text(results, detail: int) -> str:
+    """Return the clause on whether IT revises more, or less, where both models read IT's text, through either lens."""
+    found = [sides(results, quantities, f"matched_revision_shift.{lens}.it") for lens in ("raw", "tuned")]
+    if len(results) > 1:
+        side = larger_side(sides(results, quantities, REVISION))
+        raw, tuned = (in_words(len(each[side])) for each in found)
+        lens = f" (tuned lens: {tuned})" if detail > LEAST else ""
+        return f"when both read IT's text, {MOVES[side == DOWN]} in {raw}{lens}"
+    words = dict(zip((UP, DOWN), MOVES))
+    raw, tuned = (next((word for side, word in words.items() if each[side]), "undecided") for each in found)
+    return f"when both read IT's text, {raw}" + (f" (tuned lens: {tuned})" if tuned != raw else "")
+
+
+def delay(results, detail: int) -> str:
+    """Return the clause on IT − PT of the commitment layer where the final prediction is sure: on own texts, on IT's."""
+    shown = partial(number, digits=1)
+    own = claim(
+        results, quantities, DELAY, "Sure predictions settle {size} layers {word} in IT",
+        "Whether sure predictions settle later in IT is undecided", SETTLES, shown=shown, again=True, detail=detail,
+    )  # fmt: skip
+    matched = claim(
+        results, quantities, MATCHED, "when both read IT's text, {size} {word}",
+        "when both read IT's text, undecided", SETTLES, shown=shown, again=True, detail=detail,
+    )  # fmt: skip
+    every = f" {everywhere(results, again=True)}" if len(results) > 1 else ""
     return (
-        f"Free running, the divergence from layer to layer in the corrective phase is {corrective}; in the content phase it "
-        f"is {content}. The share of structural tokens that come first only from the onset on is {structural}; that of "
-        f"content tokens is {contents}. At high confidence commitment is {high}; at low confidence it is {low}. With both "
-        f"models on IT's text, commitment at high confidence is {matched}. {grounds(results)}{sentences(results, 'neurons')}"
+        f"{own.removesuffix(every)}; {matched}" if every and matched.endswith(every) else f"{own}; {matched}"
     )
+
+
+MOVES, SETTLES = ("more", "less"), ("later", "earlier")

@@ -35,6 +35,8 @@ def quantities(result: xr.Dataset) -> Quantities:
             mean, last = top1.mean("layer"), top1.isel(layer=-1)
             named = {f"top1_agreement.{lens}.{v}": mean, f"top1_agreement_last_layer.{lens}.{v}": last}
             found |= levels(named, "1", "published for an older run's translators")
+        raw_top1, tuned_top1 = (found[f"top1_agreement.{lens}.{v}"].values for lens in ("raw", "tuned"))
+        found |= shifts({f"top1_gain.{v}": tuned_top1.drop_vars("lens") - raw_top1.drop_vars("lens")}, "1")
     return found | levels(by_variant("last_layer_kl", result["last_layer_kl"]), "nats")
 
 
@@ -48,3 +50,12 @@ def across(found: Mapping[str, Quantities]) -> Quantities:
     return {
         f"lens_improvement_range.{end}": Quantity(gain, "1", "level", 0.0, note) for end, gain in ends.items()
     }
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "lens_improvement_range.*": ("lens_table", across),
+    "lens_*": ("main_figure", quantities),
+    "top1_agreement*": ("agreement", quantities),
+    "last_layer_kl.*": ("lens_table", quantities),
+}

@@ -1,14 +1,22 @@
-"""The figures of exp09 over layers: divergence and commitment, δ-cosine, histories."""
+"""The figures of exp09: curves over layers, commitment, forest plots of IT − PT, δ-cosine."""
 
 import altair as alt
 import pandas as pd
 import xarray as xr
 
+from nbhelpers.experiments.exp09_convergence_gap.quantities import (
+    GAPS,
+    LENSES,
+    TEXTS,
+    gap_name,
+    quantities,
+    threshold,
+)
+from nbhelpers.measures.steps import STRATA
+from nbhelpers.report.captions import BANDS, BARS, ONSET, VARIANTS, ZERO, caption
 from nbhelpers.report.charts import (
-    IT,
     KL,
     NAMES,
-    PT,
     banded,
     bands,
     by_variant,
@@ -17,15 +25,19 @@ from nbhelpers.report.charts import (
     onset_rule,
     packed,
     panels,
+    panels_of,
     root_scale,
     rule_title,
     shift_profile,
     tidy,
-)
+)  # fmt: skip
+from nbhelpers.report.forest import forest, forest_rows
 
 COMPONENTS = {"block": "whole block", "attention": "attention", "mlp": "MLP"}
 KL_TICKS = [0.05, 0.1, 0.2, 0.5, 1.0]
-DIVERGING = ["#b2182b", "#f7f7f7", "#2166ac"]
+# Purple, grey, green: neither PT's nor IT's hue, told apart with any colour vision.
+DIVERGING = ["#762a83", "#f7f7f7", "#1b7837"]
+GAP = "Mean over the later half of the layers of the distance to the own final prediction, IT − PT in nats"
 
 
 def kl_curves(results, direction="final_layer", lens=None) -> alt.Chart:
@@ -41,18 +53,23 @@ def kl_curves(results, direction="final_layer", lens=None) -> alt.Chart:
         return curve.assign(entropy=entropy)
 
     rows = tidy(results, measure)
-    rows["entropy"] = [f"entropy {value:.2f}" for value in rows["entropy"]]
+    rows["entropy"] = [f"{of}: entropy {value:.2f}" for of, value in zip(rows["variant"], rows["entropy"])]
     notes = [entropy_note("PT", 4), entropy_note("IT", 17)]
     curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root_scale())
     name = f", {lens} lens" if lens else ""
     title = f"{KL[direction]} by layer{name} (√ scale)"
-    return panels(rows, title, onset_rule(), *curve, *notes, toggles=None if lens else {"lens": "lens"})
+    what = f"{KL[direction]}, nats on a square-root scale, against the layer, for {VARIANTS}, each on its own text"
+    end = "the numbers give the mean entropy of the final prediction, nats"
+    return panels(
+        rows, title, onset_rule(), *curve, *notes, toggles=None if lens else {"lens": "lens"},
+        description=what, marks=(BANDS, ONSET, end),
+    )  # fmt: skip
 
 
 def entropy_note(variant, height) -> alt.Chart:
     """Return a text mark of one variant's final entropy, at the top right of each panel, where the curves are low."""
     only = alt.Chart().transform_filter(f"datum.variant === '{variant}' && datum.layer === 0")
-    text = only.mark_text(align="right", baseline="top", fontSize=10, color=PT if variant == "PT" else IT)
+    text = only.mark_text(align="right", baseline="top", fontSize=11)
     return text.encode(x=alt.value("width"), y=alt.value(height), text="entropy:N")
 
 
@@ -61,6 +78,7 @@ def entropy_profile(results) -> alt.Chart:
     return layer_profile(
         results, lambda dataset: dataset["entropy"], y="entropy, nats", unit="nats",
         title="Entropy of each layer's prediction", toggles={"lens": "lens"},
+        description="Entropy of each layer's prediction, nats",
     )  # fmt: skip
 
 
@@ -69,6 +87,7 @@ def confidence_profile(results) -> alt.Chart:
     return layer_profile(
         results, lambda dataset: dataset["top1_probability"], y="probability",
         title="Probability of each layer's top-1 token", toggles={"lens": "lens"},
+        description="Probability that each layer gives to its own most likely token",
     )  # fmt: skip
 
 
@@ -77,14 +96,16 @@ def adjacent_profile(results) -> alt.Chart:
     return layer_profile(
         results, lambda dataset: dataset["kl_adjacent"], y="nats", unit="nats",
         title="KL(previous layer ‖ layer) (√ scale)", toggles={"lens": "lens"}, **root_scale(),
+        description="KL of each layer's prediction from that of the layer before, nats on a square-root scale",
     )  # fmt: skip
 
 
 def cosine_to_final(results) -> alt.Chart:
     """Return a chart of the cosine of each layer's residual stream with that after the last layer."""
     return layer_profile(
-        results, lambda dataset: dataset["cosine_to_final"], y="cosine", title="Cosine to the final residual"
-    )
+        results, lambda dataset: dataset["cosine_to_final"], y="cosine", title="Cosine to the final residual",
+        description="Cosine of the residual stream after each layer with that after the last",
+    )  # fmt: skip
 
 
 def delta_cosine(results, component="block") -> alt.Chart:
@@ -92,14 +113,29 @@ def delta_cosine(results, component="block") -> alt.Chart:
     return layer_profile(
         results, lambda dataset: dataset["delta_cosine"].sel(component=component, drop=True),
         y="cosine(update, residual)", title=f"δ-cosine of the {COMPONENTS[component]} update",
+        description=f"Cosine of the update of the {COMPONENTS[component]} with the residual stream before it",
+    )  # fmt: skip
+
+
+def update_levels(results) -> alt.Chart:
+    """Return a forest plot of the δ-cosine of the whole block in the last fifth of the layers, PT and IT."""
+    names = {f"delta_cosine_final_fifth.{v}": {"variant": shown} for v, shown in NAMES.items()}
+    rows = forest_rows(results, quantities, names)
+    what = (
+        f"Mean cosine of the blocks' updates with the stream, in the last fifth of the layers, for {VARIANTS}"
+    )
+    return forest(
+        rows, x="cosine(update, residual)", title="δ-cosine in the last fifth of the layers", by="variant",
+        encodings=by_variant(), description=caption(what, rows, [BARS, ZERO], each="row"),
     )  # fmt: skip
 
 
 def delta_cosine_shift(results, component="block") -> alt.Chart:
-    """Return a chart of IT − PT of the δ-cosine by layer; below zero, IT opposes the residual stream more."""
+    """Return a chart of IT − PT of the δ-cosine by layer; below zero, IT's cosine is the lower one."""
     return shift_profile(
         results, lambda dataset: dataset["delta_cosine"].sel(component=component, drop=True),
         y="IT − PT", title=f"δ-cosine of the {COMPONENTS[component]} update, IT − PT",
+        description=f"Cosine of the update of the {COMPONENTS[component]} with the residual stream before it",
     )  # fmt: skip
 
 
@@ -120,12 +156,8 @@ def shares(results, rule=None) -> pd.DataFrame:
 
 def step_tips(share: str) -> list:
     """Return the tooltips for a share of steps at a layer."""
-    return [
-        alt.Tooltip("panel:N", title="model"),
-        "variant:N",
-        "layer:Q",
-        alt.Tooltip(f"{share}:Q", format=".1%"),
-    ]
+    titles = [alt.Tooltip("panel:N", title="model"), "variant:N", "layer:Q"]
+    return [*titles, alt.Tooltip(f"{share}:Q", format=".1%")]
 
 
 def commitment_histograms(results, rule=None) -> alt.Chart:
@@ -143,7 +175,11 @@ def commitment_histograms(results, rule=None) -> alt.Chart:
     means = alt.Chart().mark_rule(strokeWidth=2).encode(x=alt.X("mean(centre):Q", title="layer"), **colours)
     title = f"Commitment: {rule_title(rule)}" if rule else "Layer of commitment"
     rows, toggles = packed(rows.drop(columns=["sum", "depth"]), lists), {"rule": "rule", "lens": "lens"}
-    return panels(rows, title, bars, onset_rule(), means, toggles=toggles, lists=lists)
+    return panels(
+        rows, title, bars, onset_rule(), means, toggles=toggles, defaults=first_rule(results, rule), lists=lists,
+        description=f"Share of steps that commit at each layer, for {VARIANTS}",
+        marks=("vertical lines are the mean layers of PT (dashed) and IT (solid)", ONSET),
+    )  # fmt: skip
 
 
 def commitment_cdf(results, rule=None) -> alt.Chart:
@@ -156,7 +192,10 @@ def commitment_cdf(results, rule=None) -> alt.Chart:
     title = f"Committed by each depth: {rule_title(rule)}" if rule else "Committed by each depth"
     rows, lists = shares(results, rule).drop(columns=["share", "centre", "onset"]), ("layer", "depth", "sum")
     toggles = {"rule": "rule", "lens": "lens"}
-    return panels(packed(rows, lists), title, marks, dots, toggles=toggles, lists=lists)
+    return panels(
+        packed(rows, lists), title, marks, dots, toggles=toggles, defaults=first_rule(results, rule), lists=lists,
+        description=f"Share of steps that have committed by each depth, (layer + 1) / L, for {VARIANTS}",
+    )  # fmt: skip
 
 
 def threshold_sensitivity(results, family="kl_stays") -> alt.Chart:
@@ -168,15 +207,93 @@ def threshold_sensitivity(results, family="kl_stays") -> alt.Chart:
         thresholds = [float(rule.rsplit("_", 1)[1]) for rule in rules]
         return banded(depth.rename(rule="threshold").assign_coords(threshold=thresholds))
 
-    x = alt.X(
-        "threshold:Q",
-        title="threshold τ, nats",
-        scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(values=KL_TICKS),
-    )
+    scale, axis = alt.Scale(type="log", nice=False), alt.Axis(values=KL_TICKS)
+    x = alt.X("threshold:Q", title="threshold τ, nats", scale=scale, axis=axis)
     curve = bands(x, "commitment layer / L", fields=("variant", "threshold"))
     title = "Commitment depth against the KL threshold"
-    return panels(tidy(results, measure), title, *curve, toggles={"lens": "lens"})
+    what = (
+        f"Mean commitment layer as a share of the depth, against the threshold of KL in nats, for {VARIANTS}"
+    )
+    return panels(
+        tidy(results, measure), title, *curve, toggles={"lens": "lens"}, description=what, marks=[BANDS]
+    )
+
+
+def first_rule(results, rule=None) -> dict[str, str]:
+    """Return the rule that charts of several rules open on: KL stays below the run's own threshold; none if one is named."""
+    tau = threshold(next(iter(panels_of(results).values())))
+    return {} if rule else {"rule": rule_title(f"kl_stays_{tau}")}
+
+
+def gap_intervals(results) -> alt.Chart:
+    """Return a forest plot of the convergence gap by text and lens; the reader chooses the direction of KL."""
+    names = {
+        gap_name(text, direction, lens): {"text": shown, "lens": f"{lens} lens", "direction": KL[direction]}
+        for direction in GAPS
+        for text, shown in TEXTS.items()
+        for lens in LENSES
+    }
+    rows = forest_rows(results, quantities, names)
+    return forest(
+        rows, x="IT − PT, nats", title="Convergence gap by text and lens", by="lens", column="text",
+        toggles={"direction": "divergence"},
+        description=caption(f"{GAP}, by text and lens", rows, [BARS, ZERO], each="row"),
+    )  # fmt: skip
+
+
+def confidence_gap(results) -> alt.Chart:
+    """Return a forest plot of the gap by confidence of the final prediction and text; the reader chooses the lens."""
+    texts = {"free": TEXTS["own"], "it": TEXTS["it"]}
+    names = {
+        f"gap_by_confidence.{stratum}.{text}.{lens}": {"text": shown, "confidence": stratum, "lens": lens}
+        for lens in LENSES
+        for text, shown in texts.items()
+        for stratum in STRATA
+    }
+    rows = forest_rows(results, quantities, names, pool=False)
+    what = f"{GAP}, by text and by confidence (the probability of the final top-1 token)"
+    return forest(
+        rows, x="IT − PT, nats", title="Convergence gap by confidence", by="confidence", column="text",
+        toggles={"lens": "lens"}, description=caption(what, rows, [BARS, ZERO], ["lens"], each="row"),
+    )  # fmt: skip
+
+
+def category_gap(results) -> alt.Chart:
+    """Return a forest plot of the gap by category of prompt, each model on its own text; the reader chooses the lens."""
+    categories = dict.fromkeys(str(c) for d in results.values() for c in d.category.values)
+    names = {
+        f"{GAPS['final_layer']}_by_category.{category}.{lens}": {
+            "category": category.replace("_", " "),
+            "lens": lens,
+        }
+        for lens in LENSES
+        for category in categories
+    }
+    rows = forest_rows(results, quantities, names, pool=False)
+    return forest(
+        rows, x="IT − PT, nats", title="Convergence gap by category of prompt", column="category",
+        toggles={"lens": "lens"},
+        description=caption(f"{GAP}, by category of prompt", rows, [BARS, ZERO], ["lens"], each="row"),
+    )  # fmt: skip
+
+
+def delay_intervals(results) -> alt.Chart:
+    """Return a forest plot of the commitment delay IT − PT, layers, through both lenses; the reader chooses the rule."""
+    rules = [str(r) for r in next(iter(results.values()))["rule"].values if r != "cosine_0.95"]
+    names = {
+        f"commitment_delay.{lens}.{rule}": {"rule": rule_title(rule), "lens": f"{lens} lens"}
+        for rule in rules
+        for lens in LENSES
+    }
+    rows = forest_rows(results, quantities, names)
+    return forest(
+        rows, x="IT − PT, layers", title="Commitment delay", by="lens", toggles={"rule": "rule"},
+        defaults=first_rule(results),
+        description=caption(
+            "Mean delay of IT's commitment, IT − PT in layers, by lens, for the chosen rule", rows, [BARS, ZERO],
+            each="row",
+        ),
+    )  # fmt: skip
 
 
 def of_lens(values: xr.DataArray, lens: str | None) -> xr.DataArray:
@@ -193,10 +310,12 @@ def matched_curves(results, history="it", direction="final_layer") -> alt.Chart:
     rows = tidy(results, measure)
     rows["basis"] = rows["basis"].map({"own": "own", "other": "the other model's"})
     curve = bands(layers_axis(), f"{KL[direction]}, nats", "nats", **root_scale())
-    title = f"{KL[direction]} of both models on {NAMES[history]}'s tokens (√ scale)"
+    title = f"{KL[direction]} of both models on {NAMES[history]}'s text (√ scale)"
+    what = f"{KL[direction]}, nats on a square-root scale, against the layer, for {VARIANTS}"
     return panels(
-        rows, title, onset_rule(), *curve, toggles={"lens": "lens", "basis": "read through the lens of"}
-    )
+        rows, title, onset_rule(), *curve, toggles={"lens": "lens", "basis": "read through the lens of"},
+        description=f"{what}, both reading {NAMES[history]}'s text", marks=(BANDS, ONSET),
+    )  # fmt: skip
 
 
 def cosine_heat(results) -> alt.Chart:
@@ -208,12 +327,13 @@ def cosine_heat(results) -> alt.Chart:
     y = alt.Y("layer:O", title="layer", sort="descending", axis=alt.Axis(labelOverlap=True))
     scale = alt.Scale(domain=[-1, 0, 1], range=DIVERGING, clamp=True)
     fill = alt.Color("cosine:Q", scale=scale, legend=alt.Legend(title="δ-cosine", gradientLength=120))
-    tips = [
-        alt.Tooltip("panel:N", title="model"),
-        "token:O",
-        "layer:O",
-        alt.Tooltip("cosine:Q", format=".3f"),
-    ]
+    tips = [alt.Tooltip("panel:N", title="model"), "token:O", "layer:O"]
+    tips.append(alt.Tooltip("cosine:Q", format=".3f"))
     cells, lists = alt.Chart().mark_rect().encode(x=x, y=y, color=fill, tooltip=tips), ("token", "cosine")
     title, toggles = "δ-cosine by layer and step", {"variant": "model"}
-    return panels(packed(rows, lists), title, cells, toggles=toggles, lists=lists)
+    return panels(
+        packed(rows, lists), title, cells, toggles=toggles, lists=lists,
+        description="Mean cosine of each block's update with the residual stream before it, by layer and generated token, "
+        "of the chosen model",
+        marks=("green reinforces the stream, purple opposes it",),
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from nbhelpers.report.quantities import (
     VARIANTS,
     Quantities,
     Quantity,
+    attention,
     by_variant,
     clouds,
     difference,
@@ -22,6 +23,9 @@ from nbhelpers.report.quantities import (
 SLICES = {"depth_0.5_0.7": (5, 7), "depth_0.7_0.9": (7, 9), "depth_0.9_1.0": (9, 10)}
 # Direction of the divergence → the name of its gap.
 GAPS = {"final_layer": "kl_excess", "layer_final": "kl_layer_final_excess"}
+LENSES = ("raw", "tuned")
+TEXTS = {"own": "each on its own text", "pt": "both on PT's text", "it": "both on IT's text"}
+MATCHED = {"final_layer": "matched_gap", "layer_final": "matched_layer_final_gap"}  # the same on one text
 # The study's commitment rules; it counts reversals over the cells of family, rule and lens.
 STUDY_RULES = ("top1_first", "top1_stable3", "kl_first_0.1", "majority_0.1")
 AS_PUBLISHED = {
@@ -59,6 +63,12 @@ def quantities(result: xr.Dataset) -> Quantities:
     return found | commitment_to_final_state(result) | weights(result) | clouds(result)
 
 
+def gap_name(text: str, direction: str = "final_layer", lens: str = "raw") -> str:
+    """Return the quantity that holds the late-half gap on a text, a key of `TEXTS`."""
+    start, end = (GAPS[direction], "") if text == "own" else (MATCHED[direction], f".{text}")
+    return f"{start}_late_half{end}.{lens}"
+
+
 def parts(n_layers: int) -> dict[str, range]:
     """Return the layers over which a gap is averaged, by name."""
     thirds = {f"{name}_third": layers for name, layers in depths.thirds(n_layers).items()}
@@ -74,13 +84,13 @@ def gaps(result: xr.Dataset, lens: str) -> Quantities:
         found |= shifts(moved, "nats", f"{POOLED}, paired")
     kl = result["kl_final_layer"].sel(lens=lens, drop=True)
     above, half = difference(kl.mean("prompt")).values > 0, list(depths.late_half(n))
-    shared = f"{POOLED}, shares of its layers"
+    shared = f"{POOLED}, shares of its layers but the last, whose distance is zero by definition"
     by_token = {f"kl_excess_late_half_by_token.{lens}": result.convergence_gap_tokens.sel(
         lens=lens, direction="final_layer", drop=True)}  # fmt: skip
     return (
         found
         | shifts(by_token, "nats")
-        | levels({f"layers_above.{lens}": above[half].mean()}, "1", shared, centre=0.5)
+        | levels({f"layers_above.{lens}": above[half[:-1]].mean()}, "1", shared, centre=0.5)
         | levels({f"late_layers_above.{lens}": above[half[:-1]].sum()}, "layers")
         | levels({f"crossover.{lens}": np.argmax(above[::-1]) if above.any() else n}, "layers")
         | levels(by_variant(f"kl_first_layer.{lens}", kl.isel(layer=0).mean("prompt")), "nats",
@@ -109,7 +119,10 @@ def commitments(result: xr.Dataset, lens: str) -> Quantities:
         found |= levels({f"commitment.{name}.{v}": mean for v, mean in means.items()}, "layers")
         median = quantile_layer(of["it"]) - quantile_layer(of["pt"])
         found |= shifts({f"commitment_delay_median.{name}": median}, "layers", _as_computed(rule))
-    return found
+    stays = delay.sel(rule=f"kl_stays_{threshold(result)}", drop=True)
+    return found | shifts(
+        {f"commitment_delay_kl_stays.{lens}": stays}, "layers", "by the run's own threshold"
+    )
 
 
 def _as_computed(rule: str) -> str:
@@ -134,15 +147,15 @@ def commitment_to_final_state(result: xr.Dataset) -> Quantities:
 
 
 def matched(result: xr.Dataset, lens: str) -> Quantities:
-    """Return gaps, nats, when both models read one text, each through its own lens: KL(final ‖ layer) over the late half on
+    """Return gaps, nats, when both models read one text, each through its own lens: both directions over the late half on
     either text, and KL(layer ‖ final) over the final fifth on IT's text.
     """
     n, found = result.sizes["layer"], {}
-    for history in VARIANTS:
-        at = dict(history=history, basis="own", lens=lens, drop=True)
-        curve = result["kl_final_layer_matched"].sel(**at)
-        gap = difference(over(curve, depths.late_half(n)))
-        found |= shifts({f"matched_gap_late_half.{history}.{lens}": gap}, "nats")
+    for direction, name in MATCHED.items():
+        curves = result[f"kl_{direction}_matched"].sel(basis="own", lens=lens, drop=True)
+        for history in VARIANTS:
+            gap = difference(over(curves.sel(history=history, drop=True), depths.late_half(n)))
+            found |= shifts({f"{name}_late_half.{history}.{lens}": gap}, "nats")
     curve = result["kl_layer_final_matched"].sel(history="it", basis="own", lens=lens, drop=True)
     late, note = over(curve, depths.final_fifth(n)), "published: means over steps; here: by prompt"
     found |= levels(by_variant(f"matched_kl_final_fifth.{lens}", late), "nats", note)
@@ -186,6 +199,12 @@ def updates(result: xr.Dataset) -> Quantities:
         shifts(moved, "cosine", COSINE)
         | levels({"delta_cosine_layers_below.final_fifth": below.mean()}, "1", COSINE, centre=0.5)
         | levels(by_variant("delta_cosine_last_layer", last), "cosine", COSINE, centre=0.0)
+        | levels(
+            by_variant("delta_cosine_final_fifth", over(cosine, at["final_fifth"])),
+            "cosine",
+            COSINE,
+            centre=0.0,
+        )
         | shifts(to_final, "cosine")
         | levels(by_variant("cosine_to_final_onset", onset), "cosine")
     )
@@ -197,6 +216,7 @@ def end_point(result: xr.Dataset) -> Quantities:
     steps = (result["n_tokens"] - 1).clip(min=0).sum("prompt")
     return (
         levels(by_variant("final_entropy", last["entropy"]), "nats")
+        | shifts({"final_entropy_shift": difference(last["entropy"])}, "nats")
         | levels(by_variant("final_top1_probability", last["top1_probability"]), "1")
         | levels(by_variant("steps", steps), "steps", "fewer prompts and shorter texts than in the study")
     )
@@ -210,3 +230,34 @@ def across(found: Mapping[str, Quantities]) -> Quantities:
     delays = [of[cell].values for of in found.values() for cell in cells]
     earlier = float(sum(float(delay.mean()) < 0 for delay in delays))
     return {"reversals": Quantity(earlier, "cells", "level", None, "cells of the four rules and both lenses")}
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "kl_layer_final_excess_by_category.*": ("categories", strata),
+    "kl_excess_by_category.*": ("categories", strata),
+    "kl_layer_final_excess_*": ("other_direction", gaps),
+    "kl_excess_*_third.*": ("third_table", gaps),
+    "kl_excess_final_fifth.*": ("third_table", gaps),
+    "kl_excess_*": ("gap_figure", gaps),
+    "*layers_above.*": ("gap_table", gaps),
+    "crossover.*": ("main_figure", gaps),
+    "kl_first_layer.*": ("main_figure", gaps),
+    "gap_by_confidence.*": ("strata", strata),
+    "matched_*gap_late_half.*": ("gap_figure", matched),
+    "matched_*": ("matched", matched),
+    "reversals": ("delay_table", across),
+    "commitment_delay.cosine_*": ("delay_table", commitment_to_final_state),
+    "commitment_delay.*": ("delay_figure", commitments),
+    "commitment*": ("delay_table", commitments),
+    "cosine_to_final_*": ("to_final", updates),
+    "delta_cosine_final_fifth.*": ("cosine_levels", updates),
+    "delta_cosine_last_layer.*": ("cosine_figure", updates),
+    "delta_cosine_*": ("cosine_shift", updates),
+    "final_*": ("entropy_figure", end_point),
+    "steps.*": ("main_figure", end_point),
+    "weight_*": ("weights", weights),
+    "attention_*": ("attention", attention),
+    "*_dimension_shift.*": ("dimension", clouds),
+    "late_*_shift.*": ("dimension", clouds),
+}

@@ -21,6 +21,7 @@ from nbhelpers.report.graft_charts import (
     LAST,
     UPDATED_MLP,
     lead,
+    margin,
     study_windows,
 )
 from nbhelpers.report.quantities import Quantities, Quantity, levels, shifts
@@ -64,7 +65,8 @@ def as_published(changed: xr.Dataset) -> Quantities:
             {f"commitment_shift.{window}": one["commitment"]}, "layers", f"in layers of this model{LAST}"
         )
     moved = {w: found[f"kl_shift.final_fifth.{w}"].values for w in WINDOWS}
-    return found | shifts({"late_lead": lead(moved)}, "nats", BY_PROMPT + LAST)
+    leads = {"late_lead": lead(moved), "late_margin": margin(moved)}
+    return found | shifts(leads, "nats", BY_PROMPT + LAST)
 
 
 def through_hosts(changed: xr.Dataset, n_tokens: xr.DataArray) -> Quantities:
@@ -90,7 +92,18 @@ def through_hosts(changed: xr.Dataset, n_tokens: xr.DataArray) -> Quantities:
         values = found[name].values
         weights = n_tokens.sel(prompt=values["prompt"])
         pooled[f"{name}.by_token"] = float(stats.token_weighted_mean(values.values, weights.values))
-    return found | shifts(pooled, "nats")
+    return found | shifts(pooled, "nats") | beyond_controls(found)
+
+
+def beyond_controls(found: Quantities) -> Quantities:
+    """Return `beyond.<control>.<lens>`: how much more IT's late MLPs raise PT's KL(layer ‖ own final) than a control does."""
+    names = {
+        f"beyond.{control}.{lens}": f"shift.kl_layer_final.sufficiency.{{}}.{lens}"
+        for control in ("scrambled", "permuted") for lens in ("raw", "tuned")
+    }  # fmt: skip
+    return shifts({
+        name: found[of.format("graft")].values - found[of.format(name.split(".")[1])].values for name, of in names.items()
+    }, "nats")  # fmt: skip
 
 
 def _final_fifth(values: xr.DataArray) -> xr.DataArray:
@@ -125,7 +138,10 @@ def graft_levels(of_it: xr.Dataset) -> Quantities:
         }
         found |= levels(at, "nats", BY_PROMPT + LAST)
         found |= levels({f"residual_cosine.{short}": mean["residual_cosine_teacher"]}, "cosine")
-        found |= levels({f"first_miss.{short}": own["first_divergence_teacher"]}, "tokens")
+        missed = own["first_divergence_teacher"]
+        # The study leaves out a reply that the condition would have written whole; its length stands in `first_miss`.
+        any_miss = missed.where(missed < own["n_tokens"])
+        found |= levels({f"first_miss.{short}": missed, f"first_miss_where_any.{short}": any_miss}, "tokens")
         found |= levels({f"agreement.{short}": own["agreement_teacher"]}, "1")
         layer = {f"commitment_layer.{short}": commitment.sel(condition=name, drop=True)}
         found |= levels(layer, "layers", f"in layers of this model{LAST}")
@@ -141,3 +157,25 @@ def across(found: Mapping[str, Quantities]) -> Quantities:
         f"kl_shift_range.{end}": Quantity(rise, "nats", "shift", 0.0, BY_PROMPT + LAST)
         for end, rise in ends.items()
     }
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "kl_shift_range.*": ("main_figure", across),
+    "kl_shift.*.template": ("branch-table", as_published),
+    "kl_shift.*": ("main_figure", as_published),
+    "cross_kl_shift.*": ("late-table", as_published),
+    "mlp_cosine_shift.*": ("late-table", as_published),
+    "commitment_shift.*": ("late-table", as_published),
+    "late_lead": ("main_figure", lead),
+    "late_margin": ("main_figure", margin),
+    "shift.*.template.*": ("branch-table", through_hosts),
+    "shift.*": ("controls", through_hosts),
+    "cross_kl_level.*": ("teacher-figure", graft_levels),
+    "kl_level.*": ("trajectories", graft_levels),
+    "residual_cosine.*": ("teacher-figure", graft_levels),
+    "commitment_layer.*": ("late-table", graft_levels),
+    "first_miss*": ("divergence", graft_levels),
+    "agreement.*": ("divergence", graft_levels),
+    "reply_length.*": ("divergence", graft_levels),
+}

@@ -6,13 +6,14 @@ from nbhelpers.core import stats
 from nbhelpers.experiments.exp13_token_support import support
 from nbhelpers.measures.graft_shifts import WINDOWS
 from nbhelpers.report.graft_charts import BY_PROMPT, CONDITIONS, UPDATED_MLP
-from nbhelpers.report.quantities import Quantities, levels, shifts
+from nbhelpers.report.quantities import LEXICON, Quantities, levels, shifts
 
 UPDATED = ("a", "b_late", "c", "d_late")
 GROUPS = ("format", "content", "function_other")
 ROLES = {"displaced": "displaced_share", "supported": "supported_share", "change": "share_change"}
 CLASSES = ("content", "function", "punctuation", "structural", "discourse", "other")
-CLASSED = "published: candidates classed by themselves; here: in their text, special tokens apart"
+CLASSED = f"published: candidates classed by themselves; here: in their text; {LEXICON}"
+NOISE = "here exactly 0 at the last layer, where the study's is rounding scaled to length 1"
 ALL_ROWS = "published: among all vocabulary rows; here among those of tokens"
 UNMEASURED = {
     f"dense_three.rank_gain.{window}.{group}": "a pool of the three families of which traces survive; here all families stand"
@@ -53,6 +54,7 @@ def replacements(result: xr.Dataset) -> Quantities:
             )
     cells = result["n_steps"].sum(["part", "token_class"]) * result["cells_per_step"]
     replaced = counts.squeeze(drop=True).sum(["displaced", "supported"]) / cells
+    found |= class_shifts(counts.squeeze(drop=True))
     overlap = (
         result["candidate_overlap"].sel(measured="B_late", lens="tuned", drop=True).reset_coords(drop=True)
     )
@@ -61,6 +63,23 @@ def replacements(result: xr.Dataset) -> Quantities:
         | levels({"replaced_share": replaced}, "1")
         | levels({"candidate_overlap": overlap}, "1", BY_PROMPT)
     )
+
+
+def class_shifts(counts: xr.DataArray) -> Quantities:
+    """Return `class_shift.<class>` [prompt] from counts (displaced, supported, prompt): a class's share of the tokens
+    supported minus its share of those displaced.
+
+    The mean is that of all replaced cells together; the spread over prompts is the ratio's, to first order, so that intervals
+    at any confidence can be had.
+    """
+    total = counts.sum(["displaced", "supported"])
+    won, lost = counts.sum("displaced"), counts.sum("supported")
+    found = {}
+    for kind in ("content", "function", "punctuation"):
+        part = won.sel(supported=kind, drop=True) - lost.sel(displaced=kind, drop=True)
+        share = part.sum() / total.sum()
+        found[f"class_shift.{kind}"] = share + (part - share * total) / total.mean()
+    return shifts(found, "1", CLASSED)
 
 
 def all_steps(means: xr.Dataset, dim: str = "part") -> xr.Dataset:
@@ -80,8 +99,10 @@ def gains(result: xr.Dataset) -> Quantities:
     for window in WINDOWS:
         for group in GROUPS:
             one = groups.sel(condition=f"B_{window}", lens="tuned", token_class=group, drop=True)
-            found |= shifts({f"rank_gain.{window}.{group}": one["rank_gain"]}, "ranks", BY_PROMPT)
-            found |= levels({f"rank_win.{window}.{group}": one["rank_win"]}, "1", BY_PROMPT)
+            found |= shifts(
+                {f"rank_gain.{window}.{group}": one["rank_gain"]}, "ranks", f"{BY_PROMPT}; {LEXICON}"
+            )
+            found |= levels({f"rank_win.{window}.{group}": one["rank_win"]}, "1", f"{BY_PROMPT}; {LEXICON}")
     late = means["rank_gain"].sel(condition="B_late", lens="tuned", drop=True)
     classes = {
         f"rank_gain.late.{kind}": late.sel(token_class=kind, drop=True)
@@ -96,6 +117,9 @@ def gains(result: xr.Dataset) -> Quantities:
     named |= {f"rank_gain_raw.b_late.{g}": raw.sel(token_class=g, drop=True) for g in GROUPS}
     later = result["log_rank_gain"].sel(part="later", condition="B_late", lens="tuned", drop=True)
     logs = {f"log_rank_gain_later.{kind}": later.sel(token_class=kind, drop=True) for kind in CLASSES}
+    logs["function_before_content"] = (
+        logs["log_rank_gain_later.function"] - logs["log_rank_gain_later.content"]
+    )
     return (
         found
         | shifts(classes, "ranks", BY_PROMPT)
@@ -116,13 +140,13 @@ def late_wins(result: xr.Dataset) -> Quantities:
 
 def updates(result: xr.Dataset) -> Quantities:
     """Return the projections of late MLP updates on each axis, mean over the final fifth."""
-    mean = result["projection"].mean("layer").reset_coords(drop=True)
-    named = {
-        f"projection.{axis}.{short}": mean.sel(axis=axis, measured=CONDITIONS[short], drop=True)
-        for axis in mean["axis"].values
-        for short in UPDATED
-    }
-    return levels(named, "residual units", UPDATED_MLP, centre=0.0)
+    mean, found = result["projection"].mean("layer").reset_coords(drop=True), {}
+    for axis in mean["axis"].values:
+        along = mean.sel(axis=axis, drop=True)
+        named = {f"projection.{axis}.{c}": along.sel(measured=CONDITIONS[c], drop=True) for c in UPDATED}
+        note = f"{UPDATED_MLP}; {NOISE}" if axis == "anti_kl" else UPDATED_MLP
+        found |= levels(named, "residual units", note, centre=0.0)
+    return found
 
 
 def correlations(result: xr.Dataset) -> Quantities:
@@ -136,8 +160,26 @@ def correlations(result: xr.Dataset) -> Quantities:
             if scale == "projection" or feature in result["axis"]:
                 r = interval(one.sel(feature=feature, scale=scale), "r", "r_low", "r_high")
                 note = ALL_ROWS if feature == "rank_gain" else UPDATED_MLP
+                note += f"; {NOISE}" if feature in ("anti_kl", "remainder") else ""
                 found |= levels({f"{name}.{feature}": r}, "1", note, centre=0.0)
     chosen = {"scale": "cosine", "kind": "shift", "given": "nothing", "lens": "tuned"}
     of_updates = [feature for feature in result["feature"].values if feature != "rank_gain"]
     largest = float(abs(result["r"].sel(chosen | {"feature": of_updates})).max())
     return found | levels({"shift_r.largest": largest}, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "displaced_*": ("main_figure", replacements),
+    "supported_*": ("main_figure", replacements),
+    "share_change.*": ("class-table", replacements),
+    "change_class.*": ("class-table", replacements),
+    "replaced_share": ("main_figure", replacements),
+    "candidate_overlap": ("main_figure", replacements),
+    "rank_*": ("gains", gains),
+    "log_rank_gain_*": ("gains", gains),
+    "late_win*": ("wins", late_wins),
+    "projection.*": ("pushes", updates),
+    "late_kl_r*": ("related", correlations),
+    "shift_r.*": ("related", correlations),
+}

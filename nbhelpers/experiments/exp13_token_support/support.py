@@ -16,7 +16,7 @@ from nbhelpers.models.token_classes import CLASSES, token_classes
 
 PARTS = ("first", "later")
 ROLES = ("displaced", "supported", "change")
-# The study's coarser classes; special tokens, which it counted as "other", stay apart.
+# The study's coarser classes; special tokens, which it classed by their letters, mostly as content, stay apart.
 GROUPS = {
     "format": ("structural", "punctuation", "discourse"),
     "content": ("content",),

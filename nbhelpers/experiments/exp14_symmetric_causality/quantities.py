@@ -3,7 +3,7 @@
 import xarray as xr
 
 from nbhelpers.measures.graft_shifts import WINDOWS
-from nbhelpers.report.graft_charts import BY_PROMPT, LAST, UPDATED_MLP, lead
+from nbhelpers.report.graft_charts import BY_PROMPT, LAST, UPDATED_MLP, lead, margin
 from nbhelpers.report.quantities import Quantities, levels, shifts
 
 SIDES = {"sufficiency": "b", "necessity": "d"}
@@ -35,8 +35,9 @@ def quantities(result: xr.Dataset) -> Quantities:
             moves = shifts({f"cross_kl_shift.{name}": cross}, "nats", BY_PROMPT + LAST)
             found |= level if side == "necessity" else moves
         sign = 1 if side == "sufficiency" else -1
-        led = lead({window: sign * values for window, values in moved.items()})
-        found |= shifts({f"late_lead.{side}": led}, "nats", BY_PROMPT + LAST)
+        signed = {window: sign * values for window, values in moved.items()}
+        leads = {f"late_lead.{side}": lead(signed), f"late_margin.{side}": margin(signed)}
+        found |= shifts(leads, "nats", BY_PROMPT + LAST)
     return found | through_pt(result) | by_readout(result) | strongest(result)
 
 
@@ -76,3 +77,17 @@ def strongest(result: xr.Dataset) -> Quantities:
                 found |= {f"strongest_late.{readout}.{side}.{region}.{lens}": float(one.sel(lens=lens))
                           for lens in ("raw", "tuned")}  # fmt: skip
     return levels(found, "1")
+
+
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "kl_shift_pt_lens.*": ("main_figure", through_pt),
+    "kl_*shift.*": ("main_figure", quantities),
+    "late_lead.*": ("strongest", lead),
+    "late_margin.*": ("strongest", margin),
+    "commitment_shift.*": ("commitment", quantities),
+    "mlp_cosine_shift.*": ("cosine", quantities),
+    "cross_kl_*": ("cross", quantities),
+    "shift.*": ("readouts", by_readout),
+    "strongest_late.*": ("strongest", strongest),
+}

@@ -1,5 +1,7 @@
 """The figures, tables and verdict of exp14."""
 
+from functools import partial
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -8,22 +10,30 @@ import xarray as xr
 from nbhelpers.core import stats
 from nbhelpers.experiments.exp14_symmetric_causality.quantities import quantities
 from nbhelpers.report import charts
+from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import panels
-from nbhelpers.report.families import POOL, interval_table, is_dense, pooled
+from nbhelpers.report.directions import LEAST, among, answer, by_side, claim, fitting, sentence, sides
+from nbhelpers.report.families import POOL, interval_table, is_dense, turned
+from nbhelpers.report.forest import forest
 from nbhelpers.report.graft_charts import (
     BASES,
+    BY_WINDOW,
+    LENS,
     READOUTS,
     SIDES,
+    WHOLE,
     WINDOWS,
-    grouped_dots,
+    by_window,
+    change_of,
+    heading_of,
     window_colour,
     window_rows,
 )
 from nbhelpers.report.quantities import named, value
-from nbhelpers.report.sentences import SURE
 from nbhelpers.report.text import written
-from nbhelpers.report.verdicts import Verdict, degree, of, signs, span, told
+from nbhelpers.report.verdicts import DOWN, UP, Verdict
 
+SURE = 0.95  # the bootstrap probability from which a window is surely the strongest
 LENSLESS = ("delta_cosine_block", "delta_cosine_mlp", "nll")  # the same through every lens
 # Short names of the read-outs, for narrow screens.
 SHORT = {
@@ -42,19 +52,15 @@ SHORT = {
 
 
 def causality_rows(results, readout: str) -> pd.DataFrame:
-    """Return a table of means and intervals of one read-out in the final fifth, by panel (side), family and choice.
+    """Return a table of means and intervals of one read-out in the final fifth, by panel, side, window and choice.
 
-    With two or more dense families, their pool, averaged prompt by prompt, is added as a family.
+    With two or more dense pairs, their pool, averaged prompt by prompt, is the last panel.
     """
 
     def values(dataset):
         return dataset["shift"].sel(region="final_fifth", readout=readout, drop=True).astype(float)
 
-    families = dict(results)
-    if sum(map(is_dense, results.values())) > 1:
-        pool = pooled(results, values)
-        families[POOL] = xr.Dataset({"shift": pool.expand_dims(region=["final_fifth"], readout=[readout])})
-    rows = window_rows(families, values).rename(columns={"panel": "family", "side": "panel"})
+    rows = window_rows(results, values, pool=True)
     return rows.assign(basis=rows["basis"].map(BASES))
 
 
@@ -63,13 +69,15 @@ def sufficiency_necessity(results, readout="kl_layer_final") -> alt.Chart:
 
     The reader chooses the lens and its model, if the read-out has a lens. The region is the final fifth of the layers.
     """
-    rows, (title, unit) = causality_rows(results, readout), READOUTS[readout]
+    rows, (_, unit) = causality_rows(results, readout), READOUTS[readout]
     toggles = {"lens": "lens", "basis": "read through the lens of"}
     if readout in LENSLESS:
-        rows, toggles = rows[(rows["lens"] == "raw") & (rows["basis"] == BASES["host"])], None
-    return grouped_dots(
-        rows, "family", x=unit, title=f"{title}, change in the final fifth", colour=window_colour(), toggles=toggles,
-        width=290,
+        rows, toggles = rows[(rows["lens"] == "raw") & (rows["basis"] == BASES["host"])], {}
+    what = f"Change of {change_of(readout)}, {BY_WINDOW} and host"
+    return forest(
+        rows, column="side", by="window", encodings=by_window(), x=unit, toggles=toggles, defaults=LENS,
+        title=heading_of(readout),
+        description=caption(what, rows, [BARS, ZERO], toggles, each="row"),
     )  # fmt: skip
 
 
@@ -104,15 +112,16 @@ def strongest(results) -> alt.Chart:
         .encode(
             x=x,
             y=y,
-            color=window_colour({**WINDOWS, "none": "#b8b8b8"}, symbol="square"),
+            color=window_colour(),
             order=alt.Order("rank:O"),
             tooltip=tips,
         )
     )
-    return panels(rows, "Which window is the strongest?", bar, toggles={"side": "graft", "lens": "lens"})
-
-
-WHOLE = ("commitment", "nll")  # read-outs without a region
+    return panels(
+        rows, "Which window is the strongest?", bar, toggles={"side": "graft", "lens": "lens"}, defaults=LENS,
+        description="Probability that each window changes a read-out most in the study's direction, for the chosen graft",
+        marks=["bars stack early, mid, late and none of them, from left to right"],
+    )  # fmt: skip
 
 
 def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
@@ -137,7 +146,7 @@ def test_table(results, readout="kl_layer_final", lens="tuned") -> pd.DataFrame:
             written(pool_table(results, side, window, readout, lens), 3)[0] for side, window in cases
         ]
     columns = pd.MultiIndex.from_tuples([(SIDES[side], window) for side, window in cases])
-    return pd.DataFrame(rows, index=columns).T
+    return turned(pd.DataFrame(rows, index=columns).T, results)
 
 
 def pool_table(results, side, window, readout, lens) -> pd.DataFrame:
@@ -155,7 +164,9 @@ def strongest_late(
 
 
 def readout_table(results, lens="tuned") -> pd.DataFrame:
-    """Return a table of the number of families in which the late window is surely the strongest or surely not."""
+    """Return a table of the number of pairs in which the late window is surely the strongest (probability ≥ 0.95) or surely
+    not (≤ 0.05).
+    """
     rows = {}
     for readout, (title, _) in READOUTS.items():
         regions = {"final_fifth": "final fifth", "window": "own window"}
@@ -175,41 +186,61 @@ def readout_table(results, lens="tuned") -> pd.DataFrame:
     return table.rename_axis([None, None])
 
 
-MOVED = "kl_shift.sufficiency.late"
+MOVED, TAKEN = "kl_shift.sufficiency.late", "kl_shift.necessity.late"
+MOST = ("yes", "mostly")
+THROUGH_PT = "kl_shift_pt_lens.necessity.late"
 MATRIX = {
-    "IT's late MLPs in PT": "kl_shift.sufficiency.late",
-    "PT's late MLPs in IT": "kl_shift.necessity.late",
-    "the same, read by PT's lens": "kl_shift_pt_lens.necessity.late",
-    "PT's, nearer to IT's layer": "shift.kl_layer_teacher.sufficiency.late.tuned",
+    "IT's late MLPs in PT": MOVED,
+    "PT's late MLPs in IT": TAKEN,
+    "the same, read by PT's lens": THROUGH_PT,
+    "PT's distance from IT's layers": "shift.kl_layer_teacher.sufficiency.late.tuned",
 }
 
 
 def verdict(results) -> Verdict:
-    """Return the verdict: whether late MLPs suffice to widen the late distance and are necessary for it."""
-    put, taken, through_pt = (signs(results, quantities, name) for name in list(MATRIX.values())[:3])
-    most = [title for title, p in strongest_late(results)["sufficiency"].items() if p >= SURE]
-    size = told(
-        put.above,
-        results,
-        f"IT's late MLPs put PT's late layers {span(of(results, put.above), quantities, MOVED)} nats farther from its final "
-        "prediction",
-        "IT's late MLPs do not surely put PT's late layers farther from its final prediction",
-    )
-    lost = told(
-        taken.below,
-        results,
-        "PT's late MLPs shorten IT's way",
-        "PT's late MLPs do not shorten IT's way",
-        True,
-    )
-    lens = told(through_pt.below, results, "they do", "they do not", True)
-    differs = "" if through_pt.below == taken.below else f"; read through PT's lens, {lens}"
-    late = told(
-        most, results, "The late window moves PT most", "The late window does not surely move PT most", True
-    )
+    """Return the verdict: whether IT's late MLPs suffice to carry PT's late layers away from its final prediction, and
+    whether IT's own late layers need them.
+    """
+    return fitting(partial(said, results))
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
+    put, taken, through_pt = (sides(results, quantities, name) for name in (MOVED, TAKEN, THROUGH_PT))
+    needs = answer(taken, DOWN)
+    if answer(through_pt, DOWN) in MOST and needs not in MOST:
+        needs = "by PT's lens only"
+    size = claim(
+        results, quantities, MOVED, "IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
+        "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
+        ("farther from", "nearer to"), detail=detail,
+    )  # fmt: skip
+    words = ("farther", "nearer", "neither surely nearer nor farther", detail)
+    own, other = (by_side(results, found, *words) for found in (taken, through_pt))
+    lens = "" if own == other else f"; by PT's lens, {other}"
     return Verdict(
-        f"Sufficient: {degree(put.above, results)}; necessary: {degree(taken.below, results)}",
-        f"{size}.",
-        f"{lost}{differs}.",
-        f"{late}.",
+        f"Sufficient: {answer(put)}; necessary: {needs}",
+        sentence(size),
+        f"PT's late MLPs put IT's {own}{lens}.",
+        strongest_of_three(results),
     )
+
+
+def strongest_of_three(results) -> str:
+    """Return the sentence on whether late MLPs move PT most: by the mean, and surely, in 95 % of resamples."""
+    by_mean = [title for title, dataset in results.items() if late_leads(dataset)]
+    moved, likely = sides(results, quantities, MOVED)[UP], strongest_late(results)["sufficiency"]
+    sure = [title for title in by_mean if title in moved and likely[title] >= SURE]
+    if not by_mean:
+        return f"Other MLPs move PT more than late ones{' in every pair' if len(results) > 1 else ''}."
+    places = among(by_mean, results, LEAST)
+    if sure == by_mean:
+        return f"Late MLPs surely move PT most {places}".rstrip() + "."
+    surely = f"surely {among(sure, results, LEAST)}" if len(results) > 1 else "but not surely"
+    return f"Late MLPs move PT most {places}".rstrip() + f", {surely}."
+
+
+def late_leads(dataset: xr.Dataset) -> bool:
+    """Return whether the late window's mean shift in PT is above zero and above those of the other windows."""
+    means = {w: value(quantities, dataset, f"kl_shift.sufficiency.{w}") for w in WINDOWS}
+    return means["late"] > 0 and means["late"] == max(means.values())

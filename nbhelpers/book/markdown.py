@@ -1,0 +1,32 @@
+"""Tables, tabs and literal text as MyST Markdown."""
+
+import re
+from collections.abc import Iterable
+
+
+class PageError(RuntimeError):
+    """A page that cannot be written; its message is one sentence for the user."""
+
+
+def table(header: Iterable, rows: Iterable[Iterable]) -> str:
+    """Return a Markdown table of cells written as text."""
+    lines = [list(header), None, *rows]
+    return "\n".join("|" + "---|" * len(lines[0]) if line is None else _row(line) for line in lines)
+
+
+def _row(cells) -> str:
+    """Return one line of a Markdown table."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def tabs(items: dict[str, str], group: str) -> str:
+    """Return tabs from {title: content}; the reader's choice applies to all tabs of the same group, on every page."""
+    shown = [f":::::{{tab-item}} {title}\n:sync: {title}\n\n{text}\n\n:::::" for title, text in items.items()]
+    return f"::::::{{tab-set}}\n:sync-group: {group}\n\n" + "\n\n".join(shown) + "\n\n::::::"
+
+
+def literal(text: str) -> str:
+    """Return a text as a literal block, whatever markup it contains."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text.strip(chr(10)) or '(nothing)'}\n{fence}"
