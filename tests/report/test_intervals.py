@@ -192,3 +192,8 @@ def test_the_late_window_leads_over_the_larger_of_the_others_or_over_nothing(ear
     }
     assert float(graft_charts.lead(changed).mean()) == pytest.approx(lead)
     assert float(graft_charts.margin(changed).mean()) == pytest.approx(margin)
+
+
+def test_an_intervals_value_is_its_point_and_not_the_mean_of_its_ends():
+    found = {"one": Quantity(stats.Interval(*map(np.float64, (1.0, 0.0, 5.0))), "1", "level")}
+    assert quantities.value(lambda _: found, xr.Dataset(), "one") == 1.0
