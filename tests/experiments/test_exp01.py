@@ -167,3 +167,13 @@ def test_shifts_are_it_less_pt():
     difference = found.fit.sel(variant="it") - found.fit.sel(variant="pt")
     np.testing.assert_allclose(found.fit_shift, difference.transpose(*found.fit_shift.dims))
     assert (found.fit_shift_low <= found.fit_shift_high).all()
+
+
+def test_a_layers_support_is_the_exponential_of_its_entropy():
+    entropy = np.log(np.arange(1.0, 31).reshape(6, 5))
+    nothing = dict.fromkeys(
+        ("target_rank", "update_n90", "update_n50", "update_target_contribution"), ((), 0)
+    )
+    found = features().assign(nothing).assign(lens_entropy=(("layer", "prompt"), entropy))
+    made = exp01_measure.by_layer(found, OPTIONS)
+    np.testing.assert_allclose(made.support.transpose("layer", "prompt"), np.arange(1, 31).reshape(6, 5))
