@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from nbhelpers import experiments
-from nbhelpers.core.params import VARIANTS
+from nbhelpers.core.params import VARIANTS, ParameterError
 from nbhelpers.experiments.exp01_narrowing import measure as exp01_measure
 from nbhelpers.experiments.exp01_narrowing import quantities as exp01_quantities
 from nbhelpers.measures import logit_attribution
@@ -177,3 +178,12 @@ def test_a_layers_support_is_the_exponential_of_its_entropy():
     found = features().assign(nothing).assign(lens_entropy=(("layer", "prompt"), entropy))
     made = exp01_measure.by_layer(found, OPTIONS)
     np.testing.assert_allclose(made.support.transpose("layer", "prompt"), np.arange(1, 31).reshape(6, 5))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_two_stubs_are_the_fewest(monkeypatch, n):
+    monkeypatch.setattr(
+        exp01_measure, "single_token", lambda decoder, stubs: [(each, [1], 2) for each in stubs[:n]]
+    )
+    with pytest.raises(ParameterError, match=f"made up: {n} of 3 stubs"):
+        exp01_measure.chosen_stubs(SimpleNamespace(key="made up", pt=None), ["a", "b", "c"], 3)

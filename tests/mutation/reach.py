@@ -65,7 +65,8 @@ def distances(root: Path, start: str) -> dict[str, int]:
 def tests_of(root: Path, file: str, most: int) -> list[Path]:
     """Return the test files that reach a file of the package, `most` at most.
 
-    First those of the mirrored folder, of a slice those named by its key or the file; then the nearest by imports, small files first.
+    First those of the mirrored folder, of a slice those named by its key or the file; then the nearest by imports, small
+    files first.
     """
     module, ranked = module_of(root / "nbhelpers" / file, root), []
     for folder in FOLDERS:
