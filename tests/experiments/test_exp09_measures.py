@@ -12,9 +12,9 @@ OPTIONS = experiments.experiment_params("exp09", n_resamples=100)
 
 
 def profile():
-    """Two prompts: IT's KL is 4 and 0 nats over the late half, PT's 2 and 6; PT writes 1 and 3 steps, IT 3 and 1."""
+    """Two prompts: IT's KL is 4 and 0 nats over the late half, PT's 2 and 7; PT writes 1 and 3 steps, IT 3 and 1."""
     kl = np.zeros((2, 1, 2, 4))
-    kl[:, 0, :, 2:] = np.array([[2.0, 6.0], [4.0, 0.0]])[..., None]
+    kl[:, 0, :, 2:] = np.array([[2.0, 7.0], [4.0, 0.0]])[..., None]
     curves = {
         name: (("variant", "lens", "prompt", "layer"), kl * by)
         for name, by in (("kl_final_layer", 1), ("kl_layer_final", 2))
@@ -29,9 +29,9 @@ def profile():
 
 def test_gaps_and_delays_are_it_less_pt_and_tokens_weigh_by_each_models_steps():
     found = exp09_measure.gaps_and_delays(profile(), OPTIONS).sel(lens="raw")
-    assert found.convergence_gap.values.tolist() == [-2.0, -4.0] and found.commitment_delay.item() == 2.0
-    assert found.convergence_gap_tokens.values.tolist() == [(12 - 20) / 4, 2 * (12 - 20) / 4]
-    assert found.convergence_gap_low[0] <= -2 <= found.convergence_gap_high[0]
+    assert found.convergence_gap.values.tolist() == [-2.5, -5.0] and found.commitment_delay.item() == 2.0
+    assert found.convergence_gap_tokens.values.tolist() == [(12 - 23) / 4, 2 * (12 - 23) / 4]
+    assert found.convergence_gap_low[0] <= -2.5 <= found.convergence_gap_high[0]
 
 
 def test_agreement_is_with_the_last_layers_token():
