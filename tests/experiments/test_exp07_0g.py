@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -294,3 +295,17 @@ def test_exactly_nine_tenths_of_the_layers_pass_the_gate_and_the_limit_of_the_la
     assert exp07_0g_measure.gate(checked(set(range(10)) - {0}, n_layers=11))
     assert not exp07_0g_measure.gate(checked(set(range(10)) - {0, 1}, n_layers=11))
     assert not exp07_0g_measure.gate(checked(range(11), exp07_0g_measure.LAST_LAYER_KL))
+
+
+def test_a_rows_first_position_is_no_token_of_its_part(monkeypatch):
+    """Rows of five ids have four tokens: three rows for nine, and two for eight."""
+    monkeypatch.setattr(exp07_0g_measure.corpora, "texts", lambda corpus: iter("abcdefghij"))
+    monkeypatch.setattr(exp07_0g_measure, "read_as", lambda decoder, text, longest: [ord(text)] * 5)
+    sizes = dict(
+        n_test_tokens=9, n_validation_tokens=8, steps=1, tokens_per_step=3, corpus=None, max_text_tokens=9
+    )
+    made = SimpleNamespace(key="made up", experiment=SimpleNamespace(**sizes))
+    rows = exp07_0g_measure.split_rows(None, made)
+    assert {name: "".join(chr(row[0]) for row in part) for name, part in rows.items()} == {
+        "test": "abc", "validation": "de", "training": "f",
+    }  # fmt: skip

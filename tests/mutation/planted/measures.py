@@ -87,7 +87,7 @@ MUTANTS = [
     M(DIMENSION, "return x - x.mean(0)", "return x - x.mean()", "a cloud is centred over all coordinates"),
     M(DIMENSION, "own_x.norm() * own_y.norm()", "own_x.norm() * own_x.norm()", "CKA is divided by one cloud alone"),
     M(NEURONS, "torch.searchsorted(running, goal) + 1", "torch.searchsorted(running, goal)", "the share needs one entry less"),
-    M(NEURONS, "searchsorted(running, goal)", "searchsorted(running, goal, right=True)", "exactly the share is too little"),
+    M(NEURONS, "device=total.device) * (1 - 1e-9)", "device=total.device) * (1 + 1e-9)", "exactly the share is too little"),
     M(NEURONS, "(n * x.sum()) - (n + 1) / n)", "(n * x.sum()) - 1)", "Gini without its end term"),
     M(NEURONS, "x = x[x > 0]", "x = x[x >= 0]", "Gini counts neurons at zero"),
     M(NEURONS, "2 * k - both", "2 * k", "Jaccard's union counts the shared twice"),
