@@ -93,7 +93,7 @@ def test_as_many_resamples_as_asked_for_in_blocks():
     assert not np.array_equal(parts[0], parts[1])
 
 
-def test_two_prompts_span_their_interval():
-    """Half of the resamples equal the value: they count as half below it."""
-    found = resampling.bca_of_sums(np.array([[1.0, 1.0], [2.0, 1.0]]), ratio, n_resamples=400)
-    assert (found.mean, found.low, found.high) == (1.5, 1.0, 2.0)
+def test_resamples_that_equal_the_value_count_as_half_below_it():
+    """Ten below, eighty alike, ten above: no bias, and both ends are as far from the value."""
+    boot, alike = np.repeat([1.0, 2.0, 3.0], [10, 80, 10]), np.full(3, 2.0)
+    assert resampling._ends(np.float64(2.0), boot, alike, 0.8) == pytest.approx([1.9, 2.1])

@@ -102,14 +102,14 @@ def test_ids_of_two_meanings_are_refused_and_those_that_only_it_knows_are_not():
 
 
 def test_the_translators_kept_are_those_of_the_lowest_of_all_checks(monkeypatch):
-    """One layer's losses are 3, 1, 2; the other's 5, 6, 4."""
-    losses = iter([[3.0, 5.0], [1.0, 6.0], [2.0, 4.0]])
+    """One layer's losses are 3, 1, 2, 1.5; the other's 5, 6, 4, 4.5."""
+    losses = iter([[3.0, 5.0], [1.0, 6.0], [2.0, 4.0], [1.5, 4.5]])
     monkeypatch.setattr(
         tuned_lens, "metrics", lambda *_, **__: {"kl_final_layer": torch.tensor([next(losses)]).mT}
     )
     of = Unembedding(lambda h: h, torch.eye(2), torch.arange(2))
     best, checks = tuned_lens.untrained(2, of), {}
-    for step in range(3):
+    for step in range(4):
         now = replace(best, weight=torch.full((2, 2, 2), float(step)), bias=torch.full((2, 2), float(step)))
         checks[step] = tuned_lens._validate(now, best, checks, None, of, {})
     assert best.bias[:, 0].tolist() == [1.0, 2.0] and best.weight[:, 0, 0].tolist() == [1.0, 2.0]
