@@ -72,8 +72,8 @@ def across_page(notebook: Path, note: str, tail: str) -> str:
 def model_page(notebook: Path, across: str, title: str, note: str, tail: str) -> str:
     """Return a model's executed notebook as a page: the model's title in the heading, then `note`, then the pair's answer.
 
-    The answer is the cells named `verdict` and `matrix`, moved up and without their code. Links to `across` and to source lead
-    one folder farther up; `tail` is the last cell.
+    The answer is the cells named `verdict` and `matrix`, moved up and without their code. Links to `across` and to source
+    lead one folder farther up; `tail` is the last cell.
     """
     book, heading, rest = headed(notebook)
     first = markdown_cell("title", f"{heading.rstrip()}: {title}\n\n{note}\n")
