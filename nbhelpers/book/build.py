@@ -149,13 +149,14 @@ def assemble(profile: str, folder: Path) -> list[str]:
 
 def write_pages(profile: str, key: str, folder: Path) -> None:
     """Write the pages of an experiment, across models and of each, from its executed notebooks."""
-    across, note = params.experiment(key).across, pages.whose(profile)
+    across, own, note = params.experiment(key).across, params.experiment(key).notebook, pages.whose(profile)
     titles = families.family_titles(profile)
     for place, notebook in notebooks(profile, key).items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         code = pages.code_links(key, "../" * place.count("/"))
         if notebook.name == across:
             text = across_page(notebook, note, f"{pages.model_tabs(profile, key)}\n\n{code}")
+            text = text.replace(f"]({own}", f"]({next(iter(titles))}/{own}")  # there is one for each pair
         else:
             text = model_page(notebook, across, titles[notebook.parent.name], note, code)
         (folder / place).write_text(text, encoding="utf-8")
