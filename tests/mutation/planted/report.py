@@ -4,7 +4,7 @@
 from tests.mutation.mutant import Mutant as M
 
 FAMILIES, TEXT, QUANTITIES = "report/families.py", "report/text.py", "report/quantities.py"
-VERDICTS = "report/verdicts.py"
+VERDICTS, CLAIMS, DIRECTIONS = "report/verdicts.py", "report/claims.py", "report/directions.py"
 CHARTS, GRAFTS, UNMEASURED = "report/charts.py", "report/graft_charts.py", "report/unmeasured.py"
 
 MUTANTS = [
@@ -49,7 +49,6 @@ MUTANTS = [
     M(QUANTITIES, "min(centre + reach + 1, n))", "min(centre + reach, n))", "the window at a third lacks its last layer"),
     M(QUANTITIES, "peak(abs(by_prompt.mean(\"cloud_prompt\").values))", "peak(by_prompt.mean(\"cloud_prompt\").values)", "the highest shift for the largest"),
     M(QUANTITIES, "one.isel(layer=-1)", "one.isel(layer=-2)", "the last layer but one"),
-    M(QUANTITIES, '_KEPT[key][0]() is not dataset', "False", "a dead dataset's quantities under a new one's address"),
     M(CHARTS, 'values.notnull().sum("prompt") > 1', 'values.notnull().sum("prompt") > 0', "a band of one prompt"),
     M(CHARTS, "values = values if enough.all() else values.where(enough)", "values = values", "entries of one prompt keep their value"),
     M(CHARTS, 'if kept.sizes["prompt"] < 2:', 'if kept.sizes["prompt"] < 3:', "two prompts have no interval"),
@@ -57,15 +56,33 @@ MUTANTS = [
       "bands of 90 %"),
     M(CHARTS, 'values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)',
       'values.sel(variant="pt", drop=True) - values.sel(variant="it", drop=True)', "PT − IT"),
-    M(CHARTS, 'both.sel(variant="it", drop=True) - both.sel(variant="pt", drop=True)',
-      'both.sel(variant="pt", drop=True) - both.sel(variant="it", drop=True)', "a shift profile of PT − IT"),
     M(CHARTS, "depths.onset(dataset.sizes[\"layer\"])", "depths.onset(dataset.sizes[\"layer\"]) + 1", "the onset's line a layer late"),
     M(CHARTS, "pd.MultiIndex.from_product(labels.values(), names=labels)", "pd.MultiIndex.from_product(labels.values(), names=labels)[::-1]",
       "rows of intervals have each other's labels"),
     M(CHARTS, "DIGITS = 4", "DIGITS = 1", "charts round to one digit"),
     M(GRAFTS, 'max(others, key=lambda values: float(values.mean()))', 'min(others, key=lambda values: float(values.mean()))',
-      "the lead over the weakest window"),
+      "the lead over the weakest window", at=0),
     M(GRAFTS, '+ [0 * changed["late"]]', "", "a late change against the claim may lead"),
     M(UNMEASURED, "if len(without) == len(results):", "if without:", "one result without a part leaves no chart"),
     M(UNMEASURED, "if t not in without}", "}", "what was not measured is drawn"),
+    M(CLAIMS, "(low >= floor and high <= ceiling) if self.closed else (low > floor and high < ceiling)", "low >= floor and high <= ceiling",
+      "an open bound holds on its end"),
+    M(CLAIMS, "(low >= floor and high <= ceiling) if self.closed else (low > floor and high < ceiling)", "low > floor and high < ceiling",
+      "a closed bound fails on its end"),
+    M(CLAIMS, "NO if high < floor or low > ceiling else UNDECIDED", "NO", "what straddles a bound contradicts the claim"),
+    M(CLAIMS, "(min(low, value), max(high, value)) if known else (value, value)", "(value, value)", "a claim is judged by the value, not the interval"),
+    M(CLAIMS, "scale = n_layers if self.of_depth else 1", "scale = 1", "a share of the depth is compared with layers"),
+    M(CLAIMS, "NO if NO in found else YES if found == {YES} else UNDECIDED", "YES if YES in found else NO if NO in found else UNDECIDED",
+      "one yes outweighs a no"),
+    M(CLAIMS, "if run == centre or (low <= centre <= high):", "if run == centre:", "an interval around zero has a sign"),
+    M(CLAIMS, '(run > centre) == (value > centre)', '(run > 0) == (value > 0)', "signs around 0 where the centre is another"),
+    M(CLAIMS, 'closed="=" in sign', 'closed=True', "every bound is closed"),
+    M(CLAIMS, 'if sign[0] == ">" else (-math.inf, bound)', 'if sign[0] == "<" else (-math.inf, bound)', "above and below exchanged in bounds"),
+    M(CLAIMS, '(0.0, math.inf) if found[1] == ">"', '(0.0, math.inf) if found[1] == "<"', "more and less exchanged in orders"),
+    M(DIRECTIONS, "2 * len(found[sign]) > len(results)", "2 * len(found[sign]) >= len(results)", "half of the pairs are most"),
+    M(DIRECTIONS, "UP if len(found[UP]) >= len(found[DOWN]) else DOWN", "UP if len(found[UP]) > len(found[DOWN]) else DOWN", "of two alike the lower side"),
+    M(DIRECTIONS, "word=words[side == DOWN]", "word=words[side == UP]", "the word for the other side"),
+    M(DIRECTIONS, "(abs(value(source, results[title], name)) for title in found[side])", "(abs(value(source, d, name)) for d in results.values())",
+      "the size is of all pairs, not of those on the side"),
+    M(DIRECTIONS, "joint(results))].append(title)", "0.95)].append(title)", "sides of several pairs rest on single intervals"),
 ]  # fmt: skip
