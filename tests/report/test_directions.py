@@ -146,3 +146,56 @@ def test_a_matrix_says_which_columns_have_no_interval():
         "zero. Without an interval, marked by the value alone: by value."
     ) or found.note.endswith("narrower. Without an interval, marked by the value alone: by value.")
     assert "Without" not in verdicts.matrix(pairs(1, 2), mixed, {"over prompts": "x"}).note
+
+
+@pytest.mark.parametrize(
+    ("values", "answer", "opposite"),
+    [
+        ((1, 2), "yes", "no"), ((-1, -2, -3), "no", "yes"), ((None, None), "undecided", "undecided"),
+        ((1, None, None), "hardly", "no"), ((1, 1, -1), "mostly", "hardly"), ((1, -1), "in part", "in part"),
+        ((-99, -99), "undecided", "undecided"), ((-99, 1), "in part", "no"),
+    ],
+)  # fmt: skip
+def test_the_answer_for_either_side(values, answer, opposite):
+    found = directions.sides(pairs(*values), source, "x")
+    assert directions.answer(found) == answer and directions.answer(found, verdicts.DOWN) == opposite
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "said", "counted", "least"),
+    [
+        (0, 6, "in none", "in none", "in none"), (1, 6, "in Ann", "in Ann", "in Ann"), (2, 6, *["in Ann and Bob"] * 3),
+        (4, 6, "in four of six (not in Eve or Fay)", "in four of six", "in four"), (6, 6, *["in all six"] * 3),
+        (2, 2, *["in both"] * 3), (1, 2, *["in Ann"] * 3), (1, 1, "", "", ""), (0, 1, "", "", ""),
+    ],
+)  # fmt: skip
+def test_among_which_pairs(count, of, said, counted, least):
+    results = pairs(*[1] * of)
+    titles = list(results)[:count]
+    assert [directions.among(titles, results, detail) for detail in (NAMES, COUNTS, LEAST)] == [
+        said,
+        counted,
+        least,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((1, 1, 1, 1, 1, None), "up in five of six (not in Fay)"), ((1, 1, 1, 1, 1, -1), "up in five of six, down in Fay"),
+        ((-1, -1, -1, 1, None, None), "down in three of six, up in Dot"), ((None, None), "neither"), ((-1,), "down"),
+        ((1, -1), "up in Ann, down in Bob"),
+    ],
+)  # fmt: skip
+def test_what_is_so_on_either_side(values, said):
+    results = pairs(*values)
+    assert (
+        directions.by_side(results, directions.sides(results, source, "x"), "up", "down", "neither") == said
+    )
+
+
+def test_the_other_side_is_called_by_its_first_word():
+    said = directions.claim(
+        pairs(1, 2, -1), source, "x", "They lie {size} {word} it", "Undecided", ("farther from", "nearer to")
+    )
+    assert said == "They lie 1.00–2.00 farther from it in two of three pairs (nearer in Cid)"

@@ -103,8 +103,8 @@ def test_agreement_is_of_signs_and_knows_its_doubt(centre, published, run, low, 
 
 
 # Units of published figures that a quantity names more plainly.
-UNITS = dict.fromkeys(("ratio", "share", "share of layers", "share of late-half layers", "share of depth", "probability",
-                       "Jaccard index", "dimensions", "features", "r"), ("1",)) | {"layer": ("layer", "layers"),
+UNITS = dict.fromkeys(("ratio", "share", "share of layers", "share of late-half layers but the last",
+                       "share of depth", "probability", "Jaccard index", "dimensions", "features", "r"), ("1",)) | {"layer": ("layer", "layers"),
          "length": ("residual units",), "onset layer": ("layers",)}  # fmt: skip
 CENTRES = {
     "exp02": {"delta_cosine_last_layer.IC.it_plain": 0.0},

@@ -138,11 +138,11 @@ def kinds_differ(results, measure: str, condition: str) -> list[str]:
 
 
 MATRIX = {
-    "δ-cosine, last fifth, IT": "late_cosine.it",
-    "the same without template": "late_cosine.it_plain",
+    "late δ-cosine, IT": "late_cosine.it",
+    "late δ-cosine, IT without template": "late_cosine.it_plain",
     "IT − PT": "late_cosine_shift.it",
     "IT without template − PT": "late_cosine_shift.it_plain",
-    "IT, template − none, last layer": "template_effect.last",
+    "last layer: with template − without": "template_effect.last",
 }
 
 

@@ -134,8 +134,11 @@ def said(results, detail: int) -> Verdict:
     both = {side: [title for title in found["pt"][side] if title in found["it"][side]] for side in (UP, DOWN)}
     rest = [title for title in results if title not in both[UP] + both[DOWN]]
     pt, it = (closer(results, v, detail) for v in CLOSER)
+    answered = answer({**both, OPEN: rest})
+    if answered == "undecided" and (found["pt"][UP] or found["it"][UP]):
+        answered = "in part"
     return Verdict(
-        answer({**both, OPEN: rest}).capitalize(),
+        answered.capitalize(),
         sentence(f"on held-out text, at 0.6 of the depth, {pt}; {it}"),
         gate_sentence(results, detail),
         TURN if detail == NAMES else "",

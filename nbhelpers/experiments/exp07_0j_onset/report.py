@@ -54,7 +54,8 @@ def onset_table(results, component: str = "block") -> pd.DataFrame:
     for title, d in results.items():
         one = d.sel(component=component)
         rows = zip(one.onset.values, one.onset_low.values, one.onset_high.values, one.found_exchanged.values)
-        columns[title] = [f"{_onset(*ends)}; chance {percent(p)}" for *ends, p in rows]
+        name = title if len(results) > 1 else "this pair"
+        columns[name] = [f"{_onset(*ends)}; chance {percent(p)}" for *ends, p in rows]
     rules = next(iter(results.values()))["rule"].values
     names = [str(rule).replace("drop ", "fall of ").replace(" σ", " σ below") for rule in rules]
     return pd.DataFrame(columns, index=names)
@@ -140,9 +141,8 @@ def place_sentence(results, n_rules: int, detail: int) -> str:
         onsets = {title: layers for title, d in results.items() if len(layers := found_onsets(d))}
         found = ranged(np.concatenate(list(onsets.values())), "{:.0f}".format)
         places = where(list(onsets), results) if len(results) > 1 else ""
-        return sentence(
-            f"{rules} the onset at layer {found}{total} {places}".rstrip() + ", within the study's 15 %"
-        )
+        near = ", within the study's 15 %" if n_rules > 1 else ""
+        return sentence(f"{rules} the onset at layer {found}{total} {places}".rstrip() + near)
     places = where(wide, results) if len(results) > 1 else ""
     places = places if detail == NAMES else places.split(" (")[0]
     return sentence(

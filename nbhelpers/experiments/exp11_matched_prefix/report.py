@@ -238,7 +238,8 @@ def divergence_table(results) -> pd.DataFrame:
             name: [value(quantities, dataset, f"{name}.{c}") for c in SPELLED]
             for name in ("first_miss", "agreement")
         }
-        columns[title] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(*of.values())]
+        heading = title if len(results) > 1 else "this pair"
+        columns[heading] = [f"{number(step, 1)} · {percent(share)}" for step, share in zip(*of.values())]
     return pd.DataFrame(columns, index=list(SPELLED.values()))
 
 
@@ -321,6 +322,6 @@ def shuffled_sentence(moved) -> str:
         return ""
     least, most = (choose(shares, key=shares.get) for choose in (min, max))
     shown = {title: f"{number(100 * share, 0)} %" for title, share in shares.items()}
-    if len(shares) == 1:
+    if shown[least] == shown[most]:
         return f"Shuffled, the same layers keep {shown[least]} of it."
     return f"Shuffled, the same layers keep {shown[least]} ({least}) to {shown[most]} ({most}) of it."
