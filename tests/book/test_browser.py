@@ -303,6 +303,22 @@ def test_a_lens_is_remembered_and_part_of_the_address(visit):
     assert -5 < top < DESK["height"]
 
 
+def test_a_link_to_a_closed_part_opens_it(visit):
+    closed = "cell => !!cell.querySelector(':scope > details:not([open])')"
+    name = visit(ACROSS).locator(".cell[id]:has(> details)").first.get_attribute("id")
+    page = visit(f"{ACROSS}#{name}")
+    cell = page.locator(f"[id='{name}']")
+    assert not cell.evaluate(closed)
+    assert abs(cell.evaluate("cell => cell.getBoundingClientRect().top")) < DESK["height"]
+    others = page.locator(".cell[id]:has(> details:not([open]))")
+    assert others.count()  # only what the link leads to
+    page.evaluate("id => { location.hash = id }", others.first.get_attribute("id"))
+    page.wait_for_function(
+        "left => document.querySelectorAll('.cell[id] > details:not([open])').length < left",
+        arg=others.count(),
+    )
+
+
 def test_the_lens_is_chosen_by_keyboard(visit):
     page = visit(ACROSS)
     before = chosen(page)
