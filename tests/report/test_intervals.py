@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from nbhelpers.core import stats
-from nbhelpers.report import charts, families, quantities
+from nbhelpers.report import charts, families, graft_charts, quantities
 from nbhelpers.report.quantities import Quantity
 
 VALUES = np.array([0.0, 1.0, 4.0, 9.0, 16.0, 25.0])
@@ -169,3 +169,31 @@ def test_free_running_is_each_model_on_its_own_text():
     )
     found = families.free(xr.Dataset({"x": level}))
     assert found.x.sel(variant="pt") == 1 and found.x.sel(variant="it") == 4
+
+
+def test_late_dimensions_are_over_the_final_fifth_and_the_last_layer():
+    """Of ten layers 8 and 9 are the final fifth."""
+    values = np.zeros((1, 2, 2, 10))
+    values[0, :, 1, 8:] = [3.0, 7.0]
+    coords = {"estimator": ["two_nn"], "template": ["raw", "chat"], "variant": ["pt", "it"]}
+    found = quantities.clouds(xr.Dataset({"dimension": ((*coords, "layer"), values)}, coords))
+    assert found["last_dimension_shift.two_nn.native"].values == 7
+    assert found["late_dimension_shift.two_nn.raw"].values == 5
+
+
+@pytest.mark.parametrize(
+    ("early", "mid", "late", "lead", "margin"),
+    [(1.0, 2.0, 5.0, 3.0, 3.0), (-1.0, -2.0, 5.0, 5.0, 6.0), (-9.0, -8.0, -3.0, -3.0, 5.0)],
+)
+def test_the_late_window_leads_over_the_larger_of_the_others_or_over_nothing(early, mid, late, lead, margin):
+    changed = {
+        name: xr.DataArray(value + VALUES - VALUES.mean(), dims="prompt")
+        for name, value in zip(("early", "mid", "late"), (early, mid, late))
+    }
+    assert float(graft_charts.lead(changed).mean()) == pytest.approx(lead)
+    assert float(graft_charts.margin(changed).mean()) == pytest.approx(margin)
+
+
+def test_an_intervals_value_is_its_point_and_not_the_mean_of_its_ends():
+    found = {"one": Quantity(stats.Interval(*map(np.float64, (1.0, 0.0, 5.0))), "1", "level")}
+    assert quantities.value(lambda _: found, xr.Dataset(), "one") == 1.0
