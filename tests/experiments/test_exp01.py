@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from nbhelpers import experiments
-from nbhelpers.core.params import VARIANTS
+from nbhelpers.core.params import VARIANTS, ParameterError
 from nbhelpers.experiments.exp01_narrowing import measure as exp01_measure
 from nbhelpers.experiments.exp01_narrowing import quantities as exp01_quantities
 from nbhelpers.measures import logit_attribution
@@ -167,3 +168,22 @@ def test_shifts_are_it_less_pt():
     difference = found.fit.sel(variant="it") - found.fit.sel(variant="pt")
     np.testing.assert_allclose(found.fit_shift, difference.transpose(*found.fit_shift.dims))
     assert (found.fit_shift_low <= found.fit_shift_high).all()
+
+
+def test_a_layers_support_is_the_exponential_of_its_entropy():
+    entropy = np.log(np.arange(1.0, 31).reshape(6, 5))
+    nothing = dict.fromkeys(
+        ("target_rank", "update_n90", "update_n50", "update_target_contribution"), ((), 0)
+    )
+    found = features().assign(nothing).assign(lens_entropy=(("layer", "prompt"), entropy))
+    made = exp01_measure.by_layer(found, OPTIONS)
+    np.testing.assert_allclose(made.support.transpose("layer", "prompt"), np.arange(1, 31).reshape(6, 5))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_two_stubs_are_the_fewest(monkeypatch, n):
+    monkeypatch.setattr(
+        exp01_measure, "single_token", lambda decoder, stubs: [(each, [1], 2) for each in stubs[:n]]
+    )
+    with pytest.raises(ParameterError, match=f"made up: {n} of 3 stubs"):
+        exp01_measure.chosen_stubs(SimpleNamespace(key="made up", pt=None), ["a", "b", "c"], 3)

@@ -5,13 +5,16 @@ from functools import cache
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import stats
 
 from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.experiments.exp02_prompt_kinds import measure as exp02_measure
+from nbhelpers.experiments.exp02_prompt_kinds import report
 from nbhelpers.models import generation, prompts
 from nbhelpers.models.prompts import Prompt
+from tests import synthetic
 from tests.experiments.test_exp00 import KEYS, case, geometry_row, lens_row, log_probabilities, states
 from tests.specs import complete
 
@@ -193,3 +196,33 @@ def test_a_permutation_that_changes_nothing_counts_as_being_as_large():
     """Kinds that each have a form of their own cannot be permuted: every draw equals the observation."""
     values = noise() + np.where(KINDS == "R", 0.8, 0)[:, None]
     assert exp02_measure.kinds_test(values, KINDS, KINDS, n=50, seed=0)[1] == 1
+
+
+def test_the_templates_shift_is_with_it_less_without():
+    level = {"PT": 1.0, "IT": 5.0, "IT without template": 2.0}
+    dims, shape = ("component", "prompt", "layer"), (3, 2, 4)
+    parts = {
+        name: xr.Dataset(
+            {"delta_cosine": (dims, np.full(shape, value))}, {"component": ["block", "attention", "mlp"]}
+        )
+        for name, value in level.items()
+    }
+    read = [
+        Prompt(id=str(i), category=kind, text=f"{kind}?", message="") for i, kind in enumerate(("IC", "R"))
+    ]
+    found = exp02_measure.assembled(parts, read)
+    assert (found.template_shift == 3).all() and found.template_shift.dims == ("prompt", "layer")
+    assert found.category.values.tolist() == ["IC", "R"] and found.condition.values.tolist() == list(level)
+
+
+def test_kinds_are_counted_over_families_by_holms_correction():
+    """Twice below 0.05 alone; with six families, neither is."""
+    kept = synthetic.dataset("llama", "exp02", n_prompts=24)
+
+    def differ(*p):
+        results = {str(i): kept.assign(p_layers=kept.p_layers * 0 + each) for i, each in enumerate(p)}
+        return report.kinds_differ(results, "entropy", "it")
+
+    assert differ(0.03, 0.04, 0.5, 0.6, 0.7, 0.8) == []
+    assert differ(0.008, 0.04, 0.5, 0.6, 0.7, 0.8) == ["0"]
+    assert differ(0.03) == ["0"]

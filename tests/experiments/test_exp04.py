@@ -130,3 +130,9 @@ def test_the_entropys_shift_is_tested_by_its_size():
     profiles = exp04_measure.tested(found)
     assert profiles["|attention entropy, IT − PT|"].tolist() == [1.0] * L
     assert profiles["dimension, IT − PT"].tolist() == moved.values.tolist()
+
+
+def test_the_least_p_value_of_a_permutation_counts_the_observed_order():
+    """Twenty of two hundred layers stand out: no random order brings them together again."""
+    profile = np.where(np.arange(200) < 20, 9.0, np.arange(200) / 1000)
+    assert exp04_measure.permutation_p(profile, inside(*range(20), n=200), n=49, seed=0) == 1 / 50

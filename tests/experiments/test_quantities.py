@@ -95,21 +95,6 @@ def test_the_template_is_added_to_it_and_the_late_shift_is_over_the_final_fifth(
     assert of("exp02", d, "delta_cosine_onset.R.pt") == ONSET
 
 
-def test_kinds_are_counted_over_families_by_holms_correction():
-    """Twice below 0.05 alone; with six families, neither is."""
-
-    def differ(*p):
-        results = {
-            str(i): kept("exp02").assign(p_layers=kept("exp02").p_layers * 0 + each)
-            for i, each in enumerate(p)
-        }
-        return experiments.part("exp02", "report").kinds_differ(results, "entropy", "it")
-
-    assert differ(0.03, 0.04, 0.5, 0.6, 0.7, 0.8) == []
-    assert differ(0.008, 0.04, 0.5, 0.6, 0.7, 0.8) == ["0"]
-    assert differ(0.03) == ["0"]
-
-
 def test_the_gap_by_agreement_is_over_the_late_half_on_its_text():
     d = made("exp03")
     on = {"it": {"it": 4.0, "pt": 1.0}, "pt": {"it": 90.0, "pt": 0.0}}  # by history

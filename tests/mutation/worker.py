@@ -11,7 +11,7 @@ from tests.mutation.mutant import Mutant, Stale
 
 ROOT = Path(__file__).resolve().parents[2]
 # How many test files are tried, nearest first; and, for what survives them, with the tests that load a pocket pair.
-NEAREST, FARTHEST = 8, 16
+NEAREST, FARTHEST = 5, 8
 # Outcome of the tests → status of the mutant. What cannot be run is never counted as killed.
 STATUS = {"failed": "killed", "passed": "survived", "broken": "error", "timeout": "timeout"}
 

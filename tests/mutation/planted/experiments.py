@@ -31,7 +31,6 @@ MUTANTS = [
     M(Q00, "history_steps(result, v, history)", "history_steps(result, v, v)", "agreement on each model's own text"),
     M(Q00, '.sel(lens="raw", drop=True).isel(layer=-1, drop=True)', '.sel(lens="raw", drop=True).isel(layer=-2, drop=True)',
       "the end point one layer early"),
-    M(M01, "np.log(found.n90.where(found.n90 > 0))", "np.log(found.n90.where(found.n90 >= 0))", "ln 0 of a neuron without effect"),
     M(M01, "ends = ((1 - confidence) / 2, (1 + confidence) / 2)", "ends = (1 - confidence, confidence)", "a one-sided error at each end"),
     M(M01, "(it - pt).quantile", "(pt - it).quantile", "the shift's ends of PT − IT"),
     M(M01, "support=np.exp(found.lens_entropy)", "support=np.exp2(found.lens_entropy)", "nats as bits"),
