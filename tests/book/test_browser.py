@@ -207,7 +207,7 @@ def choices(page):
             assert len(set(shapes)) == len(shapes) > 1
             assert "NaN" not in shapes[-1] and "undefined" not in shapes[-1]
     legends = page.locator("fieldset.choice").evaluate_all(
-        "sets => sets.map(set => set.querySelector('legend')?.innerText)"
+        "sets => sets.map(set => set.querySelector('legend')?.textContent)"
     )
     assert all(legends)
     assert page.evaluate(OVERFLOW) == 0
