@@ -49,7 +49,8 @@ test: $(STAMP)  ## run every test, the notebooks included
 	printf '\nWhere the minutes went:\n%s' "$$times"; exit $$status
 
 mutants: $(STAMP)  ## plant known faults one at a time and name those that no test notices (by hand; resumable)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation --workers $(CORES)
+	@export OMP_NUM_THREADS=1; $(BIN)/python -m tests.mutation --workers $(CORES) \
+	  || $(BIN)/python -m tests.mutation --workers $(CORES) --whole  # slow tests, for what survived the quick ones
 
 realmodel: $(STAMP)  ## run everything on a public model of 135 M parameters (downloads 93 MB; 7 minutes)
 	@CORES=$(CORES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m realmodel -s -q -p no:cacheprovider tests/realmodel

@@ -91,3 +91,9 @@ def test_as_many_resamples_as_asked_for_in_blocks():
     parts = list(resampling.draws(3, 2500, seed=1, block=1000))
     assert [len(part) for part in parts] == [1000, 1000, 500]
     assert not np.array_equal(parts[0], parts[1])
+
+
+def test_two_prompts_span_their_interval():
+    """Half of the resamples equal the value: they count as half below it."""
+    found = resampling.bca_of_sums(np.array([[1.0, 1.0], [2.0, 1.0]]), ratio, n_resamples=400)
+    assert (found.mean, found.low, found.high) == (1.5, 1.0, 2.0)

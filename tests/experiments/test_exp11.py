@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from nbhelpers import experiments
+from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp11_matched_prefix import experiment as exp11_experiment
 from nbhelpers.experiments.exp11_matched_prefix import measure as exp11_measure
 from nbhelpers.measures import matched_prefix
@@ -117,3 +119,17 @@ def test_a_sweep_reads_what_a_pass_over_its_window_reads():
     assert (
         int(found.sweep_first.sel(sweep="late_2")) == 10 and int(found.sweep_width.sel(sweep="late_2")) == 2
     )
+
+
+def test_a_window_may_be_as_wide_as_the_stack_and_no_wider():
+    options = experiments.experiment_params("exp11", sliding_width=5, widths=[1, 5])
+    assert exp11_measure.swept_windows(5, options)["0-4"] == range(5)
+    with pytest.raises(
+        ParameterError, match="sliding_width asks for a window of 5 layers, and this model has 4"
+    ):
+        exp11_measure.swept_windows(4, options)
+
+
+def test_the_studys_threshold_is_always_in_the_grid():
+    options = experiments.experiment_params("exp11", kl_grid=[0.5])
+    assert exp11_measure.shared_options({}, options)["grid"] == [0.1, 0.5]

@@ -240,3 +240,24 @@ def test_update_means_are_means_over_each_prompts_steps():
         got = made.cosine.sel(condition="B_late", axis="anti_kl", layer=10, prompt=prompt)
         assert float(got) == pytest.approx(float(here.mean()), rel=1e-5)
     assert list(made.layer.values) == [9, 10, 11]
+
+
+def test_classes_of_a_group_weigh_as_many_steps_as_they_have():
+    """Punctuation with one step and a gain of 9, structure with two and a gain of 0; discourse has none."""
+    steps = xr.DataArray(np.zeros((7, 1)), {"token_class": list(CLASSES)}, ("token_class", "prompt"))
+    gain = steps.copy()
+    steps.loc["punctuation"], steps.loc["structural"], gain.loc["punctuation"] = 1, 2, 9.0
+    found = exp13_support.grouped_means(xr.Dataset({"rank_gain": gain.where(steps > 0), "n_steps": steps}))
+    assert (
+        found.rank_gain.sel(token_class="format").item() == 3 and found.n_steps.sel(token_class="format") == 3
+    )
+    assert found.rank_gain.sel(token_class="content").isnull().all()
+
+
+def test_an_overlap_is_the_mean_over_the_final_fifth():
+    steps = made_up((2, 1), conditions=CONDITIONS)
+    late = xr.DataArray([0.25, 0.75], {"layer": [8, 9]}, ("layer",)).reindex(layer=steps.layer)
+    known = steps.candidate_overlap.notnull()
+    steps["candidate_overlap"] = (steps.candidate_overlap * 0 + late).where(known).transpose(*SHAPE)
+    found = exp13_measure.overlap_means(steps.assign_attrs(n_layers=10)).candidate_overlap
+    assert found.size and np.allclose(found, 0.5)

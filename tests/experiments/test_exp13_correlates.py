@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 from nbhelpers.core.depths import final_fifth
 from nbhelpers.core.stats import StatisticsError
 from nbhelpers.experiments.exp13_token_support import correlates as exp13_correlates
+from nbhelpers.measures import graft_shifts
 from tests.grafted import PROJECTED, made_up
 
 LENGTHS = (9, 1, 7, 12, 5, 8)
@@ -201,3 +202,18 @@ def test_a_scale_that_there_is_not():
 def test_one_prompt_has_no_interval():
     with pytest.raises(StatisticsError, match="two measured prompts"):
         exp13_correlates.correlations(made_up((9,)), **FEW)
+
+
+def test_shifts_of_all_conditions_are_those_of_grafts_and_not_of_baselines():
+    """A baseline's shift from itself is 0; among the others it would move every pooled correlation."""
+    steps = made_up((4, 2, 3, 5), seed=4)
+    found = exp13_correlates.correlations(steps, n_resamples=20).value.sel(kind="shift", given="nothing")
+    levels, base = exp13_correlates.features(steps), graft_shifts.baselines(steps)
+    grafted = [name for name in levels.condition.values if base[name] != name]
+    before = levels.sel(condition=[base[name] for name in grafted]).assign_coords(condition=grafted)
+    moved = levels.sel(condition=grafted) - before
+    for feature in ("anti_kl", "rank_gain"):
+        x = moved.value.sel(feature=feature).transpose("condition", "step").values.ravel()
+        y = moved.kl.sel(lens="raw").transpose("condition", "step").values.ravel()
+        one = found.sel(feature=feature, condition="pooled", lens="raw").item()
+        assert one == pytest.approx(np.corrcoef(x, y)[0, 1])

@@ -247,3 +247,10 @@ def test_baselines_under_the_names_of_what_they_are_compared_with():
     assert (before.sel(condition="B2") == steps.kl_layer_final.sel(condition="A'_tmpl").values).all()
     again = graft_shifts.with_conditions(after, steps)
     assert again.host.values.tolist() == steps.host.sel(condition=after.condition).values.tolist()
+
+
+def test_two_prompts_are_enough_for_a_test_and_one_is_not():
+    values = xr.DataArray([[1.0, 1.0], [3.0, np.nan]], dims=("prompt", "window"))
+    found = graft_shifts.tested(values, n_resamples=200)
+    assert found["mean"].values[0] == 2 and found.low.values[0] == 1 and found.p.values[0] == 0.5
+    assert np.isnan([found[name].values[1] for name in graft_shifts.TESTED]).all()

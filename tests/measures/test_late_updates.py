@@ -143,3 +143,20 @@ def test_weighted_rows_in_blocks():
         rtol=1e-3,
         atol=1e-3,
     )
+
+
+def test_effect_projection_and_cosine_by_hand():
+    """An update of length 5 along an axis of length 2, and one across an axis of length 0."""
+    gradients = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]])
+    found = update_directions._along(torch.tensor([[3.0, 4.0]]), gradients)
+    by_name = {name: values[:, 0].tolist() for name, values in found.items()}
+    assert by_name == {"effect": [6, 0], "projection": [3, 0], "cosine": pytest.approx([0.6, 0])}
+
+
+def test_the_last_layer_has_no_kl_axis_whatever_its_rounding():
+    of = unembedding.Unembedding(lambda h: h, torch.eye(3), torch.arange(3))
+    h, u = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[1.0, 1.0, 1.0]])
+    rounded = h.softmax(-1) + 1e-7
+    for last in (True, False):
+        found = update_directions._pushed(h, u, rounded, of, torch.tensor([0]), last)["projection"][2]
+        assert bool(found.abs().sum() == 0) is last

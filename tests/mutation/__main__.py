@@ -113,7 +113,9 @@ def main() -> int:
     parser.add_argument("words", nargs="*", help="only mutants whose file or fault has one of these words")
     parser.add_argument("--fresh", action="store_true", help="try again what an earlier call has tried")
     parser.add_argument(
-        "--whole", action="store_true", help="run more, and slow, tests against what survives the nearest"
+        "--whole",
+        action="store_true",
+        help="run more files, and the slow tests in them: for what survives the quick ones",
     )
     parser.add_argument("--workers", type=int, default=2, help="processes, each with a copy of the tree")
     parser.add_argument("--limit", type=float, default=120, help="seconds that the nearest tests may take")

@@ -65,15 +65,16 @@ def distances(root: Path, start: str) -> dict[str, int]:
 def tests_of(root: Path, file: str, most: int) -> list[Path]:
     """Return the test files that reach a file of the package, `most` at most.
 
-    First those of the mirrored folder, of a slice those named by its key or the file; then the nearest by imports, small
-    files first.
+    First those of the mirrored folder: the one of the file's name, of a slice those named by its key; then the nearest by
+    imports, small files first.
     """
     module, ranked = module_of(root / "nbhelpers" / file, root), []
     for folder in FOLDERS:
         for path in sorted((root / "tests" / folder).glob("test_*.py")):
             found = distances(root, module_of(path, root)).get(module)
             if found is not None:
-                named = path.stem.startswith((f"test_{key_of(module)}", f"test_{Path(file).stem}"))
+                own, of_slice = f"test_{Path(file).stem}", path.stem.startswith(f"test_{key_of(module)}")
+                named = 2 if path.stem == own else 1 if of_slice else 0
                 mirrored = folder == Path(file).parts[0]
-                ranked.append((not mirrored, not named, found, path.stat().st_size, path))
+                ranked.append((not mirrored, -named, found, path.stat().st_size, path))
     return [path for *_, path in sorted(ranked)[:most]]

@@ -10,7 +10,7 @@ from tests.mutation import reach, runner
 from tests.mutation.mutant import Mutant, Stale
 
 ROOT = Path(__file__).resolve().parents[2]
-# How many test files are tried, nearest first; and, for what survives them, with the tests that load a pocket pair.
+# How many test files are tried, nearest first; and how many if slow tests and those that load a pocket pair are, too.
 NEAREST, FARTHEST = 5, 8
 # Outcome of the tests → status of the mutant. What cannot be run is never counted as killed.
 STATUS = {"failed": "killed", "passed": "survived", "broken": "error", "timeout": "timeout"}
@@ -19,7 +19,7 @@ STATUS = {"failed": "killed", "passed": "survived", "broken": "error", "timeout"
 def try_mutant(mutant: Mutant, tree: Path, red: set[str], limit: float, whole: bool) -> dict:
     """Return the record of one mutant, planted in the tree and taken out again.
 
-    red: test files that fail unharmed. whole: whether more files, and slow tests, are run against what survives the nearest.
+    red: test files that fail unharmed. whole: whether more files are run, and the slow tests in them.
     """
     path, start = tree / "nbhelpers" / mutant.file, time.monotonic()
     source = path.read_text(encoding="utf-8")
@@ -29,15 +29,11 @@ def try_mutant(mutant: Mutant, tree: Path, red: set[str], limit: float, whole: b
         return {"status": "stale", "said": str(stale), "seconds": 0}
     status, said = "error", "no test file reaches it"
     try:
-        for most, quick in ((NEAREST, True), (FARTHEST, False))[: 2 if whole else 1]:
-            found = [p.relative_to(ROOT).as_posix() for p in reach.tests_of(ROOT, mutant.file, most)]
-            chosen = [name for name in found if name not in red]
-            if not chosen:
-                break
-            outcome, said = runner.run_tests(tree, chosen, quick=quick, limit=limit if quick else 4 * limit)
+        reached = reach.tests_of(ROOT, mutant.file, FARTHEST if whole else NEAREST)
+        chosen = [name for name in (p.relative_to(ROOT).as_posix() for p in reached) if name not in red]
+        if chosen:
+            outcome, said = runner.run_tests(tree, chosen, quick=not whole, limit=(1 + 3 * whole) * limit)
             status = STATUS[outcome]
-            if status != "survived":
-                break
     finally:
         path.write_text(source, encoding="utf-8")
     return {"status": status, "said": said, "seconds": round(time.monotonic() - start, 1)}

@@ -165,7 +165,6 @@ MUTANTS = [
     M(SUPPORT, "np.log(base / rank).mean(\"layer\")", "np.log(base / rank.mean(\"layer\")).mean(\"layer\")", "the log of a mean rank"),
     M(SUPPORT, "steps.token.values > 0", "steps.token.values > 1", "the second token counts as first"),
     M(SUPPORT, ">= final_fifth(steps.attrs[\"n_layers\"]).start", "> final_fifth(steps.attrs[\"n_layers\"]).start", "the first late layer is not late"),
-    M(SUPPORT, "late = some & (layer", "late = (layer", "never first counts as layer 0"),
     M(SUPPORT, "[max(0, token[step] - _CONTEXT) : token[step]]", "[max(0, token[step] - _CONTEXT) : token[step] + 1]", "a candidate stands after its own step's token"),
     M(SUPPORT, "(here * n).sum(\"token_class\") / total", "here.mean(\"token_class\") + 0 * total", "classes of a group have the same weight"),
     M(CORR, "(1 - given**2) * (1 - kl_given**2)", "(1 - given**2) * (1 - given**2)", "the partial correlation's scale lacks KL"),
