@@ -81,7 +81,9 @@ def model_page(notebook: Path, across: str, title: str, note: str, tail: str) ->
     opening = [markdown_cell("opening", rest)] if rest.strip() else []
     book["cells"] = [first, *answer, *opening, *others, markdown_cell("tail", tail)]
     page = json.dumps(book, ensure_ascii=False).replace(f"]({across}", f"](../{across}")
-    return page.replace('href=\\"../source/', 'href=\\"../../source/')
+    page = page.replace('href=\\"../source/', 'href=\\"../../source/')
+    # The figures behind a published value are named on the page across pairs.
+    return page.replace('class=\\"to-figure\\" href=\\"#', f'class=\\"to-figure\\" href=\\"../{Path(across).stem}.html#')
 
 
 def answer_first(cells: list[dict]) -> tuple[list[dict], list[dict]]:
