@@ -1,5 +1,5 @@
 // Shows the definition of an explained word where the pointer rests or the focus is; lets the theme's own tables be reached by
-// keyboard; says on which side a table or a formula goes on; opens for print what is closed.
+// keyboard; says on which side a table or a formula goes on; opens what a link leads to and, for print, what is closed.
 (() => {
   let tip = null;
 
@@ -41,6 +41,20 @@
     box.addEventListener("scroll", () => more(box), { passive: true });
     new ResizeObserver(() => more(box)).observe(box);
   }
+
+  // A link to a closed part opens it: what it stands in, and the cell itself.
+  function open() {
+    const name = decodeURIComponent(location.hash.slice(1).split("&")[0]);
+    const place = name && document.getElementById(name);
+    if (!place) return;
+    const closed = [...place.querySelectorAll(":scope > details")];
+    for (let part = place; part; part = part.parentElement) if (part.tagName === "DETAILS") closed.push(part);
+    const any = closed.filter((details) => !details.open);
+    any.forEach((details) => (details.open = true));
+    if (any.length) place.scrollIntoView();
+  }
+  addEventListener("hashchange", open);
+  open();
 
   // Paper has nothing to open.
   let opened = [];

@@ -81,7 +81,9 @@ def model_page(notebook: Path, across: str, title: str, note: str, tail: str) ->
     opening = [markdown_cell("opening", rest)] if rest.strip() else []
     book["cells"] = [first, *answer, *opening, *others, markdown_cell("tail", tail)]
     page = json.dumps(book, ensure_ascii=False).replace(f"]({across}", f"](../{across}")
-    return page.replace('href=\\"../source/', 'href=\\"../../source/')
+    page = page.replace('href=\\"../source/', 'href=\\"../../source/')
+    # The figures behind a published value are named on the page across pairs.
+    return page.replace('class=\\"to-figure\\" href=\\"#', f'class=\\"to-figure\\" href=\\"../{Path(across).stem}.html#')
 
 
 def answer_first(cells: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -149,13 +151,14 @@ def assemble(profile: str, folder: Path) -> list[str]:
 
 def write_pages(profile: str, key: str, folder: Path) -> None:
     """Write the pages of an experiment, across models and of each, from its executed notebooks."""
-    across, note = params.experiment(key).across, pages.whose(profile)
+    across, own, note = params.experiment(key).across, params.experiment(key).notebook, pages.whose(profile)
     titles = families.family_titles(profile)
     for place, notebook in notebooks(profile, key).items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         code = pages.code_links(key, "../" * place.count("/"))
         if notebook.name == across:
             text = across_page(notebook, note, f"{pages.model_tabs(profile, key)}\n\n{code}")
+            text = text.replace(f"]({own}", f"]({next(iter(titles))}/{own}")  # there is one for each pair
         else:
             text = model_page(notebook, across, titles[notebook.parent.name], note, code)
         (folder / place).write_text(text, encoding="utf-8")

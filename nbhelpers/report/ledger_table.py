@@ -29,16 +29,16 @@ READING = (
 # Rules of the page's own style sheet, where a table of the book is in one, give way to these: same weight, later in the page.
 STYLE = """<style>
 div.ledger table.dataframe { font-size: .74rem; width: 100%; border-collapse: collapse; }
-div.ledger table.dataframe caption { text-align: left; caption-side: top; }
+div.ledger p.said { font-size: .8rem; position: sticky; left: 0; margin: 0 0 .4rem; }
 div.ledger table.dataframe td, div.ledger table.dataframe th { padding: .25rem .4rem; vertical-align: top; text-align: left; }
 div.ledger table.dataframe td, div.ledger table.dataframe th { white-space: normal; }
 div.ledger table.dataframe td:last-child { min-width: 7rem; }
 div.ledger table.dataframe tbody th { font-weight: normal; min-width: 11rem; }
 div.ledger table.dataframe tbody tr.head th { font-weight: bold; padding-top: .8rem; }
-div.ledger small { white-space: nowrap; }
+div.ledger small { font-size: inherit; white-space: nowrap; }
 div.ledger details ul { margin: .2rem 0 0; padding-left: 1rem; }
 @media (max-width: 640px) {
-  div.ledger table.dataframe, div.ledger table.dataframe caption, div.ledger table.dataframe tbody { display: block; }
+  div.ledger table.dataframe, div.ledger table.dataframe tbody { display: block; }
   div.ledger table.dataframe thead { display: none; }
   div.ledger table.dataframe tr, div.ledger table.dataframe tbody th, div.ledger table.dataframe td {
     display: block; position: static; max-width: none; border: 0; }
@@ -175,9 +175,9 @@ def beside(
         body.append(_row(of, case, columns, links, anchors))
     top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ["claim", *heads])
     each, known = table.drop_duplicates("id"), set(run["id"])
-    said = f"<caption>{summary(each, known, elsewhere)} {READING}</caption>"
+    said = f'<p class="said">{summary(each, known, elsewhere)} {READING}</p>'
     shown = (
-        f'<table class="dataframe">{said}<thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+        f'{said}<table class="dataframe"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     )
     return Ledger(plain, f'{STYLE}<div class="ledger">{shown}{_left_out(each, known, elsewhere)}</div>')
 
@@ -310,9 +310,9 @@ def not_measured(table: pd.DataFrame) -> Ledger:
     plain = pd.DataFrame(
         list(rows.values()), index=pd.Index(list(rows), dtype=object), columns=list(LEFT_OUT)
     )
-    said = f"<caption>{len(table)} published figures that no quantity here measures</caption>"
+    said = f'<p class="said">{len(table)} published figures that no quantity here measures</p>'
     shown = (
-        f'<table class="dataframe">{said}<thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+        f'{said}<table class="dataframe"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     )
     return Ledger(plain, f'{STYLE}<div class="ledger">{shown}</div>')
 

@@ -1,4 +1,4 @@
-"""Numbers, intervals, shares and counts of families as text."""
+"""Numbers, intervals, shares and counts as text."""
 
 import json
 import math
@@ -46,22 +46,3 @@ def level(results) -> str:
 def in_words(n: int) -> str:
     """Return a count in words, up to ten, then in digits."""
     return WORDS[n] if n < len(WORDS) else str(n)
-
-
-def whether(names, total, yes: str, no: str) -> str:
-    """Return a clause on which of `total` families are in `names`: `yes` and their count, for one pair `yes` or `no`."""
-    if total == 1:
-        return yes if names else no
-    return f"{yes} in {counted(names, total)}"
-
-
-def counted(names, total, noun="families") -> str:
-    """Return in words how many of `total` families are in `names`, and list them unless they are all or none."""
-    if total == 1:
-        return "this pair" if names else "no pair here"
-    number, whole = in_words(len(names)), in_words(total)
-    if not names:
-        return f"neither of the two {noun}" if total == 2 else f"none of the {whole} {noun}"
-    if len(names) == total:
-        return f"both {noun}" if total == 2 else f"all {whole} {noun}"
-    return f"{number} of {whole} {noun} ({', '.join(names)})"

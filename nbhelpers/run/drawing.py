@@ -10,6 +10,7 @@ SVG = "http://www.w3.org/2000/svg"
 # What only screen readers, styles and pointers use; a drawing of a code host has a title instead.
 DROPPED = ("class", "role", "pointer-events", "aria-label", "aria-hidden", "aria-roledescription")
 INHERITED = ("fill", "stroke", "stroke-width", "font-family", "font-size", "font-weight", "text-anchor")
+CIRCLE = re.compile(r"M([\d.]+),0A\1,\1,0,1,1,-\1,0A\1,\1,0,1,1,\1,0Z?")
 LONG_FRACTION = re.compile(r"-?\d*\.\d{2,}")
 
 
@@ -35,6 +36,10 @@ def _slim(element: ElementTree.Element) -> None:
         element.set(name, LONG_FRACTION.sub(lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), value))
     if element.get("opacity") == "1":
         del element.attrib["opacity"]
+    if circle := CIRCLE.fullmatch(element.get("d", "")):
+        del element.attrib["d"]
+        element.tag = f"{{{SVG}}}circle"
+        element.set("r", circle[1])
     for child in list(element):
         _slim(child)
         if _draws_nothing(child):
@@ -56,10 +61,7 @@ def _say_once(group: ElementTree.Element, name: str, value: str) -> None:
 def _draws_nothing(element: ElementTree.Element) -> bool:
     kind = element.tag.removeprefix(f"{{{SVG}}}")
     empty_path = kind == "path" and element.get("d", "") in ("", "M0,0h0v0h0Z")
-    unseen = "0" in (element.get("opacity"), element.get("stroke-opacity"), element.get("fill-opacity"))
-    return (
-        element.get("display") == "none"
-        or empty_path
-        or (kind == "g" and not len(element))
-        or (unseen and kind == "path")
+    unseen = (
+        element.get("opacity") == "0" or element.get("stroke-opacity") == element.get("fill-opacity") == "0"
     )
+    return element.get("display") == "none" or empty_path or (kind == "g" and not len(element)) or unseen

@@ -207,7 +207,7 @@ def choices(page):
             assert len(set(shapes)) == len(shapes) > 1
             assert "NaN" not in shapes[-1] and "undefined" not in shapes[-1]
     legends = page.locator("fieldset.choice").evaluate_all(
-        "sets => sets.map(set => set.querySelector('legend')?.innerText)"
+        "sets => sets.map(set => set.querySelector('legend')?.textContent)"
     )
     assert all(legends)
     assert page.evaluate(OVERFLOW) == 0
@@ -301,6 +301,23 @@ def test_a_lens_is_remembered_and_part_of_the_address(visit):
     assert chosen(other) == lens
     top = other.locator("#main-figure").evaluate("place => place.getBoundingClientRect().top")
     assert -5 < top < DESK["height"]
+
+
+def test_a_link_to_a_closed_part_opens_it(visit):
+    closed = "cell => !!cell.querySelector(':scope > details:not([open])')"
+    name = visit(ACROSS).locator(".cell[id]:has(> details)").first.get_attribute("id")
+    page = visit(f"{ACROSS}#{name}")
+    cell = page.locator(f"[id='{name}']")
+    assert not cell.evaluate(closed)
+    assert abs(cell.evaluate("cell => cell.getBoundingClientRect().top")) < DESK["height"]
+    others = page.locator(".cell[id]:has(> details:not([open]))")
+    closed_before = others.count()
+    assert closed_before  # only what the link leads to
+    page.evaluate("id => { location.hash = id }", others.first.get_attribute("id"))
+    page.wait_for_function(
+        "before => document.querySelectorAll('.cell[id] > details:not([open])').length === before - 1",
+        arg=closed_before,
+    )
 
 
 def test_the_lens_is_chosen_by_keyboard(visit):

@@ -143,7 +143,7 @@ def test_a_verdict_says_what_was_not_measured_and_stays_short(key):
     ("key", "phrases"),
     [
         ("exp00", ("**PT writes more; IT is surer of its words.**", "shorter than PT's (8) in all six pocket pairs.")),
-        ("exp01", ("**Predictions narrow, updates broaden, broad neurons gain.**", "fewer tokens than its middle one in all",
+        ("exp01", ("**Predictions narrow, updates broaden, broad neurons gain.**", "fewer tokens than its middle",
                    "reach more with depth in all six.", "above the study's bar (0.1) in all six.")),
         ("exp02", ("**Yes, with the chat template or without it.**", "in all six pocket pairs under IT's template, in six",
                    "below PT's in all six, template or not.")),
@@ -163,7 +163,7 @@ def test_six_pairs_as_made(key, phrases):
     [
         ("exp00", ("**IT writes more; PT is surer of its words.**", "longer than PT's (3) in all six pocket pairs.",
                    "less sure than PT's")),
-        ("exp01", ("**Predictions widen, updates narrow, broad neurons gain nothing.**", "more tokens than its middle one",
+        ("exp01", ("**Predictions widen, updates narrow, broad neurons gain nothing.**", "more tokens than its middle",
                    "reach fewer with depth in all six.", "below the study's bar (0.1) in all six.")),
         ("exp02", ("**No, with the chat template or without it.**", "do not surely differ in δ-cosine in any of the six",
                    "above PT's in all six, template or not.")),
@@ -220,7 +220,7 @@ def test_agreement_is_told_by_whose_text_it_is():
         d.history == "pt", last, last + 1
     )
     results = {"Pocket Llama": d.assign(top1=top)}
-    assert "both expect the same token for 100 % of PT's and 0 % of IT's." in said("exp00", results)
+    assert "both expect the same token at 100 % of positions in PT's, 0 % in IT's." in said("exp00", results)
     source = experiments.part("exp00", "quantities").quantities
     moved = source(results["Pocket Llama"])["same_top1_on_it_less_pt"].values
     np.testing.assert_array_equal(moved.dropna("prompt"), -1)
@@ -352,7 +352,7 @@ def test_a_delay_that_turns_on_one_text_is_said_to():
     layer.loc[{"variant": "it", "history": "it"}] = layer.sel(variant="pt", history="it", drop=True) - 2
     layer.loc[{"variant": "pt", "history": "pt"}] = layer.sel(variant="it", history="it", drop=True) - 1
     text = said("exp03", {"Pocket Gemma": d.assign(commitment_by_confidence=layer)})
-    assert "Sure predictions settle 1.0 layers later in IT; when both read IT's text, 2.0 earlier." in text
+    assert "Confident predictions settle 1.0 layers later in IT; when both read IT's text, 2.0 earlier." in text
 
 
 def peaked(results, *n):

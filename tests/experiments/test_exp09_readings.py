@@ -51,17 +51,17 @@ def test_a_gap_everywhere_is_a_yes_with_its_size():
     gaps = [value(exp09_quantities.quantities, d, "kl_excess_late_half.raw") for d in made().values()]
     far = f"{number(min(gaps))}–{number(max(gaps))}"
     assert found.answer == "Yes"
-    assert found.size.startswith(f"In all three pocket pairs, {FARTHER.format(far)} (tuned lens: ")
+    assert found.size.startswith(f"In all three pocket pairs, {FARTHER.format(far)} (raw lens; tuned: ")
     assert found.exception == "If both read one text, PT's or IT's, IT is farther in all three."
-    assert found.caveat == "IT's final predictions are sharper, which can widen the gap."
+    assert found.caveat == "IT's predictions end sharper, which can widen the gap."
 
 
 def test_the_opposite_results_have_the_opposite_verdict():
     found = report.verdict(swapped(made()))
     assert found.answer == "No, the reverse"
-    assert "nats nearer to its final prediction than PT's (tuned lens: " in found.size
+    assert "nats nearer to its final prediction than PT's (raw lens; tuned: " in found.size
     assert found.exception == "If both read one text, PT's or IT's, IT is nearer in all three."
-    assert found.caveat == "IT's final predictions are less sharp."
+    assert found.caveat == "IT's predictions end less sharp."
 
 
 def test_a_pair_that_differs_is_named():
@@ -70,7 +70,7 @@ def test_a_pair_that_differs_is_named():
     assert found.size.startswith("In two of three pocket pairs (not in Qwen), ")
     assert found.size.endswith("; in one they are nearer.")
     assert found.exception == "If both read one text, PT's or IT's, that differs between pairs."
-    assert found.caveat == "IT's final predictions are sharper in two."
+    assert found.caveat == "IT's predictions end sharper in two."
 
 
 def test_a_gap_that_a_shared_text_takes_away_is_one_while_each_model_writes_its_own():
@@ -125,9 +125,9 @@ def test_a_gap_of_the_raw_lens_alone_is_not_said_of_the_tuned_one():
     for title, d in made().items():
         tuned = d.kl_final_layer.sel(lens="tuned").roll(variant=1)
         exchanged[title] = d.assign(kl_final_layer=d.kl_final_layer.where(d.lens == "raw", tuned))
-    assert report.verdict(exchanged).size.endswith("(tuned lens: in none).")
+    assert report.verdict(exchanged).size.endswith("(raw lens; tuned: in none).")
     one = {"Pocket Llama": exchanged["Llama"]}
-    assert report.verdict(one).size.endswith("(tuned lens: the reverse).")
+    assert report.verdict(one).size.endswith("(raw lens; tuned: the reverse).")
 
 
 def test_one_pair_is_not_counted():

@@ -7,9 +7,9 @@ from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.experiments.exp09_convergence_gap import quantities as exp09_quantities
 from nbhelpers.experiments.exp09_convergence_gap import report as exp09_report
-from nbhelpers.report import families, sentences
+from nbhelpers.report import families
 from nbhelpers.report.quantities import named, value
-from nbhelpers.report.text import counted, number, percent
+from nbhelpers.report.text import number, percent
 from tests import synthetic
 from tests.synthetic import swapped
 
@@ -128,39 +128,6 @@ def test_a_table_of_one_pair_has_its_measures_as_rows_and_no_pool(results):
 def test_numbers_in_tables_have_true_minus_signs(results):
     cells = [str(cell) for cell in exp09_report.cosine_summary(results).to_numpy().ravel()]
     assert any("−0." in cell for cell in cells) and not any("-" in cell for cell in cells)
-
-
-@pytest.mark.parametrize(
-    ("names", "total", "words"),
-    [
-        ([], 6, "none of the six families"),
-        (["Qwen"], 6, "one of six families (Qwen)"),
-        (["Qwen", "OLMo"], 2, "both families"),
-        ([], 2, "neither of the two families"),
-        (["Qwen"], 2, "one of two families (Qwen)"),
-        (["Qwen"], 1, "this pair"),
-        ([], 1, "no pair here"),
-        (list("abcdefghijkl"), 12, "all 12 families"),
-    ],
-)
-def test_counts_in_words(names, total, words):
-    assert counted(names, total) == words
-
-
-@pytest.mark.parametrize(
-    ("above", "below", "still_open", "words"),
-    [
-        (["A"], [], [], "up"),
-        ([], ["A"], [], "down"),
-        ([], [], ["A"], "undecided"),
-        (["A", "B"], [], ["C"], "up in two of three families (A, B), undecided in one of three families (C)"),
-        (["A"], ["B", "C"], [], "up in one of three families (A), down in two of three families (B, C)"),
-        ([], [], ["A", "B"], "up in neither of the two families, undecided in both families"),
-    ],
-)
-def test_signs_in_words(above, below, still_open, words):
-    found = {"above": above, "below": below, "open": still_open}
-    assert sentences.compared(found, len(above + below + still_open), "up", "down") == words
 
 
 @pytest.mark.parametrize(

@@ -70,19 +70,19 @@ def test_a_passed_control_is_said_with_its_sizes():
     assert (
         verdict.exception == "A scrambled change of equal size gives 0.01–0.03 nats, clearly less in those."
     )
-    assert verdict.caveat == "Shuffled, the same layers keep 50 % (DeepSeek) to 90 % (Gemma) of it."
+    assert verdict.caveat == "With IT's layers in shuffled order, 50 % (DeepSeek) to 90 % (Gemma) is left."
 
 
 def test_a_failed_control_is_said_too():
     failed = exp11_report.verdict(exp11(0.1, 0.1, 0.126))
     assert failed.answer == "Yes" and failed.exception.endswith("gives 0.10 nats, not clearly less.")
-    assert failed.caveat == "Shuffled, the same layers keep 126 % of it."
+    assert failed.caveat == "With IT's layers in shuffled order, 126 % is left."
     some = exp11_report.verdict(exp11(0.1, [0.1, 0.1, 0.02, 0.02, 0.02, 0.02], 0.05))
     assert some.answer == "Yes" and some.exception.endswith(
         "clearly less in four of six (not in Gemma or Llama)."
     )
     one = exp11_report.verdict({"Ann": exp11(0.1, 0.02, 0.05)["Pocket Qwen"]})
-    assert str(one).endswith("gives 0.02 nats, clearly less. Shuffled, the same layers keep 50 % of it.")
+    assert str(one).endswith("gives 0.02 nats, clearly less. With IT's layers in shuffled order, 50 % is left.")
 
 
 def test_a_graft_that_brings_pt_nearer_is_no_delay():
@@ -159,10 +159,10 @@ def test_necessity_by_the_host_s_lens_and_by_pt_s(taken, by_pt, answer, said):
 @pytest.mark.parametrize(
     ("sufficiency", "likely", "said"),
     [
-        ([0.02, *[0.2] * 5], [0.0, 0.5, *[1.0] * 4], "Late MLPs move PT most in five, surely in four."),
-        (0.2, 1.0, "Late MLPs surely move PT most in all six."),
-        (0.2, 0.94, "Late MLPs move PT most in all six, surely in none."),
-        (0.2, [0.95, *[0.9] * 5], "Late MLPs move PT most in all six, surely in Gemma."),
+        ([0.02, *[0.2] * 5], [0.0, 0.5, *[1.0] * 4], "Late MLPs outdo earlier ones in five, surely in four."),
+        (0.2, 1.0, "Late MLPs surely outdo earlier ones in all six."),
+        (0.2, 0.94, "Late MLPs outdo earlier ones in all six, surely in none."),
+        (0.2, [0.95, *[0.9] * 5], "Late MLPs outdo earlier ones in all six, surely in Gemma."),
         (0.05, 1.0, "Other MLPs move PT more than late ones in every pair."),
         (-0.2, 1.0, "Other MLPs move PT more than late ones in every pair."),
     ],
@@ -175,8 +175,8 @@ def test_the_strongest_window_of_one_pair():
     def said(put, likely):
         return exp14_report.verdict({"Ann": caused(put, 0, 0, likely)["Pocket Qwen"]}).caveat
 
-    assert said(0.2, 1.0) == "Late MLPs surely move PT most."
-    assert said(0.2, 0.9) == "Late MLPs move PT most, but not surely."
+    assert said(0.2, 1.0) == "Late MLPs surely outdo earlier ones."
+    assert said(0.2, 0.9) == "Late MLPs outdo earlier ones, but not surely."
     assert said(0.02, 0.0) == "Other MLPs move PT more than late ones."
 
 

@@ -145,8 +145,8 @@ def said(results, detail: int) -> Verdict:
     """Return the verdict with more or less detail on the pairs that differ."""
     support = claim(
         results, quantities, "support_fall.it",
-        "IT's last layer weighs {size} times {word} tokens than its middle one",
-        "Whether IT's last layer weighs fewer tokens than its middle is undecided",
+        "IT's final prediction spans {size} times {word} tokens than its middle layer's",
+        "Whether IT's final prediction spans fewer tokens than its middle layer's is undecided",
         ("fewer", "more"), shown=lambda fall: f"{math.exp(fall):.2g}", detail=detail,
     )  # fmt: skip
     spread = claim(

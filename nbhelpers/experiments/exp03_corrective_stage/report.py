@@ -168,7 +168,7 @@ MATRIX = {
     "late revision, tuned lens": "phase_kl_adjacent_shift.corrective.tuned",
     "both reading IT's text": "matched_revision_shift.raw.it",
     "the same, tuned lens": "matched_revision_shift.tuned.it",
-    "sure predictions settle later": DELAY,
+    "confident predictions settle later": DELAY,
     "the same on IT's text": MATCHED,
 }
 
@@ -211,8 +211,8 @@ def delay(results, detail: int) -> str:
     """Return the clause on IT − PT of the commitment layer where the final prediction is sure: on own texts, on IT's."""
     shown = partial(number, digits=1)
     own = claim(
-        results, quantities, DELAY, "Sure predictions settle {size} layers {word} in IT",
-        "Whether sure predictions settle later in IT is undecided", SETTLES, shown=shown, again=True, detail=detail,
+        results, quantities, DELAY, "Confident predictions settle {size} layers {word} in IT",
+        "Whether confident predictions settle later in IT is undecided", SETTLES, shown=shown, again=True, detail=detail,
     )  # fmt: skip
     matched = claim(
         results, quantities, MATCHED, "when both read IT's text, {size} {word}",

@@ -74,9 +74,9 @@ def through_tuned(results, above: bool) -> str:
     found = signs(results, quantities, gap_name("own", lens="tuned"))
     same = found.above if above else found.below
     if len(same) == len(results):
-        return f" (tuned lens: {distance(results, same, 'tuned')})"
+        return f" (raw lens; tuned: {distance(results, same, 'tuned')})"
     one = "the reverse" if found.above + found.below else "undecided"
-    return f" (tuned lens: {one if len(results) == 1 else f'in {count(same, results)}'})"
+    return f" (raw lens; tuned: {one if len(results) == 1 else f'in {count(same, results)}'})"
 
 
 def count(titles, results) -> str:
@@ -122,13 +122,13 @@ def sharpness(results, gap: bool) -> str:
     """
     found = signs(results, quantities, "final_entropy_shift")
     if len(found.below) == len(results):
-        return f"IT's final predictions are sharper{', which can widen the gap' if gap else ''}"
+        return f"IT's predictions end sharper{', which can widen the gap' if gap else ''}"
     if found.below:
-        return f"IT's final predictions are sharper in {count(found.below, results)}"
+        return f"IT's predictions end sharper in {count(found.below, results)}"
     return (
-        "IT's final predictions are less sharp"
+        "IT's predictions end less sharp"
         if len(found.above) == len(results)
-        else "IT's final predictions are not clearly sharper"
+        else "IT's predictions do not clearly end sharper"
     )
 
 

@@ -323,5 +323,5 @@ def shuffled_sentence(moved) -> str:
     least, most = (choose(shares, key=shares.get) for choose in (min, max))
     shown = {title: f"{number(100 * share, 0)} %" for title, share in shares.items()}
     if shown[least] == shown[most]:
-        return f"Shuffled, the same layers keep {shown[least]} of it."
-    return f"Shuffled, the same layers keep {shown[least]} ({least}) to {shown[most]} ({most}) of it."
+        return f"With IT's layers in shuffled order, {shown[least]} is left."
+    return f"With IT's layers in shuffled order, {shown[least]} ({least}) to {shown[most]} ({most}) is left."

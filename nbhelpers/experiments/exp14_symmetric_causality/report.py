@@ -235,9 +235,9 @@ def strongest_of_three(results) -> str:
         return f"Other MLPs move PT more than late ones{' in every pair' if len(results) > 1 else ''}."
     places = among(by_mean, results, LEAST)
     if sure == by_mean:
-        return f"Late MLPs surely move PT most {places}".rstrip() + "."
+        return f"Late MLPs surely outdo earlier ones {places}".rstrip() + "."
     surely = f"surely {among(sure, results, LEAST)}" if len(results) > 1 else "but not surely"
-    return f"Late MLPs move PT most {places}".rstrip() + f", {surely}."
+    return f"Late MLPs outdo earlier ones {places}".rstrip() + f", {surely}."
 
 
 def late_leads(dataset: xr.Dataset) -> bool:
