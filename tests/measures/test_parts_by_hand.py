@@ -18,6 +18,8 @@ from nbhelpers.measures import (
     tuned_lens,
     weight_change,
 )
+from nbhelpers.models.edits import InterventionError
+from nbhelpers.models.generation import Continuation
 from nbhelpers.models.tokens import TokenizerError
 from nbhelpers.models.unembedding import Unembedding
 
@@ -121,3 +123,25 @@ def test_a_distance_is_relative_to_the_teachers_length():
         matched_prefix._distance(h, teacher).item() == 1.0
         and matched_prefix._distance(teacher, h).item() == 0.5
     )
+
+
+def test_a_prompt_that_a_model_reads_in_the_others_template_is_checked_for_its_ids():
+    """The reply's ids are alike; id 2 of the chat turn is not, and matters only where PT reads it."""
+    decoders = (
+        SimpleNamespace(tokenizer=tokenizer("a", "b", "c")),
+        SimpleNamespace(tokenizer=tokenizer("a", "b", "d")),
+    )
+    pair = SimpleNamespace(**dict(zip(("pt", "it"), decoders)))
+    prompts = {"raw": [[0]], "chat": [[2, 0]]}
+    native = [condition("A'", "pt", "raw"), condition("C", "it", "chat")]
+    matched_prefix._check(pair, prompts, [Continuation((1,), False)], native, ["C"])
+    crossed = [*native, condition("A'_tmpl", "pt", "chat")]
+    with pytest.raises(TokenizerError, match="id 2 is 'c'"):
+        matched_prefix._check(pair, prompts, [Continuation((1,), False)], crossed, ["C"])
+    with pytest.raises(InterventionError, match="'B2' is missing"):
+        matched_prefix._check(pair, prompts, [], native, ["B2"])
+
+
+def condition(name, host, prompt_format):
+    """A baseline of that name."""
+    return SimpleNamespace(name=name, baseline=name, host=host, prompt_format=prompt_format)

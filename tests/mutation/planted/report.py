@@ -33,7 +33,7 @@ MUTANTS = [
     M(TEXT, "round(value, digits) + 0.0", "value", "minus before a zero"),
     M(TEXT, "round(value, digits) + 0.0", "round(value, digits - 1) + 0.0", "numbers lose a digit"),
     M(TEXT, "if n < len(WORDS) else", "if n < len(WORDS) - 1 else", "ten is a digit"),
-    M(TEXT, "if len(names) == total:", "if len(names) >= total - 1:", "all but one are all"),
+    M(VERDICTS, "    if not missing:\n", "    if len(missing) < 2:\n", "all but one are all"),
     M(TEXT, "100 * float(share):.0f", "100 * float(share):.1f", "shares in tenths of a per cent"),
     M(QUANTITIES, 'values.sel(variant="it", drop=True) - values.sel(variant="pt", drop=True)',
       'values.sel(variant="pt", drop=True) - values.sel(variant="it", drop=True)', "PT − IT"),
