@@ -4,8 +4,8 @@ import argparse
 import hashlib
 import json
 import multiprocessing
-import queue
 import sys
+import time
 from collections import Counter
 
 from tests.mutation import reach
@@ -51,12 +51,13 @@ def through(workers, queues, jobs: list, report) -> None:
         todo.put(job)
     left = len(jobs)
     while left:
-        try:
-            report(*done.get(timeout=5))
+        if not done.empty():
+            report(*done.get())
             left -= 1
-        except queue.Empty:
-            if not all(process.is_alive() for process in workers):
-                raise RuntimeError("a worker ended before its work was done; see its message above") from None
+        elif not all(process.is_alive() for process in workers):
+            raise RuntimeError("a worker ended before its work was done; see its message above")
+        else:
+            time.sleep(0.1)
 
 
 def write(records: dict) -> None:
@@ -68,7 +69,8 @@ def write(records: dict) -> None:
 def run(chosen: list[Mutant], records: dict, options) -> None:
     """Try the chosen mutants and keep their records."""
     context = multiprocessing.get_context("spawn")
-    todo, done = queues = context.Queue(), context.Queue()
+    # A queue with a thread of its own in the workers would not be safe: they fork.
+    todo, done = queues = context.Queue(), context.SimpleQueue()
     arguments = (*queues, options.limit, options.whole)
     workers = [context.Process(target=work, args=arguments) for _ in range(options.workers)]
     for process in workers:
