@@ -12,7 +12,7 @@ import yaml
 
 from nbhelpers.book import build, cards, markdown, pages
 from nbhelpers.core import params
-from nbhelpers.report import families, graft_charts
+from nbhelpers.report import families
 from nbhelpers.report.charts import VEGALITE
 from tests import synthetic
 
@@ -91,6 +91,13 @@ def test_the_working_folder_is_gone(book_root):
     assert not list((book_root / "_build").glob(".*.old"))
 
 
+def orders(spec):
+    """Return every order of names that a chart's specification states, for its panels, rows or colours."""
+    parts = spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else []
+    own = [spec["sort"]] if isinstance(spec, dict) and isinstance(spec.get("sort"), list) else []
+    return own + [order for part in parts for order in orders(part)]
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_an_across_notebook_ran_whole_on_made_up_results(book_root, key):
     path = book_root / "_build/runs/pocket" / params.experiment(key).across
@@ -100,8 +107,9 @@ def test_an_across_notebook_ran_whole_on_made_up_results(book_root, key):
     said = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
     assert said == ["loading the library and the results of every pair\n"]
     charts = [output["data"][VEGALITE] for output in outputs if VEGALITE in output.get("data", {})]
-    orders = [TITLES, list(graft_charts.SIDES.values())]
-    assert charts and all(chart["facet"]["sort"] in orders for chart in charts if "facet" in chart)
+    named = [[name for name in order if name in TITLES] for chart in charts for order in orders(chart)]
+    assert charts and TITLES in named  # as panels, or as the rows of a forest plot
+    assert all(order in ([], TITLES) for order in named)
     assert {"main_figure", "verdict"} <= {cell["metadata"].get("name") for cell in code}
 
 
