@@ -13,25 +13,16 @@ from nbhelpers.report.verdicts import (
     UP,
     Verdict,
     degree,
-    joint,
     listing,
-    mark,
     noun,
     of,
     short,
+    sides,
     where,
 )
 
 NAMES, COUNTS, LEAST = 2, 1, 0  # how much a verdict says of the pairs that differ
 ELSE = {OPEN: "undecided", MISSING: "not measured"}
-
-
-def sides(results, source: Source, name: str) -> dict[str, list[str]]:
-    """Return {mark: titles of the pairs with it} of a quantity, by intervals that hold jointly over the pairs."""
-    found = {sign: [] for sign in (UP, DOWN, OPEN, MISSING)}
-    for title, dataset in results.items():
-        found[mark(kept(source, dataset).get(name), joint(results))].append(title)
-    return found
 
 
 def most(results, source: Source, name: str, above: str, below: str, neither: str) -> str:
@@ -84,10 +75,7 @@ def claim(
 
 def everywhere(results, again: bool = False) -> str:
     """Return "in all six pocket pairs", or nothing for a single pair."""
-    if len(results) == 1:
-        return ""
-    total = in_words(len(results))
-    return f"in {'both' if total == 'two' else f'all {total}'}{'' if again else f' {noun(results)}'}"
+    return where(results, results, again) if len(results) > 1 else ""
 
 
 def places(
@@ -130,8 +118,7 @@ def caveat(said: str, lacking: str, detail: int) -> str:
 
 def yes_or_no(results, source: Source, name: str) -> str:
     """Return the answer to whether a quantity is above its centre: yes, mostly, in part, hardly, no or undecided."""
-    found = sides(results, source, name)
-    return degree(found[UP], results) if found[UP] or found[DOWN] else "undecided"
+    return answer(sides(results, source, name))
 
 
 def on_side(results, source: Source, name: str) -> dict:

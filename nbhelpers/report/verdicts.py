@@ -8,7 +8,6 @@ import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -63,11 +62,6 @@ class Signs:
     below: list[str]
     open: list[str]
 
-    @property
-    def total(self) -> int:
-        """Return the number of pairs."""
-        return len(self.above) + len(self.below) + len(self.open)
-
 
 def joint(results) -> float:
     """Return the confidence of each of several intervals that hold together at 95 % (Bonferroni)."""
@@ -91,17 +85,22 @@ def bounds(quantity: Quantity, confidence: float) -> tuple[float, float, float]:
     return tuple(ends(by_prompt, confidence=confidence))
 
 
-def signs(results, source: Source, name: str) -> Signs:
-    """Return on which side of its centre the named quantity of each pair lies, by intervals that hold jointly.
+def sides(results, source: Source, name: str) -> dict[str, list[str]]:
+    """Return {mark: titles of the pairs with it} of a quantity, by intervals that hold jointly over the pairs.
 
     A quantity without an interval counts by its value.
     """
-    found = {
-        title: mark(kept(source, dataset).get(name), joint(results)) for title, dataset in results.items()
-    }
-    return Signs(
-        *([title for title, sign in found.items() if sign in which] for which in (UP, DOWN, OPEN + MISSING))
-    )
+    found = {sign: [] for sign in (UP, DOWN, OPEN, MISSING)}
+    for title, dataset in results.items():
+        found[mark(kept(source, dataset).get(name), joint(results))].append(title)
+    return found
+
+
+def signs(results, source: Source, name: str) -> Signs:
+    """Return `sides` of a quantity, pairs without a value among the open ones."""
+    found = sides(results, source, name)
+    unsure = [title for title in results if title in found[OPEN] + found[MISSING]]
+    return Signs(above=found[UP], below=found[DOWN], open=unsure)
 
 
 def mark(quantity: Quantity | None, confidence: float) -> str:
@@ -178,17 +177,9 @@ def degree(names, results) -> str:
     With a single pair it is yes or no.
     """
     share = len(names) / len(results)
-    return (
-        "yes"
-        if share == 1
-        else "mostly"
-        if share > 0.6
-        else "in part"
-        if share > 0.4
-        else "hardly"
-        if share
-        else "no"
-    )
+    if share in (0, 1):
+        return "yes" if share else "no"
+    return "mostly" if share > 0.6 else "in part" if share > 0.4 else "hardly"
 
 
 def span(results, source: Source, name: str, digits: int = 2, signed: bool = False) -> str:
@@ -211,16 +202,17 @@ def of(results, titles) -> dict[str, xr.Dataset]:
     return {title: dataset for title, dataset in results.items() if title in titles}
 
 
+@dataclass(frozen=True, repr=False)
 class Matrix:
     """The signs of a few quantities, one row per pair and one column per measure: ▲ ▼ · and the value.
 
-    As HTML each cell states its interval on hover; as text it is a plain table.
+    cells: what each shows. hints: its interval, on hover. note: what the signs rest on. As text it is a plain table.
     """
 
-    def __init__(self, cells: pd.DataFrame, hints: pd.DataFrame, note: str):
-        self.cells, self.hints, self.note = cells, hints, note
+    cells: pd.DataFrame
+    hints: pd.DataFrame
+    note: str
 
-    @cached_property
     def _rows(self) -> str:
         """Return the rows of the table as HTML."""
         rows = []
@@ -236,7 +228,7 @@ class Matrix:
         """Return the matrix as a table of HTML with its note."""
         head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self.cells.columns)
         return (
-            f'<table class="dataframe matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{self._rows}</tbody></table>'
+            f'<table class="dataframe matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{self._rows()}</tbody></table>'
             f'<p class="matrix-note">{self.note}</p>'
         )
 

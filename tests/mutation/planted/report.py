@@ -17,7 +17,7 @@ MUTANTS = [
     M(VERDICTS, "UP if low > centre else DOWN if high < centre else OPEN", "UP if low > 0 else DOWN if high < 0 else OPEN",
       "ratios are set against 0"),
     M(VERDICTS, "OPEN if np.ndim(quantity.values) or point == centre", "OPEN if point == centre", "too few prompts count by their mean"),
-    M(VERDICTS, "for which in (UP, DOWN, OPEN + MISSING)", "for which in (DOWN, UP, OPEN + MISSING)", "above and below exchanged"),
+    M(VERDICTS, "above=found[UP], below=found[DOWN]", "above=found[DOWN], below=found[UP]", "above and below exchanged"),
     M(VERDICTS, "(min(values), max(values))", "(values[0], values[-1])", "a span from the first pair to the last"),
     M(VERDICTS, "if share > 0.6", "if share >= 0.6", "three of five is mostly"),
     M(FAMILIES, 'values.sizes["prompt"] >= FEWEST}', 'values.sizes["prompt"] > FEWEST}', "exactly the fewest prompts are too few"),
@@ -84,5 +84,5 @@ MUTANTS = [
     M(DIRECTIONS, "word=words[side == DOWN]", "word=words[side == UP]", "the word for the other side"),
     M(DIRECTIONS, "(abs(value(source, results[title], name)) for title in found[side])", "(abs(value(source, d, name)) for d in results.values())",
       "the size is of all pairs, not of those on the side"),
-    M(DIRECTIONS, "joint(results))].append(title)", "0.95)].append(title)", "sides of several pairs rest on single intervals"),
+    M(VERDICTS, "joint(results))].append(title)", "0.95)].append(title)", "sides of several pairs rest on single intervals"),
 ]  # fmt: skip
