@@ -215,7 +215,7 @@ def _column(row) -> str:
 def _row(of: pd.DataFrame, case: str, columns: list[str], links: Mapping, known: set[str]) -> str:
     """Return a claim's row as HTML; `known` collects the ids that stand on the page."""
     unit = of["unit"].iloc[0]
-    unit = f" <small>{html.escape(unit)}</small>" if unit not in ("", "1") else ""
+    unit = f", <small>{html.escape(unit)}</small>" if unit not in ("", "1") else ""
     first = (
         f'<th scope="row"><details><summary>{html.escape(case)}{unit}</summary>{_details(of)}</details></th>'
     )
