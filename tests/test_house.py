@@ -20,7 +20,7 @@ from tests.stubs import REPOSITORY
 PACKAGE = REPOSITORY / "nbhelpers"
 # Lines of a file, of the code of a function, and of core, models and measures together. The last was 6,000 while the package
 # knew six families; what it checks and measures of other pairs, files and machines took the rest.
-LARGEST, LONGEST, SCIENCE = 350, 40, 6900
+LARGEST, LONGEST, SCIENCE = 350, 40, 9500
 # What is written for readers may point to any experiment, and the command line's help has an example.
 PROSE = ("README.md", "book/", "nbhelpers/cli.py")
 SUFFIXES = {".py", ".yml", ".csv", ".md", ".ipynb", ".toml", ""}

@@ -1,0 +1,96 @@
+"""Greedy decoding of many edited rows at once: a cached loop of our own that drops rows when they are finished.
+
+`generation.generate` decodes one model as it is. Here each row may have its own edit (`row_edits`), so that a dose sweep
+with its baseline and its controls is one generation. Rows that have stopped leave the batch and the cache.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import DynamicCache
+
+from nbhelpers.core.params import ParameterError
+from nbhelpers.models.decoder import Decoder
+from nbhelpers.models.generation import Continuation, batches_by_length, cut_at_stop, left_pad
+from nbhelpers.models.row_edits import Applied, RowEdit, applied
+
+COMPACT = 0.125  # rows are dropped once this share of them is finished
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What rows generated: a continuation each, and how many positions the edits reached in each row."""
+
+    continuations: list[Continuation]
+    positions: np.ndarray
+
+
+@torch.no_grad()
+def decode(
+    decoder: Decoder,
+    rows: Sequence[Sequence[int]],
+    edits: Sequence[RowEdit] = (),
+    *,
+    max_new_tokens: int,
+    batch_size: int = 512,
+) -> Decoded:
+    """Return the greedy continuation of each row of ids under the edits, in the order of the rows.
+
+    edits: with tensors of one entry a row (or one for all). batch_size: rows decoded together, those of like length. The
+    edits act on every position: the prompt's and each generated token's but the last, whose forward is not needed. Each
+    token is the arg max over real tokens, the stop token included. ParameterError if rows do not fit the context.
+    """
+    longest = max(map(len, rows), default=0)
+    if decoder.context and longest + max_new_tokens > decoder.context:
+        raise ParameterError(
+            f"{decoder.name}: a prompt of {longest} tokens and {max_new_tokens} new ones do not fit into its context of "
+            f"{decoder.context}: shorten the prompt or lower max_new_tokens."
+        )
+    found: list[Continuation | None] = [None] * len(rows)
+    positions = np.zeros(len(rows), dtype=np.int64)
+    batches = batches_by_length(rows, batch_size)
+    for batch in tqdm(batches, desc=f"{decoder.variant} decode", disable=None):
+        index = torch.as_tensor(batch)
+        here = [edit.of(index) for edit in edits]
+        with applied(decoder, here, len(batch)) as state:
+            ids = _decode(decoder, [rows[i] for i in batch], state, max_new_tokens)
+        positions[batch] = state.positions.numpy()
+        for i, row in zip(batch, ids):
+            found[i] = cut_at_stop(row, decoder.stop_ids)
+    return Decoded(found, positions)
+
+
+def _decode(decoder: Decoder, rows, state: Applied, max_new_tokens: int) -> list[list[int]]:
+    """Return the generated ids of one batch of rows, each at least up to its stop token."""
+    device = decoder.module.device
+    padded = left_pad(rows, decoder.pad_id, device)
+    ids, mask = padded["input_ids"], padded["attention_mask"]
+    unreal = torch.as_tensor(~decoder.real_tokens, device=device)
+    stops = torch.as_tensor(decoder.stop_ids, device=device)
+    made = torch.full((len(rows), max_new_tokens), decoder.stop_ids[0], device=device)
+    cache = DynamicCache(config=decoder.module.config)
+    done = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    for step in range(max_new_tokens):
+        fresh = mask[:, -ids.shape[1] :]
+        places = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        out = decoder.module(
+            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        state.count(fresh.cpu() if step == 0 else (~done[:, None]).cpu())
+        token = out.logits[:, -1].masked_fill(unreal, -torch.inf).argmax(-1)
+        live = state.rows.to(device)
+        made[live[~done], step] = token[~done]
+        done |= torch.isin(token, stops)
+        if done.all() or step + 1 == max_new_tokens:
+            break
+        ids, mask = token[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        if done.float().mean() >= COMPACT:
+            left = (~done).nonzero()[:, 0]
+            cache.batch_select_indices(left)
+            state.select(left.cpu()) if device.type == "cpu" else state.select(left)
+            ids, mask, done = ids[left], mask[left], done[left]
+    return made.tolist()

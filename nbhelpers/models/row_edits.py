@@ -1,0 +1,177 @@
+"""Edits that differ from row to row of a batch: their own dose, direction and layers in every row, made by plain hooks.
+
+One batch can hold a whole dose sweep, its controls and its baseline. `applied` makes the edits in every forward of a
+model, prefill and decode steps alike; `as_edits` gives the same edits to nnsight, for a trace. `folding` writes the same
+change into weights. Sums are formed in float32 and cast once, so α = 1 leaves a tensor as it is, bit for bit.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from nbhelpers.models.decoder import STREAM, Decoder, block_layout
+from nbhelpers.models.edits import Edit, InterventionError
+
+# What an edit can change: what a module returns, by the names of `decoder.STREAM`, or the stream after the block.
+# "attention_output" is what self-attention returns, before the norm that Gemma 3 and OLMo 2 put after it.
+PLACES = ("attention_output", "attention_update", "mlp_output", "mlp_update", "residual")
+PER_ROW = ("alpha", "direction", "write", "offset", "keep")
+
+
+@dataclass(frozen=True)
+class RowEdit:
+    """One change of one tensor h [row, position, d] of one block, with its own strength in every row.
+
+    h' = keep·h + (α − 1)·|d·h|·sgn(w·h)·w + offset, in which w = d unless `write` gives another direction, so that
+
+    - rescaling is h + (α − 1)(d·h)d: 1 is the identity, 0 removes d, −1 reverses it, 2 doubles it;
+    - the matched control writes along another unit vector w, by exactly |(α − 1)(d·h)| at every position;
+    - adding is `offset`, replacing is keep = 0 with an offset, and skipping is keep = 0.
+
+    alpha, keep: [row]; direction, write: unit vectors [row, d] or [1, d]; offset: [row, d] or [1, d].
+    """
+
+    layer: int
+    place: str = "mlp_output"
+    alpha: Tensor | None = None
+    direction: Tensor | None = None
+    write: Tensor | None = None
+    offset: Tensor | None = None
+    keep: Tensor | None = None
+
+    def __post_init__(self):
+        """Raise InterventionError for an unknown place, or a dose without a direction."""
+        if self.place not in PLACES:
+            raise InterventionError(f"A row's edit acts on {', '.join(PLACES)}, not on {self.place!r}.")
+        if (self.alpha is None) != (self.direction is None):
+            raise InterventionError(f"Layer {self.layer}: a dose needs a direction, and a direction a dose.")
+
+    def of(self, rows: Tensor) -> "RowEdit":
+        """Return the edit of some rows, by their indices."""
+        values = {name: getattr(self, name) for name in PER_ROW}
+        return replace(self, **{n: v[rows] for n, v in values.items() if v is not None and len(v) > 1})
+
+    def on(self, device) -> "RowEdit":
+        """Return the edit with its tensors on a device."""
+        values = {name: getattr(self, name) for name in PER_ROW}
+        return replace(self, **{n: v.to(device) for n, v in values.items() if v is not None})
+
+
+def changed(h: Tensor, edit: RowEdit) -> Tensor:
+    """Return h' [row, position, d] of a tensor h, in its dtype; see `RowEdit` for the formula."""
+    wide = h.float()
+    out = wide if edit.keep is None else wide * edit.keep[:, None, None]
+    if edit.alpha is not None:
+        length = wide @ edit.direction[..., None]  # [row, position, 1]
+        write = edit.direction if edit.write is None else edit.write
+        if edit.write is not None:
+            length = length.abs() * torch.sign(wide @ write[..., None])
+        out = torch.addcmul(out, (edit.alpha[:, None, None] - 1) * length, write[:, None])
+    if edit.offset is not None:
+        out = out + edit.offset[:, None]
+    return out.to(h.dtype)
+
+
+def edited_module(block: nn.Module, place: str) -> nn.Module:
+    """Return the module of a block whose output an edit at `place` changes."""
+    if place == "residual":
+        return block
+    if place == "attention_output":
+        return block.self_attn
+    submodule, side = STREAM[block_layout(block)][place]
+    if side != "output":
+        raise InterventionError(f"{type(block).__name__} has no output called {place!r}.")
+    return getattr(block, submodule)
+
+
+@dataclass
+class Applied:
+    """Edits at work: which rows of the batch are left, and how many real positions of each row were edited.
+
+    `rows` [row]: indices of the rows that are still in the batch. `positions` [row]: by index, over all layers alike.
+    """
+
+    edits: Sequence[RowEdit]
+    rows: Tensor
+    positions: Tensor
+    mask: Tensor | None = None
+    current: dict[int, RowEdit] = field(default_factory=dict)
+
+    def select(self, left: Tensor) -> None:
+        """Leave out rows: `left` [row] are the indices, in the present batch, of those that stay."""
+        self.rows = self.rows[left]
+        self.current = {i: edit.of(left) for i, edit in self.current.items()}
+
+    def count(self, mask: Tensor) -> None:
+        """Count one forward; mask [row, position]: which positions are real."""
+        self.positions[self.rows] += mask.sum(1).to(self.positions)
+
+
+@contextmanager
+def applied(decoder: Decoder, edits: Sequence[RowEdit], n_rows: int) -> Iterator[Applied]:
+    """Make the edits in every forward of a decoder's module within the block; yield their state.
+
+    InterventionError for a layer that the model lacks, or tensors of another number of rows.
+    """
+    device = decoder.module.device
+    blocks = decoder.stack._module.layers
+    for edit in edits:
+        _check(edit, decoder, n_rows)
+    state = Applied(edits, torch.arange(n_rows), torch.zeros(n_rows, dtype=torch.long))
+    state.current = {i: edit.on(device) for i, edit in enumerate(edits)}
+    handles = [
+        edited_module(blocks[edit.layer], edit.place).register_forward_hook(_hook(state, i))
+        for i, edit in enumerate(edits)
+    ]
+    try:
+        yield state
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check(edit, decoder, n_rows):
+    """Raise InterventionError unless an edit fits the model and the batch."""
+    if not 0 <= edit.layer < decoder.n_layers:
+        raise InterventionError(
+            f"There is no layer {edit.layer}: this model's are 0 to {decoder.n_layers - 1}."
+        )
+    for name in PER_ROW:
+        value = getattr(edit, name)
+        if value is None:
+            continue
+        if len(value) not in (1, n_rows):
+            raise InterventionError(
+                f"{name} of layer {edit.layer} has {len(value)} rows; this batch has {n_rows}."
+            )
+        if value.ndim == 2 and value.shape[1] != decoder.config.hidden_size:
+            raise InterventionError(
+                f"{name} of layer {edit.layer} has {value.shape[1]} entries; this model's states have "
+                f"{decoder.config.hidden_size}."
+            )
+
+
+def _hook(state, index):
+    def hook(module, inputs, output):
+        edit = state.current[index]
+        if isinstance(output, tuple):
+            return (changed(output[0], edit), *output[1:])
+        return changed(output, edit)
+
+    return hook
+
+
+def as_edits(edits: Sequence[RowEdit]) -> list[Edit]:
+    """Return edits at `mlp_output` or `residual` as nnsight's (`edits.Edit`), for `forward.forward` and `edits.edited`."""
+
+    def made(edit):
+        def change(block):
+            target = block.mlp if edit.place == "mlp_output" else block
+            target.output = changed(target.output, edit)
+
+        return Edit(edit.layer, edit.place, change)
+
+    return [made(edit) for edit in edits]
