@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from nbhelpers.core import store
-from nbhelpers.core.params import VARIANTS, ModelParams
+from nbhelpers.core.params import NATIVE, VARIANTS, ModelParams
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import replay
 from nbhelpers.models.generation import Continuation
@@ -48,29 +48,33 @@ COMBINATIONS: dict[str, dict[Cell, float]] = {
 }
 
 
+SITES = ("mlp_output", "mlp_update", "attention_update", "residual")  # tensors of `forward.Stream`
+
+
 @torch.no_grad()
 def cell_means(
     decoder: Decoder,
     rows: Sequence[Sequence[int]],
     replies: Sequence[Continuation],
     *,
+    sites: Sequence[str] = ("mlp_output",),
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Return each prompt's mean MLP output, float32 [prompt, layer, d], over the positions that predict its reply.
+    """Return each prompt's mean activation, float32 [site, prompt, layer, d], over the positions that predict its reply.
 
     rows: ids of the prompts; replies: the tokens that the model is made to read after them. All k tokens of a reply count,
-    the first one, which the prompt's last position predicts, included.
+    the first one, which the prompt's last position predicts, included. sites: of `SITES`.
     """
     width = decoder.config.hidden_size
-    found = np.zeros((len(rows), decoder.n_layers, width), dtype=np.float32)
+    found = np.zeros((len(sites), len(rows), decoder.n_layers, width), dtype=np.float32)
     for batch, stream in replay(decoder, rows, replies, batch_size=batch_size):
-        index = torch.as_tensor(np.searchsorted(np.sort(batch.rows), batch.row_of_step))
-        order = np.sort(batch.rows)
-        count = torch.bincount(index, minlength=len(order)).double()[:, None]
-        for layer, output in enumerate(stream.mlp_output):
-            total = torch.zeros(len(order), width, dtype=torch.float64)
-            total.index_add_(0, index, output.double().cpu())
-            found[order, layer] = (total / count).float().numpy()
+        order, index = np.unique(batch.row_of_step, return_inverse=True)
+        count = np.bincount(index)[:, None]
+        for s, site in enumerate(sites):
+            for layer, values in enumerate(getattr(stream, site)):
+                total = torch.zeros(len(order), width, dtype=torch.float64)
+                total.index_add_(0, torch.as_tensor(index), values.double().cpu())
+                found[s, order, layer] = total.numpy() / count
     return found
 
 
@@ -91,7 +95,7 @@ def collect(
         for f, prompt_format in enumerate(FORMATS):
             rows = read_as(decoder, prompts, prompt_format)
             for h, history in enumerate(VARIANTS):
-                found[w, h, f] = cell_means(decoder, rows, replies[history], batch_size=batch_size)
+                found[w, h, f] = cell_means(decoder, rows, replies[history], batch_size=batch_size)[0]
     return xr.DataArray(
         found,
         dims=("weights", "history", "prompt_format", "prompt", "layer", "feature"),
@@ -100,6 +104,27 @@ def collect(
             "prompt": [prompt.id for prompt in prompts],
         },
     )  # fmt: skip
+
+
+def site_directions(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    replies: Mapping[str, Sequence[Continuation]],
+    *,
+    batch_size: int = 32,
+) -> xr.DataArray:
+    """Return the mean difference of each model as it runs (kind "mean") at every site, (site, layer, feature).
+
+    An edit of an update or of the stream takes the direction of that place.
+    """
+    own = {
+        v: cell_means(
+            decoder, read_as(decoder, prompts, NATIVE[v]), replies[v], sites=SITES, batch_size=batch_size
+        )
+        for v, decoder in zip(VARIANTS, pair)
+    }
+    values = (own["it"] - own["pt"]).mean(1)
+    return xr.DataArray(values, dims=("site", "layer", "feature"), coords={"site": list(SITES)})
 
 
 def differences(cells: xr.DataArray, kind: str = "mean") -> xr.DataArray:

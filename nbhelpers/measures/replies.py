@@ -1,10 +1,12 @@
 """Replies that a capture kept: read back as continuations, for experiments that force or steer the same texts."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
+from nbhelpers.core.params import ParameterError
 from nbhelpers.core.store import ResultError
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.generation import Continuation
@@ -41,3 +43,32 @@ def measured_prompts(observed: xr.Dataset, known: Sequence[Prompt], n: int, seed
     ids = set(observed.prompt.values.tolist())
     answered = [prompt for prompt in known if prompt.id in ids]
     return choose(answered, min(n, len(answered)), seed)
+
+
+def held_out(
+    known: Sequence[tuple[Prompt, dict]],
+    role: Callable[[dict], str],
+    counts: Mapping[str, int],
+    *,
+    without: Sequence[str] = (),
+    seed: int = 0,
+) -> list[tuple[Prompt, dict]]:
+    """Return prompts with their records, up to `counts` of each role, in file order, none with an id of `without`.
+
+    known: from `prompts.read_pairs`. role: of a record, such as `scoring.task(record).role`. without: prompts that a
+    direction was collected on, or that chose a dose. ParameterError if none is left.
+    """
+    used, by_role = set(without), {name: [] for name in counts}
+    for at, (prompt, record) in enumerate(known):
+        if prompt.id not in used and (name := role(record)) in by_role:
+            by_role[name].append(at)
+    chosen = []
+    for name, places in by_role.items():
+        random.Random(f"{seed} {name}").shuffle(places)
+        chosen += places[: counts[name]]
+    if not chosen:
+        raise ParameterError(
+            f"no prompt is left for the evaluation: all {len(known)} are among the {len(used)} that directions were collected "
+            "on; name other prompts for this experiment, or lower n_prompts of the capture."
+        )
+    return [known[at] for at in sorted(chosen)]
