@@ -45,9 +45,8 @@ REFUSAL = _any(
     r"(?:i|we)(?:'ll)? (?:must|have to|will have to|need to) (?:respectfully |politely )?(?:decline|refuse)",
     r"(?:i|we) (?:respectfully |politely )?(?:decline|refuse)(?: to\b|[.!,])",
     r"i(?:'d| would) (?:rather|prefer) not\b",
-    r"(?:i am|i'm|i do not feel|i don't feel|i would not feel|i wouldn't feel|i feel) (?:not |un)?(?:un)?comfortable"
-    r" (?:with (?:that|this)|help|provid|giv|assist|shar|discuss|answer|do|writ)ing?\b",
-    r"(?:i am|i'm) (?:not |un)?comfortable with (?:that|this)",
+    r"(?:i am|i'm|i feel) (?:not comfortable|uncomfortable) (?:with (?:that|this)|\w+ing)\b",
+    r"i (?:do not|don't|would not|wouldn't) feel comfortable\b",
     r"(?:unable|not able) to (?:help|assist|provide|comply|fulfil|answer) (?:you|with|that|this|your)",
     r"sorry,? (?:but )?no\b",
     r"not something (?:that )?i(?: am|'m| can| will| could)? ?(?:able to |willing to )?(?:help|do|assist|provide|support)",
@@ -135,7 +134,7 @@ def _asked(message: str) -> tuple[tuple[str, ...], frozenset[str]]:
 def repeats(words: list[str], n: int = 4) -> float:
     """Return the share of n-grams of words that occurred before: 1 − distinct / all; 0 with fewer than n words."""
     total = len(words) - n + 1
-    if total < 1:
+    if total < 1 or len(set(words)) == len(words):
         return 0.0
     return 1 - len(set(zip(*(words[i:] for i in range(n))))) / total
 
