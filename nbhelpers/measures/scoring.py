@@ -6,6 +6,7 @@ out. Every score is a fixed function of the text.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -219,12 +220,20 @@ def incoherent(text: str, words: Sequence[str]) -> bool:
     """Return whether a text has lost all sense, by rule; `words` are its words in small letters.
 
     It has no letter or digit; or more than half of its 4-grams are repeated; or one word makes up more than 30 % of 8 or more
-    words; or it has over 15 characters, white space apart, of fewer than 6 kinds.
+    words; or the same thing stands five times in a row between white space; or one character makes up more than half
+    of 16 or more. Words that follow each other without sense are beyond these rules.
     """
     if not words or collapsed(words):
         return True
-    written = "".join(text.split())
-    return len(written) > 15 and len(set(written)) < 6
+    units = text.split()
+    if any(a == b for a, b in zip(units, units[4:])) and any(map(_same, zip(*(units[i:] for i in range(5))))):
+        return True
+    return len(text) > 15 and max(Counter(text).values()) > len(text) / 2
+
+
+def _same(things: tuple[str, ...]) -> bool:
+    """Return whether things are all equal."""
+    return len(set(things)) == 1
 
 
 def style(text: str) -> dict[str, float]:
