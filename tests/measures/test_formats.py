@@ -143,6 +143,7 @@ def test_a_variant_without_text_follows_nothing():
 
 def test_sentences_are_chunks_with_a_letter_or_digit():
     assert sentences('He said: "Figs." Then he left!') == 2
+    assert sentences('He said: "Figs."') == 1
     assert sentences("...!!!") == 0
     assert sentences("no mark") == 1
 

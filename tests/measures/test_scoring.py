@@ -287,6 +287,7 @@ def test_a_metric_is_one_for_a_good_text_and_zero_for_a_bad_one(asked, metric, g
         "figs . . . . . and pears",
         "Okay let" + " " * 40,
         "aaaaaaaaaaaaaaaaaaaa",
+        "aaaaaaaaaa bcdefgh",
         "x p x q x r x s x",
     ],
 )
@@ -304,6 +305,7 @@ def test_a_text_without_sense_is_incoherent(text):
         "## Ugo\n\n- **Town:** Sorrel\n- **Job:** farmer\n\nIn short: Ugo lives in Sorrel.",
         "| a | b |\n|---|---|\n| figs | 3 |",
         "猫は川で眠る。",
+        "aaaaaaaa bcdefghi",
         "a\n\n---\n\nb",
     ],
 )
