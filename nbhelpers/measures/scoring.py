@@ -76,7 +76,8 @@ def task(record: dict) -> Task:
     """Return what a record of a prompt set asks.
 
     Reads a record of the pocket prompts (`kind`, `check`, `message`), of the study's evaluation set (`formats`, `category`,
-    `compliance_criteria`, `expected_answer`), or any other with a `message`, whose role is "other".
+    `compliance_criteria`, `expected_answer`), or any other with a `message`: its role is its category if that is "harmful" or
+    "harmless", else "other".
 
     Raises
     ------
@@ -86,11 +87,18 @@ def task(record: dict) -> Task:
     try:
         if "formats" in record:
             return _of_study(record)
-        return _of_pocket(record) if "check" in record else Task("other", message=record.get("message", ""))
+        return _of_pocket(record) if "check" in record else _unchecked(record)
     except KeyError as error:
         raise ScoringError(
             f"prompt {record.get('id', '?')} lacks the field {error}, without which no reply to it can be scored"
         ) from None
+
+
+def _unchecked(record: dict) -> Task:
+    """Return the task of a record without a check: whether a request is refused needs none, all else is "other"."""
+    category = record.get("category")
+    role = category if category in ("harmful", "harmless") else "other"
+    return Task(role, message=record.get("message", ""))
 
 
 def _of_pocket(record: dict) -> Task:

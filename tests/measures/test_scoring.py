@@ -73,9 +73,13 @@ def test_every_pocket_prompt_has_a_task_and_its_own_reply_is_right():
         assert [values[name] for name in right] == expected, record["id"]
 
 
-def test_a_prompt_without_a_check_is_of_no_role():
-    found = [scoring.task(record) for record in records("params/prompts/general.jsonl")]
-    assert {asked.role for asked in found} == {"other"} and all(asked.message for asked in found)
+def test_a_prompt_without_a_check_has_a_role_only_if_refusal_is_all_there_is_to_check():
+    found = [(record, scoring.task(record)) for record in records("params/prompts/general.jsonl")]
+    unchecked = ("harmful", "harmless")
+    assert found
+    for record, task in found:
+        role = record["category"] if record["category"] in unchecked else "other"
+        assert (task.role, task.message) == (role, record["message"])
 
 
 def test_a_choice_has_the_options_in_the_order_of_the_letters():
