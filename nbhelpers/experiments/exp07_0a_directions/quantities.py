@@ -97,6 +97,7 @@ def calibration(result: xr.Dataset) -> Quantities:
     `removal.<set>`: KL(unedited ‖ edited) per token, late window. `removal_gap.<set>`: less that of the direction of all prompts.
     `equivalence.<set>`: p of two one-sided tests against `bound` times the effect of all; `sets_alike`: how many of the study's
     three sets (top, random, bottom) pass at 0.05. `detectable.<set>`: the smallest gap that these prompts show with 80 % power.
+    `removal_gap.sets`: the top third's effect less the bottom third's, as a share of the whole direction's mean.
     """
     cosine = result["set_cosine"].sel(layer=windows(result)["late"]).mean("layer")
     pairs = [(a, b) for i, a in enumerate(RANDOM) for b in RANDOM[i + 1 :]]
@@ -117,7 +118,7 @@ def calibration(result: xr.Dataset) -> Quantities:
             found |= shifts({f"removal_gap.{name}": one - whole}, "nats")
             found |= levels({f"equivalence.{name}": p}, "1")
             found |= levels({f"detectable.{name}": dose_stats.detectable((one - whole).values)}, "nats")
-    found |= shifts({"removal_gap.sets": gap(kl)}, "nats")
+    found |= shifts({"removal_gap.sets": gap(kl) / float(whole.mean())}, "1")
     return found | levels({"sets_alike": float(alike)}, "sets", SELECTED)
 
 

@@ -3,7 +3,6 @@
 from functools import partial
 
 import altair as alt
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -230,7 +229,7 @@ MATRIX = {
     "history's share": "share.history.late",
     "reversed, as the study ran it": "cosine_raw.reversed_as_run.late",
     "reversed, as it should be": "cosine_raw.reversed.late",
-    "top less bottom third, KL": "removal_gap.sets",
+    "top less bottom third, share of KL": "removal_gap.sets",
 }
 
 

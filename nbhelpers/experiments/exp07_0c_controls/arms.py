@@ -60,7 +60,9 @@ def _directions(late: tuple[int, ...], options: Params) -> Iterator[Control]:
             arm = Arm(f"{kind}_{i}", change="matched", layers=late, dose=0.0, write=f"{kind}_{i}")
             yield Control(arm, kind, i, kind == "covariance")
     for i in range(options.n_unit):
-        yield Control(Arm(f"unit_{i}", change="rescale", layers=late, dose=0.0, vector=f"random_{i}"), "unit", i)
+        yield Control(
+            Arm(f"unit_{i}", change="rescale", layers=late, dose=0.0, vector=f"random_{i}"), "unit", i
+        )
     dose = options.degenerate_dose
     yield Control(Arm("degenerate", change="rescale", layers=late, dose=dose), "degenerate", 0, True)
     for i in range(options.n_degenerate):
@@ -96,8 +98,12 @@ def formulas(late: tuple[int, ...]) -> Iterator[Control]:
     for dose in (0.0, 2.0):
         attention = {"place": "attention_update", "vector": "attention_update"}
         yield rescaled("formula_attention", f"attention_{dose:g}", dose=dose, **attention)
-        yield rescaled("formula_attention_mlp", f"attention_mlp_{dose:g}", dose=dose, place="attention_output")
-        yield rescaled("formula_residual", f"residual_{dose:g}", dose=dose, place="residual", vector="residual")
+        yield rescaled(
+            "formula_attention_mlp", f"attention_mlp_{dose:g}", dose=dose, place="attention_output"
+        )
+        yield rescaled(
+            "formula_residual", f"residual_{dose:g}", dose=dose, place="residual", vector="residual"
+        )
         yield rescaled("formula_residual_mlp", f"residual_mlp_{dose:g}", dose=dose, place="residual")
     for layer in late:
         one = {"place": "residual", "vector": "residual", "answers": layer == late[0]}

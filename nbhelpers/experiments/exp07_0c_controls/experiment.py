@@ -22,8 +22,12 @@ class Params(ForwardParams):
     n_prompts: int = Field(ge=2, description="of the steering run's requests for a form")
     n_covariance: int = Field(default=20, ge=1, description="directions that vary as IT's MLP outputs do")
     n_permuted: int = Field(default=20, ge=1, description="directions of exchanged labels")
-    n_unit: int = Field(default=10, ge=1, description="random directions that are rescaled themselves, as in the study")
-    n_window_random: int = Field(default=2, ge=1, description="matched random directions in each sliding window")
+    n_unit: int = Field(
+        default=10, ge=1, description="random directions that are rescaled themselves, as in the study"
+    )
+    n_window_random: int = Field(
+        default=2, ge=1, description="matched random directions in each sliding window"
+    )
     n_degenerate: int = Field(default=3, ge=1, description="matched random directions at the degenerate dose")
     degenerate_dose: float = Field(default=5.0, gt=2, description="the dose of the study's headline")
 
@@ -47,7 +51,14 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     stream = L * rows * (cap + PROMPT_TOKENS) * size.width * BYTES[run.model.dtype] * 2
     passes = -(-e.n_prompts * arms // rows) + -(-e.n_prompts * answering // rows) * cap
     held = weights(run, size, 2) + logits + edits + stream
-    return Cost(e.n_prompts, e.n_prompts * answering * cap, tokens, passes, held, 4.0 * arms * e.n_prompts * len(OUTCOMES))
+    return Cost(
+        e.n_prompts,
+        e.n_prompts * answering * cap,
+        tokens,
+        passes,
+        held,
+        4.0 * arms * e.n_prompts * len(OUTCOMES),
+    )
 
 
 VARIABLES = declared(

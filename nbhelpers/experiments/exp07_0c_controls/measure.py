@@ -35,7 +35,11 @@ def asked(steered: xr.Dataset, known: Known, n: int) -> list[tuple[Prompt, dict]
     wanted = steered.prompt.values[(steered["role"] == "format").values].tolist()[:n]
     lacking = [name for name in wanted if name not in by_id]
     if lacking or not wanted:
-        what = f"the prompt {lacking[0]!r} is not in the file of the steering run" if lacking else "no prompt asks for a form"
+        what = (
+            f"the prompt {lacking[0]!r} is not in the file of the steering run"
+            if lacking
+            else "no prompt asks for a form"
+        )
         raise ParameterError(f"{what}; name a prompt file with the requests that were steered.")
     return [by_id[name] for name in wanted]
 
@@ -57,7 +61,10 @@ def of_sweep(steered: xr.Dataset) -> xr.Dataset:
         parts[name] = alignment(score) if name == "alignment" else score.sel(metric=name, drop=True)
     names = xr.IndexVariable("outcome", list(OUTCOMES))
     values = [parts[name].reset_coords(drop=True).transpose("arm", "prompt") for name in OUTCOMES]
-    single = [int(name.rpartition("_")[2]) if g == "single" else -1 for name, g in zip(kept.arm.values, kept["group"].values)]
+    single = [
+        int(name.rpartition("_")[2]) if g == "single" else -1
+        for name, g in zip(kept.arm.values, kept["group"].values)
+    ]
     write = [str(w).rpartition("_")[2] for w in kept["write"].values]
     about = {
         "control": [TAKEN[group] for group in kept["group"].values], "dose": kept["dose"].values.astype(float),
@@ -73,9 +80,14 @@ def scores_of(written: xr.Dataset, known: Known) -> np.ndarray:
     texts = written["text"].values
     table = scoring.score_table([tasks[p] for _, p in np.ndindex(texts.shape)], texts.ravel().tolist())
     found = xr.DataArray(
-        np.asarray(table).reshape(-1, *texts.shape), dims=("metric", "arm", "prompt"), coords={"metric": list(scoring.METRICS)}
+        np.asarray(table).reshape(-1, *texts.shape),
+        dims=("metric", "arm", "prompt"),
+        coords={"metric": list(scoring.METRICS)},
     )
-    own = [alignment(found) if n == "alignment" else found.sel(metric=n, drop=True) for n in OUTCOMES[len(FORCED) :]]
+    own = [
+        alignment(found) if n == "alignment" else found.sel(metric=n, drop=True)
+        for n in OUTCOMES[len(FORCED) :]
+    ]
     return np.stack([one.values for one in own])
 
 

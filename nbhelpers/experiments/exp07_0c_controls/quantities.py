@@ -57,7 +57,15 @@ def arms(result: xr.Dataset, control: str, dose: float = 0.0, first: int | None 
 
 def by_prompt(result: xr.Dataset, outcome: str, control: str, dose: float = 0.0, first=None) -> xr.DataArray:
     """Return an outcome by prompt, the mean over the arms of a control at a dose, [prompt]; NaN where none was read."""
-    return arms(result, control, dose, first).sel(outcome=outcome, drop=True).mean("arm").reset_coords(drop=True)
+    return (
+        arms(result, control, dose, first).sel(outcome=outcome, drop=True).mean("arm").reset_coords(drop=True)
+    )
+
+
+def share_of(shift: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
+    """Return changes by prompt as shares of the mean of another quantity over the same prompts, [prompt]; NaN if that is 0."""
+    mean = float(whole.where(shift.notnull()).mean())
+    return shift / mean if mean else shift * np.nan
 
 
 def ratio(a: xr.DataArray, b: xr.DataArray) -> float:
@@ -67,18 +75,22 @@ def ratio(a: xr.DataArray, b: xr.DataArray) -> float:
     return float(a.where(known).mean()) / low if low else np.nan
 
 
-def member_means(result: xr.Dataset, outcome: str, control: str, dose: float, base: xr.DataArray) -> np.ndarray:
+def member_means(
+    result: xr.Dataset, outcome: str, control: str, dose: float, base: xr.DataArray
+) -> np.ndarray:
     """Return each arm's mean change from `base` [prompt] over the prompts that it was read on, [arm]."""
     return (arms(result, control, dose).sel(outcome=outcome, drop=True) - base).mean("prompt").values
 
 
 def controls(result: xr.Dataset) -> Quantities:
-    """Return 0C by KL: `effect`, `excess` (direction less control, by prompt), `fraction` of the direction's effect, `rank_p`.
+    """Return 0C by KL: `effect`, `excess` (direction less control, by prompt; `excess_share` of its mean), `fraction` of the direction's effect, `rank_p`.
 
     rank_p: how often a direction of the control does as much, (1 + #) / (n + 1); `control_n` is n. `dose.<control>` is the size.
     """
     own, found = by_prompt(result, "kl", "direction"), {}
-    found |= levels({"effect.direction": own, "dose.direction": by_prompt(result, "residual_change", "direction")}, "nats")
+    found |= levels(
+        {"effect.direction": own, "dose.direction": by_prompt(result, "residual_change", "direction")}, "nats"
+    )
     for name in CONTROLS:
         other = by_prompt(result, "kl", name)
         null = member_means(result, "kl", name, 0.0, 0.0 * own)
@@ -87,6 +99,7 @@ def controls(result: xr.Dataset) -> Quantities:
         size = by_prompt(result, "residual_change", name)
         found |= levels({f"effect.{name}": other}, "nats") | shifts({f"excess.{name}": own - other}, "nats")
         whole = by_prompt(result, "residual_change", "direction")
+        found |= shifts({f"excess_share.{name}": share_of(own - other, own)}, "1")
         found |= levels({f"fraction.{name}": ratio(other, own), f"rank_p.{name}": p}, "1")
         found |= levels({f"dose.{name}": size, f"dose_fraction.{name}": ratio(size, whole)}, "1")
         found |= levels({f"control_n.{name}": float(len(null))}, "directions")
@@ -135,7 +148,10 @@ def headline(result: xr.Dataset, on_forms: xr.Dataset) -> Quantities:
     spread = [arms(result, "matched", float(d)).sel(outcome=o).mean("prompt").std("arm", ddof=1)
               for d in BAND for o in ("structure",)]  # fmt: skip
     ends["matched_spread.structure"] = float(max(map(float, spread)))
-    sums = [float(arms(result, "matched", float(d)).sel(outcome="arithmetic").mean("prompt").std("arm", ddof=1)) for d in BAND]
+    sums = [
+        float(arms(result, "matched", float(d)).sel(outcome="arithmetic").mean("prompt").std("arm", ddof=1))
+        for d in BAND
+    ]
     ends["matched_spread.arithmetic"] = max(sums)
     excess = {"structure_excess.dose_5": own - other}
     return levels(found, "1", ONE_SEED) | levels(ends, "1", SEEDS) | shifts(excess, "1")
@@ -151,7 +167,9 @@ def holm_of(shifted: dict, n_resamples: int = 2000) -> dict:
     raw = []
     for values in shifted.values():
         known = values.dropna("prompt").values
-        raw.append(float(stats.sign_flip(known, n_resamples=n_resamples)) if len(known) > 1 and known.any() else 1.0)
+        raw.append(
+            float(stats.sign_flip(known, n_resamples=n_resamples)) if len(known) > 1 and known.any() else 1.0
+        )
     return dict(zip(shifted, stats.holm(raw))) if raw else {}
 
 
@@ -159,16 +177,23 @@ def sliding(result: xr.Dataset) -> Quantities:
     """Return 0F by windows of one width: `window.<first layer>`, its excess over matched random directions there, and p by Holm.
 
     `windows_beyond_random`: windows whose excess is above 0 at 0.05; `window_strongest`: middle of the one with the largest KL, as
-    a share of the depth, `window_strongest_per_dose` the same per unit of dose. `wide_…`: the study's early, mid and late.
+    a share of the depth, `window_strongest_per_dose` the same per unit of dose. `last_window_lead`: the last window's KL less the mean
+    of the others', as a share of its mean. `wide_…`: the study's early, mid and late.
     """
     layers, n = firsts(result, "window"), int(result.attrs["n_layers"])
     chosen = result["last"].values[(result["control"] == "window").values] if layers else [0]
-    wide = int(chosen[0]) - int(result["first"].values[(result["control"] == "window").values][0]) + 1 if layers else 1
+    wide = (
+        int(chosen[0]) - int(result["first"].values[(result["control"] == "window").values][0]) + 1
+        if layers
+        else 1
+    )
     kl = {first: by_prompt(result, "kl", "window", 0.0, first) for first in layers}
     size = {first: by_prompt(result, "residual_change", "window", 0.0, first) for first in layers}
     excess = {first: kl[first] - by_prompt(result, "kl", "window_random", 0.0, first) for first in layers}
     holm = holm_of(excess)
-    found = levels({f"window.{f}": v for f, v in kl.items()}, "nats") | levels({f"window_dose.{f}": v for f, v in size.items()}, "1")
+    found = levels({f"window.{f}": v for f, v in kl.items()}, "nats") | levels(
+        {f"window_dose.{f}": v for f, v in size.items()}, "1"
+    )
     found |= shifts({f"window_excess.{f}": v for f, v in excess.items()}, "nats")
     found |= levels({f"window_p.{f}": p for f, p in holm.items()}, "1")
     beyond = sum(p < 0.05 and float(excess[f].mean()) > 0 for f, p in holm.items())
@@ -179,8 +204,10 @@ def sliding(result: xr.Dataset) -> Quantities:
     found |= levels({k: (max(v, key=v.get) + wide / 2) / n for k, v in best.items() if v}, "depth")
     if len(layers) > 1:
         others = sum(kl[f] for f in layers[:-1]) / (len(layers) - 1)
-        found |= shifts({"last_window_lead": kl[layers[-1]] - others}, "nats")
-    broad = {w: by_prompt(result, "kl", c) for w, c in (("early", "early"), ("mid", "mid"), ("late", "direction"))}
+        found |= shifts({"last_window_lead": share_of(kl[layers[-1]] - others, kl[layers[-1]])}, "1")
+    broad = {
+        w: by_prompt(result, "kl", c) for w, c in (("early", "early"), ("mid", "mid"), ("late", "direction"))
+    }
     return found | levels({f"wide_window.{w}": v for w, v in broad.items()}, "nats")
 
 
@@ -191,21 +218,30 @@ def single(result: xr.Dataset) -> Quantities:
     change of the structural token ratio, `single_structure.<k>` its size.
     """
     base = {o: by_prompt(result, o, "direction", 1.0) for o in ("format", "structure")}
-    moved = {layer: {o: by_prompt(result, o, "single", 0.0, layer) - b for o, b in base.items()} for layer in firsts(result, "single")}
+    moved = {
+        layer: {o: by_prompt(result, o, "single", 0.0, layer) - b for o, b in base.items()}
+        for layer in firsts(result, "single")
+    }
     holm = holm_of({layer: change["format"] for layer, change in moved.items()})
     found = shifts({f"single_format.{layer}": change["format"] for layer, change in moved.items()}, "1")
-    found |= levels({f"single_kl.{layer}": by_prompt(result, "kl", "single", 0.0, layer) for layer in moved}, "nats")
+    found |= levels(
+        {f"single_kl.{layer}": by_prompt(result, "kl", "single", 0.0, layer) for layer in moved}, "nats"
+    )
     found |= levels({f"single_p.{layer}": p for layer, p in holm.items()}, "1")
     sizes = sorted(((abs(float(c["structure"].mean())), layer) for layer, c in moved.items()), reverse=True)
     for k, (size, layer) in enumerate(sizes[:6], 1):
-        found |= levels({f"single_structure.{k}": size}, "1") | levels({f"single_rank.{k}": float(layer)}, "layer")
-    return found | levels({"single_layers_found": float(sum(p < 0.05 for p in holm.values()))}, "layers", centre=0.0)
+        found |= levels({f"single_structure.{k}": size}, "1") | levels(
+            {f"single_rank.{k}": float(layer)}, "layer"
+        )
+    return found | levels(
+        {"single_layers_found": float(sum(p < 0.05 for p in holm.values()))}, "layers", centre=0.0
+    )
 
 
 def formulas(result: xr.Dataset) -> Quantities:
     """Return 0I: KL, dose, KL per unit of dose and change of format compliance of every formula, at dose 0 and where run at 2.
 
-    `per_dose_excess.<formula>`: KL per unit of dose, less that of the MLP output's removal, by prompt. `compounding`: dose of the
+    `per_dose_excess.<formula>`: KL per unit of dose, less that of the MLP output's removal, as a share of the latter's mean. `compounding`: dose of the
     residual edit after all late blocks at α = 2 over that at α = 0, which for one edit alone would be 1.
     """
     base = {o: by_prompt(result, o, "direction", 1.0) for o in ("format", "structure")}
@@ -218,13 +254,18 @@ def formulas(result: xr.Dataset) -> Quantities:
             found |= levels({f"formula_kl.{key}": kl}, "nats") | levels({f"formula_dose.{key}": size}, "1")
             found |= levels({f"formula_per_dose.{key}": per}, "nats")
             if at == "0":
-                found |= shifts({f"per_dose_excess.{name}": per - own}, "nats")
+                found |= shifts({f"per_dose_excess.{name}": share_of(per - own, own)}, "1")
             for outcome, plain in base.items():
                 change = {f"formula_{outcome}.{key}": by_prompt(result, outcome, control, dose) - plain}
                 found |= shifts(change, "1")
     twice, once = (by_prompt(result, "residual_change", "formula_residual", dose) for dose in (2.0, 0.0))
-    many = found["formula_kl.residual_all.dose_0"].values - found["formula_kl.residual_one.dose_0"].values
-    return found | levels({"compounding": ratio(twice, once)}, "1", centre=1.0) | shifts({"residual_all_lead": many}, "nats")
+    whole = found["formula_kl.residual_all.dose_0"].values
+    many = whole - found["formula_kl.residual_one.dose_0"].values
+    return (
+        found
+        | levels({"compounding": ratio(twice, once)}, "1", centre=1.0)
+        | shifts({"residual_all_lead": share_of(many, whole)}, "1")
+    )
 
 
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.

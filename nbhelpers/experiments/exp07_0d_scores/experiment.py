@@ -6,21 +6,35 @@ from nbhelpers.core.schemas import ExperimentParams
 from nbhelpers.core.variables import declared
 
 # Outcomes whose intervals, effect sizes and trends 0D looks at.
-OUTCOMES = ("format", "choice", "arithmetic", "refusal_harmful", "refusal_harmless", "structure", "incoherent", "nll_unedited")
+OUTCOMES = (
+    "format",
+    "choice",
+    "arithmetic",
+    "refusal_harmful",
+    "refusal_harmless",
+    "structure",
+    "incoherent",
+    "nll_unedited",
+)
 # Definitions of "structured text" that 0E compares, the study's first, then what a program checks.
 DEFINITIONS = ("structure", "structure_lines", "structure_bold", "format")
 CLASSES = ("STRUCTURAL", "DISCOURSE", "PUNCTUATION", "FUNCTION", "CONTENT", "OTHER")
 BRANCHES = ("whole", "below", "above")
 STATES = ("coherent", "incoherent")
 COUNTED = ("prompt", "doubled")
-KINDS = ("every", "sane")  # conditions that 0E ranks: all, or those of which at most a share of replies are incoherent
+KINDS = (
+    "every",
+    "sane",
+)  # conditions that 0E ranks: all, or those of which at most a share of replies are incoherent
 
 
 class Params(ExperimentParams):
     """Parameters of exp07_0d: resamples of prompts behind rank correlations, and which conditions are incoherent."""
 
     n_boot: int = Field(default=1000, ge=100, description="resamples of prompts for rank correlations")
-    incoherent_share: float = Field(default=0.2, gt=0, le=1, description="a condition above it is left out of the sane ones")
+    incoherent_share: float = Field(
+        default=0.2, gt=0, le=1, description="a condition above it is left out of the sane ones"
+    )
 
 
 VARIABLES = declared(
@@ -36,7 +50,10 @@ VARIABLES = declared(
             "d_pooled": ("1", "the same mean over the pooled standard deviation of both doses, as the study"),
         },
         ("outcome", "branch", "end"): {
-            "rho": ("1", "rank correlation of the mean score with the dose, over all doses and on each side of dose 1"),
+            "rho": (
+                "1",
+                "rank correlation of the mean score with the dose, over all doses and on each side of dose 1",
+            ),
         },
         ("outcome", "branch"): {
             "page_p": ("1", "p of Page's trend over the doses of a branch, prompts as blocks, two-sided"),

@@ -26,7 +26,9 @@ def by_dose(steered: xr.Dataset) -> xr.DataArray:
     arms = np.flatnonzero((steered["group"] == "dose").values)
     arms = arms[np.argsort(steered["dose"].values[arms])]
     found = steered["score"].isel(arm=arms).sel(metric=list(OUTCOMES)).reset_coords(drop=True)
-    found = found.rename(metric="outcome", arm="dose").assign_coords(dose=steered["dose"].values[arms].astype(float))
+    found = found.rename(metric="outcome", arm="dose").assign_coords(
+        dose=steered["dose"].values[arms].astype(float)
+    )
     return found.transpose("outcome", "dose", "prompt").astype(float)
 
 
@@ -117,11 +119,15 @@ def trends(score: xr.DataArray, options: Params) -> xr.Dataset:
             if chosen.sum() < 3:
                 continue
             means = drawn[:, o][:, chosen]
-            rho[o, b] = ends_of(spearman(means, np.broadcast_to(doses[chosen], means.shape)), options.confidence)
+            rho[o, b] = ends_of(
+                spearman(means, np.broadcast_to(doses[chosen], means.shape)), options.confidence
+            )
             p = [dose_stats.page_trend(values[:, o][:, chosen], rises=up).p for up in (True, False)]
             page[o, b] = min(1.0, 2 * min(p))
     coords = {"branch": list(BRANCHES), "end": ["mean", "low", "high"]}
-    return xr.Dataset({"rho": (("outcome", "branch", "end"), rho), "page_p": (("outcome", "branch"), page)}, coords)
+    return xr.Dataset(
+        {"rho": (("outcome", "branch", "end"), rho), "page_p": (("outcome", "branch"), page)}, coords
+    )
 
 
 def conditions(steered: xr.Dataset) -> xr.DataArray:
@@ -137,18 +143,23 @@ def conditions(steered: xr.Dataset) -> xr.DataArray:
 def agreements(score: xr.DataArray, options: Params) -> xr.Dataset:
     """Return how alike definitions rank conditions, `rank_agreement` (definition, other, kind, end), and what they rank.
 
-    score: of `conditions`. kind "sane": without conditions of which more than `incoherent_share` of the replies are incoherent.
+    score: of `conditions`. kind "sane": without conditions of which more than `incoherent_share` of the replies are incoherent;
+    "doses": those of the late direction alone.
     """
     values = score.sel(metric=list(DEFINITIONS)).transpose("prompt", "metric", "condition").values
     drawn = weighted_means(values, resamples(len(values), options))
     incoherent = score.sel(metric="incoherent", drop=True).mean("prompt")
-    kept = {"every": np.ones(len(incoherent), bool), "sane": (incoherent <= options.incoherent_share).values}
+    of_dose = np.char.startswith(score["condition"].values.astype(str), "dose_")
+    sane = (incoherent <= options.incoherent_share).values
+    kept = {"every": np.ones(len(incoherent), bool), "sane": sane, "doses": of_dose}
     n = len(DEFINITIONS)
     found = np.full((n, n, len(KINDS), 3), np.nan)
     for i, j, k in np.ndindex(found.shape[:3]):
         chosen = kept[KINDS[k]]
         if chosen.sum() > 2:
-            found[i, j, k] = ends_of(spearman(drawn[:, i][:, chosen], drawn[:, j][:, chosen]), options.confidence)
+            found[i, j, k] = ends_of(
+                spearman(drawn[:, i][:, chosen], drawn[:, j][:, chosen]), options.confidence
+            )
     return xr.Dataset(
         {
             "rank_agreement": (("definition", "other", "kind", "end"), found),
@@ -182,7 +193,11 @@ def class_shares(steered: xr.Dataset, doses: np.ndarray) -> xr.DataArray:
     of_dose = {float(dose): arm for arm, group, dose in arms if group == "dose" and arm in shown}
     found = np.full((len(CLASSES), len(doses), steered.sizes["prompt"]), np.nan)
     for k, dose in enumerate(doses):
-        texts = steered["text"].sel(shown_arm=of_dose[float(dose)]).values.tolist() if float(dose) in of_dose else ()
+        texts = (
+            steered["text"].sel(shown_arm=of_dose[float(dose)]).values.tolist()
+            if float(dose) in of_dose
+            else ()
+        )
         for p, text in enumerate(texts):
             units = word_classes(str(text))
             if units:
