@@ -22,10 +22,8 @@ CLASSES = ("STRUCTURAL", "DISCOURSE", "PUNCTUATION", "FUNCTION", "CONTENT", "OTH
 BRANCHES = ("whole", "below", "above")
 STATES = ("coherent", "incoherent")
 COUNTED = ("prompt", "doubled")
-KINDS = (
-    "every",
-    "sane",
-)  # conditions that 0E ranks: all, or those of which at most a share of replies are incoherent
+# Conditions that 0E ranks: all, those that are coherent, doses of the late direction.
+KINDS = ("every", "sane", "doses")
 
 
 class Params(ExperimentParams):
