@@ -35,7 +35,7 @@ def skips(n_layers: int) -> list[int]:
 
 def n_arms(n_layers: int, options: Params) -> int:
     """Return the number of edited conditions."""
-    wide = len(depths.windows(n_layers) | depths.phases(n_layers)) + options.n_sets
+    wide = len(depths.windows(n_layers)) + 2 + options.n_sets
     return (
         len(METHODS) * n_layers + len(WIDE) * wide + len(WRITES) * options.n_random + len(skips(n_layers)) + 2
     )
