@@ -160,7 +160,7 @@ def on_own_replies(
     pair: Pair, arms: Sequence[Arm], prompts: Sequence[Prompt], read: Sequence[Continuation], vectors: Vectors,
     options: Params,
 ) -> xr.Dataset:  # fmt: skip
-    """Return `steering.forced` of all arms on IT's unedited replies to every `force_every`-th prompt, as `forced_<readout>`."""
+    """Return `steering.forced` on IT's unedited replies to every `force_every`-th prompt, as `forced_<readout>`."""
     some = slice(None, None, options.force_every)
     found = steering.forced(pair, arms, prompts[some], read[some], vectors, batch_size=options.batch_size)
     return found.rename({name: f"forced_{name}" for name in steering.READ}).astype("float32")
@@ -223,7 +223,7 @@ def on_neutral_text(pair: Pair, arms: Sequence[Arm], vectors: Vectors, options: 
 def on_tuning_prompts(
     pair: Pair, arms: Sequence[Arm], known: Known, vectors: Vectors, options: Params
 ) -> xr.Dataset:
-    """Return `tuning_format` and `tuning_incoherent` (tuned_arm, tuning_prompt) of the doses on the prompts that choose one."""
+    """Return `tuning_format` and `tuning_incoherent` (tuned_arm, tuning_prompt) on the prompts that choose a dose."""
     found = steered(pair, arms, [prompt for prompt, _ in known], vectors, options)
     score = scored(found, known, {})["score"]
     parts = {
