@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from nbhelpers.report.captions import BANDS
 from nbhelpers.report.charts import DIGITS, NAMES, banded, bands, panels
 from nbhelpers.report.text import percent
 from nbhelpers.report.theme import DASHES, INK, IT, PT
@@ -21,7 +22,7 @@ Measure = Callable[[xr.Dataset], xr.DataArray]
 BAND = "the grey band is the range of random directions of the same size"
 ENDS_SAID = "horizontal lines are PT (blue, dashed) and IT (orange) as they are"
 SHADE = "shaded doses write more than {} incoherent replies"
-IDENTITY = "the dotted line marks α = 1, which changes nothing"
+IDENTITY = "the dotted line marks {:g}, which changes nothing"
 
 
 def _tables(results, make: Callable[[xr.Dataset], xr.Dataset | xr.DataArray], part: str) -> pd.DataFrame:
@@ -109,15 +110,16 @@ def _random(x, y) -> alt.Chart:
     return _of(RANDOM).mark_area(opacity=0.3, color=INK).encode(x=x, y=alt.Y("low:Q", title=y), y2="high:Q")
 
 
-def _ends(y) -> alt.Chart:
-    domain = ["PT", "IT"]
-    colour = alt.Color("variant:N", scale=alt.Scale(domain=domain, range=[PT, IT]), legend=None)
-    dash = alt.StrokeDash(
-        "variant:N", scale=alt.Scale(domain=domain, range=list(DASHES.values())), legend=None
-    )
+def _ends(y) -> list[alt.Chart]:
+    """Return the lines of PT and IT, each with its own colour, which leaves the colours of the curves alone."""
     tips = [alt.Tooltip("variant:N", title="model"), alt.Tooltip("mean:Q", format=".3f")]
-    mark = _of(END).mark_rule(strokeWidth=1.5)
-    return mark.encode(y=alt.Y("mean:Q", title=y), color=colour, strokeDash=dash, tooltip=tips)
+    line = alt.Chart().mark_rule
+    return [
+        line(strokeWidth=1.5, color=colour, strokeDash=DASHES[key])
+        .transform_filter(f"datum.part === '{END}' && datum.variant === '{NAMES[key]}'")
+        .encode(y=alt.Y("mean:Q", title=y), tooltip=tips)
+        for key, colour in (("pt", PT), ("it", IT))
+    ]
 
 
 def dose_response(
@@ -132,23 +134,27 @@ def dose_response(
     toggles: Mapping[str, str] | None = None,
     defaults: Mapping[str, str] | None = None,
     x: str = "dose α",
+    identity: float = 1,
     limit: float = 0.2,
 ) -> alt.Chart:
     """Return small multiples of rows of `parts`, a score against the dose; what is in the rows is drawn, and said.
 
-    y: title of the axis. fields: names that tell curves of a panel apart, with their encodings in `colours`; by default there
-    is one curve, in ink. limit: the share of incoherent replies of the shade, for the caption.
+    y: title of the axis. fields: names that tell curves of a panel apart, with their encodings in `colours`; by default
+    there is one curve, in IT's colour. identity: the dose that changes nothing. limit: the share of incoherent replies of
+    the shade, for the caption.
     """
     axis, has = dose_axis(x), set(rows["part"])
-    marks = [alt.Chart().mark_rule(strokeDash=[1, 3]).encode(x=alt.datum(1, type="quantitative", title=x))]
-    said = ["bands are 95 % intervals of the mean over prompts", IDENTITY]
-    for part, mark, words in (
-        (BROKEN, _shade(x), SHADE.format(percent(limit))), (RANDOM, _random(axis, y), BAND), (END, _ends(y), ENDS_SAID),
+    marks = [
+        alt.Chart().mark_rule(strokeDash=[1, 3]).encode(x=alt.datum(identity, type="quantitative", title=x))
+    ]
+    said = [BANDS, IDENTITY.format(identity)]
+    for part, drawn, words in (
+        (BROKEN, [_shade(x)], SHADE.format(percent(limit))), (RANDOM, [_random(axis, y)], BAND), (END, _ends(y), ENDS_SAID),
     ):  # fmt: skip
         if part in has:
-            marks.append(mark)
+            marks += drawn
             said.append(words)
-    looks = {"color": alt.value(INK)} if colours is None else colours
+    looks = {"color": alt.value(IT)} if colours is None else colours
     curve = [mark.transform_filter(f"datum.part === '{CURVE}'") for mark in
              bands(axis, y, unit, fields=(*fields, "dose"), colours=looks)]  # fmt: skip
     return panels(

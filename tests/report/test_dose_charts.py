@@ -59,7 +59,7 @@ def test_the_chart_draws_and_says_what_is_in_the_rows():
     spec = spec_of(chart)
     assert len(rows_of(chart)) == len(rows())
     said = spec["description"]
-    assert "grey band" in said and "20 %" in said and "PT (blue, dashed)" in said and "α = 1" in said
+    assert "grey band" in said and "20 %" in said and "PT (blue, dashed)" in said and "marks 1" in said
     assert spec["facet"]["sort"] == list(RESULTS)
 
 
