@@ -32,7 +32,11 @@ def matched(options: Params, layers) -> list[Arm]:
     counts = {dose: options.n_random for dose in options.band_doses} | {0.0: options.n_random_removed}
     return [
         Arm(
-            f"matched_{dose:g}_{i:02d}", change="matched", layers=tuple(layers), dose=dose, write=f"random_{i:02d}"
+            f"matched_{dose:g}_{i:02d}",
+            change="matched",
+            layers=tuple(layers),
+            dose=dose,
+            write=f"random_{i:02d}",
         )
         for dose, n in sorted(counts.items())
         for i in range(n)
@@ -42,7 +46,12 @@ def matched(options: Params, layers) -> list[Arm]:
 def skipped(n_layers: int) -> list[Arm]:
     """Return one arm for each number of blocks left out, from the last one down to the onset of the late window."""
     return [
-        Arm(f"skip_{n_layers - first}", change="skip", layers=tuple(range(first, n_layers)), dose=n_layers - first)
+        Arm(
+            f"skip_{n_layers - first}",
+            change="skip",
+            layers=tuple(range(first, n_layers)),
+            dose=n_layers - first,
+        )
         for first in range(n_layers - 1, onset(n_layers) - 1, -1)
     ]
 
@@ -92,7 +101,8 @@ def described(found: dict[str, list[Arm]], n_layers: int) -> dict[str, tuple[str
         "prompt_format": [arm.format for _, arm in flat],
     }
     about |= {
-        name: [getattr(arm, name) for _, arm in flat] for name in ("host", "change", "place", "vector", "write")
+        name: [getattr(arm, name) for _, arm in flat]
+        for name in ("host", "change", "place", "vector", "write")
     }
     names = {name: ("arm", np.array(values, dtype=object)) for name, values in about.items()}
     doses = [np.nan if arm.change == "none" else arm.dose for _, arm in flat]

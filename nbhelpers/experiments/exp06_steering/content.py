@@ -8,7 +8,14 @@ import numpy as np
 from nbhelpers.measures.scoring import Task
 from nbhelpers.measures.structure import FUNCTION
 
-FIXED = ("upper_case", "lower_case", "ends_with", "quoted", "json", "one_word")  # kinds with one right content
+FIXED = (
+    "upper_case",
+    "lower_case",
+    "ends_with",
+    "quoted",
+    "json",
+    "one_word",
+)  # kinds with one right content
 _WORD = re.compile(r"\w+")
 
 

@@ -24,7 +24,9 @@ class Params(ForwardParams):
     counts: dict[str, Count] = Field(description="prompts of the evaluation by role")
     n_tuning: int = Field(ge=0, description="further prompts of role format, on which one dose is chosen")
     max_new_tokens: int = Field(ge=2, le=8192, description="cap on generated tokens a reply")
-    doses: Doses = Field(default=(-1, -0.5, 0, 0.25, 0.5, 0.75, 1, 1.5, 2), description="α of the late direction")
+    doses: Doses = Field(
+        default=(-1, -0.5, 0, 0.25, 0.5, 0.75, 1, 1.5, 2), description="α of the late direction"
+    )
     raw_doses: Doses = Field(default=(-1, 0, 0.5, 1, 2), description="α without the chat template")
     band_doses: Doses = Field(default=(-1, 0, 2), description="α of the random band and of other windows")
     factors: Doses = Field(default=(0, 0.5, 1, 2), description="c of the gap that is added to PT")
@@ -32,6 +34,9 @@ class Params(ForwardParams):
     n_random_removed: int = Field(default=39, ge=1, description="the same at dose 0")
     n_texts: int = Field(default=16, ge=2, description="neutral texts")
     text_tokens: int = Field(default=64, ge=8, description="tokens read of each")
+    force_every: int = Field(
+        default=2, ge=1, description="IT's replies to every n-th prompt are read by all arms"
+    )
     incoherent_share: float = Field(default=0.2, gt=0, le=1, description="a dose above it is marked")
     bound: float = Field(default=0.05, gt=0, lt=1, description="a shift of a rate within it counts as none")
 
@@ -39,7 +44,9 @@ class Params(ForwardParams):
     @classmethod
     def _identity(cls, doses):
         if 1 not in doses or 0 not in doses:
-            raise ValueError("must hold the doses 0, which removes the direction, and 1, which changes nothing")
+            raise ValueError(
+                "must hold the doses 0, which removes the direction, and 1, which changes nothing"
+            )
         return tuple(sorted(doses))
 
     @field_validator("counts")
@@ -63,7 +70,9 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     n, arms = sum(e.counts.values()), n_arms(run.experiment, size.layers)
     replies = n * arms * e.max_new_tokens
     read = n * arms * (e.max_new_tokens + PROMPT_TOKENS)
-    read += 4 * e.counts.get("choice", 0) * arms * PROMPT_TOKENS + 2 * len(e.doses) * e.n_texts * e.text_tokens
+    read += (
+        4 * e.counts.get("choice", 0) * arms * PROMPT_TOKENS + 2 * len(e.doses) * e.n_texts * e.text_tokens
+    )
     edits = 4.0 * ROWS * size.width * L * 2
     stream = 2 * L * e.batch_size * (e.max_new_tokens + PROMPT_TOKENS) * size.width * BYTES[run.model.dtype]
     logits = 4 * 4.0 * e.batch_size * e.max_new_tokens * size.vocabulary
@@ -75,7 +84,10 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
 VARIABLES = declared(
     {
         ("metric", "arm", "prompt"): {
-            "score": ("by metric", "score of the reply that an arm writes, NaN where a metric does not apply"),
+            "score": (
+                "by metric",
+                "score of the reply that an arm writes, NaN where a metric does not apply",
+            ),
         },
         ("arm", "prompt"): {
             "engagement": ("1", "how the reply meets the request, an index into refusal.CLASSES"),
@@ -93,7 +105,10 @@ VARIABLES = declared(
         },
         ("neutral_arm", "text_id"): {
             "neutral_kl": ("nats", "KL(unedited ‖ edited) on neutral text, mean over tokens"),
-            "neutral_residual_change": ("1", "change of the last residual on neutral text, as a share of its norm"),
+            "neutral_residual_change": (
+                "1",
+                "change of the last residual on neutral text, as a share of its norm",
+            ),
         },
         ("reader", "lens", "layer", "prompt"): {
             "kl_layer_final": ("nats", "KL(layer ‖ own final) on IT's unedited reply"),
@@ -101,10 +116,6 @@ VARIABLES = declared(
         },
         ("reader", "lens", "rule", "prompt"): {
             "commitment": ("layer", "mean commitment layer on IT's unedited reply"),
-        },
-        ("prompt",): {
-            "role": ("1", "what the prompt asks for"),
-            "message": ("1", "what IT is asked"),
         },
     }
 )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from nbhelpers.core.depths import onset
 from nbhelpers.core.store import ResultError
 from nbhelpers.experiments.exp06_steering.arms import PROMPTED, described
 from nbhelpers.experiments.exp06_steering.content import content
@@ -19,14 +20,17 @@ from nbhelpers.models import corpora, tokens
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import forced_batch, forward, replay_batches
 from nbhelpers.models.generation import Continuation
-from nbhelpers.models.prompts import Prompt, check_fit, read_as
+from nbhelpers.models.prompts import Prompt, read_as
 from nbhelpers.models.row_edits import as_edits
 
 Known = list[tuple[Prompt, dict]]  # prompts with their records
 PLAINLY = "Answer in plain running text, without any formatting. "  # the prompt-only baseline
 EXTRA = ("content", "choice_logprob", "capped", "length", "nll_unedited")
 METRICS = (*scoring.METRICS, *EXTRA)
-RULES = {"kl_stays_0.1": lambda read: kl_stays(read["kl_layer_final"]), "top1_strict": lambda read: top1_strict(read["top1"])}
+RULES = {
+    "kl_stays_0.1": lambda read: kl_stays(read["kl_layer_final"]),
+    "top1_strict": lambda read: top1_strict(read["top1"]),
+}
 
 
 def chosen(known: Known, used: Sequence[str], options: Params) -> tuple[Known, Known]:
@@ -51,16 +55,27 @@ def chosen(known: Known, used: Sequence[str], options: Params) -> tuple[Known, K
 def steered(
     pair: Pair, arms: Sequence[Arm], prompts: Sequence[Prompt], vectors: Vectors, options: Params
 ) -> xr.Dataset:
-    """Return `steering.written` for any number of arms and prompts; the edits of at most about 2,048 rows are held at once."""
-    at_once = max(1, ROWS // len(arms))
+    """Return `steering.written` for any number of arms and prompts.
+
+    Arms that act in late layers alone decode together, so that no other row pays for an edit of early layers; the edits of at
+    most about 2,048 rows are held at once.
+    """
+    late = onset(pair.n_layers)
     parts = [
-        steering.written(
-            pair, arms, prompts[start : start + at_once], vectors,
-            max_new_tokens=options.max_new_tokens, batch_size=options.batch_size,
-        )
-        for start in range(0, len(prompts), at_once)
-    ]  # fmt: skip
-    return xr.concat(parts, "prompt")
+        [arm for arm in arms if (min(arm.layers, default=late) >= late) is here] for here in (True, False)
+    ]
+    found = []
+    for part in filter(None, parts):
+        at_once = max(1, ROWS // len(part))
+        pieces = [
+            steering.written(
+                pair, part, prompts[start : start + at_once], vectors,
+                max_new_tokens=options.max_new_tokens, batch_size=options.batch_size,
+            )
+            for start in range(0, len(prompts), at_once)
+        ]  # fmt: skip
+        found.append(xr.concat(pieces, "prompt"))
+    return xr.concat(found, "arm").sel(arm=[arm.name for arm in arms])
 
 
 def prompted(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
@@ -76,6 +91,22 @@ def _runs(pair: Pair, arms: Sequence[Arm]) -> Iterator[tuple[Decoder, str, list[
         yield getattr(pair, host), prompt_format, members
 
 
+@torch.no_grad()
+def mean_nll(
+    decoder: Decoder, rows: Sequence[Sequence[int]], read: Sequence[Continuation], *, batch_size: int
+) -> np.ndarray:
+    """Return the mean negative log-probability of the forced tokens after each row under the unedited model, nats [row]."""
+    found = np.zeros(len(rows))
+    for batch in replay_batches(rows, read, batch_size, decoder.pad_id):
+        h = steering.last_residuals(decoder, batch, (), [0])[0]
+        targets = decoder.unembedding.rows(batch.targets).to(h.device)
+        nll = -steering.log_probabilities(decoder, h).gather(-1, targets[:, None])[:, 0]
+        count = [len(steps) for steps in batch.steps]
+        sums = np.bincount(np.repeat(np.arange(len(count)), count), nll.double().cpu().numpy())
+        found[batch.rows] = sums / count
+    return found
+
+
 def reply_nll(
     pair: Pair, arms: Sequence[Arm], prompts: Sequence[Prompt], found: xr.Dataset, *, batch_size: int
 ) -> np.ndarray:
@@ -87,11 +118,11 @@ def reply_nll(
     nll = np.full((len(arms), len(prompts)), np.nan)
     for decoder, prompt_format, members in _runs(pair, arms):
         written = {i: steering.continuations(found, arms[i].name) for i in members}
-        cells = {(p, written[i][p].ids): None for i in members for p in range(len(prompts))}
-        read = [Continuation(ids, True) for _, ids in cells]
-        plain = [Arm("plain", host=decoder.variant, prompt_format=prompt_format)]
-        values = steering.forced(pair, plain, [prompts[p] for p, _ in cells], read, {}, batch_size=batch_size)
-        known = dict(zip(cells, values["nll"].values[0]))
+        cells = list({(p, written[i][p].ids): None for i in members for p in range(len(prompts))})
+        rows = read_as(decoder, prompts, prompt_format)
+        texts = [Continuation(ids, True) for _, ids in cells]
+        values = mean_nll(decoder, [rows[p] for p, _ in cells], texts, batch_size=batch_size)
+        known = dict(zip(cells, values))
         for i in members:
             nll[i] = [known[p, written[i][p].ids] for p in range(len(prompts))]
     return nll
@@ -105,8 +136,8 @@ def candidate_ids(decoder: Decoder, prompt_format: str, text: str) -> Continuati
 
 def forced_choice(
     pair: Pair, arms: Sequence[Arm], known: Known, vectors: Vectors, *, batch_size: int
-) -> np.ndarray:
-    """Return whether each arm gives the right candidate the largest log p, 0 or 1 [arm, prompt]; NaN without candidates.
+) -> xr.DataArray:
+    """Return whether each arm gives the right candidate the largest log p, 0 or 1 (arm, prompt); NaN without candidates.
 
     log p(candidate) = Σ_t log p(y_t | prompt, y_<t) of the whole reply with one option's value and letter.
     """
@@ -114,15 +145,29 @@ def forced_choice(
     places = [p for p, (_, record) in enumerate(known) if scoring.task(record).role == "choice"]
     sets = {p: scoring.candidates(known[p][1]) for p in places}
     repeated = [known[p][0] for p in places for _ in sets[p][0]]
+    ends = np.cumsum([0, *(len(sets[p][0]) for p in places)])
     for decoder, prompt_format, members in _runs(pair, arms) if places else ():
         read = [candidate_ids(decoder, prompt_format, text) for p in places for text in sets[p][0]]
         mine = [arms[i] for i in members]
         nll = steering.forced(pair, mine, repeated, read, vectors, batch_size=batch_size)["nll"].values
         total = nll * [len(one.ids) for one in read]
-        ends = np.cumsum([0, *(len(sets[p][0]) for p in places)])
         for p, start, stop in zip(places, ends, ends[1:]):
             right[members, p] = total[:, start:stop].argmin(1) == sets[p][1]
-    return right
+    return xr.DataArray(right, {"arm": [arm.name for arm in arms], "prompt": _ids(known)}, ("arm", "prompt"))
+
+
+def on_own_replies(
+    pair: Pair, arms: Sequence[Arm], prompts: Sequence[Prompt], read: Sequence[Continuation], vectors: Vectors,
+    options: Params,
+) -> xr.Dataset:  # fmt: skip
+    """Return `steering.forced` on IT's unedited replies to every `force_every`-th prompt, as `forced_<readout>`."""
+    some = slice(None, None, options.force_every)
+    found = steering.forced(pair, arms, prompts[some], read[some], vectors, batch_size=options.batch_size)
+    return found.rename({name: f"forced_{name}" for name in steering.READ}).astype("float32")
+
+
+def _ids(known: Known) -> list[str]:
+    return [prompt.id for prompt, _ in known]
 
 
 def scored(found: xr.Dataset, known: Known, extra: Mapping[str, np.ndarray]) -> xr.Dataset:
@@ -144,7 +189,9 @@ def scored(found: xr.Dataset, known: Known, extra: Mapping[str, np.ndarray]) -> 
     for name, each in more.items():
         values[METRICS.index(name)] = each
     dims = ("arm", "prompt")
-    return xr.Dataset({"score": (("metric", *dims), values), "engagement": (dims, kinds)}, {"metric": list(METRICS)})
+    return xr.Dataset(
+        {"score": (("metric", *dims), values), "engagement": (dims, kinds)}, {"metric": list(METRICS)}
+    )
 
 
 def neutral_prompts(decoder: Decoder, options: Params) -> tuple[list[Prompt], list[Continuation]]:
@@ -176,10 +223,13 @@ def on_neutral_text(pair: Pair, arms: Sequence[Arm], vectors: Vectors, options: 
 def on_tuning_prompts(
     pair: Pair, arms: Sequence[Arm], known: Known, vectors: Vectors, options: Params
 ) -> xr.Dataset:
-    """Return `tuning_format` and `tuning_incoherent` (tuned_arm, tuning_prompt) of the doses on the prompts that choose one."""
+    """Return `tuning_format` and `tuning_incoherent` (tuned_arm, tuning_prompt) on the prompts that choose a dose."""
     found = steered(pair, arms, [prompt for prompt, _ in known], vectors, options)
     score = scored(found, known, {})["score"]
-    parts = {f"tuning_{name.removesuffix('_loose')}": score.sel(metric=name, drop=True) for name in ("format", "incoherent")}
+    parts = {
+        f"tuning_{name.removesuffix('_loose')}": score.sel(metric=name, drop=True)
+        for name in ("format", "incoherent")
+    }
     names = {"arm": "tuned_arm", "prompt": "tuning_prompt"}
     return xr.Dataset(
         {name: (tuple(names.values()), values.values) for name, values in parts.items()},
@@ -191,7 +241,9 @@ def _by_prompt(values: torch.Tensor, batch, n: int) -> np.ndarray:
     """Return means over each row's tokens of values [layer, token], [row of the batch, layer]."""
     row = np.repeat(np.arange(n), [len(steps) for steps in batch.steps])
     flat = values.double().cpu().numpy()
-    return np.stack([np.bincount(row, layer, n) for layer in flat], 1) / np.bincount(row, minlength=n)[:, None]
+    return (
+        np.stack([np.bincount(row, layer, n) for layer in flat], 1) / np.bincount(row, minlength=n)[:, None]
+    )
 
 
 def _lens_read(decoder, stream, translators, unedited_final, options) -> dict[str, dict[str, torch.Tensor]]:
@@ -200,9 +252,13 @@ def _lens_read(decoder, stream, translators, unedited_final, options) -> dict[st
     for name, states in {
         "raw": stream.residual, "tuned": tuned_lens.translate(translators, stream.residual),
     }.items():  # fmt: skip
-        own = lens.lens_metrics(states, decoder.unembedding, metrics=("kl_layer_final", "top1"), rows=options.lens_rows)
+        own = lens.lens_metrics(
+            states, decoder.unembedding, metrics=("kl_layer_final", "top1"), rows=options.lens_rows
+        )
         ends = [*states, unedited_final]
-        far = lens.lens_metrics(ends, decoder.unembedding, metrics=("kl_layer_final",), rows=options.lens_rows)
+        far = lens.lens_metrics(
+            ends, decoder.unembedding, metrics=("kl_layer_final",), rows=options.lens_rows
+        )
         found[name] = own | {"kl_layer_unedited_final": far["kl_layer_final"][:-1]}
     return found
 
@@ -255,6 +311,34 @@ def _readers(pair, arms, rows, read, vectors, chosen_rows):
         yield r, stream, batch, pair.it, final
     other = forced_batch(chosen_rows, rows["pt"], read, pair.pt.pad_id)
     yield len(arms), forward(pair.pt, other), other, pair.pt, final
+
+
+def assembled(
+    groups: Mapping[str, list[Arm]],
+    known: Known,
+    found: xr.Dataset,
+    parts: Sequence[xr.Dataset],
+    n_layers: int,
+) -> xr.Dataset:
+    """Return one dataset of all parts, with what each arm is and each prompt asks; values that a part lacks are NaN.
+
+    `text` (shown_arm, prompt): the replies of the doses, of the prompt-only baseline and of the unedited models.
+    """
+    about = described({**groups, "prompted": [PROMPTED]}, n_layers)
+    prompts, shown = (
+        _ids(known),
+        [*(arm.name for key in ("dose", "plain") for arm in groups[key]), PROMPTED.name],
+    )
+    whole = {"arm": about["arm"], "prompt": prompts}
+    aligned = [part.reindex({dim: whole[dim] for dim in part.dims if dim in whole}) for part in parts]
+    result = xr.merge([*aligned, found[["edited_positions"]]], join="exact", combine_attrs="drop")
+    asked = [scoring.task(record) for _, record in known]
+    return result.assign_coords(about).assign_coords(
+        role=("prompt", np.array([task.role for task in asked], dtype=object)),
+        message=("prompt", np.array([prompt.message for prompt, _ in known], dtype=object)),
+    ).assign(
+        text=(("shown_arm", "prompt"), found["text"].sel(arm=shown).values)
+    ).assign_coords(shown_arm=shown).assign_attrs(n_layers=n_layers)  # fmt: skip
 
 
 def check_upstream(artifact: xr.Dataset, prompts: Sequence[Prompt]) -> None:
