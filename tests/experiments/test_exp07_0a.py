@@ -3,7 +3,7 @@
 `made_up` and `opposite` make the results that verdicts and pages are tested on.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import scipy.stats
 import xarray as xr
 
 from nbhelpers import experiments
-from nbhelpers.core import depths
+from nbhelpers.core import depths, stats
 from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp07_0a_directions import calibration, decomposition, measure, report, stability
 from nbhelpers.experiments.exp07_0a_directions.quantities import quantities
@@ -27,6 +27,14 @@ from tests.specs import complete
 
 OPTIONS = experiments.experiment_params("exp07_0a", n_draws=10, n_boot=100)
 EFFECTS = {"weights": 1.0, "history": 2.0, "template": 0.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Bootstrap a little, as the constructed effects are far from zero."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "bca_mean", partial(stats.bca_mean, n_resamples=200))
+        yield
 
 
 def collection(rng, n=24, n_layers=3, width=8, noise=0.3, effects=None):
@@ -53,8 +61,12 @@ def made_up(rng, lift, coords):
     kl = 0.01 * lift * rng.uniform(0.8, 1.2, len(held)) * np.ones((len(names), 1))
     kl = kl + 1e-5 * rng.standard_normal(kl.shape)
     kl[-1] *= 0.3
-    effects = {name: (("set", "prompt"), kl if name == "kl_unedited" else 0.1 + kl) for name in calibration.EFFECTS}
-    parts.append(measure.calibrated(cells, contrast, sets, xr.Dataset(effects, {"set": names, "prompt": held})))
+    effects = {
+        name: (("set", "prompt"), kl if name == "kl_unedited" else 0.1 + kl) for name in calibration.EFFECTS
+    }
+    parts.append(
+        measure.calibrated(cells, contrast, sets, xr.Dataset(effects, {"set": names, "prompt": held}))
+    )
     found = measure.gathered(*parts)
     coords |= {name: found[name].values for name in found.coords if name not in ("prompt", "layer", "depth")}
     return {name: (v.dims, v.values) for name, v in found.data_vars.items()}
@@ -135,7 +147,9 @@ def test_the_four_shares_add_up_and_raw_parts_are_those_of_raw_cells(rng):
     weight = dict(zip(decomposition.PARTS, decomposition.coefficients()))
     np.testing.assert_allclose(weight["weights_raw"] + weight["history_raw"], weight["mean_raw"])
     pt_cells = [i for i, cell in enumerate(CELLS) if cell[0] == "pt"]
-    assert not weight["reversed_as_run"][pt_cells].any(), "the study's reversed condition has no PT weights in it"
+    assert not weight["reversed_as_run"][pt_cells].any(), (
+        "the study's reversed condition has no PT weights in it"
+    )
     assert weight["reversed"][pt_cells].any() and weight["matched"][pt_cells].any()
 
 
@@ -146,7 +160,8 @@ def test_exchanging_the_models_turns_the_direction_and_leaves_the_shares(rng):
         directions.direction(turned, "mean").values, -directions.direction(cells, "mean").values
     )
     one, other = (
-        decomposition.decompose(each, {"late": range(1, 3)}, draws=20, confidence=0.9, seed=0) for each in (cells, turned)
+        decomposition.decompose(each, {"late": range(1, 3)}, draws=20, confidence=0.9, seed=0)
+        for each in (cells, turned)
     )
     factors = {"part": list(decomposition.FACTORS[:3]), "end": "mean"}
     np.testing.assert_allclose(one.share.sel(factors), other.share.sel(factors))
@@ -219,7 +234,9 @@ def test_removals_change_something_and_exchanged_labels_change_as_much():
     assert effects["set"].values.tolist() == [*found, calibration.EXCHANGED]
     assert (effects["kl_unedited"] > 0).all()
     dose = effects["residual_change"].mean("prompt")
-    assert float(dose.sel(set=calibration.EXCHANGED)) == pytest.approx(float(dose.sel(set=calibration.ALL)), rel=0.5)
+    assert float(dose.sel(set=calibration.EXCHANGED)) == pytest.approx(
+        float(dose.sel(set=calibration.ALL)), rel=0.5
+    )
 
 
 def test_quantities_are_those_of_the_dataset():

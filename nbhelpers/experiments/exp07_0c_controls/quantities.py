@@ -48,18 +48,23 @@ def quantities(result: xr.Dataset) -> Quantities:
     )  # fmt: skip
 
 
-def arms(result: xr.Dataset, control: str, dose: float = 0.0, first: int | None = None) -> xr.DataArray:
-    """Return `effect` (outcome, arm, prompt) of a control's arms at a dose, of one first layer if it is given."""
-    chosen = (result["control"] == control) & np.isclose(result["dose"], dose)
-    chosen = chosen if first is None else chosen & (result["first"] == first)
-    return result["effect"].isel(arm=np.flatnonzero(chosen.values)).astype(float)
+def arms(
+    result: xr.Dataset, outcome: str, control: str, dose: float = 0.0, first: int | None = None
+) -> np.ndarray:
+    """Return an outcome of a control's arms at a dose, of one first layer if it is given, [arm, prompt]."""
+    chosen = (result["control"].values == control) & np.isclose(result["dose"].values, dose)
+    chosen = chosen if first is None else chosen & (result["first"].values == first)
+    at = result["outcome"].values.tolist().index(outcome)
+    return result["effect"].values[at, chosen].astype(float)
 
 
 def by_prompt(result: xr.Dataset, outcome: str, control: str, dose: float = 0.0, first=None) -> xr.DataArray:
     """Return an outcome by prompt, the mean over the arms of a control at a dose, [prompt]; NaN where none was read."""
-    return (
-        arms(result, control, dose, first).sel(outcome=outcome, drop=True).mean("arm").reset_coords(drop=True)
-    )
+    values = arms(result, outcome, control, dose, first)
+    known = ~np.isnan(values)
+    count = known.sum(0)
+    mean = np.where(known, values, 0.0).sum(0) / np.where(count, count, np.nan)
+    return xr.DataArray(mean, dims="prompt", coords={"prompt": result["prompt"].values})
 
 
 def share_of(shift: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
@@ -78,8 +83,17 @@ def ratio(a: xr.DataArray, b: xr.DataArray) -> float:
 def member_means(
     result: xr.Dataset, outcome: str, control: str, dose: float, base: xr.DataArray
 ) -> np.ndarray:
-    """Return each arm's mean change from `base` [prompt] over the prompts that it was read on, [arm]."""
-    return (arms(result, control, dose).sel(outcome=outcome, drop=True) - base).mean("prompt").values
+    """Return each arm's mean change from `base` [prompt] over the prompts that it was read on, [arm]; NaN without one."""
+    moved = arms(result, outcome, control, dose) - base.values
+    count = (~np.isnan(moved)).sum(1)
+    return np.nansum(moved, 1) / np.where(count, count, np.nan)
+
+
+def spread(result: xr.Dataset, outcome: str) -> float:
+    """Return the largest standard deviation over matched random directions of their mean, over the doses of the band."""
+    zero = by_prompt(result, outcome, "direction", 1.0) * 0
+    means = [member_means(result, outcome, "matched", float(dose), zero) for dose in BAND]
+    return max((float(m.std(ddof=1)) for m in means if len(m) > 1), default=np.nan)
 
 
 def controls(result: xr.Dataset) -> Quantities:
@@ -145,14 +159,7 @@ def headline(result: xr.Dataset, on_forms: xr.Dataset) -> Quantities:
         found[f"{outcome}.matched.dose_5"] = by_prompt(on_forms, outcome, "degenerate_random", high)
     own, other = found["structure.direction.dose_5"], found["structure.matched.dose_5"]
     ends = {"structure_ratio.dose_5": ratio(own, other)}
-    spread = [arms(result, "matched", float(d)).sel(outcome=o).mean("prompt").std("arm", ddof=1)
-              for d in BAND for o in ("structure",)]  # fmt: skip
-    ends["matched_spread.structure"] = float(max(map(float, spread)))
-    sums = [
-        float(arms(result, "matched", float(d)).sel(outcome="arithmetic").mean("prompt").std("arm", ddof=1))
-        for d in BAND
-    ]
-    ends["matched_spread.arithmetic"] = max(sums)
+    ends |= {f"matched_spread.{outcome}": spread(result, outcome) for outcome in ("structure", "arithmetic")}
     excess = {"structure_excess.dose_5": own - other}
     return levels(found, "1", ONE_SEED) | levels(ends, "1", SEEDS) | shifts(excess, "1")
 
