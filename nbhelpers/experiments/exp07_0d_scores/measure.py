@@ -45,7 +45,8 @@ def half_widths(score: xr.DataArray, options: Params) -> xr.DataArray:
         if enough.any():
             ends = stats.bca_mean(np.concatenate([values[:, enough]] * copies), **draws)
             found[enough, k] = (ends.high - ends.low) / 2
-    return xr.DataArray(found, dims=("outcome", "dose", "counted"), coords={"counted": list(COUNTED)})
+    coords = {"outcome": score["outcome"].values, "dose": score["dose"].values, "counted": list(COUNTED)}
+    return xr.DataArray(found, dims=("outcome", "dose", "counted"), coords=coords)
 
 
 def pooled_d(a: np.ndarray, b: np.ndarray) -> float:
@@ -124,7 +125,7 @@ def trends(score: xr.DataArray, options: Params) -> xr.Dataset:
             )
             p = [dose_stats.page_trend(values[:, o][:, chosen], rises=up).p for up in (True, False)]
             page[o, b] = min(1.0, 2 * min(p))
-    coords = {"branch": list(BRANCHES), "end": ["mean", "low", "high"]}
+    coords = {"outcome": score["outcome"].values, "branch": list(BRANCHES), "end": ["mean", "low", "high"]}
     return xr.Dataset(
         {"rho": (("outcome", "branch", "end"), rho), "page_p": (("outcome", "branch"), page)}, coords
     )
