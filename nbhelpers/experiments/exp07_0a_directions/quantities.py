@@ -13,10 +13,14 @@ RANDOM, RANKED = ("random_1", "random_2", "random_3"), ("top", "middle", "bottom
 STUDIED = ("top", "random_1", "bottom")  # the study's three calibration sets, here disjoint
 PASS = 0.9  # the study's criterion for the cosine of matched tokens
 SELECTED = "the study's prompts were chosen by a judge, and its set overlaps the others"
+OTHER_SIZES = "pairs have other numbers of prompts; the size curve stands on the page"
+NO_REPLIES = (
+    "replies are forced, not written, under each set's direction; KL on the same replies stands instead"
+)
 UNMEASURED = {
-    "bootstrap_cosine.n300": "pairs have other numbers of prompts; the size curve stands on the page",
-    "bootstrap_cosine.n100": "pairs have other numbers of prompts; the size curve stands on the page",
-}
+    **{f"bootstrap_cosine.{n}": OTHER_SIZES for n in ("n300", "n100")},
+    **{f"set_{o}.{s}": NO_REPLIES for o in ("structure", "format", "alignment", "arithmetic") for s in ("top", "random", "bottom")},
+}  # fmt: skip
 AS_PUBLISHED = {}
 
 

@@ -258,7 +258,7 @@ def said(results, detail: int) -> Verdict:
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
     return Verdict(
         f"Stable: {stable}; made of {made}",
-        f"Late directions of disjoint halves have cosine {levels_of(results, quantities, 'split_half.late')}.",
+        f"Late directions of disjoint halves have cosine {span(results, quantities, 'split_half.late')}.",
         sentence(f"The text read makes up {history} of them, the weights {weights}; text more {where_so}".rstrip()
                  if mostly else f"The weights make up {weights} of them, the text read {history}"),
         sentence(told(alike, results, "Calibration sets do the same", "Calibration sets are not shown to do the same", again=True)),
@@ -269,11 +269,11 @@ def verdict_0a(results) -> Verdict:
     """Return the verdict of 0A: whether the direction is stable beyond chance, and what the study's nested subsets add."""
     stable = answer(sides(results, quantities, "split_half.late"))
     chance = levels_of(results, quantities, "chance.late")
-    gained = levels_of(results, quantities, "inflation.late")
-    formats = levels_of(results, quantities, "cosine.mean_raw.late")
+    gained = span(results, quantities, "inflation.late")
+    formats = span(results, quantities, "cosine.mean_raw.late")
     return Verdict(
         f"Stable: {stable}",
-        f"Disjoint halves give cosine {levels_of(results, quantities, 'split_half.late')} in late layers; chance reaches {chance}.",
+        f"Disjoint halves give cosine {span(results, quantities, 'split_half.late')} in late layers; chance reaches {chance}.",
         f"Subsets of the same prompts, as in the study, add {gained}.",
         f"Raw prompts instead of each model's own format give {formats}. Stability is not relevance.",
     )
@@ -299,12 +299,12 @@ def verdict_0h(results) -> Verdict:
     """Return the verdict of 0H: whether the calibration prompts matter to the direction and to what its removal does."""
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
     share = percent(bound(next(iter(results.values()))))
-    ranked = levels_of(results, quantities, "set_cosine.top_bottom")
+    ranked = span(results, quantities, "set_cosine.top_bottom")
     effect = levels_of(results, quantities, "removal.all", lambda v: number(v, 3))
     return Verdict(
         f"The same effect from any prompts: {degree(alike, results)}",
         f"Directions of the thirds with the highest and lowest contrast have cosine {ranked}; of random thirds "
-        f"{levels_of(results, quantities, 'set_cosine.random')}.",
+        f"{span(results, quantities, 'set_cosine.random')}.",
         f"Removing the whole direction costs {effect} nats a token.",
         f"Equal means within {share} of that, by two one-sided tests, for a high, a random and a low third.",
     )

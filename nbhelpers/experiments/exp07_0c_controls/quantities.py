@@ -28,14 +28,18 @@ SEEDS = "published from 5 seeds"
 ONE_SEED = "published from one random direction"
 RANGE = "dose not run here, where replies are read at −1 to 2, and at 5 for text structure alone"
 UNANSWERED = "formulas answer requests for a form alone"
+NO_CHANGE = "a matched control at dose 1 changes nothing by construction"
+NO_COEFFICIENT = "the published arm had the coefficient 0 at every dose; here c is −1 to 1"
 UNMEASURED = {
     **{f"{o}.{c}.dose_{d}": RANGE for o in ("structure", "arithmetic", "alignment") for c in ("direction", "matched")
        for d in (("-5", "-2", "3") if o == "structure" else ("-5", "-2", "3", "5"))},
-    **{f"formula_{o}.{f}.dose_{d}": UNANSWERED for o in ("choice", "arithmetic", "alignment") for f in
-       ("attention_mlp", "residual_mlp", "add_0") for d in ("0", "1", "2")},
-    "formula_structure.add_0.dose_2": "the published arm changed nothing at any coefficient; here c is −1 to 1",
-    "formula_format.add_0.dose_2": "the published arm changed nothing at any coefficient; here c is −1 to 1",
-    **{f"late_range.{name}": "windows here have one width and slide over all layers" for name in ("18_33", "20_33", "20_31", "22_33")},
+    **{f"{o}.matched.dose_1": NO_CHANGE for o in ("structure", "arithmetic", "alignment")},
+    **{f"{o}_of.{f}.dose_{d}": UNANSWERED for o in ("choice", "arithmetic", "alignment") for f in
+       ("attention_mlp", "residual_mlp", "add_0") for d in ("0", "2")},
+    **{f"{o}_of.residual_mlp.dose_1": "at dose 1 nothing is changed" for o in ("choice", "arithmetic")},
+    **{f"{o}_of.add_0.dose_2": NO_COEFFICIENT for o in ("format", "structure", "choice", "arithmetic", "alignment")},
+    **{f"comparable_range.{name}": "windows here have one width and slide over all layers"
+       for name in ("18_33", "20_33", "20_31", "22_33")},
 }  # fmt: skip
 
 
@@ -153,6 +157,9 @@ def headline(result: xr.Dataset, on_forms: xr.Dataset) -> Quantities:
             found[f"{outcome}.direction.dose_{dose}"] = by_prompt(result, outcome, "direction", float(dose))
         for dose in BAND:
             found[f"{outcome}.matched.dose_{dose}"] = by_prompt(result, outcome, "matched", float(dose))
+    for outcome in ("choice", "arithmetic", "alignment"):
+        for dose in ("0", "2"):
+            found[f"{outcome}_of.mlp.dose_{dose}"] = by_prompt(result, outcome, "direction", float(dose))
     high = max(result["dose"].values[(result["control"] == "degenerate").values], default=np.nan)
     for outcome in ("structure", "incoherent", "format"):
         found[f"{outcome}.direction.dose_5"] = by_prompt(on_forms, outcome, "degenerate", high)
@@ -263,8 +270,9 @@ def formulas(result: xr.Dataset) -> Quantities:
             if at == "0":
                 found |= shifts({f"per_dose_excess.{name}": share_of(per - own, own)}, "1")
             for outcome, plain in base.items():
-                change = {f"formula_{outcome}.{key}": by_prompt(result, outcome, control, dose) - plain}
-                found |= shifts(change, "1")
+                score = by_prompt(result, outcome, control, dose)
+                found |= levels({f"{outcome}_of.{key}": score}, "1", "here over requests for a form alone")
+                found |= shifts({f"formula_{outcome}.{key}": score - plain}, "1")
     twice, once = (by_prompt(result, "residual_change", "formula_residual", dose) for dose in (2.0, 0.0))
     whole = found["formula_kl.residual_all.dose_0"].values
     many = whole - found["formula_kl.residual_one.dose_0"].values
@@ -277,6 +285,8 @@ def formulas(result: xr.Dataset) -> Quantities:
 
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
 SHOWN = {
+    "structure_of.*": ("formulas", formulas),
+    "format_of.*": ("formulas", formulas),
     "effect.*": ("controls", controls),
     "excess.*": ("main_figure", controls),
     "fraction.*": ("controls", controls),
@@ -288,8 +298,9 @@ SHOWN = {
     "structure*": ("headline", headline),
     "incoherent.*": ("headline", headline),
     "format.*": ("headline", headline),
-    "arithmetic.*": ("headline", headline),
-    "alignment.*": ("headline", headline),
+    "arithmetic*": ("headline", headline),
+    "choice_of.*": ("headline", headline),
+    "alignment*": ("headline", headline),
     "matched_spread.*": ("headline", headline),
     "window*": ("windows", sliding),
     "last_window_lead": ("windows", sliding),

@@ -24,7 +24,8 @@ RANGE = "doses here end at 2, where replies stay coherent"
 UNMEASURED = {
     **{f"relabelled.{name}": RELABELLED for name in
        ("discourse_structural", "discourse_content", "function_content", "content_function")},
-    **{f"enrichment.{name}.dose_{d}": RANGE for name in CLASSES for d in ("3", "5")},
+    **{f"enrichment.{name}.dose_3": RANGE for name in ("STRUCTURAL", "PUNCTUATION", "CONTENT", "FUNCTION")},
+    **{f"enrichment.{name}.dose_5": RANGE for name in ("STRUCTURAL", "DISCOURSE")},
 }  # fmt: skip
 
 

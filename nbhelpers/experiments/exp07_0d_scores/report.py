@@ -15,11 +15,11 @@ from nbhelpers.experiments.exp07_0d_scores.quantities import (
 )
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import DIGITS, banded, bands, by_category, panels, panels_of
-from nbhelpers.report.directions import among, answer, fitting, levels_of, ranged, sentence
+from nbhelpers.report.directions import among, answer, fitting, ranged, sentence
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import interval, number, p_value, percent
-from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, degree, sides, told
+from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, degree, sides, span, told
 
 OUTCOME_WORDS = {
     "format": "format compliance", "choice": "right choice", "arithmetic": "right number",
@@ -198,8 +198,8 @@ def narrower(results) -> str:
 def said(results, detail: int) -> Verdict:
     """Return the page's verdict, with more or less detail on the pairs that differ."""
     ranks = agree(results)
-    rho = levels_of(results, quantities, f"agreement.{STUDIED}.format.every")
-    doses = levels_of(results, quantities, f"agreement.{STUDIED}.format.doses")
+    rho = span(results, quantities, f"agreement.{STUDIED}.format.every")
+    doses = span(results, quantities, f"agreement.{STUDIED}.format.doses")
     change = ranged(
         (abs(value(quantities, d, "change.structure.dose_0")) for d in results.values()),
         lambda v: number(v, 3),
@@ -221,8 +221,8 @@ def said(results, detail: int) -> Verdict:
 def verdict_0d(results) -> Verdict:
     """Return the verdict of 0D: whether the study's intervals and trends hold when prompts count once and branches apart."""
     turned = [t for t, d in results.items() if value(quantities, d, "rho_turn.format") > 0]
-    whole = levels_of(results, quantities, "rho.format.whole")
-    below = levels_of(results, quantities, "rho.format.below")
+    whole = span(results, quantities, "rho.format.whole")
+    below = span(results, quantities, "rho.format.below")
     return Verdict(
         "Intervals hold as published: no" if narrower(results) != "–" else "Intervals hold as published: not measured",
         f"Rows counted twice, as in the study, narrow intervals by {narrower(results)}.",
@@ -234,8 +234,8 @@ def verdict_0d(results) -> Verdict:
 def verdict_0e(results) -> Verdict:
     """Return the verdict of 0E: whether definitions of structure agree, and what the ratio says of degenerate text."""
     ranks = agree(results)
-    bold = levels_of(results, quantities, f"agreement.{STUDIED}.structure_bold.every")
-    lines = levels_of(results, quantities, f"agreement.{STUDIED}.structure_lines.every")
+    bold = span(results, quantities, f"agreement.{STUDIED}.structure_bold.every")
+    lines = span(results, quantities, f"agreement.{STUDIED}.structure_lines.every")
     up, unseen = sides(results, quantities, f"structure_lost.{STUDIED}")[UP], blind(results)
     return Verdict(
         f"One definition is as good as another: {degree([t for t in results if t in ranks[UP]], results)}",
