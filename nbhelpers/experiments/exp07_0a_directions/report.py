@@ -290,8 +290,8 @@ def verdict_0b(results) -> Verdict:
         sentence(told(mostly, results, "The text read makes up more of it than the weights",
                       "The text read makes up no more of it than the weights")),
         f"Reversed as the study ran it, its cosine is {run}; with PT's own text under both models, {should}.",
-        sentence(told(passes, results, "Matched tokens surely pass the study's criterion, cosine 0.90",
-                      "Matched tokens do not surely pass the study's criterion, cosine 0.90", again=True)),
+        sentence(told(passes, results, "Matched tokens surely reach the study's criterion of 0.90",
+                      "Matched tokens do not surely reach the study's criterion of 0.90", again=True)),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ CONTROL_WORDS = {
     "matched": "random, as long",
     "covariance": "random by covariance, as long",
     "permuted": "exchanged labels, as long",
-    "unit": "random, rescaled (the study's first control)",
+    "unit": "random, rescaled (study)",
 }
 FORMULA_WORDS = {
     "mlp": "MLP output, scaled",
