@@ -15,7 +15,7 @@ from nbhelpers.core.params import FAMILIES
 from nbhelpers.measures import directions
 from nbhelpers.measures.directions import CELLS, COMBINATIONS, FORMATS, SITES
 from nbhelpers.models import prompts
-from nbhelpers.models.decoder import Pair, block_layout
+from nbhelpers.models.decoder import block_layout
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.loading import load_pair
 
@@ -111,7 +111,7 @@ def test_exchanging_pt_and_it_flips_the_direction():
     """The whole collection is run with the models in each other's place; each keeps its own format and reply."""
     pair, chosen, replies = case("llama")
     forth = directions.collect(pair, chosen, replies, batch_size=3)
-    swapped = Pair(pt=replace(pair.it, variant="pt"), it=replace(pair.pt, variant="it"))
+    swapped = replace(pair, pt=replace(pair.it, variant="pt"), it=replace(pair.pt, variant="it"))
     back = directions.collect(swapped, chosen, {"pt": replies["it"], "it": replies["pt"]}, batch_size=3)
     for kind in ("mean_raw", "mean_chat", "weights", "history"):
         np.testing.assert_allclose(
