@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from nbhelpers.core.params import ParameterError
 from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.generation import Continuation, batches_by_length, cut_at_stop, left_pad
-from nbhelpers.models.row_edits import Applied, RowEdit, applied
+from nbhelpers.models.row_edits import Applied, RowEdit, applied, check
 
 COMPACT = 0.125  # rows are dropped once this share of them is finished
 
@@ -41,7 +41,8 @@ def decode(
 
     edits: with tensors of one entry a row (or one for all). batch_size: rows decoded together, those of like length. The
     edits act on every position: the prompt's and each generated token's but the last, whose forward is not needed. Each
-    token is the arg max over real tokens, the stop token included. ParameterError if rows do not fit the context.
+    token is the arg max over real tokens, the stop token included. ParameterError if rows do not fit the
+    context; InterventionError if an edit fits neither the model nor the rows.
     """
     longest = max(map(len, rows), default=0)
     if decoder.context and longest + max_new_tokens > decoder.context:
@@ -49,6 +50,8 @@ def decode(
             f"{decoder.name}: a prompt of {longest} tokens and {max_new_tokens} new ones do not fit into its context of "
             f"{decoder.context}: shorten the prompt or lower max_new_tokens."
         )
+    for edit in edits:
+        check(edit, decoder, len(rows))
     found: list[Continuation | None] = [None] * len(rows)
     positions = np.zeros(len(rows), dtype=np.int64)
     batches = batches_by_length(rows, batch_size)
@@ -91,6 +94,6 @@ def _decode(decoder: Decoder, rows, state: Applied, max_new_tokens: int) -> list
         if done.float().mean() >= COMPACT:
             left = (~done).nonzero()[:, 0]
             cache.batch_select_indices(left)
-            state.select(left.cpu()) if device.type == "cpu" else state.select(left)
+            state.select(left.cpu())
             ids, mask, done = ids[left], mask[left], done[left]
     return made.tolist()
