@@ -131,7 +131,8 @@ class Applied:
 def applied(decoder: Decoder, edits: Sequence[RowEdit], n_rows: int) -> Iterator[Applied]:
     """Make the edits in every forward of a decoder's module within the block; yield their state.
 
-    InterventionError for a layer that the model lacks, or tensors of another number of rows.
+    In a trace of nnsight, `.output` of an edited module is still what it returned before the edit: to read what the edits
+    made, capture with hooks, or trace with `as_edits`. InterventionError as in `check`.
     """
     device = decoder.module.device
     blocks = decoder.stack._module.layers
