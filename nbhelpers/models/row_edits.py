@@ -162,7 +162,8 @@ def _hook(state, index):
 def as_edits(edits: Sequence[RowEdit]) -> list[Edit]:
     """Return edits at `mlp_output` or `residual` as nnsight's (`edits.Edit`), for `forward.forward` and `edits.edited`.
 
-    InterventionError for another place.
+    They take the rows of a batch in its order; `generation.generate` puts the longest first. InterventionError for another
+    place.
     """
 
     def made(edit):
