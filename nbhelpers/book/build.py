@@ -83,7 +83,9 @@ def model_page(notebook: Path, across: str, title: str, note: str, tail: str) ->
     page = json.dumps(book, ensure_ascii=False).replace(f"]({across}", f"](../{across}")
     page = page.replace('href=\\"../source/', 'href=\\"../../source/')
     # The figures behind a published value are named on the page across pairs.
-    return page.replace('class=\\"to-figure\\" href=\\"#', f'class=\\"to-figure\\" href=\\"../{Path(across).stem}.html#')
+    return page.replace(
+        'class=\\"to-figure\\" href=\\"#', f'class=\\"to-figure\\" href=\\"../{Path(across).stem}.html#'
+    )
 
 
 def answer_first(cells: list[dict]) -> tuple[list[dict], list[dict]]:

@@ -352,7 +352,9 @@ def test_a_delay_that_turns_on_one_text_is_said_to():
     layer.loc[{"variant": "it", "history": "it"}] = layer.sel(variant="pt", history="it", drop=True) - 2
     layer.loc[{"variant": "pt", "history": "pt"}] = layer.sel(variant="it", history="it", drop=True) - 1
     text = said("exp03", {"Pocket Gemma": d.assign(commitment_by_confidence=layer)})
-    assert "Confident predictions settle 1.0 layers later in IT; when both read IT's text, 2.0 earlier." in text
+    assert (
+        "Confident predictions settle 1.0 layers later in IT; when both read IT's text, 2.0 earlier." in text
+    )
 
 
 def peaked(results, *n):

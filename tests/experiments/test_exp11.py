@@ -10,7 +10,7 @@ from nbhelpers import experiments
 from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp11_matched_prefix import experiment as exp11_experiment
 from nbhelpers.experiments.exp11_matched_prefix import measure as exp11_measure
-from nbhelpers.measures import matched_prefix
+from nbhelpers.measures import matched_prefix, replies
 from nbhelpers.models.conditions import BASELINES, swaps, symmetric_conditions
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt
@@ -45,23 +45,21 @@ def observed():
 
 
 def test_replies_are_what_each_model_wrote():
-    assert exp11_measure.replies(observed(), "it", ["b", "a"]) == [
+    assert replies.replies(observed(), "it", ["b", "a"]) == [
         Continuation((2, 3, 4), True),
         Continuation((1,), False),
     ]
-    assert exp11_measure.replies(observed(), "pt", ["a"]) == [Continuation((7, 8), True)]
+    assert replies.replies(observed(), "pt", ["a"]) == [Continuation((7, 8), True)]
     with pytest.raises(KeyError):
-        exp11_measure.replies(observed(), "it", ["c"])
+        replies.replies(observed(), "it", ["c"])
 
 
 def test_only_prompts_with_replies_are_read_again():
     known = [Prompt(name, "all", "text", "message") for name in "cbad"]
     options = OPTIONS.model_copy(update={"n_prompts": 5})
-    assert [prompt.id for prompt in exp11_measure.measured_prompts(observed(), known, options)] == ["b", "a"]
-    assert (
-        len(exp11_measure.measured_prompts(observed(), known, options.model_copy(update={"n_prompts": 1})))
-        == 1
-    )
+    chosen = replies.measured_prompts(observed(), known, options.n_prompts, options.seed)
+    assert [prompt.id for prompt in chosen] == ["b", "a"]
+    assert len(replies.measured_prompts(observed(), known, 1, options.seed)) == 1
 
 
 @pytest.mark.parametrize("n_layers", [12, 32])

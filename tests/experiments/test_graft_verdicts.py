@@ -82,7 +82,9 @@ def test_a_failed_control_is_said_too():
         "clearly less in four of six (not in Gemma or Llama)."
     )
     one = exp11_report.verdict({"Ann": exp11(0.1, 0.02, 0.05)["Pocket Qwen"]})
-    assert str(one).endswith("gives 0.02 nats, clearly less. With IT's layers in shuffled order, 50 % is left.")
+    assert str(one).endswith(
+        "gives 0.02 nats, clearly less. With IT's layers in shuffled order, 50 % is left."
+    )
 
 
 def test_a_graft_that_brings_pt_nearer_is_no_delay():

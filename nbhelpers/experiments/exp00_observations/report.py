@@ -98,7 +98,9 @@ def said(results, detail: int) -> Verdict:
         "either may be surer",
     )
     same = [levels_of(results, quantities, f"same_top1.{v}", percent) for v in ("pt", "it")]
-    agree = f"On the same text, both expect the same token at {same[0]} of positions in PT's, {same[1]} in IT's."
+    agree = (
+        f"On the same text, both expect the same token at {same[0]} of positions in PT's, {same[1]} in IT's."
+    )
     return Verdict(
         f"{writes}; {surer}", sentence(length(results, detail)), sentence(sharpness(results, detail)),
         caveat(agree, sentences(results, *PARTS), detail),

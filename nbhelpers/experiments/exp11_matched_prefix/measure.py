@@ -11,7 +11,6 @@ import xarray as xr
 
 from nbhelpers.core import depths
 from nbhelpers.core.params import ParameterError
-from nbhelpers.core.store import ResultError
 from nbhelpers.experiments.exp11_matched_prefix.experiment import Params
 from nbhelpers.measures import tuned_lens
 from nbhelpers.measures.graft_shifts import STUDY_THRESHOLD, by_window, shifts
@@ -28,42 +27,11 @@ from nbhelpers.models.conditions import (
 )
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.generation import Continuation
-from nbhelpers.models.prompts import Prompt, choose, digest, render
+from nbhelpers.models.prompts import Prompt
 
 # Conditions whose late MLP updates are read along the axes of `update_directions`.
 PROJECTED = ("A'", "B_late", "C", "D_late")
 SWEPT = ("kl_layer_final", "kl_final_layer", "kl_layer_teacher", "js_teacher", "nll")
-
-
-def replies(observed: xr.Dataset, history: str, prompts: Sequence[str]) -> list[Continuation]:
-    """Return one model's replies to the named prompts, stop token included, from exp00's dataset."""
-    of = observed.isel(step=np.flatnonzero((observed.history == history).values))
-    index = {name: i for i, name in enumerate(observed.prompt.values.tolist())}
-    ids, prompt = of.token_id.values, of.prompt_index.values
-    stopped = observed.stopped.sel(variant=history).values
-    return [
-        Continuation(tuple(ids[prompt == index[name]].tolist()), bool(stopped[index[name]]))
-        for name in prompts
-    ]
-
-
-def check_rendered(observed: xr.Dataset, pair: Pair, known: Sequence[Prompt]) -> None:
-    """Raise ResultError unless this pair renders the prompts to the ids after which exp00's replies were written."""
-    ids = set(observed.prompt.values.tolist())
-    answered = [prompt for prompt in known if prompt.id in ids]
-    now = digest({decoder.variant: render(decoder, answered) for decoder in pair})
-    if now != observed.attrs.get("prompts_digest"):
-        raise ResultError(
-            f"the prompts of {pair.key} are no longer rendered as when its replies were written (another tokenizer, template "
-            f"or prompt file); measure them anew with `nbh run exp00 --model {pair.key}`."
-        )
-
-
-def measured_prompts(observed: xr.Dataset, known: Sequence[Prompt], options: Params) -> list[Prompt]:
-    """Return n_prompts of the prompts that exp00 has replies to, balanced over categories; all of them if there are fewer."""
-    ids = set(observed.prompt.values.tolist())
-    answered = [prompt for prompt in known if prompt.id in ids]
-    return choose(answered, min(options.n_prompts, len(answered)), options.seed)
 
 
 def main_conditions(n_layers: int) -> list[Condition]:

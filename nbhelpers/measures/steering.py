@@ -1,0 +1,334 @@
+"""Steering runs: arms that differ in place, layers, direction and dose, all prompts under all arms, in few large batches.
+
+An `Arm` says what is edited and how much; `row_edits` turns arms × prompts into edits by row, so that arms decode
+together (`written`) or are forced through the same tokens (`forced`). Texts are scored in `measures/scoring`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from nbhelpers import progress
+from nbhelpers.core.params import NATIVE
+from nbhelpers.models.decoder import Decoder, Pair
+from nbhelpers.models.decoding import decode
+from nbhelpers.models.forward import forced_batch
+from nbhelpers.models.generation import Continuation, batches_by_length
+from nbhelpers.models.prompts import Prompt, check_fit, read_as
+from nbhelpers.models.row_edits import RowEdit, applied
+
+CHANGES = ("none", "rescale", "matched", "add", "mean", "zero", "skip")
+
+
+class SteeringError(ValueError):
+    """Arms that cannot be run, or that do not do what they say; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One condition: a host, a prompt format, and one change of some layers.
+
+    change: "none"; "rescale" h + (α − 1)(d·h)d; "matched" the same length along the unit vector `write` instead of d; "add"
+    h + dose · v with the vector v itself, not its unit; "mean" puts the vector v in place of h; "zero" zero; "skip" makes the
+    blocks the identity (both their updates are zero). vector: the key of d or v among the vectors of the run. dose: α of
+    "rescale" and "matched" (1 is the identity), the factor of "add" (0 is the identity); without meaning for the others.
+    """
+
+    name: str
+    host: str = "it"
+    prompt_format: str = ""
+    change: str = "none"
+    layers: tuple[int, ...] = ()
+    place: str = "mlp_output"
+    vector: str = "mean"
+    write: str = ""
+    dose: float = 1.0
+
+    def __post_init__(self):
+        """Raise SteeringError for an unknown change, or a change without layers."""
+        if self.change not in CHANGES:
+            raise SteeringError(
+                f"Arm {self.name}: the change {self.change!r} is none of {', '.join(CHANGES)}."
+            )
+        if self.change != "none" and not self.layers:
+            raise SteeringError(f"Arm {self.name}: the change {self.change!r} needs layers.")
+        if (self.change == "matched") != bool(self.write):
+            raise SteeringError(
+                f"Arm {self.name}: a matched control, and nothing else, writes along another vector."
+            )
+
+    @property
+    def format(self) -> str:
+        """The prompt format: the given one, else the host's own."""
+        return self.prompt_format or NATIVE[self.host]
+
+    @property
+    def identity(self) -> bool:
+        """Whether the arm must leave its host as it is."""
+        neutral = {"rescale": 1.0, "matched": 1.0, "add": 0.0}
+        return self.change == "none" or neutral.get(self.change) == self.dose
+
+
+Vectors = Mapping[str, np.ndarray]  # name → [layer, d]
+
+
+def _unit(vectors: Vectors, arm: Arm, key: str, layer: int) -> np.ndarray:
+    """Return the unit vector of a key at a layer; SteeringError if there is none."""
+    vector = _vector(vectors, arm, key, layer)
+    length = np.linalg.norm(vector)
+    if not length > 0:
+        raise SteeringError(f"Arm {arm.name}: the vector {key!r} is zero at layer {layer}.")
+    return vector / length
+
+
+def _vector(vectors: Vectors, arm: Arm, key: str, layer: int) -> np.ndarray:
+    """Return the vector of a key at a layer as it is; SteeringError if there is none."""
+    if key not in vectors:
+        raise SteeringError(
+            f"Arm {arm.name}: there is no vector {key!r} among {', '.join(map(str, vectors))}."
+        )
+    return np.asarray(vectors[key][layer], dtype=float)
+
+
+def row_edits(arms: Sequence[Arm], vectors: Vectors, width: int) -> list[RowEdit]:
+    """Return the edits of a batch with one row an arm; repeat them by `RowEdit.of` for more rows of each.
+
+    Rows that an arm does not touch at a layer have dose 1, keep 1 and offset 0 there. width: d of the model.
+    """
+    found = []
+    sites = sorted({(layer, place) for arm in arms for layer in arm.layers for place in _places(arm)})
+    for layer, place in sites:
+        here = [layer in arm.layers and place in _places(arm) for arm in arms]
+        found.append(_site(arms, here, vectors, layer, place, width))
+    return found
+
+
+def _places(arm: Arm) -> tuple[str, ...]:
+    """Return where an arm acts; skipping a block silences both of its updates."""
+    return ("attention_update", "mlp_update") if arm.change == "skip" else (arm.place,)
+
+
+def _site(arms, here, vectors, layer: int, place: str, width: int) -> RowEdit:
+    """Return the edit of one layer and place for all arms, with only the tensors that some arm needs."""
+    n = len(arms)
+    alpha, keep = np.ones(n), np.ones(n)
+    direction, write, offset = (np.zeros((n, width)) for _ in range(3))
+    for i, (arm, touched) in enumerate(zip(arms, here)):
+        if not touched or arm.change == "none":
+            continue
+        if arm.change in ("rescale", "matched"):
+            alpha[i] = arm.dose
+            direction[i] = _unit(vectors, arm, arm.vector, layer)
+            write[i] = _unit(vectors, arm, arm.write, layer) if arm.write else direction[i]
+        elif arm.change == "add":
+            offset[i] = arm.dose * _vector(vectors, arm, arm.vector, layer)
+        else:
+            keep[i] = 0.0
+            offset[i] = _vector(vectors, arm, arm.vector, layer) if arm.change == "mean" else 0.0
+    return RowEdit(
+        layer,
+        place,
+        alpha=_tensor(alpha) if (alpha != 1).any() else None,
+        direction=_tensor(direction) if (alpha != 1).any() else None,
+        write=_tensor(write) if (alpha != 1).any() and (write != direction).any() else None,
+        offset=_tensor(offset) if offset.any() else None,
+        keep=_tensor(keep) if (keep != 1).any() else None,
+    )
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float32)
+
+
+def hosts(arms: Sequence[Arm]) -> list[tuple[str, list[int]]]:
+    """Return (host, indices of its arms) for each host that occurs."""
+    return [
+        (host, found) for host in ("pt", "it") if (found := [i for i, a in enumerate(arms) if a.host == host])
+    ]
+
+
+def rendered(decoder: Decoder, arms: Sequence[Arm], prompts: Sequence[Prompt]) -> dict[str, list[list[int]]]:
+    """Return the ids of the prompts in every format that the arms use, {format: rows}."""
+    return {f: read_as(decoder, prompts, f) for f in {arm.format for arm in arms}}
+
+
+def written(
+    pair: Pair,
+    arms: Sequence[Arm],
+    prompts: Sequence[Prompt],
+    vectors: Vectors,
+    *,
+    max_new_tokens: int,
+    batch_size: int = 256,
+) -> xr.Dataset:
+    """Return what every arm writes to every prompt: `text`, `n_tokens`, `capped`, `edited_positions` (arm, prompt).
+
+    Also `ids` (arm, prompt), the generated ids as JSON-free text "12 7 3". A prompt's arms decode side by side, so its rows
+    have one length. `check_identities` is applied. SteeringError as there; ParameterError if a prompt does not fit.
+    """
+    shape = len(arms), len(prompts)
+    text, ids = np.empty(shape, dtype=object), np.empty(shape, dtype=object)
+    n_tokens, positions, capped = np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape, bool)
+    for host, members in hosts(arms):
+        decoder, mine = getattr(pair, host), [arms[i] for i in members]
+        own = rendered(decoder, mine, prompts)
+        for rows in own.values():
+            check_fit(decoder, prompts, rows, max_new_tokens)
+        at = [(i, p) for p in range(len(prompts)) for i in range(len(mine))]
+        index = torch.as_tensor([i for i, _ in at])
+        edits = [edit.of(index) for edit in row_edits(mine, vectors, decoder.config.hidden_size)]
+        made = decode(
+            decoder, [own[mine[i].format][p] for i, p in at], edits, max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )  # fmt: skip
+        texts = decoder.tokenizer.batch_decode([c.ids for c in made.continuations], skip_special_tokens=True)
+        for (i, p), one, said, reached in zip(at, made.continuations, texts, made.positions):
+            cell = members[i], p
+            text[cell], ids[cell] = said.strip(), " ".join(map(str, one.ids))
+            n_tokens[cell], capped[cell], positions[cell] = len(one.ids), not one.stopped, reached
+    dims = ("arm", "prompt")
+    found = xr.Dataset(
+        {
+            "text": (dims, text), "ids": (dims, ids), "n_tokens": (dims, n_tokens), "capped": (dims, capped),
+            "edited_positions": (dims, positions),
+        },
+        {"arm": [arm.name for arm in arms], "prompt": [prompt.id for prompt in prompts]},
+    )  # fmt: skip
+    return check_identities(found, arms)
+
+
+def check_identities(found: xr.Dataset, arms: Sequence[Arm]) -> xr.Dataset:
+    """Return the dataset of `written`; SteeringError if an arm with a neutral dose differs from its host's unedited arm.
+
+    Arms are compared with the arm "none" of the same host and prompt format, if there is one.
+    """
+    plain = {(arm.host, arm.format): arm.name for arm in arms if arm.change == "none"}
+    for arm in arms:
+        base = plain.get((arm.host, arm.format))
+        if arm.identity and base and not (found["ids"].sel(arm=arm.name) == found["ids"].sel(arm=base)).all():
+            raise SteeringError(
+                f"The arm {arm.name} must change nothing, and its replies differ from {base}'s."
+            )
+    return found
+
+
+def continuations(found: xr.Dataset, arm: str) -> list[Continuation]:
+    """Return the replies of one arm of `written` as continuations."""
+    rows = found.sel(arm=arm)
+    ids = [tuple(map(int, row.split())) for row in rows["ids"].values]
+    return [Continuation(i, not bool(c)) for i, c in zip(ids, rows["capped"].values)]
+
+
+READ = ("nll", "kl_unedited", "agreement", "entropy", "residual_change")
+
+
+@torch.no_grad()
+def forced(
+    pair: Pair,
+    arms: Sequence[Arm],
+    prompts: Sequence[Prompt],
+    replies: Sequence[Continuation],
+    vectors: Vectors,
+    *,
+    batch_size: int = 256,
+) -> xr.Dataset:
+    """Return what every arm predicts on given replies, all arms reading the same tokens: means by prompt, (arm, prompt).
+
+    nll = −log p(token), nats;  kl_unedited = KL(unedited ‖ edited) of the next-token distributions, nats
+    agreement: share of steps at which both have the same top-1 token;  entropy of the edited distribution, nats
+    residual_change = ‖h′ − h‖ / ‖h‖ of the last block's output
+    p over real tokens. The unedited forward of each host and prompt format runs beside its arms. SteeringError if an arm
+    with a neutral dose changes anything, or another arm changes nothing at all.
+    """
+    found = {name: np.full((len(arms), len(prompts)), np.nan) for name in READ}
+    for host, members in hosts(arms):
+        decoder, mine = getattr(pair, host), [arms[i] for i in members]
+        own = rendered(decoder, mine, prompts)
+        edits = row_edits(mine, vectors, decoder.config.hidden_size)
+        for prompt_format, rows in own.items():
+            here = [k for k, arm in enumerate(mine) if arm.format == prompt_format]
+            block = [edit.of(torch.as_tensor(here)) for edit in edits]
+            at = [members[k] for k in here]
+            _read_forced(decoder, rows, replies, block, at, found, batch_size)
+    dims = ("arm", "prompt")
+    coords = {"arm": [arm.name for arm in arms], "prompt": [prompt.id for prompt in prompts]}
+    read = xr.Dataset({name: (dims, values) for name, values in found.items()}, coords)
+    _check_changes(read, arms)
+    return read
+
+
+def _read_forced(decoder, rows, replies, edits, members, found, batch_size) -> None:
+    """Fill `found` for some arms of one host that read the same rows of ids; members: their places in `found`."""
+    per_batch = max(1, batch_size // (len(members) + 1))
+    lengths = [range(len(row) + len(reply.ids)) for row, reply in zip(rows, replies)]
+    for chosen in progress(batches_by_length(lengths, per_batch), f"{decoder.variant} force"):
+        batch = forced_batch(chosen, rows, replies, decoder.pad_id)
+        targets = decoder.unembedding.rows(batch.targets)
+        plain = last_residuals(decoder, batch, (), [0])[0]
+        base = log_probabilities(decoder, plain)
+        group = max(1, batch_size // len(chosen))
+        for start in range(0, len(members), group):
+            part = range(start, min(start + group, len(members)))
+            for k, h in zip(part, last_residuals(decoder, batch, edits, part)):
+                for name, values in _compare(base, plain, log_probabilities(decoder, h), h, targets).items():
+                    sums = np.bincount(batch.row_of_step, values.double().cpu().numpy(), len(rows))
+                    found[name][members[k], chosen] = sums[chosen] / np.bincount(batch.row_of_step)[chosen]
+
+
+def last_residuals(decoder: Decoder, batch, edits: Sequence[RowEdit], arms: Sequence[int]) -> Tensor:
+    """Return what leaves the last block at the measured positions of a forced batch, [arm, token, d].
+
+    edits: with one row an arm; arms: the rows of them to run, all in one forward.
+    """
+    device, n, lines = decoder.module.device, len(arms), len(batch.input_ids)
+    ids, mask = batch.input_ids.repeat(n, 1).to(device), batch.attention_mask.repeat(n, 1).to(device)
+    index = torch.as_tensor(np.repeat(list(arms), lines))
+    row, column = (each.to(device) for each in batch.where)
+    kept = {}
+
+    def keep(module, inputs, output):
+        kept["h"] = output[0] if isinstance(output, tuple) else output
+
+    with applied(
+        decoder, [edit.of(index) for edit in edits], len(ids)
+    ):  # the last block's edit runs before `keep`
+        handle = decoder.stack._module.layers[-1].register_forward_hook(keep)
+        try:
+            decoder.stack._module(input_ids=ids, attention_mask=mask, use_cache=False)
+        finally:
+            handle.remove()
+    return kept["h"].view(n, lines, *kept["h"].shape[1:])[:, row, column]
+
+
+def log_probabilities(decoder: Decoder, h: Tensor) -> Tensor:
+    """Return log p of the model's own next-token distribution over real tokens, float32 [token, real vocabulary]."""
+    return torch.log_softmax(decoder.unembedding.logits(h).float(), -1)
+
+
+def _compare(base, plain, logp, h, targets) -> dict[str, Tensor]:
+    """Return the read-outs of `forced` at every step of one arm, {name: [token]}; targets: rows of the real vocabulary."""
+    return {
+        "nll": -logp.gather(-1, targets.to(logp.device)[:, None])[:, 0],
+        "kl_unedited": (base.exp() * (base - logp)).sum(-1).clamp_min(0),
+        "agreement": (logp.argmax(-1) == base.argmax(-1)).float(),
+        "entropy": -(logp.exp() * logp).sum(-1),
+        "residual_change": (h.float() - plain.float()).norm(dim=-1) / plain.float().norm(dim=-1),
+    }
+
+
+def _check_changes(read: xr.Dataset, arms: Sequence[Arm]) -> None:
+    """Raise SteeringError unless neutral arms change nothing and all others something."""
+    change = read["residual_change"].max("prompt").values
+    for arm, size in zip(arms, change):
+        if arm.identity and size > 1e-6:
+            raise SteeringError(
+                f"The arm {arm.name} must change nothing, and it moves the last residual by {size:.2g}."
+            )
+        if not arm.identity and not size > 0:
+            raise SteeringError(
+                f"The arm {arm.name} changes nothing at dose {arm.dose:g}: its control or dose is broken."
+            )
