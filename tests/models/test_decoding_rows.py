@@ -19,7 +19,7 @@ from tests.models.test_interventions import families, logits, pair
 from tests.models.test_row_edits import LATE, directions, doses
 
 ALPHAS = (1.0, 0.0, -1.0, 3.0)
-N_NEW = 16
+N_NEW = 10
 EVERY = pytest.mark.parametrize("name", list(shapes.SUPPORTED))
 
 
@@ -50,9 +50,9 @@ def slow(decoder, row, edits, n=N_NEW):
 @families
 def test_without_edits_it_is_generate(family):
     for decoder in pair(family):
-        rows = prompts.render(decoder, prompts.load_prompts("pocket/prompts.jsonl", 12, seed=1))
-        got = decode(decoder, rows, max_new_tokens=24)
-        assert got.continuations == generate(decoder, rows, max_new_tokens=24)
+        rows = prompts.render(decoder, prompts.load_prompts("pocket/prompts.jsonl", 8, seed=1))
+        got = decode(decoder, rows, max_new_tokens=12)
+        assert got.continuations == generate(decoder, rows, max_new_tokens=12)
 
 
 @families
@@ -103,8 +103,8 @@ def test_skipped_blocks_keep_the_cache_right(family):
 def test_rows_that_leave_change_no_other(family, monkeypatch):
     """Rows stop at different steps; what is left of the batch and its edits goes on as if none had left."""
     decoder = pair(family).it
-    rows = [row for row in chat_rows(decoder, 6) for _ in range(3)]
-    edits, left = doses(decoder, 6 * (0.0, 1.0, 2.0)), []
+    rows = [row for row in chat_rows(decoder, 4) for _ in range(3)]
+    edits, left = doses(decoder, 4 * (0.0, 1.0, 2.0)), []
     select = Applied.select
 
     def counted(state, stay):
@@ -112,10 +112,10 @@ def test_rows_that_leave_change_no_other(family, monkeypatch):
         left.append(len(state.rows))
 
     monkeypatch.setattr(Applied, "select", counted)
-    dropping = decode(decoder, rows, edits, max_new_tokens=40)
+    dropping = decode(decoder, rows, edits, max_new_tokens=12)
     assert left and left == sorted(set(left), reverse=True), "no row left the batch"
     monkeypatch.setattr(decoding, "COMPACT", 2.0)
-    whole = decode(decoder, rows, edits, max_new_tokens=40)
+    whole = decode(decoder, rows, edits, max_new_tokens=12)
     assert dropping.continuations == whole.continuations
     assert dropping.positions.tolist() == whole.positions.tolist()
     lengths = [len(r) + len(c.ids) - 1 for r, c in zip(rows, whole.continuations)]
@@ -203,3 +203,55 @@ def test_what_does_not_fit_is_refused_before_a_token_is_made():
 def test_no_rows_are_no_work():
     got = decode(pair("llama").it, [], max_new_tokens=4)
     assert got.continuations == [] and len(got.positions) == 0
+
+
+def entering(decoder, layers):
+    """Hooks that note how many rows enter blocks in every forward, [(layer, rows)], and a list of them."""
+    seen, stack = [], decoder.stack._module.layers
+    handles = [
+        stack[i].register_forward_pre_hook(lambda m, inputs, i=i: seen.append((i, len(inputs[0]))))
+        for i in layers
+    ]
+    return seen, handles
+
+
+@families
+def test_equal_prompts_are_computed_once_below_the_first_edit(family):
+    """Two prompts of two lengths under four doses: two rows enter block 0 and eight block 7; each as it would be alone."""
+    decoder = pair(family).it
+    rows = [row for row in chat_rows(decoder)[:2] for _ in ALPHAS]
+    edits = doses(decoder, 2 * ALPHAS) + [RowEdit(7, "attention_update", keep=torch.tensor(4 * [1.0, 0.5]))]
+    seen, handles = entering(decoder, (0, 6))
+    above, more = entering(decoder, (8,))
+    got = decode(decoder, rows, edits, max_new_tokens=N_NEW)
+    for handle in handles + more:
+        handle.remove()
+    assert seen[:3] == [(0, 2), (6, 2), (0, 8)] and above[:2] == [(8, 8), (8, 8)]
+    for i, row in enumerate(rows):
+        assert got.continuations[i] == slow(decoder, row, one(edits, i))
+    assert got.positions.tolist() == [len(r) + len(c.ids) - 1 for r, c in zip(rows, got.continuations)]
+
+
+@EVERY
+def test_equal_prompts_of_other_architectures(name):
+    """One prompt under three doses, two of unlike lengths, and an edit of layer 0, below which nothing is shared."""
+    decoder = shapes.pair(name).it
+    short, long = list(range(20, 31)), list(range(40, 60))
+    for rows, layers in (([short] * 3, [2]), ([short, long, long, short], [1, 2]), ([short] * 3, [0, 2])):
+        edits = doses(decoder, [-4.0, 1.0, 6.0, 2.0][: len(rows)], layers)
+        got = decode(decoder, rows, edits, max_new_tokens=6).continuations
+        assert got == [slow(decoder, row, one(edits, i), 6) for i, row in enumerate(rows)]
+        assert len(set(got)) > 1
+
+
+def test_a_failure_in_the_first_forward_leaves_no_hook():
+    decoder = pair("llama").it
+    rows = 2 * [chat_rows(decoder)[0]]
+    before = decode(decoder, rows, doses(decoder, [0.0, 2.0]), max_new_tokens=4)
+    with pytest.raises(KeyError), decoding.spread(decoder.stack._module.layers[7:], torch.zeros(2).long(), 1):
+        raise KeyError
+    assert (
+        decode(decoder, rows, doses(decoder, [0.0, 2.0]), max_new_tokens=4).continuations
+        == before.continuations
+    )
+    assert not any(block._forward_pre_hooks for block in decoder.stack._module.layers)
