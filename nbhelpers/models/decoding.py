@@ -135,7 +135,7 @@ def spread(blocks: Iterable[nn.Module], index: Tensor, n: int) -> Iterator[None]
     def whole(value):
         if isinstance(value, tuple):
             return tuple(map(whole, value))
-        return value[index] if isinstance(value, Tensor) and len(value) == n else value
+        return value[index.to(value.device)] if isinstance(value, Tensor) and len(value) == n else value
 
     def hook(module, inputs, named):
         named = {name: whole(value) if name in BY_ROW else value for name, value in named.items()}

@@ -165,7 +165,7 @@ def test_half_precision_agrees_up_to_its_rounding(family):
     edits = doses(decoder, ALPHAS)
     wide, narrow = (logits_under(d, given, edits).log_softmax(-1) for d in (decoder, half))
     kl = (wide.exp() * (wide - narrow)).sum(-1)
-    assert kl.mean() < 0.02 and (wide.argmax(-1) == narrow.argmax(-1)).float().mean() >= 0.75
+    assert kl.mean() < 1e-3 and (wide.argmax(-1) == narrow.argmax(-1)).float().mean() >= 0.75
     assert len(decode(half, chat_rows(decoder), edits, max_new_tokens=4).continuations) == len(ALPHAS)
 
 

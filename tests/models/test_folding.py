@@ -199,7 +199,7 @@ def test_half_precision_folds_up_to_its_rounding(family):
     hooked = edited_logits(decoder, given, doses(decoder, [-1.0] * 8)).float().log_softmax(-1)
     with folded(decoder, LATE, directions(decoder), -1.0):
         got = logits(decoder.module, given).float().log_softmax(-1)
-    assert ((got.exp() * (got - hooked)).sum(-1)).mean() < 0.02
+    assert ((got.exp() * (got - hooked)).sum(-1)).mean() < 0.005
     assert (got.argmax(-1) == hooked.argmax(-1)).float().mean() >= 0.75
     assert same(before, weights(decoder))
 
