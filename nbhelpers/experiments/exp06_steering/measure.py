@@ -187,9 +187,8 @@ def scored(found: xr.Dataset, known: Known, extra: Mapping[str, np.ndarray]) -> 
     for name, each in more.items():
         values[METRICS.index(name)] = each
     dims = ("arm", "prompt")
-    return xr.Dataset(
-        {"score": (("metric", *dims), values), "engagement": (dims, kinds)}, {"metric": list(METRICS)}
-    )
+    coords = {"metric": list(METRICS)} | {dim: found[dim].values for dim in dims}
+    return xr.Dataset({"score": (("metric", *dims), values), "engagement": (dims, kinds)}, coords)
 
 
 def all_scores(
