@@ -68,7 +68,7 @@ def held_out(
         chosen += places[: counts[name]]
     if not chosen:
         raise ParameterError(
-            f"no prompt is left for the evaluation: all {len(known)} are among the {len(used)} that directions were collected "
-            "on; name other prompts for this experiment, or lower n_prompts of the capture."
+            f"no prompt is left for the evaluation: all {len(known)} are among those that directions were "
+            "collected on; name other prompts for this experiment, or lower n_prompts of the capture."
         )
     return [known[at] for at in sorted(chosen)]
