@@ -73,7 +73,7 @@ class Arm:
         return self.change == "none" or neutral.get(self.change) == self.dose
 
 
-# name → [layer, d], or [layer, k, d]: k orthonormal rows, along which "rescale" acts one after another, that is, on their span
+# name → [layer, d], or [layer, k, d] of k orthonormal rows: "rescale" acts along one after another, so on their span
 Vectors = Mapping[str, np.ndarray]
 
 
