@@ -51,6 +51,20 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     return Cost(e.n_prompts, generated, forwards * tokens, passes, held, 8.0 * e.n_prompts * (L + 60))
 
 
+# What a dose may change of a reply; the last one is read on IT's own reply, not on the edited one.
+OUTCOMES = {
+    "format": "reply has the form that was asked for",
+    "content": "reply holds the right content, on prompts that ask for a form",
+    "choice": "right letter, on prompts that ask for one",
+    "arithmetic": "right number, on prompts that ask for one",
+    "engaged_harmless": "harmless request answered",
+    "refusal_harmful": "harmful request refused",
+    "structure": "share of structural words",
+    "repetition": "share of repeated 4-grams",
+    "incoherent": "reply has lost all sense by rule",
+    "nll_unedited": "NLL of the reply under unedited IT, nats a token",
+    "kl": "KL(unedited ‖ edited) on IT's own reply, forced, nats a token",
+}
 RANK_MEASURES = {
     "centred_pc1": "share of the centred variance in its first component, as the study tests it",
     "uncentred_pc1": "share of the energy in the first uncentred component",

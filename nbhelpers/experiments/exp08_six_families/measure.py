@@ -11,7 +11,8 @@ import torch
 import xarray as xr
 
 from nbhelpers.core import depths
-from nbhelpers.experiments.exp08_six_families import clouds, geometry
+from nbhelpers.core.params import Run
+from nbhelpers.experiments.exp08_six_families import clouds, doses, geometry
 from nbhelpers.experiments.exp08_six_families.experiment import Params
 from nbhelpers.measures import commitment, directions, lens, replies, steering
 from nbhelpers.measures.steering import Arm, SteeringError
@@ -46,6 +47,30 @@ def own_replies(pair: Pair, prompts: Sequence[Prompt], options: Params) -> list[
         pair, [Arm("it")], prompts, {}, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size
     )
     return steering.continuations(written, "it")
+
+
+def directions_of(collected: xr.Dataset, options: Params) -> xr.Dataset:
+    """Return `rank_one`, `permuted`, `energy_along` and `stability` of the direction, from the collection of eight cells."""
+    cells = collected["mlp_mean"]
+    own = directions.differences(cells).values
+    draws = {"draws": options.n_draws, "confidence": options.confidence, "seed": options.seed}
+    along = xr.DataArray(
+        geometry.energy_along(own), dims=("calibration_prompt", "layer"),
+        coords={"calibration_prompt": cells["prompt"].values},
+    )  # fmt: skip
+    parts = [geometry.rank_one(own, **draws), geometry.stability(cells, **draws)]
+    return xr.merge(parts).assign(energy_along=along.astype(np.float32))
+
+
+def joint_confidence(run: Run) -> float:
+    """Return the confidence of each pair's interval that makes those of all pairs of the profile hold together."""
+    return 1 - (1 - run.experiment.confidence) / len(run.profile.models)
+
+
+def response(steered: xr.Dataset, run: Run) -> xr.Dataset:
+    """Return the dose response from the dataset of the steering runs, as `doses.response`."""
+    draws = {"n_resamples": run.experiment.n_resamples, "seed": run.experiment.seed}
+    return doses.response(steered, confidence=joint_confidence(run), **draws)
 
 
 def removals(
