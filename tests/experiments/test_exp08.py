@@ -9,8 +9,8 @@ import xarray as xr
 from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp08_six_families import clouds, doses, geometry, measure
 from nbhelpers.experiments.exp08_six_families.experiment import OUTCOMES, Params
-from nbhelpers.measures import directions, intrinsic_dimension, steering
-from nbhelpers.measures.steering import Arm, SteeringError
+from nbhelpers.measures import directions, intrinsic_dimension
+from nbhelpers.measures.steering import SteeringError
 
 RNG = np.random.default_rng(0)
 DOSES = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0)

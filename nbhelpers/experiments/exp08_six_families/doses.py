@@ -31,7 +31,7 @@ def of_group(values: xr.DataArray, steered: xr.Dataset, group: str) -> xr.DataAr
     at = np.flatnonzero(steered["group"].values == group)
     at = at[np.argsort(steered["dose"].values[at], kind="stable")]
     dose = steered["dose"].values[at].astype(float)
-    return values.isel(arm=at).drop_vars("arm").rename(arm="dose").assign_coords(dose=dose)
+    return values.isel(arm=at).assign_coords(dose=("arm", dose)).swap_dims(arm="dose")
 
 
 def changes(score: xr.DataArray) -> xr.DataArray:

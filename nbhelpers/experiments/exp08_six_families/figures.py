@@ -1,0 +1,231 @@
+"""The charts of exp08."""
+
+import altair as alt
+import pandas as pd
+import xarray as xr
+
+from nbhelpers.core import depths
+from nbhelpers.experiments.exp08_six_families.quantities import CRITERION, quantities
+from nbhelpers.report.captions import BANDS, BARS, ONSET, ZERO, caption
+from nbhelpers.report.charts import (
+    DIGITS,
+    SINGLE,
+    banded,
+    bands,
+    by_category,
+    interval_row,
+    layers_axis,
+    onset_rule,
+    panels,
+    tidy,
+)
+from nbhelpers.report.forest import forest, forest_rows
+from nbhelpers.report.quantities import named
+from nbhelpers.report.theme import INK
+
+SHOWN_OUTCOMES = {
+    "format": "form",
+    "content": "content",
+    "choice": "right letter",
+    "arithmetic": "right number",
+}
+RULES = {"top1_strict": "top-1 token that stays", "kl_stays_0.1": "KL stays below 0.1 nats"}
+ENDPOINTS = {"own": "its own final", "unedited": "unedited IT's final"}
+ESTIMATORS = {"two_nn": "TwoNN", "participation": "participation ratio"}
+REMOVED = {
+    "direction": "mean direction",
+    "top_2": "2 components",
+    "top_8": "8 components",
+    "random_8": "8 random",
+}
+RANKS = {"energy_share": "energy along the mean", "centred_pc1": "centred PC1, as published"}
+PERMUTED = {"energy_share": "energy, labels exchanged"}
+STABLE = {"split_half": "two halves of the prompts", "template_cosine": "own formats and raw prompts"}
+INCOHERENT = 0.2  # share of incoherent replies from which a dose is marked
+JACKKNIFE = "bands are 95 % intervals from halves of the prompts"
+
+
+def dose_axis(name: str = "dose") -> alt.X:
+    """Return the x encoding of doses."""
+    return alt.X(f"{name}:Q", title="dose α", scale=alt.Scale(nice=False))
+
+
+def identity_rule() -> alt.Chart:
+    """Return a dashed vertical line at dose 1, which changes nothing."""
+    return alt.Chart().mark_rule(strokeDash=[4, 2], strokeWidth=1).encode(x=alt.datum(1.0))
+
+
+def dose_response(results) -> alt.Chart:
+    """Return a chart of right forms, contents, letters and numbers against the dose of the direction, by pair.
+
+    Doses with more than 20 % of incoherent replies are shaded.
+    """
+
+    def measure(dataset):
+        chosen = [name for name in SHOWN_OUTCOMES if dataset["score"].sel(outcome=name).notnull().any()]
+        values = dataset["score"].astype(float).sel(outcome=chosen)
+        return banded(values).assign(incoherent=dataset["incoherent"])
+
+    rows = pd.concat(
+        [measure(d).to_dataframe().reset_index().assign(panel=title) for title, d in results.items()]
+    ).round(DIGITS)
+    rows["outcome"] = rows["outcome"].map(SHOWN_OUTCOMES)
+    colours = by_category(
+        "outcome", [name for name in SHOWN_OUTCOMES.values() if name in set(rows["outcome"])]
+    )
+    shade = (
+        alt.Chart()
+        .transform_filter(f"datum.incoherent > {INCOHERENT}")
+        .mark_rule(strokeWidth=12, opacity=0.1)
+    )
+    curves = bands(dose_axis(), "share of replies", fields=("outcome", "dose"), colours=colours)
+    return panels(
+        rows, "Right form and right content by dose", shade.encode(x="dose:Q"), identity_rule(), *curves,
+        description="Share of replies with the right form, content, letter or number, against the dose of the direction",
+        marks=[BANDS, "the dashed line marks dose 1, which changes nothing", "shaded doses have incoherent replies"],
+    )  # fmt: skip
+
+
+def dissociation(results) -> alt.Chart:
+    """Return a chart of the change of form against the change of right content at dose 0, a point for each pair."""
+    rows = []
+    for title, dataset in results.items():
+        one = {"panel": title}
+        for axis, values in (
+            ("form", named(quantities, "change.format.0")(dataset)),
+            ("content", right(dataset)),
+        ):
+            ends = interval_row(values)
+            one |= {f"{axis}_{end}": ends[end] for end in ("mean", "low", "high")}
+        rows.append(one)
+    rows = pd.DataFrame(rows).round(DIGITS)
+    x = alt.X("form_mean:Q", title="change of right forms at dose 0")
+    y = alt.Y("content_mean:Q", title="change of right content")
+    base = alt.Chart(rows)
+    rule, text = base.mark_rule(color=INK, strokeWidth=1), base.mark_text(align="left", dx=6, dy=-6)
+    tips = [
+        alt.Tooltip("panel:N", title="pair"),
+        *(alt.Tooltip(f"{a}_mean:Q", title=a, format=".3f") for a in ("form", "content")),
+    ]
+    zero = alt.Chart().mark_rule(strokeDash=[4, 2], strokeWidth=1)
+    chart = alt.layer(
+        zero.encode(x=alt.datum(0)), zero.encode(y=alt.datum(0)),
+        rule.encode(x=alt.X("form_low:Q"), x2="form_high:Q", y=y),
+        rule.encode(y=alt.Y("content_low:Q"), y2="content_high:Q", x=x),
+        base.mark_point(filled=True, opacity=1, size=60, color=INK).encode(x=x, y=y, tooltip=tips),
+        text.encode(x=x, y=y, text="panel:N"), data=rows,
+    )  # fmt: skip
+    said = caption(
+        "Change of right content against the change of right forms, without the direction", rows,
+        [BARS, "dashed lines mark zero"], each="point",
+    )  # fmt: skip
+    return chart.properties(**SINGLE, title="Form and content without the direction", description=said)
+
+
+def right(dataset: xr.Dataset) -> xr.DataArray:
+    """Return the change of right content at dose 0, [prompt]: content, letter or number, whichever a prompt asks for."""
+    score = dataset["score"].astype(float)
+    change = score.sel(dose=0.0) - score.sel(dose=1.0)
+    found = [change.sel(outcome=name, drop=True) for name in ("content", "choice", "arithmetic")]
+    return found[0].fillna(found[1]).fillna(found[2]).drop_vars("dose", errors="ignore").dropna("prompt")
+
+
+def removals(results) -> alt.Chart:
+    """Return a forest of KL(unedited ‖ edited) on IT's own replies, by what is removed from the late window."""
+    names = {f"removal_kl.{name}": {"removed": label} for name, label in REMOVED.items()}
+    rows = forest_rows(results, quantities, names)
+    what = "KL(unedited ‖ edited) on IT's own replies, nats, by what is removed from late MLP outputs"
+    return forest(
+        rows, by="removed", x="nats a token", title="One direction or a subspace?",
+        description=caption(what, rows, [BARS, ZERO], each="row"),
+    )  # fmt: skip
+
+
+def commitment(results) -> alt.Chart:
+    """Return a chart of the layer of commitment against the dose, IT under each dose and PT on the same tokens.
+
+    The reader chooses the rule and the end point.
+    """
+
+    def measure(dataset):
+        it = dataset["commitment"].rename(forced_prompt="prompt", forced_dose="dose").astype(float)
+        pt = dataset["commitment_pt"].rename(forced_prompt="prompt").astype(float)
+        both = xr.concat([xr.broadcast(pt, it)[0], it], "variant").assign_coords(variant=["pt", "it"])
+        return banded(both)
+
+    rows = tidy(results, measure)
+    rows["rule"], rows["endpoint"] = rows["rule"].map(RULES), rows["endpoint"].map(ENDPOINTS)
+    curves = bands(dose_axis(), "layer", "layers", fields=("variant", "dose"), scale=alt.Scale(zero=False))
+    return panels(
+        rows, "Layer of commitment by dose", identity_rule(), *curves, y="independent",
+        toggles={"rule": "rule", "endpoint": "agrees with"},
+        description="Layer of commitment, mean over the tokens of IT's reply, against the dose, for PT (blue, dashed) and IT "
+        "(orange, solid)",
+        marks=[BANDS, "the dashed vertical line marks dose 1, which changes nothing"],
+    )  # fmt: skip
+
+
+def dimension(results) -> alt.Chart:
+    """Return a chart of the dimension of clouds of residuals against the layer, at doses 1, 0 and −1."""
+    rows = layered(results, "dimension", "cloud_dose", lambda dose: f"α = {dose:g}".replace("-", "−"))
+    rows["estimator"] = rows["estimator"].map(ESTIMATORS)
+    colours = by_category("curve", list(dict.fromkeys(rows["curve"])))
+    curves = bands(layers_axis(), "dimension", fields=("curve", "layer"), colours=colours)
+    return panels(
+        rows, "Dimension of residuals by dose", onset_rule(), *curves, toggles={"estimator": "estimator"},
+        y="independent", description="Dimension of clouds of residuals on IT's own replies, against the layer, by dose",
+        marks=[JACKKNIFE, ONSET],
+    )  # fmt: skip
+
+
+def layered(results, name: str, dim: str, label) -> pd.DataFrame:
+    """Return a table of mean, low and high by panel, layer and the labels (`curve`) of a dim, from a variable with ends."""
+
+    def measure(dataset):
+        return xr.Dataset(
+            {new: dataset[name + end] for new, end in (("mean", ""), ("low", "_low"), ("high", "_high"))}
+        )
+
+    rows = pd.concat(
+        [
+            measure(d).to_dataframe().reset_index().assign(panel=title, onset=depths.onset(d.sizes["layer"]))
+            for title, d in results.items()
+        ]
+    ).round(DIGITS)
+    rows["curve"] = rows[dim].map(label)
+    return rows.dropna(subset=["curve"]).drop(columns=[dim, "depth"], errors="ignore")
+
+
+def rank(results) -> alt.Chart:
+    """Return a chart of the share of differences on one line by layer: uncentred, centred, and with labels exchanged."""
+    rows = layered(results, "rank_one", "rank_measure", RANKS.get)
+    exchanged = {title: d.assign(permuted_low=d["permuted"]) for title, d in results.items()}
+    null = layered(exchanged, "permuted", "rank_measure", PERMUTED.get)
+    rows = pd.concat([rows, null])
+    colours = by_category("curve", [*RANKS.values(), *PERMUTED.values()])
+    curves = bands(layers_axis(), "share", fields=("curve", "layer"), colours=colours)
+    line = alt.Chart().mark_rule(strokeDash=[4, 2], strokeWidth=1).encode(y=alt.datum(CRITERION))
+    return panels(
+        rows, "How much of the difference is one direction", onset_rule(), line, *curves,
+        description="Share of the prompts' differences on one line, against the layer",
+        marks=[
+            f"{JACKKNIFE} or, with labels exchanged, reach to the 95th percentile", ONSET,
+            "the dashed line marks the study's criterion, 0.6",
+        ],
+    )  # fmt: skip
+
+
+def stability(results) -> alt.Chart:
+    """Return a chart of the cosine of two estimates of the direction by layer: of two halves, and of two prompt formats."""
+    rows = layered(results, "stability", "stability_measure", STABLE.get)
+    curves = bands(
+        layers_axis(),
+        "cosine",
+        fields=("curve", "layer"),
+        colours=by_category("curve", list(STABLE.values())),
+    )
+    return panels(
+        rows, "Stability of the direction", onset_rule(), *curves,
+        description="Cosine of two estimates of the direction, against the layer",
+        marks=[f"{JACKKNIFE}; of the halves themselves, the 5th to the 95th percentile", ONSET],
+    )  # fmt: skip
