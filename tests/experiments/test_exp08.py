@@ -8,9 +8,46 @@ import xarray as xr
 
 from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp08_six_families import clouds, doses, geometry, measure
-from nbhelpers.experiments.exp08_six_families.experiment import OUTCOMES, Params
-from nbhelpers.measures import directions, intrinsic_dimension
+from nbhelpers.experiments.exp08_six_families.experiment import OUTCOMES, RANK_MEASURES, STABILITY, Params
+from nbhelpers.measures import directions, intrinsic_dimension, steering
 from nbhelpers.measures.steering import SteeringError
+from tests.made_up import around, filled
+
+# Made-up results for tests of every page and verdict
+
+
+def made_up(rng, lift, coords):
+    """Return results in which form falls with the dose, by `lift`, and content does not; other variables at random."""
+    n = len(coords["prompt"])
+    whole = np.array([-1, -0.5, 0, 0.25, 0.5, 0.75, 1, 1.5, 2])
+    coords |= {
+        "outcome": list(OUTCOMES), "dose": whole, "branch": ["below", "above"], "readout": list(steering.READ),
+        "arm": ["it", "pt", "direction", "top 1", "top 2", "top 4", "top 8", "random 8"],
+        "forced_prompt": [f"forced-{i}" for i in range(n)], "calibration_prompt": [f"cell-{i}" for i in range(n)],
+        "rule": list(measure.RULES), "endpoint": list(measure.ENDPOINTS), "estimator": list(measure.ESTIMATORS),
+        "forced_dose": list(DOSES), "cloud_dose": list(measure.CLOUD_DOSES), "window": ["early", "mid", "late"],
+        "rank_measure": list(RANK_MEASURES), "stability_measure": list(STABILITY),
+    }  # fmt: skip
+    found = filled("exp08", rng, lift, coords)
+    score = np.round(rng.uniform(0.8, 1, (len(OUTCOMES), len(whole), n)), 3)
+    score[0] -= 0.3 * lift * np.clip(1 - whole, 0, None)[:, None]
+    score[:4][:, :, np.arange(n) % 2 == 1] += 0.01
+    found["score"] = (("outcome", "dose", "prompt"), score)
+    found["selectivity"] = ("dose", 0.3 * lift * np.clip(1 - whole, 0, None))
+    for name in [name for name in found if f"{name}_low" in found]:
+        found |= around(found, name, 0.05)
+    return found
+
+
+def opposite(d):
+    """Return results in which form rises and more content than form is lost."""
+    turned = {
+        "selectivity": -d.selectivity,
+        "selectivity_low": -d.selectivity_high,
+        "selectivity_high": -d.selectivity_low,
+    }
+    return d.assign(score=2 * d.score.sel(dose=1.0) - d.score, **turned)
+
 
 RNG = np.random.default_rng(0)
 DOSES = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0)
@@ -274,6 +311,8 @@ def test_a_stretched_cloud_loses_dimensions_where_it_is_stretched():
     found = measure.dimensions(*states(), options())
     shift = found.dimension_shift.sel(estimator="participation")
     assert shift.sel(cloud_dose=0, window="late") < -0.5 and shift.sel(window="early").max() == 0
+    change = found.dimension_change.sel(estimator="participation", cloud_dose=0)
+    assert (change[:6] == 0).all() and (change[6:] < -0.5).all()
     assert found.dimension_shift_high.sel(estimator="participation", cloud_dose=0, window="late") < 0
     assert (shift.sel(cloud_dose=[1, -1]) == 0).all()
 

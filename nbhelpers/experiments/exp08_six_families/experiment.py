@@ -119,7 +119,10 @@ VARIABLES = declared(
             "commitment": ("layers", "layer of commitment, mean over the tokens of IT's reply"),
         },
         ("rule", "forced_prompt"): {"commitment_pt": ("layers", "PT's layer of commitment on the same tokens")},
-        ("estimator", "cloud_dose", "layer"): _with_ends("dimension", "1", "dimension of the cloud of residuals"),
+        ("estimator", "cloud_dose", "layer"): {
+            "dimension": ("1", "dimension of the cloud of residuals"),
+            **_with_ends("dimension_change", "1", "change of dimension from dose 1"),
+        },
         ("estimator", "cloud_dose", "window"): _with_ends(
             "dimension_shift", "1", "change of dimension from dose 1, mean over the window's layers"
         ),

@@ -41,6 +41,7 @@ REMOVED = {
 RANKS = {"energy_share": "energy along the mean", "centred_pc1": "centred PC1, as published"}
 PERMUTED = {"energy_share": "energy, labels exchanged"}
 STABLE = {"split_half": "two halves of the prompts", "template_cosine": "own formats and raw prompts"}
+STEERED = {0.0: "α = 0", -1.0: "α = −1"}
 INCOHERENT = 0.2  # share of incoherent replies from which a dose is marked
 JACKKNIFE = "bands are 95 % intervals from halves of the prompts"
 
@@ -51,8 +52,9 @@ def dose_axis(name: str = "dose") -> alt.X:
 
 
 def identity_rule() -> alt.Chart:
-    """Return a dashed vertical line at dose 1, which changes nothing."""
-    return alt.Chart().mark_rule(strokeDash=[4, 2], strokeWidth=1).encode(x=alt.datum(1.0))
+    """Return a dashed vertical line at dose 1, which changes nothing; rows need a column `one`."""
+    rule = alt.Chart().transform_aggregate(one="max(one)").mark_rule(strokeDash=[4, 2], strokeWidth=1)
+    return rule.encode(x="one:Q")
 
 
 def dose_response(results) -> alt.Chart:
@@ -69,7 +71,7 @@ def dose_response(results) -> alt.Chart:
     rows = pd.concat(
         [measure(d).to_dataframe().reset_index().assign(panel=title) for title, d in results.items()]
     ).round(DIGITS)
-    rows["outcome"] = rows["outcome"].map(SHOWN_OUTCOMES)
+    rows = rows.assign(outcome=rows["outcome"].map(SHOWN_OUTCOMES), one=1.0)
     colours = by_category(
         "outcome", [name for name in SHOWN_OUTCOMES.values() if name in set(rows["outcome"])]
     )
@@ -154,7 +156,7 @@ def commitment(results) -> alt.Chart:
         return banded(both)
 
     rows = tidy(results, measure)
-    rows["rule"], rows["endpoint"] = rows["rule"].map(RULES), rows["endpoint"].map(ENDPOINTS)
+    rows = rows.assign(rule=rows["rule"].map(RULES), endpoint=rows["endpoint"].map(ENDPOINTS), one=1.0)
     curves = bands(dose_axis(), "layer", "layers", fields=("variant", "dose"), scale=alt.Scale(zero=False))
     return panels(
         rows, "Layer of commitment by dose", identity_rule(), *curves, y="independent",
@@ -166,14 +168,18 @@ def commitment(results) -> alt.Chart:
 
 
 def dimension(results) -> alt.Chart:
-    """Return a chart of the dimension of clouds of residuals against the layer, at doses 1, 0 and −1."""
-    rows = layered(results, "dimension", "cloud_dose", lambda dose: f"α = {dose:g}".replace("-", "−"))
+    """Return a chart of the change of dimension of clouds of residuals from dose 1, at doses 0 and −1, against the layer."""
+    rows = layered(results, "dimension_change", "cloud_dose", STEERED.get)
     rows["estimator"] = rows["estimator"].map(ESTIMATORS)
-    colours = by_category("curve", list(dict.fromkeys(rows["curve"])))
-    curves = bands(layers_axis(), "dimension", fields=("curve", "layer"), colours=colours)
+    curves = bands(
+        layers_axis(),
+        "change of dimension",
+        fields=("curve", "layer"),
+        colours=by_category("curve", STEERED.values()),
+    )
     return panels(
-        rows, "Dimension of residuals by dose", onset_rule(), *curves, toggles={"estimator": "estimator"},
-        y="independent", description="Dimension of clouds of residuals on IT's own replies, against the layer, by dose",
+        rows, "Dimension of residuals by dose", onset_rule(), *curves, toggles={"estimator": "estimator"}, y="independent",
+        description="Change from dose 1 of the dimension of clouds of residuals, on IT's own replies, against the layer",
         marks=[JACKKNIFE, ONSET],
     )  # fmt: skip
 
@@ -201,10 +207,11 @@ def rank(results) -> alt.Chart:
     rows = layered(results, "rank_one", "rank_measure", RANKS.get)
     exchanged = {title: d.assign(permuted_low=d["permuted"]) for title, d in results.items()}
     null = layered(exchanged, "permuted", "rank_measure", PERMUTED.get)
-    rows = pd.concat([rows, null])
+    rows = pd.concat([rows, null]).assign(line=CRITERION)
     colours = by_category("curve", [*RANKS.values(), *PERMUTED.values()])
     curves = bands(layers_axis(), "share", fields=("curve", "layer"), colours=colours)
-    line = alt.Chart().mark_rule(strokeDash=[4, 2], strokeWidth=1).encode(y=alt.datum(CRITERION))
+    line = alt.Chart().transform_aggregate(line="max(line)").mark_rule(strokeDash=[4, 2], strokeWidth=1)
+    line = line.encode(y="line:Q")
     return panels(
         rows, "How much of the difference is one direction", onset_rule(), line, *curves,
         description="Share of the prompts' differences on one line, against the layer",

@@ -195,7 +195,7 @@ def _by_row(layers: np.ndarray, batch, n: int) -> np.ndarray:
 
 
 def dimensions(states: dict[float, np.ndarray], prompt: np.ndarray, options: Params) -> xr.Dataset:
-    """Return `dimension` and `dimension_shift` with their intervals: clouds of residuals by dose and layer.
+    """Return `dimension` of clouds of residuals by dose and layer, and its change from dose 1 by layer and window.
 
     states: {dose: [layer, point, d]}, prompt [point], as `under_doses` returns them. All doses have the same draws, so that
     a change is paired. Layers below the late window are the same under every dose: their change is 0 by construction, and a
@@ -217,13 +217,12 @@ def dimensions(states: dict[float, np.ndarray], prompt: np.ndarray, options: Par
             for e, name in enumerate(ESTIMATORS):
                 value[e, d, layer], drawn[:, e, d, layer] = found[name]
     windows = {name: list(layers) for name, layers in depths.windows(n_layers).items()}
-    moved = np.stack([(value - value[:, :1])[..., layers].mean(-1) for layers in windows.values()], -1)
-    change = drawn - drawn[:, :, :1]
-    spread = np.stack([change[..., layers].mean(-1) for layers in windows.values()], -1)
+    moved, spread = value - value[:, :1], drawn - drawn[:, :, :1]
+    by_window = [np.stack([v[..., at].mean(-1) for at in windows.values()], -1) for v in (moved, spread)]
+    ends = _ended("dimension_change", moved, spread, n_prompts, options.confidence, "layer")
+    ends |= _ended("dimension_shift", *by_window, n_prompts, options.confidence, "window")
     coords = {"estimator": list(ESTIMATORS), "cloud_dose": list(CLOUD_DOSES), "window": list(windows)}
-    ends = _ended("dimension", value, drawn, n_prompts, options.confidence, "layer")
-    ends |= _ended("dimension_shift", moved, spread, n_prompts, options.confidence, "window")
-    return xr.Dataset(ends, coords)
+    return xr.Dataset({"dimension": (("estimator", "cloud_dose", "layer"), value), **ends}, coords)
 
 
 def _ended(name: str, value, drawn, n: int, confidence: float, last: str) -> dict:

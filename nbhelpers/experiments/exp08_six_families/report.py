@@ -168,5 +168,5 @@ def said(results, detail: int) -> Verdict:
         f"Form before content: {answer(lead)}",
         sentence(size),
         sentence(where),
-        f"Changes below {seen} points would not show; the direction carries {energy} of the differences.",
+        f"With 80 % power, changes from {seen} points on would show; the direction carries {energy} of the differences.",
     )
