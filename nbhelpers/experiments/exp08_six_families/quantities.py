@@ -21,7 +21,7 @@ WHOLE_CURVE = (
 UNMEASURED = {
     "commitment.top1_strict.-5": BEYOND,
     "commitment.top1_strict.5": BEYOND,
-    "d.alignment.0": "its scorer counts “I can help” as a refusal; harmful and harmless requests are scored apart here",
+    "d_z.alignment.0": "its scorer counts “I can help” as a refusal; harmful and harmless requests are scored apart here",
     **{f"score.alignment.{dose}": "its scorer counts “I can help” as a refusal" for dose in ("0", "1")},
     **{
         f"spearman.{name}": WHOLE_CURVE
@@ -139,6 +139,8 @@ def dimension(result: xr.Dataset) -> Quantities:
             if dose != 1.0:
                 moved = interval(result.sel(**at, window="late"), "dimension_shift")
                 found |= shifts({f"dimension_shift.{name}": moved}, "1", FORCED)
+                below = interval(result.sel(**at, window="early"), "dimension_shift")
+                found |= shifts({f"early_dimension_shift.{name}": below}, "1", FORCED)
     return found
 
 
