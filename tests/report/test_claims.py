@@ -48,7 +48,12 @@ CATEGORIES = np.array((["IC"] * 7 + ["OOC"] * 7 + ["R"] * 6), dtype=object)
 
 
 def made(experiment, family="gemma", seed=0):
-    """Return a made-up dataset with every variable that an experiment promises, numbers between 0 and 1."""
+    """Return a made-up dataset with every variable that an experiment promises, numbers between 0 and 1.
+
+    An experiment whose test file makes its own up has those.
+    """
+    if synthetic.own(experiment, "made_up"):
+        return synthetic.dataset(family, experiment, seed=seed, n_prompts=SIZES["prompt"])
     rng = np.random.default_rng([seed, len(family), *experiment.encode()])
     coords = COORDS | {"rule": RULES.get(experiment, [])}
     schema = {name: variable.dims for name, variable in experiments.variables(experiment).items()}
