@@ -1,17 +1,37 @@
 """Steering in six families: dose response, rank, clouds and removals against slow loops and hand-worked cases."""
 
+import json
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.stats
 import torch
+import vl_convert
 import xarray as xr
 
+from nbhelpers.core import stats
 from nbhelpers.core.params import ParameterError
-from nbhelpers.experiments.exp08_six_families import clouds, doses, geometry, measure
+from nbhelpers.experiments.exp08_six_families import (
+    clouds,
+    doses,
+    figures,
+    geometry,
+    measure,
+    quantities,
+    report,
+)
 from nbhelpers.experiments.exp08_six_families.experiment import OUTCOMES, RANK_MEASURES, STABILITY, Params
 from nbhelpers.measures import directions, intrinsic_dimension, steering
 from nbhelpers.measures.steering import SteeringError
+from nbhelpers.models import prompts
+from nbhelpers.models.loading import load_pair
+from nbhelpers.models.prompts import Prompt
+from nbhelpers.models.row_edits import changed
+from tests import looks, synthetic
 from tests.made_up import around, filled
+from tests.specs import chart_makers, controls, rows
 
 # Made-up results for tests of every page and verdict
 
@@ -331,9 +351,209 @@ def test_doses_must_hold_the_identity_and_the_removal():
 
 
 def known(n=12):
-    from nbhelpers.models.prompts import Prompt
-
     return [(Prompt(f"k{i}", f"c{i % 2}", "Question: Who?\nAnswer:", "Who?"), {}) for i in range(n)]
+
+
+def test_a_subspace_is_removed_as_a_projection_and_other_rows_are_left_alone():
+    basis = geometry.random_subspace(2, 3, 8)
+    vectors = {"span": basis, "mean": RNG.normal(size=(2, 8))}
+    arms = [
+        steering.Arm("none"),
+        steering.Arm("span", change="rescale", layers=(0, 1), vector="span", dose=0.0),
+        steering.Arm("one", change="rescale", layers=(1,), dose=0.0),
+        steering.Arm("half", change="rescale", layers=(1,), vector="span", dose=0.5),
+    ]
+    h = torch.as_tensor(RNG.normal(size=(4, 5, 8)), dtype=torch.float32)
+    edits = steering.row_edits(arms, vectors, 8)
+    assert [edit.layer for edit in edits] == [0, 0, 0, 1, 1, 1]
+    for layer in (0, 1):
+        found = h
+        for edit in edits:
+            found = changed(found, edit) if edit.layer == layer else found
+        inside = h @ torch.as_tensor(basis[layer].T @ basis[layer], dtype=torch.float32)
+        axis = torch.as_tensor(directions.unit(vectors["mean"][layer]), dtype=torch.float32)
+        wanted = torch.stack([
+            h[0], (h - inside)[1], h[2] - (h[2] @ axis)[:, None] * axis if layer else h[2],
+            (h - 0.5 * inside)[3] if layer else h[3],
+        ])  # fmt: skip
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """The forced measurements of Pocket Llama on four prompts, along a direction of large size."""
+    pair = load_pair("llama_pocket")
+    chosen = prompts.load_prompts("pocket/prompts.jsonl", 4, seed=1)
+    chosen_options = Params(n_prompts=4, max_new_tokens=10, batch_size=3, lens_rows=64, n_draws=20)
+    forced = measure.own_replies(pair, chosen, chosen_options)
+    direction = np.random.default_rng(0).normal(size=(pair.n_layers, pair.it.config.hidden_size))
+    found = measure.under_doses(pair, chosen, forced, direction, chosen_options)
+    return pair, chosen, forced, direction, chosen_options, found
+
+
+def slow_residuals(decoder, ids, direction, dose, layers):
+    """Residuals after every block, [layer, position, d], with plain hooks on the MLPs of some layers."""
+    blocks, kept, handles = decoder.module.get_submodule(decoder.stack_path).layers, [], []
+    for layer, block in enumerate(blocks):
+        if layer in layers and dose != 1:
+            axis = torch.as_tensor(directions.unit(direction[layer]), dtype=torch.float32)
+            hook = lambda m, i, h, d=axis: h + (dose - 1) * (h @ d)[..., None] * d  # noqa: E731
+            handles.append(block.mlp.register_forward_hook(hook))
+        handles.append(
+            block.register_forward_hook(lambda m, i, h: kept.append((h[0] if isinstance(h, tuple) else h)[0]))
+        )
+    try:
+        with torch.no_grad():
+            decoder.module(torch.tensor([ids]), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(kept)
+
+
+def slow_commitment(residuals, decoder, end):
+    """Layers of commitment of each position by both rules, [rule, position], from whole distributions."""
+    logp = [torch.log_softmax(decoder.unembedding.logits(h).float(), -1) for h in (*residuals, end)]
+    top = torch.stack([each.argmax(-1) for each in logp])
+    kl = torch.stack([(each.exp() * (each - logp[-1])).sum(-1) for each in logp])
+    n, found = len(residuals), []
+    for good in (top == top[-1], kl < 0.1):
+        found.append([next(at for at in range(n + 1) if good[at:, t].all()) for t in range(good.shape[1])])
+    return np.array(found)
+
+
+@pytest.mark.slow
+def test_commitment_under_a_dose_is_that_of_plain_hooks(measured):
+    pair, chosen, forced, direction, _, (found, states, prompt) = measured
+    late, rows = range(7, 12), prompts.read_as(pair.it, chosen, "chat")
+    for p, (row, reply) in enumerate(zip(rows, forced)):
+        ids, first = [*row, *reply.ids[:-1]], len(row) - 1
+        plain = slow_residuals(pair.it, ids, direction, 1.0, late)[:, first:]
+        for dose in (1.0, 0.0, -1.0):
+            residuals = slow_residuals(pair.it, ids, direction, dose, late)[:, first:]
+            at = found.commitment.sel(forced_dose=dose).isel(forced_prompt=p)
+            own = slow_commitment(residuals, pair.it, residuals[-1]).clip(max=11)
+            unedited = slow_commitment(residuals, pair.it, plain[-1])
+            np.testing.assert_allclose(at.sel(endpoint="own"), own.mean(1))
+            np.testing.assert_allclose(at.sel(endpoint="unedited"), unedited.mean(1))
+            steps = clouds.middle_steps(len(reply.ids), 4)
+            np.testing.assert_allclose(states[dose][:, prompt == p], residuals[:, steps], atol=1e-4)
+    assert (found.commitment.sel(forced_dose=-1.0) != found.commitment.sel(forced_dose=1.0)).any()
+
+
+@pytest.mark.slow
+def test_pts_commitment_is_on_the_same_tokens_after_its_raw_prompt(measured):
+    pair, chosen, forced, _, _, (found, _, _) = measured
+    row = prompts.read_as(pair.pt, chosen, "raw")[2]
+    residuals = slow_residuals(pair.pt, [*row, *forced[2].ids[:-1]], None, 1.0, ())[:, len(row) - 1 :]
+    own = slow_commitment(residuals, pair.pt, residuals[-1]).clip(max=11)
+    np.testing.assert_allclose(found.commitment_pt.isel(forced_prompt=2), own.mean(1))
+
+
+@pytest.mark.slow
+def test_removals_leave_it_alone_and_grow_with_the_rank(measured):
+    pair, chosen, forced, _, chosen_options, _ = measured
+    made = cells(n=6, width=96, size=3.0)
+    whole = xr.concat([made] * 4, "layer")  # twelve layers
+    read = measure.removals(pair, chosen, forced, whole, chosen_options).forced
+    assert read.arm.values.tolist() == ["it", "pt", "direction", "top 1", "top 2", "top 4", "random 4"]
+    moved = read.sel(readout="residual_change").mean("forced_prompt")
+    assert moved.sel(arm=["it", "pt"]).max() == 0
+    assert moved.sel(arm="top 1") < moved.sel(arm="top 2") < moved.sel(arm="top 4")
+    assert (read.sel(readout="nll", arm="pt") > read.sel(readout="nll", arm="it")).all()
+
+
+def test_a_dose_that_changes_nothing_is_an_error():
+    plain = SimpleNamespace(residual=[torch.zeros(2, 3)])
+    moved = SimpleNamespace(residual=[torch.ones(2, 3)])
+    measure.check_dose(plain, plain, 1.0)
+    measure.check_dose(moved, plain, 0.0)
+    with pytest.raises(SteeringError, match="Dose 0 of the direction changes nothing"):
+        measure.check_dose(plain, plain, 0.0)
+    with pytest.raises(SteeringError, match="Dose 1 of the direction changes something"):
+        measure.check_dose(moved, plain, 1.0)
+
+
+FIGURES = {
+    "dose_response": {}, "dissociation": {}, "removals": {}, "rank": {}, "stability": {},
+    "commitment": {"rule": list(figures.RULES.values()), "endpoint": list(figures.ENDPOINTS.values())},
+    "dimension": {"estimator": list(figures.ESTIMATORS.values())},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "bca_mean", partial(stats.bca_mean, n_resamples=100))
+        yield synthetic.results("exp08", n_prompts=12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_draws_six_pairs_with_a_caption_and_the_readers_choices(name, results):
+    spec = getattr(figures, name)(results).to_dict()
+    svg = vl_convert.vegalite_to_svg(json.dumps(spec, allow_nan=False))
+    assert (
+        "NaN" not in svg and "undefined" not in svg and all(f">{title}<" in svg for title in synthetic.TITLES)
+    )
+    assert {field: list(values) for field, values in controls(spec).items()} == FIGURES[name]
+    for look in (looks.has_a_caption, looks.has_words, looks.fits_a_phone, looks.has_the_models_colours):
+        look(spec)
+
+
+def test_every_figure_is_drawn_here():
+    assert chart_makers(figures) - {"identity_rule"} == set(FIGURES)
+
+
+def test_what_a_figure_shows_is_in_the_dataset(results):
+    d = results["Qwen"]
+    at = rows(figures.dissociation(results)).set_index("panel").loc["Qwen"]
+    score = d.score.sel(outcome="format")
+    assert at.form_mean == pytest.approx(float((score.sel(dose=0) - score.sel(dose=1)).mean()), abs=1e-4)
+    drawn = rows(figures.dimension({"Qwen": d}))
+    one = drawn[(drawn.curve == "α = −1") & (drawn.layer == 9) & (drawn.estimator == "TwoNN")]
+    wanted = d.dimension_change.sel(cloud_dose=-1, layer=9, estimator="two_nn")
+    assert one["mean"].item() == pytest.approx(float(wanted), abs=1e-4)
+
+
+TABLES = [f for n, f in vars(report).items() if n.endswith("_table") and f.__module__ == report.__name__]
+
+
+@pytest.mark.parametrize("build", TABLES, ids=lambda build: build.__name__)
+def test_a_table_is_whole_text_of_every_pair(build, results):
+    for some in (results, {"Pocket Llama": results["Llama"]}):
+        table = build(some)
+        cells = [str(cell) for cell in table.to_numpy().ravel()]
+        assert set(some) <= set(table.index) or len(some) == 1
+        assert not any("nan" in cell or "-0" in cell or cell == "None" for cell in cells)
+
+
+def test_the_change_table_holds_means_and_marks_what_holm_leaves(results):
+    d = results["Gemma"].copy(deep=True)
+    d["p_holm"].loc[{"outcome": "format", "dose": 0.0}] = 0.01
+    d["p_holm"].loc[{"outcome": "choice", "dose": 0.0}] = 0.2
+    cell = report.change_table({"Gemma": d, "Llama": results["Llama"]}).loc["Gemma"]
+    change = d.score.sel(outcome="format", dose=0) - d.score.sel(outcome="format", dose=1)
+    assert cell["form"].startswith(f"{float(change.mean()):.3f}".replace("-", "−")) and cell["form"].endswith(
+        " *"
+    )
+    assert not cell["letter"].endswith("*")
+
+
+def test_late_quantities_are_means_over_the_late_window(results):
+    d = results["Mistral"]
+    found = {n: q.values for n, q in quantities.quantities(d).items()}
+    late = slice(7, 12)
+    wanted = float(d.rank_one.sel(rank_measure="centred_pc1")[late].mean())
+    assert found["centred_pc1.late"] == pytest.approx(wanted)
+    np.testing.assert_allclose(found["energy_along.late"], d.energy_along[:, late].mean("layer"))
+    assert found["late_dimension.two_nn.0"] == pytest.approx(
+        float(d.dimension.sel(estimator="two_nn", cloud_dose=0)[late].mean())
+    )
+    shift = d.commitment.sel(rule="top1_strict", endpoint="own")
+    np.testing.assert_allclose(
+        found["commitment_shift.top1_strict.own.0"], shift.sel(forced_dose=0) - shift.sel(forced_dose=1)
+    )
 
 
 def test_no_prompt_of_the_directions_is_read():

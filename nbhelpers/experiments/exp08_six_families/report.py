@@ -51,13 +51,18 @@ def change_table(results, dose: str = "0") -> pd.DataFrame:
 
 
 def effect_table(results) -> pd.DataFrame:
-    """Return a table of d_z at dose 0 and of the rank correlations up to and from dose 1, by outcome."""
+    """Return a table of d_z at dose 0 and of the rank correlations up to and from dose 1; * if Page's p < 0.05."""
     rows = {}
     for title, dataset in results.items():
         rows[title] = {}
         for name in measured(results):
-            names = (f"d_z.{name}.0", f"rho.{name}.below", f"rho.{name}.above")
-            rows[title][OUTCOMES[name]] = " · ".join(number(value(quantities, dataset, one)) for one in names)
+            parts = [number(value(quantities, dataset, f"d_z.{name}.0"))]
+            for branch in ("below", "above"):
+                p = float(dataset["page_p"].sel(outcome=name, branch=branch))
+                parts.append(
+                    number(value(quantities, dataset, f"rho.{name}.{branch}")) + (" *" if p < 0.05 else "")
+                )
+            rows[title][OUTCOMES[name]] = " · ".join(parts)
     return turned(pd.DataFrame(rows).T, results)
 
 
