@@ -51,7 +51,6 @@ def made_up(rng, lift, coords):
     found = filled("exp08", rng, lift, coords)
     score = np.round(rng.uniform(0.8, 1, (len(OUTCOMES), len(whole), n)), 3)
     score[0] -= 0.3 * lift * np.clip(1 - whole, 0, None)[:, None]
-    score[:4][:, :, np.arange(n) % 2 == 1] += 0.01
     found["score"] = (("outcome", "dose", "prompt"), score)
     found["selectivity"] = ("dose", 0.3 * lift * np.clip(1 - whole, 0, None))
     for name in [name for name in found if f"{name}_low" in found]:
@@ -127,7 +126,11 @@ def test_changes_are_from_dose_1_and_paired_by_prompt():
 def test_an_outcome_has_the_prompts_of_its_role():
     values = doses.outcomes(steered())
     known = values.notnull().sum("prompt").max("arm").to_series().to_dict()
-    assert known["format"] == 12 and known["choice"] == known["arithmetic"] == 6 and known["kl"] == 24
+    assert (
+        known["format"] == 12
+        and known["choice"] == known["arithmetic"] == 6
+        and known["right"] == known["kl"] == 24
+    )
 
 
 def test_what_no_prompt_supports_is_not_a_number():
@@ -537,7 +540,7 @@ def test_the_change_table_holds_means_and_marks_what_holm_leaves(results):
     assert cell["form"].startswith(f"{float(change.mean()):.3f}".replace("-", "−")) and cell["form"].endswith(
         " *"
     )
-    assert not cell["letter"].endswith("*")
+    assert not cell["its letter"].endswith("*")
 
 
 def test_late_quantities_are_means_over_the_late_window(results):

@@ -9,7 +9,7 @@ from nbhelpers.experiments.exp08_six_families.experiment import OUTCOMES
 from nbhelpers.measures.steering import SteeringError
 
 REMOVED = 0.0
-RIGHT = ("content", "choice", "arithmetic")  # outcomes that say whether a reply is right, one a prompt
+RIGHT = ("content", "choice", "arithmetic")  # metrics that say whether a reply is right, at most one a prompt
 
 
 def outcomes(steered: xr.Dataset) -> xr.DataArray:
@@ -19,11 +19,20 @@ def outcomes(steered: xr.Dataset) -> xr.DataArray:
     """
     score = steered["score"].astype(float)
     found = {name: score.sel(metric=name, drop=True) for name in OUTCOMES if name in score.metric}
+    found["right"] = right(score)
     found["kl"] = steered["forced_kl_unedited"].astype(float)
     missing = found["kl"] * np.nan
     parts = [found.get(name, missing).drop_vars("arm", errors="ignore") for name in OUTCOMES]
     names = xr.IndexVariable("outcome", list(OUTCOMES))
     return xr.concat(parts, names, coords="minimal", compat="override").transpose("outcome", "arm", "prompt")
+
+
+def right(score: xr.DataArray) -> xr.DataArray:
+    """Return whether replies are right in what they say, (arm, prompt): the first of `RIGHT` that the prompt supports."""
+    first, *others = (score.sel(metric=name, drop=True) for name in RIGHT if name in score.metric)
+    for other in others:
+        first = first.fillna(other)
+    return first
 
 
 def of_group(values: xr.DataArray, steered: xr.Dataset, group: str) -> xr.DataArray:
@@ -97,12 +106,10 @@ def band(values: xr.DataArray, steered: xr.Dataset, removed: xr.DataArray) -> xr
 def selectivity(change: xr.DataArray, confidence: float, **draws) -> xr.Dataset:
     """Return how much more form is lost than right content at each dose, and its BCa interval over prompts, (dose).
 
-    selectivity = mean(change of right content) − mean(change of format), over the prompts of which each is known
+    selectivity = mean(change of right content) − mean(change of right forms), over the prompts of which each is known
     Prompts are resampled whole, since those that ask for a form may have both. NaN if a mean has fewer than two prompts.
     """
-    content, *others = (change.sel(outcome=name, drop=True) for name in RIGHT)
-    for other in others:
-        content = content.fillna(other)
+    content = change.sel(outcome="right", drop=True)
     both = [values.transpose("dose", "prompt").values for values in (content, change.sel(outcome="format"))]
     ends = [_more_lost(*pair, confidence=confidence, **draws) for pair in zip(*both)]
     names = ("selectivity", "selectivity_low", "selectivity_high")

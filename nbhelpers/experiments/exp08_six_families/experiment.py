@@ -54,7 +54,8 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
 # What a dose may change of a reply; the last one is read on IT's own reply, not on the edited one.
 OUTCOMES = {
     "format": "reply has the form that was asked for",
-    "content": "reply holds the right content, on prompts that ask for a form",
+    "right": "reply holds the right words, letter or number, whichever its prompt asks for",
+    "content": "reply holds the right words, on prompts that ask for a form",
     "choice": "right letter, on prompts that ask for one",
     "arithmetic": "right number, on prompts that ask for one",
     "engaged_harmless": "harmless request answered",

@@ -1,6 +1,7 @@
 """The charts of exp08."""
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -22,13 +23,9 @@ from nbhelpers.report.charts import (
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import named
 from nbhelpers.report.theme import INK
+from nbhelpers.report.verdicts import short
 
-SHOWN_OUTCOMES = {
-    "format": "form",
-    "content": "content",
-    "choice": "right letter",
-    "arithmetic": "right number",
-}
+SHOWN_OUTCOMES = {"format": "right form", "right": "right content"}
 RULES = {"top1_strict": "top-1 token that stays", "kl_stays_0.1": "KL stays below 0.1 nats"}
 ENDPOINTS = {"own": "its own final", "unedited": "unedited IT's final"}
 ESTIMATORS = {"two_nn": "TwoNN", "participation": "participation ratio"}
@@ -58,64 +55,59 @@ def identity_rule() -> alt.Chart:
 
 
 def dose_response(results) -> alt.Chart:
-    """Return a chart of right forms, contents, letters and numbers against the dose of the direction, by pair.
+    """Return a chart of right forms and right content against the dose of the direction, by pair.
 
-    Doses with more than 20 % of incoherent replies are shaded.
+    A grey bar at dose 0 is the range of right forms under random directions. Doses with more than 20 % of incoherent replies
+    are shaded.
     """
-
-    def measure(dataset):
-        chosen = [name for name in SHOWN_OUTCOMES if dataset["score"].sel(outcome=name).notnull().any()]
-        values = dataset["score"].astype(float).sel(outcome=chosen)
-        return banded(values).assign(incoherent=dataset["incoherent"])
-
-    rows = pd.concat(
-        [measure(d).to_dataframe().reset_index().assign(panel=title) for title, d in results.items()]
-    ).round(DIGITS)
-    rows = rows.assign(outcome=rows["outcome"].map(SHOWN_OUTCOMES), one=1.0)
-    colours = by_category(
-        "outcome", [name for name in SHOWN_OUTCOMES.values() if name in set(rows["outcome"])]
-    )
+    rows = pd.concat([_by_dose(dataset).assign(panel=title) for title, dataset in results.items()])
+    rows = rows.dropna(subset=["mean"]).round(DIGITS).assign(one=1.0)
     shade = (
         alt.Chart()
         .transform_filter(f"datum.incoherent > {INCOHERENT}")
         .mark_rule(strokeWidth=12, opacity=0.1)
     )
-    curves = bands(dose_axis(), "share of replies", fields=("outcome", "dose"), colours=colours)
+    bar = alt.Chart().transform_filter("isValid(datum.band_low)").mark_rule(strokeWidth=7, opacity=0.35)
+    band = bar.encode(x="dose:Q", y="band_low:Q", y2="band_high:Q")
+    options = {"colours": by_category("outcome", SHOWN_OUTCOMES.values()), "scale": alt.Scale(zero=False)}
+    curves = bands(dose_axis(), "share of replies", fields=("outcome", "dose"), **options)
     return panels(
-        rows, "Right form and right content by dose", shade.encode(x="dose:Q"), identity_rule(), *curves,
-        description="Share of replies with the right form, content, letter or number, against the dose of the direction",
-        marks=[BANDS, "the dashed line marks dose 1, which changes nothing", "shaded doses have incoherent replies"],
+        rows, "Right form and right content by dose", shade.encode(x="dose:Q"), identity_rule(), band, *curves,
+        description="Share of replies with the right form and with the right content, against the dose of the direction",
+        marks=[
+            BANDS, "the grey bar at dose 0 is the range of right forms under random directions of the same size",
+            "the dashed line marks dose 1, which changes nothing", "doses with many incoherent replies are shaded",
+        ],
     )  # fmt: skip
 
 
+def _by_dose(dataset: xr.Dataset) -> pd.DataFrame:
+    """Return the rows of `dose_response` of one pair: curves, share of incoherent replies, and the random range of form."""
+    found = banded(dataset["score"].astype(float).sel(outcome=list(SHOWN_OUTCOMES)))
+    rows = found.assign(incoherent=dataset["incoherent"]).to_dataframe().reset_index()
+    form, level = dataset.sel(outcome="format"), float(found["mean"].sel(outcome="format", dose=1.0))
+    at = (rows["outcome"] == "format") & (rows["dose"] == 0)
+    for end in ("band_low", "band_high"):
+        rows[end] = np.where(at, level + float(form[end]), np.nan)
+    return rows.assign(outcome=rows["outcome"].map(SHOWN_OUTCOMES))
+
+
 def dissociation(results) -> alt.Chart:
-    """Return a chart of the change of form against the change of right content at dose 0, a point for each pair."""
-    rows = []
-    for title, dataset in results.items():
-        one = {"panel": title}
-        for axis, values in (
-            ("form", named(quantities, "change.format.0")(dataset)),
-            ("content", right(dataset)),
-        ):
-            ends = interval_row(values)
-            one |= {f"{axis}_{end}": ends[end] for end in ("mean", "low", "high")}
-        rows.append(one)
-    rows = pd.DataFrame(rows).round(DIGITS)
+    """Return a chart of the change of right forms against that of right content at dose 0, a point for each pair."""
+    rows = _changes(results)
     x = alt.X("form_mean:Q", title="change of right forms at dose 0")
     y = alt.Y("content_mean:Q", title="change of right content")
     base = alt.Chart(rows)
     rule, text = base.mark_rule(color=INK, strokeWidth=1), base.mark_text(align="left", dx=6, dy=-6)
-    tips = [
-        alt.Tooltip("panel:N", title="pair"),
-        *(alt.Tooltip(f"{a}_mean:Q", title=a, format=".3f") for a in ("form", "content")),
-    ]
-    zero = alt.Chart().mark_rule(strokeDash=[4, 2], strokeWidth=1)
+    tips = [alt.Tooltip("panel:N", title="pair")]
+    tips += [alt.Tooltip(f"{axis}_mean:Q", title=axis, format=".3f") for axis in ("form", "content")]
+    zero = alt.Chart(rows).mark_rule(strokeDash=[4, 2], strokeWidth=1)
     chart = alt.layer(
         zero.encode(x=alt.datum(0)), zero.encode(y=alt.datum(0)),
         rule.encode(x=alt.X("form_low:Q"), x2="form_high:Q", y=y),
         rule.encode(y=alt.Y("content_low:Q"), y2="content_high:Q", x=x),
         base.mark_point(filled=True, opacity=1, size=60, color=INK).encode(x=x, y=y, tooltip=tips),
-        text.encode(x=x, y=y, text="panel:N"), data=rows,
+        text.encode(x=x, y=y, text="label:N"), data=rows,
     )  # fmt: skip
     said = caption(
         "Change of right content against the change of right forms, without the direction", rows,
@@ -124,12 +116,19 @@ def dissociation(results) -> alt.Chart:
     return chart.properties(**SINGLE, title="Form and content without the direction", description=said)
 
 
-def right(dataset: xr.Dataset) -> xr.DataArray:
-    """Return the change of right content at dose 0, [prompt]: content, letter or number, whichever a prompt asks for."""
-    score = dataset["score"].astype(float)
-    change = score.sel(dose=0.0) - score.sel(dose=1.0)
-    found = [change.sel(outcome=name, drop=True) for name in ("content", "choice", "arithmetic")]
-    return found[0].fillna(found[1]).fillna(found[2]).drop_vars("dose", errors="ignore").dropna("prompt")
+def _changes(results) -> pd.DataFrame:
+    """Return the rows of `dissociation`; of pairs at one point the first bears the names of all."""
+    rows = []
+    for title, dataset in results.items():
+        one = {"panel": title}
+        for axis, outcome in (("form", "format"), ("content", "right")):
+            ends = interval_row(named(quantities, f"change.{outcome}.0")(dataset))
+            one |= {f"{axis}_{end}": ends[end] for end in ("mean", "low", "high")}
+        rows.append(one)
+    rows = pd.DataFrame(rows).round(DIGITS)
+    places, called = rows[["form_mean", "content_mean"]].apply(tuple, axis=1), short(results)
+    together = rows["panel"].map(called).groupby(places).transform(", ".join)
+    return rows.assign(label=together.where(~places.duplicated(), ""))
 
 
 def removals(results) -> alt.Chart:

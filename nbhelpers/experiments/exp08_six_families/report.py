@@ -4,17 +4,19 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
+from nbhelpers.core import dose_stats
 from nbhelpers.experiments.exp08_six_families.figures import RULES
 from nbhelpers.experiments.exp08_six_families.quantities import quantities
-from nbhelpers.report.directions import answer, by_side, claim, fitting, levels_of, sentence, sides
+from nbhelpers.report.directions import answer, by_side, claim, fitting, levels_of, ranged, sentence, sides
 from nbhelpers.report.families import ends, turned
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import interval, number, p_value, percent
-from nbhelpers.report.verdicts import Verdict
+from nbhelpers.report.verdicts import DOWN, UP, Verdict
 
 OUTCOMES = {
-    "format": "form", "content": "content", "choice": "letter", "arithmetic": "number",
+    "format": "form", "right": "content", "content": "its words", "choice": "its letter", "arithmetic": "its number",
     "engaged_harmless": "harmless answered", "refusal_harmful": "harmful refused", "structure": "structure",
     "repetition": "repetition", "incoherent": "incoherent", "nll_unedited": "NLL, nats", "kl": "KL, nats",
 }  # fmt: skip
@@ -78,10 +80,15 @@ def null_table(results) -> pd.DataFrame:
                 f"{said}: rank p": p_value(float(at["band_p"])),
                 f"{said}: smallest visible change": number(float(at["detectable"]), 3),
             }
-        rows[title]["form: lost / gained"] = "{:.0f} / {:.0f}".format(
-            *(float(dataset[part].sel(outcome="format", dose=0.0)) for part in ("lost", "gained"))
-        )
+        lost, gained, p = exact(dataset)
+        rows[title]["form: lost / gained, exact p"] = f"{lost} / {gained}, {p_value(p)}"
     return turned(pd.DataFrame(rows).T, results)
+
+
+def exact(dataset: xr.Dataset) -> dose_stats.Discordance:
+    """Return how many right forms are lost and gained at dose 0, and McNemar's exact p."""
+    form = dataset["score"].sel(outcome="format")
+    return dose_stats.mcnemar(form.sel(dose=1.0), form.sel(dose=0.0))
 
 
 def removal_table(results) -> pd.DataFrame:
@@ -167,11 +174,15 @@ def said(results, detail: int) -> Verdict:
     lead = sides(results, quantities, LEAD)
     words = ("more form than content is lost", "more content than form is lost")
     where = by_side(results, lead, *words, "neither form nor content is surely lost more", detail)
+    moved = sides(results, quantities, FORM)
+    changed = moved[UP] + moved[DOWN]
+    p = ranged((exact(results[title]).p for title in changed), p_value)
+    tested = f"by an exact test, p = {p}" if changed else ""
     seen = levels_of(results, quantities, "detectable.format", points)
     energy = levels_of(results, quantities, "energy_along.late", percent)
     return Verdict(
         f"Form before content: {answer(lead)}",
-        sentence(size),
+        sentence("; ".join(filter(None, (size, tested.replace("p = <", "p <"))))),
         sentence(where),
-        f"With 80 % power, changes from {seen} points on would show; the direction carries {energy} of the differences.",
+        f"Changes from {seen} points on would show (80 % power). The direction carries {energy} of the differences' energy.",
     )
