@@ -21,6 +21,8 @@ RULES = {
     "top1_strict": lambda read: top1_strict(read["top1"]),
 }
 
+ENDS = ("kl_layer_final", "kl_layer_unedited_final")
+
 
 def _by_prompt(values: torch.Tensor, batch, n: int) -> np.ndarray:
     """Return means over each row's tokens of values [layer, token], [row of the batch, layer]."""
@@ -32,19 +34,19 @@ def _by_prompt(values: torch.Tensor, batch, n: int) -> np.ndarray:
 
 
 def _lens_read(decoder, stream, translators, unedited_final, options) -> dict[str, dict[str, torch.Tensor]]:
-    """Return {lens: {metric: [layer, token]}} of a stream, own final and unedited IT's final as end points."""
-    found = {}
-    for name, states in {
-        "raw": stream.residual, "tuned": tuned_lens.translate(translators, stream.residual),
-    }.items():  # fmt: skip
-        own = lens.lens_metrics(
-            states, decoder.unembedding, metrics=("kl_layer_final", "top1"), rows=options.lens_rows
-        )
-        ends = [*states, unedited_final]
-        far = lens.lens_metrics(
-            ends, decoder.unembedding, metrics=("kl_layer_final",), rows=options.lens_rows
-        )
-        found[name] = own | {"kl_layer_unedited_final": far["kl_layer_final"][:-1]}
+    """Return {lens: {metric: [layer, token]}} of a stream, up to its own final and to unedited IT's final residual.
+
+    unedited_final: None for another model, whose unembedding cannot read IT's residual.
+    """
+    found, rows = {}, options.lens_rows
+    tuned = tuned_lens.translate(translators, stream.residual)
+    for name, states in {"raw": stream.residual, "tuned": tuned}.items():
+        own = ("kl_layer_final", "top1")
+        found[name] = lens.lens_metrics(states, decoder.unembedding, metrics=own, rows=rows)
+        if unedited_final is not None:
+            ends = [*states, unedited_final]
+            far = lens.lens_metrics(ends, decoder.unembedding, metrics=own[:1], rows=rows)
+            found[name]["kl_layer_unedited_final"] = far["kl_layer_final"][:-1]
     return found
 
 
@@ -56,7 +58,7 @@ def gap(
 
     `kl_layer_final`, `kl_layer_unedited_final` (reader, lens, layer, prompt) and `commitment` (reader, lens, rule, prompt),
     means over a prompt's tokens. KL = Σ_v p_ℓ(v) (log p_ℓ(v) − log p_end(v)). reader: the arms' names, then "pt", which reads
-    the same tokens after its raw prompt through its own lens.
+    the same tokens after its raw prompt through its own lens; its distance from IT's final is NaN.
     """
     readers = [*(arm.name for arm in arms), "pt"]
     L, shape = pair.n_layers, (len(readers), 2)
@@ -68,8 +70,9 @@ def gap(
         for r, stream, batch, decoder, final in _readers(pair, arms, rows, read, vectors, chosen_rows):
             values = _lens_read(decoder, stream, lenses[decoder.variant], final, options)
             for i, own in enumerate(values.values()):
-                for k, name in enumerate(("kl_layer_final", "kl_layer_unedited_final")):
-                    kl[k, r, i, :, chosen_rows] = _by_prompt(own[name], batch, len(chosen_rows))
+                for k, name in enumerate(ENDS):
+                    if name in own:
+                        kl[k, r, i, :, chosen_rows] = _by_prompt(own[name], batch, len(chosen_rows))
                 layers = {name: each.T.cpu().numpy() for name, each in own.items()}
                 settled = torch.as_tensor(np.stack([rule(layers) for rule in RULES.values()]))
                 commit[r, i, :, chosen_rows] = _by_prompt(settled, batch, len(chosen_rows))
@@ -84,7 +87,7 @@ def gap(
 
 
 def _readers(pair, arms, rows, read, vectors, chosen_rows):
-    """Yield (index, stream, batch, decoder, unedited IT's last residual) of every dose and of PT, for some prompts."""
+    """Yield (index, stream, batch, decoder, unedited IT's last residual) of every dose, then of PT, for some prompts."""
     batch = forced_batch(chosen_rows, rows["it"], read, pair.it.pad_id)
     keep = sorted({min(arm.layers) for arm in arms})
     plain = forward(pair.it, batch, keep=keep)
@@ -95,4 +98,4 @@ def _readers(pair, arms, rows, read, vectors, chosen_rows):
         stream = forward(pair.it, batch, edits, resume=plain) if edits and not arm.identity else plain
         yield r, stream, batch, pair.it, final
     other = forced_batch(chosen_rows, rows["pt"], read, pair.pt.pad_id)
-    yield len(arms), forward(pair.pt, other), other, pair.pt, final
+    yield len(arms), forward(pair.pt, other), other, pair.pt, None
