@@ -73,12 +73,20 @@ class Arm:
         return self.change == "none" or neutral.get(self.change) == self.dose
 
 
-Vectors = Mapping[str, np.ndarray]  # name → [layer, d]
+# name → [layer, d], or [layer, k, d] of k orthonormal rows: "rescale" acts along one after another, so on their span
+Vectors = Mapping[str, np.ndarray]
 
 
-def _unit(vectors: Vectors, arm: Arm, key: str, layer: int) -> np.ndarray:
-    """Return the unit vector of a key at a layer; SteeringError if there is none."""
+def _rank(vectors: Vectors, arm: Arm) -> int:
+    """Return along how many vectors an arm rescales a layer: one, or k of a subspace."""
+    subspace = arm.change == "rescale" and np.ndim(vectors.get(arm.vector)) == 3
+    return vectors[arm.vector].shape[1] if subspace else 1
+
+
+def _unit(vectors: Vectors, arm: Arm, key: str, layer: int, component: int = 0) -> np.ndarray:
+    """Return the unit vector of a key at a layer, of a subspace one component; SteeringError if there is none."""
     vector = _vector(vectors, arm, key, layer)
+    vector = vector[component] if vector.ndim == 2 else vector
     length = np.linalg.norm(vector)
     if not length > 0:
         raise SteeringError(f"Arm {arm.name}: the vector {key!r} is zero at layer {layer}.")
@@ -103,7 +111,10 @@ def row_edits(arms: Sequence[Arm], vectors: Vectors, width: int) -> list[RowEdit
     sites = sorted({(layer, place) for arm in arms for layer in arm.layers for place in _places(arm)})
     for layer, place in sites:
         here = [layer in arm.layers and place in _places(arm) for arm in arms]
-        found.append(_site(arms, here, vectors, layer, place, width))
+        for component in range(max(_rank(vectors, arm) for arm in arms)):
+            deep = [touched and component < _rank(vectors, arm) for touched, arm in zip(here, arms)]
+            if any(deep):
+                found.append(_site(arms, deep, vectors, layer, place, width, component))
     return found
 
 
@@ -112,7 +123,7 @@ def _places(arm: Arm) -> tuple[str, ...]:
     return ("attention_update", "mlp_update") if arm.change == "skip" else (arm.place,)
 
 
-def _site(arms, here, vectors, layer: int, place: str, width: int) -> RowEdit:
+def _site(arms, here, vectors, layer: int, place: str, width: int, component: int) -> RowEdit:
     """Return the edit of one layer and place for all arms, with only the tensors that some arm needs."""
     n = len(arms)
     alpha, keep = np.ones(n), np.ones(n)
@@ -122,7 +133,7 @@ def _site(arms, here, vectors, layer: int, place: str, width: int) -> RowEdit:
             continue
         if arm.change in ("rescale", "matched"):
             alpha[i] = arm.dose
-            direction[i] = _unit(vectors, arm, arm.vector, layer)
+            direction[i] = _unit(vectors, arm, arm.vector, layer, component)
             write[i] = _unit(vectors, arm, arm.write, layer) if arm.write else direction[i]
         elif arm.change == "add":
             offset[i] = arm.dose * _vector(vectors, arm, arm.vector, layer)
