@@ -116,9 +116,3 @@ def directions_of(
         },
         {"direction": list(names), "space": list(SPACES), "layer": np.arange(n_layers)},
     )
-
-
-def best_layers(probes: xr.Dataset, n: int) -> list[int]:
-    """Return the n layers with the largest cross-validated R² in the residual stream, in order: no test prompt chooses."""
-    r2 = probes["r2_cv"].sel(space="residual", lens="tuned").values
-    return sorted(np.argsort(-r2, kind="stable")[:n].tolist())

@@ -1,0 +1,148 @@
+"""exp10: a direction that predicts the convergence gap, learned on some prompts, patched and steered with on others."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from nbhelpers.experiments.exp10_contrastive_patching import patching, probes, steered
+from nbhelpers.experiments.exp10_contrastive_patching.experiment import Params
+from nbhelpers.experiments.exp10_contrastive_patching.matched import Matched, matched, matched_rows
+from nbhelpers.measures import replies, scoring, steering, tuned_lens
+from nbhelpers.measures.steps import LENSES
+from nbhelpers.models.decoder import Pair
+from nbhelpers.models.decoding import decode
+from nbhelpers.models.generation import Continuation
+from nbhelpers.models.prompts import Prompt, read_as
+
+Known = Sequence[tuple[Prompt, dict]]
+Lenses = Mapping[str, tuned_lens.TunedLens]
+
+
+def evaluation(known: Known, used: Sequence[str], options: Params) -> list[tuple[Prompt, dict]]:
+    """Return the prompts that judge, with their records, by role; used: ids that probes or directions were learned on."""
+    return replies.held_out(
+        known, lambda record: scoring.task(record).role, options.counts, without=used, seed=options.seed
+    )
+
+
+def written_by_it(pair: Pair, prompts: Sequence[Prompt], options: Params) -> list[Continuation]:
+    """Return IT's own greedy replies."""
+    rows = read_as(pair.it, prompts, "chat", new_tokens=options.max_new_tokens)
+    return decode(pair.it, rows, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size).continuations
+
+
+def read_by_both(
+    pair: Pair, prompts: Sequence[Prompt], said: Sequence[Continuation], lenses: Lenses, options: Params
+) -> Matched:
+    """Return what both models do on IT's chat prompts and replies: `matched.matched`."""
+    rows = matched_rows(pair, prompts, said)
+    return matched(
+        pair, rows, said, lenses, per_prompt=options.per_prompt, batch_size=options.batch_size,
+        lens_rows=options.lens_rows,
+    )  # fmt: skip
+
+
+def mean_directions(artifact: xr.Dataset) -> dict[str, np.ndarray]:
+    """Return exp05's mean IT − PT difference of each model as it runs, {space: [layer, d]}."""
+    return {
+        "residual": artifact["site_direction"].sel(site="residual").values,
+        "mlp_output": artifact["direction"].sel(kind="mean").values,
+    }
+
+
+def learned(
+    pair: Pair, train: Matched, test: Matched, n_test: int, artifact: xr.Dataset, options: Params
+) -> xr.Dataset:
+    """Return phases 1 and 2: the gap on unseen prompts, the probes and their directions."""
+    draws = {"n_resamples": options.n_resamples, "confidence": options.confidence, "seed": options.seed}
+    fitted = probes.probed(train, test, n_test, n_permuted=options.n_permuted, **draws)
+    axes = probes.directions_of(fitted, train, mean_directions(artifact), pair.it.unembedding)
+    gap = patching.by_prompt(test.gap[:, :-1], test.prompt, n_test)
+    return fitted.drop_vars("weight").merge(axes).assign(gap=(("lens", "layer", "prompt"), gap))
+
+
+def patched_prompts(test: Matched, options: Params, n_test: int) -> np.ndarray:
+    """Return the indices of the prompts that are patched, spread evenly over those with a reply to patch."""
+    some = np.unique(test.prompt)
+    return some[steered.sampled(options.n_patched_prompts, len(some))]
+
+
+def patch_layers(found: xr.Dataset, options: Params) -> list[int]:
+    """Return the layers that are patched: those with the best R² over left-out training prompts, in all and in the late part."""
+    late = probes.window_layers(found.sizes["layer"] + 1)["late"]
+    r2 = found["r2_cv"].sel(space="residual", lens="tuned")
+    # The topmost of these layers has none above it to read.
+    below = [layer for layer in late if layer < found.sizes["layer"] - 1] or late[:1]
+    best = [best_of(r2, range(found.sizes["layer"] - 1), options.n_patched_layers)]
+    return sorted({*best[0], *best_of(r2, below, options.n_patched_layers)})
+
+
+def best_of(r2: xr.DataArray, layers: Sequence[int], n: int) -> list[int]:
+    """Return the n of some layers with the largest R²."""
+    return sorted(layers, key=lambda layer: -float(r2.sel(layer=layer)))[:n]
+
+
+def patched(
+    pair: Pair, prompts: Sequence[Prompt], said: Sequence[Continuation], train: Matched, test: Matched,
+    found: xr.Dataset, lenses: Lenses, options: Params,
+) -> xr.Dataset:  # fmt: skip
+    """Return phase 3: what patches into PT change, `patch_shift`, `patch_size` and `patch_gap`."""
+    chosen, layers = patched_prompts(test, options, len(prompts)), patch_layers(found, options)
+    few = test.at(np.flatnonzero(np.isin(test.prompt, chosen) & (test.step <= patching.POSITIONS)))
+    vectors = found["vector"].sel(space="residual", drop=True)
+    plan = patching.planned(few, train, vectors, layers, options.n_random, options.seed)
+    rows = matched_rows(pair, prompts, said)
+    shift = patching.patched(pair.pt, rows, said, few, plan, layers, lenses["pt"], batch_size=options.batch_size * 4)
+    sizes = plan.norm(dim=-1) / plan[:, :, [1]].norm(dim=-1)
+    tuned = few.gap[LENSES.index("tuned")]
+    above = np.stack([tuned[layer + 1 : -1].mean(0) for layer in layers])
+    kept = [patching.by_prompt(each, few.prompt, len(prompts))[..., chosen] for each in (sizes.permute(2, 1, 0).numpy(), above)]
+    dims = ("condition", "patched_layer", "patched_prompt")
+    return xr.Dataset(
+        {
+            "patch_shift": (("readout", *dims), shift[..., chosen].astype(np.float32)),
+            "patch_size": (dims, kept[0].astype(np.float32)), "patch_gap": (dims[1:], kept[1]),
+        },
+        {
+            "readout": list(patching.READ), "condition": patching.condition_names(options.n_random),
+            "patched_layer": layers, "patched_prompt": [prompts[i].id for i in chosen],
+        },
+    )  # fmt: skip
+
+
+def steer(
+    pair: Pair, known: Known, said: Sequence[Continuation], found: xr.Dataset, lenses: Lenses, options: Params
+) -> xr.Dataset:
+    """Return phase 4: what steered IT writes, and how it reads IT's own replies."""
+    prompts = [prompt for prompt, _ in known]
+    layers = probes.window_layers(pair.n_layers)["late"]
+    arms, band = steered.arms(options, layers), steered.randoms(options, layers)
+    along = steered.vectors(found, options, pair.n_layers)
+    wrote = steering.written(
+        pair, arms, prompts, along, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size * 8
+    )
+    score = steered.scored(wrote, [scoring.task(record) for _, record in known])
+    some = steered.sampled(options.n_forced, len(prompts))
+    rows = read_as(pair.it, [prompts[i] for i in some], "chat")
+    read = steered.forced(
+        pair.it, [*arms, *band], rows, [said[i] for i in some], along, lenses["it"], layers,
+        batch_size=options.batch_size, lens_rows=options.lens_rows,
+    )  # fmt: skip
+    names = [arm.name for arm in (*arms, *band)]
+    text = wrote["text"].rename(arm="shown_arm").drop_vars("prompt")
+    return xr.Dataset(
+        {"score": score.reindex(arm=names), "text": text, **read.data_vars},
+        {"forced_prompt": [prompts[i].id for i in some], **steered.described([*arms, *band])},
+    )
+
+
+def assembled(parts: Sequence[xr.Dataset], known: Known, n_layers: int) -> xr.Dataset:
+    """Return one dataset of all phases, with each prompt's role and message."""
+    whole = xr.merge(parts, join="outer", combine_attrs="drop")
+    about = {
+        "role": [scoring.task(record).role for _, record in known],
+        "message": [prompt.message for prompt, _ in known],
+    }
+    whole = whole.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in about.items()})
+    return whole.assign_coords(prompt=[prompt.id for prompt, _ in known]).assign_attrs(n_layers=n_layers)
