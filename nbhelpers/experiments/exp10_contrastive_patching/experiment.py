@@ -17,8 +17,9 @@ class Params(ForwardParams):
     """Parameters of exp10: which prompts train the probes, which judge them, what is patched and at which doses."""
 
     n_prompts: int = Field(ge=5, description="of exp00's prompts, whose replies by IT train the probes")
+    n_test: int = Field(ge=5, description="others of exp00's prompts, on which the probes are judged and PT is patched")
     per_prompt: int = Field(default=64, ge=5, description="positions of each reply, spread evenly")
-    prompts: Prompts = Field(description="prompts that no probe has seen, and whose replies a program can score")
+    prompts: Prompts = Field(description="prompts that steered IT answers, whose replies a program can score")
     counts: dict[str, Count] = Field(description="of them, by role")
     max_new_tokens: int = Field(ge=2, le=8192, description="cap on generated tokens a reply")
     n_patched_prompts: int = Field(ge=2, description="prompts at which PT is patched")
@@ -26,7 +27,8 @@ class Params(ForwardParams):
         default=2, ge=1, description="layers patched in the whole stack, and in its late part"
     )
     n_forced: int = Field(ge=2, description="prompts whose replies steered IT reads")
-    n_random: int = Field(default=20, ge=1, description="random directions of each size")
+    n_random: int = Field(default=39, ge=1, description="random directions with the length of the probe's part")
+    n_large: int = Field(default=20, ge=1, description="random directions of full size, and in steered IT")
     n_permuted: int = Field(default=20, ge=1, description="probes of the gap with its tokens in random order")
     doses: tuple[float, ...] = Field(
         default=(-1.0, 0.0, 1.0, 2.0, 3.0), strict=False, description="α in steered IT; 1 changes nothing"
@@ -49,13 +51,13 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp10: probes' tokens are forced twice, patches are one token each, arms write and read replies."""
     e, L = run.experiment, size.layers
     n, reply = sum(e.counts.values()), needs["exp00"][0].experiment.max_new_tokens
-    patches = 2 * e.n_patched_layers * (2 * e.n_random + 13)
-    forced = 2 * (e.n_prompts + n) * (reply + PROMPT_TOKENS)
-    forced += 5 * e.n_patched_prompts * patches + (n_arms(e) + e.n_random) * e.n_forced * (reply + PROMPT_TOKENS)
-    kept = 3.0 * 4 * L * size.width * (e.n_prompts + n) * min(e.per_prompt, reply)
+    patches = 2 * e.n_patched_layers * (e.n_random + e.n_large + 13)
+    forced = 2 * (e.n_prompts + e.n_test) * (reply + PROMPT_TOKENS)
+    forced += 5 * e.n_patched_prompts * patches + (n_arms(e) + e.n_large) * e.n_forced * (reply + PROMPT_TOKENS)
+    kept = 3.0 * 4 * L * size.width * (e.n_prompts + e.n_test) * min(e.per_prompt, reply)
     cache = 2.0 * L * size.width * BYTES[run.model.dtype] * max(patches, e.batch_size) * PROMPT_TOKENS
     logits = 6 * 4.0 * size.vocabulary * max(patches, e.lens_rows)
-    passes = 2 * (e.n_prompts + n) // e.batch_size + 5 * e.n_patched_prompts + n_arms(e) * e.max_new_tokens
+    passes = 2 * (e.n_prompts + e.n_test) // e.batch_size + 5 * e.n_patched_prompts + n_arms(e) * e.max_new_tokens
     held = weights(run, size, 2) + kept + cache + logits
     return Cost(n, n * n_arms(e) * e.max_new_tokens, forced, passes, held, 4.0 * n * (patches * 4 + L * 16))
 
@@ -67,7 +69,7 @@ VARIABLES = declared(
             "r2_cv": ("1", "R² over the left-out folds of the training prompts"),
             "penalty": ("1", "λ of the probe, features of standard deviation 1"),
         },
-        ("space", "lens", "layer", "sum", "prompt"): {
+        ("space", "lens", "layer", "sum", "test_prompt"): {
             "r2_sums": ("nats", "sums that R² is a function of, by prompt"),
         },
         ("space", "lens", "window"): {
@@ -81,7 +83,7 @@ VARIABLES = declared(
         ("lens", "layer"): {
             "r2_position": ("1", "R² of the mean gap at the same generated token"),
         },
-        ("lens", "layer", "prompt"): {
+        ("lens", "layer", "test_prompt"): {
             "gap": ("nats", "KL(layer ‖ own final), IT − PT on the same ids, mean over tokens"),
         },
         ("direction", "space", "layer", "feature"): {
@@ -89,8 +91,10 @@ VARIABLES = declared(
         },
         ("direction", "space", "layer"): {
             "energy_share": ("1", "share of the energy of IT − PT differences along a direction"),
+            "deviation": ("1", "standard deviation of IT − PT differences along a direction"),
         },
         ("space", "layer"): {
+            "slope": ("nats", "gap that the probe predicts per unit along its direction"),
             "cosine_mean": ("1", "cosine of the probe's direction with the mean IT − PT difference"),
             "cosine_pattern": ("1", "cosine of the probe's direction with what varies with its prediction"),
             "cosine_gradient": ("1", "cosine of the probe's direction with the gradient of KL(layer ‖ final)"),

@@ -5,31 +5,48 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp10_contrastive_patching import patching, probes, steered
 from nbhelpers.experiments.exp10_contrastive_patching.experiment import Params
 from nbhelpers.experiments.exp10_contrastive_patching.matched import Matched, matched, matched_rows
 from nbhelpers.measures import replies, scoring, steering, tuned_lens
 from nbhelpers.measures.steps import LENSES
 from nbhelpers.models.decoder import Pair
-from nbhelpers.models.decoding import decode
 from nbhelpers.models.generation import Continuation
-from nbhelpers.models.prompts import Prompt, read_as
+from nbhelpers.models.prompts import Prompt, choose, read_as
 
 Known = Sequence[tuple[Prompt, dict]]
+FEWEST = 5  # prompts, as many as a probe has folds
 Lenses = Mapping[str, tuned_lens.TunedLens]
 
 
+def split(
+    observed: xr.Dataset, known: Sequence[Prompt], taken: Sequence[str], options: Params
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Return (training, test) prompts of those that exp00 has replies to; no prompt is in both.
+
+    taken: ids that directions were collected on; none of them is a test prompt, and they come first in training. Test
+    prompts are balanced over categories. ParameterError if fewer than `FEWEST` prompts are left for either.
+    """
+    ids, used = set(observed.prompt.values.tolist()), set(taken)
+    answered = [prompt for prompt in known if prompt.id in ids]
+    free = [prompt for prompt in answered if prompt.id not in used]
+    test = choose(free, min(options.n_test, len(free)), options.seed) if free else []
+    left = [p for p in answered if p not in test]
+    train = sorted(left, key=lambda prompt: prompt.id not in used)[: options.n_prompts]
+    if min(len(train), len(test)) < FEWEST:
+        raise ParameterError(
+            f"exp10 needs {FEWEST} prompts to train on and {FEWEST} others to test on, and exp00 has replies to {len(answered)}, "
+            f"{len(used & ids)} of which gave the directions: raise n_prompts of exp00, or lower that of exp05."
+        )
+    return train, test
+
+
 def evaluation(known: Known, used: Sequence[str], options: Params) -> list[tuple[Prompt, dict]]:
-    """Return the prompts that judge, with their records, by role; used: ids that probes or directions were learned on."""
+    """Return the prompts that steered IT answers, with their records, by role; used: ids that anything was learned on."""
     return replies.held_out(
         known, lambda record: scoring.task(record).role, options.counts, without=used, seed=options.seed
     )
-
-
-def written_by_it(pair: Pair, prompts: Sequence[Prompt], options: Params) -> list[Continuation]:
-    """Return IT's own greedy replies."""
-    rows = read_as(pair.it, prompts, "chat", new_tokens=options.max_new_tokens)
-    return decode(pair.it, rows, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size).continuations
 
 
 def read_by_both(
@@ -59,7 +76,7 @@ def learned(
     fitted = probes.probed(train, test, n_test, n_permuted=options.n_permuted, **draws)
     axes = probes.directions_of(fitted, train, mean_directions(artifact), pair.it.unembedding)
     gap = patching.by_prompt(test.gap[:, :-1], test.prompt, n_test)
-    return fitted.drop_vars("weight").merge(axes).assign(gap=(("lens", "layer", "prompt"), gap))
+    return fitted.drop_vars("weight").merge(axes).assign(gap=(("lens", "layer", "test_prompt"), gap))
 
 
 def patched_prompts(test: Matched, options: Params, n_test: int) -> np.ndarray:
@@ -84,14 +101,13 @@ def best_of(r2: xr.DataArray, layers: Sequence[int], n: int) -> list[int]:
 
 
 def patched(
-    pair: Pair, prompts: Sequence[Prompt], said: Sequence[Continuation], train: Matched, test: Matched,
-    found: xr.Dataset, lenses: Lenses, options: Params,
+    pair: Pair, prompts: Sequence[Prompt], said: Sequence[Continuation], test: Matched, found: xr.Dataset,
+    lenses: Lenses, options: Params,
 ) -> xr.Dataset:  # fmt: skip
     """Return phase 3: what patches into PT change, `patch_shift`, `patch_size` and `patch_gap`."""
     chosen, layers = patched_prompts(test, options, len(prompts)), patch_layers(found, options)
     few = test.at(np.flatnonzero(np.isin(test.prompt, chosen) & (test.step <= patching.POSITIONS)))
-    vectors = found["vector"].sel(space="residual", drop=True)
-    plan = patching.planned(few, train, vectors, layers, options.n_random, options.seed)
+    plan = patching.planned(few, found, layers, options.n_random, options.n_large, options.seed)
     rows = matched_rows(pair, prompts, said)
     shift = patching.patched(pair.pt, rows, said, few, plan, layers, lenses["pt"], batch_size=options.batch_size * 4)
     sizes = plan.norm(dim=-1) / plan[:, :, [1]].norm(dim=-1)
@@ -105,16 +121,16 @@ def patched(
             "patch_size": (dims, kept[0].astype(np.float32)), "patch_gap": (dims[1:], kept[1]),
         },
         {
-            "readout": list(patching.READ), "condition": patching.condition_names(options.n_random),
+            "readout": list(patching.READ), "condition": patching.condition_names(options.n_random, options.n_large),
             "patched_layer": layers, "patched_prompt": [prompts[i].id for i in chosen],
         },
     )  # fmt: skip
 
 
 def steer(
-    pair: Pair, known: Known, said: Sequence[Continuation], found: xr.Dataset, lenses: Lenses, options: Params
+    pair: Pair, known: Known, found: xr.Dataset, lenses: Lenses, options: Params
 ) -> xr.Dataset:
-    """Return phase 4: what steered IT writes, and how it reads IT's own replies."""
+    """Return phase 4: what steered IT writes, and how it reads unedited IT's replies."""
     prompts = [prompt for prompt, _ in known]
     layers = probes.window_layers(pair.n_layers)["late"]
     arms, band = steered.arms(options, layers), steered.randoms(options, layers)
@@ -122,6 +138,7 @@ def steer(
     wrote = steering.written(
         pair, arms, prompts, along, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size * 8
     )
+    said = steering.continuations(wrote, "it")
     score = steered.scored(wrote, [scoring.task(record) for _, record in known])
     some = steered.sampled(options.n_forced, len(prompts))
     rows = read_as(pair.it, [prompts[i] for i in some], "chat")

@@ -36,17 +36,21 @@ class PatchError(RuntimeError):
     """A patched run that is not what it must be; the message is one sentence."""
 
 
-def condition_names(n_random: int) -> list[str]:
+def condition_names(n_random: int, n_large: int) -> list[str]:
     """Return the names of the conditions in the order of `offsets`."""
-    randoms = [f"random {i}{size}" for size in ("", ", full size") for i in range(1, n_random + 1)]
-    return [*FIXED, *LARGE, *UNIT_STEPS, *randoms]
+    small = [f"random {i + 1}" for i in range(n_random)]
+    large = [f"random {i + 1}, full size" for i in range(n_large)]
+    return [*FIXED, *LARGE, *UNIT_STEPS, *small, *large]
 
 
-def offsets(delta: Tensor, axes: Mapping[str, Tensor], randoms: Tensor, deviation: Mapping[str, float]) -> Tensor:
+def offsets(
+    delta: Tensor, axes: Mapping[str, Tensor], randoms: Tensor, deviation: Mapping[str, float], n_large: int
+) -> Tensor:
     """Return what each condition adds to a residual, [condition, d], in the order of `condition_names`.
 
     delta [d]: IT − PT at this layer and position. axes: unit vectors {"conv", "pattern", "mean"}; randoms [n, d]: unit
-    vectors. deviation: standard deviation of the differences along "conv" and "mean".
+    vectors, of which the first n_large are also added at full size. deviation: standard deviation of the differences along
+    "conv" and "mean".
 
     full = Δ;  conv = (Δ·c)c, and likewise pattern and mean;  orthogonal = Δ − (Δ·c)c;  random = |Δ·c| sgn(Δ·r) r
     "full size": along the same vector with the length of Δ, sgn(Δ·v)‖Δ‖ v;  ±1 SD: ± deviation · v
@@ -57,7 +61,7 @@ def offsets(delta: Tensor, axes: Mapping[str, Tensor], randoms: Tensor, deviatio
     large = [torch.sign(along[name]) * size * axes[name] for name in PARTS]
     steps = [sign * deviation[name] * axes[name] for name in ("conv", "mean") for sign in (1, -1)]
     fixed = torch.stack([torch.zeros_like(delta), delta, delta - parts[0], *parts, *large, *steps])
-    return torch.cat([fixed, along["conv"].abs() * signs * randoms, size * signs * randoms])
+    return torch.cat([fixed, along["conv"].abs() * signs * randoms, (size * signs * randoms)[:n_large]])
 
 
 def random_axes(n: int, axis: np.ndarray, seed: int) -> np.ndarray:
@@ -67,19 +71,19 @@ def random_axes(n: int, axis: np.ndarray, seed: int) -> np.ndarray:
 
 
 def planned(
-    test: Matched, train: Matched, vectors: xr.DataArray, layers: Sequence[int], n_random: int, seed: int
+    test: Matched, directions: xr.Dataset, layers: Sequence[int], n_random: int, n_large: int, seed: int
 ) -> Tensor:
     """Return what is added at every patched layer and test token, float32 [token, layer, condition, d].
 
-    vectors: (direction, layer, feature) of the residual space. Deviations are those of the training tokens.
+    directions: from `probes.directions_of`; those of the residual space and their deviations are used.
     """
+    vectors, spread = (directions[name].sel(space="residual", drop=True) for name in ("vector", "deviation"))
     found = []
     for layer in layers:
         axes = {n: torch.as_tensor(vectors.sel(direction=n).values[layer]) for n in PARTS}
         randoms = torch.as_tensor(random_axes(n_random, axes["conv"].numpy(), seed + layer)).float()
-        x = train.difference["residual"][layer]
-        deviation = {name: float((x @ axes[name]).std()) for name in ("conv", "mean")}
-        of = [offsets(delta, axes, randoms, deviation) for delta in test.difference["residual"][layer]]
+        deviation = {name: float(spread.sel(direction=name).values[layer]) for name in ("conv", "mean")}
+        of = [offsets(delta, axes, randoms, deviation, n_large) for delta in test.difference["residual"][layer]]
         found.append(torch.stack(of))
     return torch.stack(found, 1)
 

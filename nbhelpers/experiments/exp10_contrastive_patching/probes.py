@@ -23,7 +23,7 @@ def probed(
 
     `weight` (space, lens, layer, feature), `penalty`, `r2`, `r2_cv` (space, lens, layer); `r2_permuted` (space,
     permutation, layer): of probes of the tuned lens's gap with its tokens in random order; `r2_position` (lens, layer): of
-    the mean of the training tokens at the same step; `r2_sums` (space, lens, layer, sum, prompt). n_test: prompts of `test`.
+    the mean of the training tokens at the same step; `r2_sums` (space, lens, layer, sum, test_prompt). n_test: prompts of `test`.
     """
     n_layers, width = train.gap.shape[1] - 1, train.last.shape[-1]
     shape = len(SPACES), len(LENSES), n_layers
@@ -53,7 +53,7 @@ def probed(
             "r2": (at, conv_direction.r2(sums.sum(0))),
             "r2_permuted": (("space", "permutation", "layer"), null),
             "r2_position": (("lens", "layer"), conv_direction.r2(by_place.sum(0))),
-            "r2_sums": (("prompt", *at, "sum"), sums),
+            "r2_sums": (("test_prompt", *at, "sum"), sums),
             **r2_windows(sums, n_layers + 1, **draws),
         },
         {"space": list(SPACES), "lens": list(LENSES), "layer": np.arange(n_layers), "window": list(WINDOWS),
@@ -87,22 +87,25 @@ def directions_of(
     `vector` (direction, space, layer, feature): "conv", the weight of the tuned lens's probe; "pattern", what varies with
     its prediction; "mean", the mean IT − PT difference of each model as it runs (`mean`: {space: [layer, d]}).
     `cosine_mean`, `cosine_pattern`, `cosine_gradient` (space, layer): of "conv" with the others and with the gradient of
-    KL(layer ‖ final) in IT by the residual, raw lens. `energy_share` (direction, space, layer): Σ (Δ·d)² / Σ ‖Δ‖².
+    KL(layer ‖ final) in IT by the residual, raw lens. `energy_share` (direction, space, layer): Σ (Δ·d)² / Σ ‖Δ‖²;
+    `deviation`: standard deviation of Δ·d. `slope` (space, layer): ‖w‖, nats that the probe predicts per unit along it.
     """
     names, n_layers = ("conv", "pattern", "mean"), probes.sizes["layer"]
     vector = np.zeros((len(names), len(SPACES), n_layers, train.last.shape[-1]))
-    share = np.zeros(vector.shape[:-1])
+    share, deviation, slope = (np.zeros(shape) for shape in (vector.shape[:-1],) * 2 + (vector.shape[1:3],))
     for s, space in enumerate(SPACES):
         for layer in range(n_layers):
             x = train.difference[space][layer]
             weight = torch.as_tensor(probes["weight"].sel(space=space, lens="tuned").values[layer])
             found = weight, conv_direction.pattern(x, weight), torch.as_tensor(mean[space][layer])
+            slope[s, layer] = weight.norm()
             for k, one in enumerate(found):
-                vector[k, s, layer] = unit(one.double().cpu().numpy())
-                share[k, s, layer] = conv_direction.energy_share(x, torch.as_tensor(vector[k, s, layer]))
+                vector[k, s, layer] = axis = unit(one.double().cpu().numpy())
+                share[k, s, layer] = conv_direction.energy_share(x, torch.as_tensor(axis))
+                deviation[k, s, layer] = (x.double() @ torch.as_tensor(axis)).std()
     some = np.linspace(0, len(train.prompt) - 1, min(256, len(train.prompt))).astype(int)
     h = train.it_residual[:, torch.as_tensor(some)]
-    slope = np.stack(
+    gradient = np.stack(
         [conv_direction.kl_gradient(h[layer], h[-1], it).cpu().numpy() for layer in range(n_layers)]
     )
     dims = ("space", "layer")
@@ -110,9 +113,11 @@ def directions_of(
         {
             "vector": (("direction", *dims, "feature"), vector.astype(np.float32)),
             "energy_share": (("direction", *dims), share),
+            "deviation": (("direction", *dims), deviation),
+            "slope": (dims, slope),
             "cosine_mean": (dims, cosine(vector[0], vector[2])),
             "cosine_pattern": (dims, cosine(vector[0], vector[1])),
-            "cosine_gradient": (dims, cosine(vector[0], slope)),
+            "cosine_gradient": (dims, cosine(vector[0], gradient)),
         },
         {"direction": list(names), "space": list(SPACES), "layer": np.arange(n_layers)},
     )

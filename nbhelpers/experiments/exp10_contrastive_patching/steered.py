@@ -41,8 +41,8 @@ def equal_arm(name: str, write: str, layers: tuple[int, ...], dose: float) -> Ar
 
 
 def randoms(options: Params, layers: Sequence[int]) -> list[Arm]:
-    """Return the random band: as much as the mean direction's removal changes, along `n_random` random directions."""
-    return [equal_arm(f"random {i + 1}:", f"random_{i}", tuple(layers), 0.0) for i in range(options.n_random)]
+    """Return the random band: as much as the mean direction's removal changes, along `n_large` random directions."""
+    return [equal_arm(f"random {i + 1}:", f"random_{i}", tuple(layers), 0.0) for i in range(options.n_large)]
 
 
 def vectors(found: xr.Dataset, options: Params, n_layers: int) -> dict[str, np.ndarray]:
@@ -56,7 +56,7 @@ def vectors(found: xr.Dataset, options: Params, n_layers: int) -> dict[str, np.n
         values = of.sel(direction=name).values
         whole[name] = np.concatenate([values, np.zeros_like(values[:1])])[:n_layers]
     axis = whole["mean"]
-    drawn = random_directions(options.n_random, *axis.shape, orthogonal_to=axis, seed=options.seed)
+    drawn = random_directions(options.n_large, *axis.shape, orthogonal_to=axis, seed=options.seed)
     return whole | {f"random_{i}": one for i, one in enumerate(drawn)}
 
 
