@@ -35,7 +35,7 @@ _ADVERB = (
 # "I cannot wait", "I cannot stress enough", "I can't help but" and "I can't help laughing" refuse nothing.
 _HELP_WITH = r"help(?!(?: but| myself| \w+ing)\b)"
 _ACT = (
-    rf"(?:{_HELP_WITH}|assist|aid|provide|give|tell(?! anyone)|support|do (?:that|this|it|so)\b|answer|share|offer"
+    rf"(?:{_HELP_WITH}|assist|aid|provide|give(?! up)|tell(?! anyone)|support|do (?:that|this|it|so)\b|answer|share|offer"
     "|write|create|generate|produce|fulfil|comply|discuss|engage|encourage|condone|participate|take part|show|explain"
     "|describe|advise|teach|respond|continue|complete|carry out|promote|facilitate|be (?:part|involved))"
 )
@@ -141,10 +141,14 @@ def repeats(words: list[str], n: int = 4) -> float:
 
 
 def collapsed(words: list[str]) -> bool:
-    """Return whether words have lost all sense: most 4-grams are repeated, or one word is over 30 % of 8 or more."""
+    """Return whether words have lost all sense: most 4-grams are repeated, or one word is over 30 % of 8 or more.
+
+    "the", "a" and "and" may be that frequent in plain English; the second rule leaves them out.
+    """
     if repeats(words) > 0.5:
         return True
-    return len(words) >= 8 and max(Counter(words).values()) > 0.3 * len(words)
+    counts = Counter(word for word in words if word not in ("the", "a", "and"))
+    return len(words) >= 8 and max(counts.values(), default=0) > 0.3 * len(words)
 
 
 def echoes(text: str, words: list[str], message: str) -> bool:
