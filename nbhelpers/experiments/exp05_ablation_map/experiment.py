@@ -10,7 +10,7 @@ from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size
 from nbhelpers.core.variables import Variable, declared
 
-METHODS = ("mean", "zero", "skip", "remove", "reverse")  # what is done to one layer
+EDITS = ("mean", "zero", "skip", "remove", "reverse")  # what is done to one layer
 WIDE = ("mean", "skip", "remove")  # what is done to several layers
 WRITES = ("isotropic", "covariance")  # how random directions are drawn
 CELLS = 8  # of the collection: weights × history × prompt format
@@ -37,7 +37,7 @@ def n_arms(n_layers: int, options: Params) -> int:
     """Return the number of edited conditions."""
     wide = len(depths.windows(n_layers)) + 2 + options.n_sets
     return (
-        len(METHODS) * n_layers + len(WIDE) * wide + len(WRITES) * options.n_random + len(skips(n_layers)) + 2
+        len(EDITS) * n_layers + len(WIDE) * wide + len(WRITES) * options.n_random + len(skips(n_layers)) + 2
     )
 
 
@@ -62,7 +62,7 @@ READOUTS = {
 }
 # Grid of conditions → its dimensions besides the prompt, and what its conditions are.
 GRIDS = {
-    "layer": (("method", "layer"), "one layer edited"),
+    "layer": (("edit", "layer"), "one layer edited"),
     "window": (("change", "window"), "a window of layers edited"),
     "set": (("change", "layer_set"), "a random set of layers edited, as many as a window has"),
     "random": (("write", "control"), "late removal's length taken out along a random direction"),

@@ -13,7 +13,7 @@ import xarray as xr
 from nbhelpers import progress
 from nbhelpers.core import depths
 from nbhelpers.core.params import NATIVE, ModelParams, ParameterError
-from nbhelpers.experiments.exp05_ablation_map.experiment import GRIDS, METHODS, WIDE, WRITES, Params, skips
+from nbhelpers.experiments.exp05_ablation_map.experiment import EDITS, GRIDS, WIDE, WRITES, Params, skips
 from nbhelpers.measures import directions, steering
 from nbhelpers.measures.steering import Arm
 from nbhelpers.models.decoder import Decoder, Pair
@@ -101,7 +101,7 @@ def arms(n_layers: int, options: Params) -> dict[str, xr.DataArray]:
     sets = layer_sets(n_layers, options.n_sets, options.seed)
     controls = [[f"{write}_{i}" for i in range(options.n_random)] for write in WRITES]
     made = {
-        "layer": [[_arm(name, (layer,)) for layer in range(n_layers)] for name in METHODS],
+        "layer": [[_arm(name, (layer,)) for layer in range(n_layers)] for name in EDITS],
         "window": [[_arm(name, layers) for layers in spans.values()] for name in WIDE],
         "set": [[_arm(name, layers) for layers in sets] for name in WIDE],
         "random": [[Arm(name, change="matched", layers=late, write=name, dose=0.0) for name in row] for row in controls],
@@ -109,7 +109,7 @@ def arms(n_layers: int, options: Params) -> dict[str, xr.DataArray]:
         "place": [_arm("remove", late), _arm("remove", late, place=UPDATE, vector=UPDATE)],
     }  # fmt: skip
     coords = {
-        "method": list(METHODS), "layer": range(n_layers), "change": list(WIDE), "window": list(spans), "write": list(WRITES),
+        "edit": list(EDITS), "layer": range(n_layers), "change": list(WIDE), "window": list(spans), "write": list(WRITES),
         "first_skipped": skips(n_layers), "place": [OUTPUT, UPDATE],
     }  # fmt: skip
     found = {}
@@ -120,7 +120,7 @@ def arms(n_layers: int, options: Params) -> dict[str, xr.DataArray]:
 
 
 def _arm(name: str, layers: tuple[int, ...], **options) -> Arm:
-    """Return the arm of one method at some layers, called by both."""
+    """Return the arm of one edit at some layers, called by both."""
     return Arm(f"{name} {layers[0]}–{layers[-1]}", layers=layers, **CHANGES[name] | options)
 
 
