@@ -17,7 +17,9 @@ class Params(ForwardParams):
     """Parameters of exp10: which prompts train the probes, which judge them, what is patched and at which doses."""
 
     n_prompts: int = Field(ge=5, description="of exp00's prompts, whose replies by IT train the probes")
-    n_test: int = Field(ge=5, description="others of exp00's prompts, on which the probes are judged and PT is patched")
+    n_test: int = Field(
+        ge=5, description="others of exp00's prompts, on which the probes are judged and PT is patched"
+    )
     per_prompt: int = Field(default=64, ge=5, description="positions of each reply, spread evenly")
     prompts: Prompts = Field(description="prompts that steered IT answers, whose replies a program can score")
     counts: dict[str, Count] = Field(description="of them, by role")
@@ -27,7 +29,9 @@ class Params(ForwardParams):
         default=2, ge=1, description="layers patched in the whole stack, and in its late part"
     )
     n_forced: int = Field(ge=2, description="prompts whose replies steered IT reads")
-    n_random: int = Field(default=39, ge=1, description="random directions with the length of the probe's part")
+    n_random: int = Field(
+        default=39, ge=1, description="random directions with the length of the probe's part"
+    )
     n_large: int = Field(default=20, ge=1, description="random directions of full size, and in steered IT")
     n_permuted: int = Field(default=20, ge=1, description="probes of the gap with its tokens in random order")
     doses: tuple[float, ...] = Field(
@@ -38,7 +42,9 @@ class Params(ForwardParams):
     @classmethod
     def _identity(cls, doses):
         if not {0, 1, 2} <= set(doses):
-            raise ValueError("must hold the doses 0, which removes a direction, 1, which changes nothing, and 2")
+            raise ValueError(
+                "must hold the doses 0, which removes a direction, 1, which changes nothing, and 2"
+            )
         return tuple(sorted(doses))
 
 
@@ -53,11 +59,15 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     n, reply = sum(e.counts.values()), needs["exp00"][0].experiment.max_new_tokens
     patches = 2 * e.n_patched_layers * (e.n_random + e.n_large + 13)
     forced = 2 * (e.n_prompts + e.n_test) * (reply + PROMPT_TOKENS)
-    forced += 5 * e.n_patched_prompts * patches + (n_arms(e) + e.n_large) * e.n_forced * (reply + PROMPT_TOKENS)
+    forced += 5 * e.n_patched_prompts * patches + (n_arms(e) + e.n_large) * e.n_forced * (
+        reply + PROMPT_TOKENS
+    )
     kept = 3.0 * 4 * L * size.width * (e.n_prompts + e.n_test) * min(e.per_prompt, reply)
     cache = 2.0 * L * size.width * BYTES[run.model.dtype] * max(patches, e.batch_size) * PROMPT_TOKENS
     logits = 6 * 4.0 * size.vocabulary * max(patches, e.lens_rows)
-    passes = 2 * (e.n_prompts + e.n_test) // e.batch_size + 5 * e.n_patched_prompts + n_arms(e) * e.max_new_tokens
+    passes = (
+        2 * (e.n_prompts + e.n_test) // e.batch_size + 5 * e.n_patched_prompts + n_arms(e) * e.max_new_tokens
+    )
     held = weights(run, size, 2) + kept + cache + logits
     return Cost(n, n * n_arms(e) * e.max_new_tokens, forced, passes, held, 4.0 * n * (patches * 4 + L * 16))
 
@@ -97,7 +107,10 @@ VARIABLES = declared(
             "slope": ("nats", "gap that the probe predicts per unit along its direction"),
             "cosine_mean": ("1", "cosine of the probe's direction with the mean IT − PT difference"),
             "cosine_pattern": ("1", "cosine of the probe's direction with what varies with its prediction"),
-            "cosine_gradient": ("1", "cosine of the probe's direction with the gradient of KL(layer ‖ final)"),
+            "cosine_gradient": (
+                "1",
+                "cosine of the probe's direction with the gradient of KL(layer ‖ final)",
+            ),
         },
         ("readout", "condition", "patched_layer", "patched_prompt"): {
             "patch_shift": ("nats or layers", "patched − unpatched PT at the patched position"),
@@ -113,7 +126,10 @@ VARIABLES = declared(
         },
         ("shown_arm", "prompt"): {"text": ("1", "reply")},
         ("arm", "forced_prompt"): {
-            "kl_late": ("nats", "KL(layer ‖ own final) over late layers but the last, tuned lens, IT's reply"),
+            "kl_late": (
+                "nats",
+                "KL(layer ‖ own final) over late layers but the last, tuned lens, IT's reply",
+            ),
             "kl_unedited": ("nats", "KL(unedited ‖ edited) of the next token on IT's reply"),
             "residual_change": ("1", "change of the last residual as a share of its norm"),
         },

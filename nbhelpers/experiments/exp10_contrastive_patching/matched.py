@@ -58,7 +58,7 @@ def matched_rows(pair: Pair, prompts: Sequence[Prompt], replies: Sequence[Contin
 
 
 def kept_steps(batch, per_prompt: int) -> np.ndarray:
-    """Return which measured positions of a batch read a generated token, bool: at most `per_prompt` of each, spread evenly."""
+    """Return which measured positions of a batch are kept, bool: up to `per_prompt` generated tokens of each."""
     kept, start = np.zeros(len(batch.step_of_step), dtype=bool), 0
     for steps in batch.steps:
         n = len(steps) - 1

@@ -36,8 +36,8 @@ def split(
     train = sorted(left, key=lambda prompt: prompt.id not in used)[: options.n_prompts]
     if min(len(train), len(test)) < FEWEST:
         raise ParameterError(
-            f"exp10 needs {FEWEST} prompts to train on and {FEWEST} others to test on, and exp00 has replies to {len(answered)}, "
-            f"{len(used & ids)} of which gave the directions: raise n_prompts of exp00, or lower that of exp05."
+            f"exp10 needs {FEWEST} prompts to train on and {FEWEST} others to test on, and exp00 has replies to "
+            f"{len(answered)}, {len(used & ids)} of which gave the directions: raise n_prompts of exp00, or lower exp05's."
         )
     return train, test
 
@@ -86,7 +86,7 @@ def patched_prompts(test: Matched, options: Params, n_test: int) -> np.ndarray:
 
 
 def patch_layers(found: xr.Dataset, options: Params) -> list[int]:
-    """Return the layers that are patched: those with the best R² over left-out training prompts, in all and in the late part."""
+    """Return the layers that are patched: of all and of the late ones, those with the best R² over left-out training prompts."""
     late = probes.window_layers(found.sizes["layer"] + 1)["late"]
     r2 = found["r2_cv"].sel(space="residual", lens="tuned")
     # The topmost of these layers has none above it to read.
@@ -109,16 +109,21 @@ def patched(
     few = test.at(np.flatnonzero(np.isin(test.prompt, chosen) & (test.step <= patching.POSITIONS)))
     plan = patching.planned(few, found, layers, options.n_random, options.n_large, options.seed)
     rows = matched_rows(pair, prompts, said)
-    shift = patching.patched(pair.pt, rows, said, few, plan, layers, lenses["pt"], batch_size=options.batch_size * 4)
+    shift = patching.patched(
+        pair.pt, rows, said, few, plan, layers, lenses["pt"], batch_size=options.batch_size * 4
+    )
     sizes = plan.norm(dim=-1) / plan[:, :, [1]].norm(dim=-1)
     tuned = few.gap[LENSES.index("tuned")]
     above = np.stack([tuned[layer + 1 : -1].mean(0) for layer in layers])
-    kept = [patching.by_prompt(each, few.prompt, len(prompts))[..., chosen] for each in (sizes.permute(2, 1, 0).numpy(), above)]
+    size, gap = (
+        patching.by_prompt(each, few.prompt, len(prompts))[..., chosen]
+        for each in (sizes.permute(2, 1, 0).numpy(), above)
+    )
     dims = ("condition", "patched_layer", "patched_prompt")
     return xr.Dataset(
         {
             "patch_shift": (("readout", *dims), shift[..., chosen].astype(np.float32)),
-            "patch_size": (dims, kept[0].astype(np.float32)), "patch_gap": (dims[1:], kept[1]),
+            "patch_size": (dims, size.astype(np.float32)), "patch_gap": (dims[1:], gap),
         },
         {
             "readout": list(patching.READ), "condition": patching.condition_names(options.n_random, options.n_large),
@@ -127,9 +132,7 @@ def patched(
     )  # fmt: skip
 
 
-def steer(
-    pair: Pair, known: Known, found: xr.Dataset, lenses: Lenses, options: Params
-) -> xr.Dataset:
+def steer(pair: Pair, known: Known, found: xr.Dataset, lenses: Lenses, options: Params) -> xr.Dataset:
     """Return phase 4: what steered IT writes, and how it reads unedited IT's replies."""
     prompts = [prompt for prompt, _ in known]
     layers = probes.window_layers(pair.n_layers)["late"]

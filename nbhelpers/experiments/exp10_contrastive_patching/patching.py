@@ -83,7 +83,9 @@ def planned(
         axes = {n: torch.as_tensor(vectors.sel(direction=n).values[layer]) for n in PARTS}
         randoms = torch.as_tensor(random_axes(n_random, axes["conv"].numpy(), seed + layer)).float()
         deviation = {name: float(spread.sel(direction=name).values[layer]) for name in ("conv", "mean")}
-        of = [offsets(delta, axes, randoms, deviation, n_large) for delta in test.difference["residual"][layer]]
+        of = [
+            offsets(delta, axes, randoms, deviation, n_large) for delta in test.difference["residual"][layer]
+        ]
         found.append(torch.stack(of))
     return torch.stack(found, 1)
 
@@ -139,7 +141,7 @@ def by_prompt(values: np.ndarray, prompt: np.ndarray, n_prompts: int) -> np.ndar
 
 
 class Cached:
-    """A decoder after some prompts, one cache for all; each `branch` tries edited rows at the next token, then it advances."""
+    """A decoder after some prompts, one cache for all: `branch` tries edited rows at the next token, `advance` reads it."""
 
     def __init__(self, decoder: Decoder, rows: Sequence[Sequence[int]]):
         """Read the prompts."""
@@ -167,7 +169,7 @@ class Cached:
     def branch(self, lines: Sequence[int], ids: Sequence[int], plan: Tensor, layers: Sequence[int]) -> Tensor:
         """Return the residuals after the next token, [layer, line, patched layer, condition, d].
 
-        lines: which prompts; ids: their next tokens; plan [line, patched layer, condition, d]: what is added after each layer.
+        lines: which prompts; ids: their next tokens; plan [line, patched layer, condition, d]: what is added after a layer.
         """
         n, each = len(lines), plan.shape[1] * plan.shape[2]
         repeat = lambda values: torch.as_tensor(values, device=self.device).repeat_interleave(each, 0)  # noqa: E731
@@ -200,8 +202,8 @@ def _check(decoder: Decoder, h: Tensor, last: Tensor, step: int) -> None:
     error = ((plain - last).norm() / last.norm()).item()
     if not error <= limit:
         raise PatchError(
-            f"{decoder.name}: at generated token {step} the cached run differs from the forced one by {error:.2g} of its norm "
-            f"(limit {limit:g}): its cache does not hold what it read."
+            f"{decoder.name}: at generated token {step} the cached run differs from the forced one by {error:.2g} of its "
+            f"norm (limit {limit:g}): its cache does not hold what it read."
         )
     moved = (h[-1, :, :, 1:] - h[-1, :, :, :1]).float().norm(dim=-1).amax((0, 1))
     if not (moved > 0).all():
@@ -209,7 +211,7 @@ def _check(decoder: Decoder, h: Tensor, last: Tensor, step: int) -> None:
 
 
 def read(decoder: Decoder, h: Tensor, layers: Sequence[int], tuned: tuned_lens.TunedLens) -> np.ndarray:
-    """Return the read-outs of residuals [layer, line, patched layer, condition, d]: [read-out, condition, patched layer, line].
+    """Return the read-outs, [read-out, condition, patched layer, line], of h [layer, line, patched layer, condition, d].
 
     Below the patched layer a row's states are the unpatched row's; only its final distribution differs.
     """
@@ -220,7 +222,12 @@ def read(decoder: Decoder, h: Tensor, layers: Sequence[int], tuned: tuned_lens.T
         kl, kl_unedited = _distances(decoder, tuned, h[:, :, k], layer, below)
         later = slice(layer + 1, n_layers - 1)
         one = np.stack(
-            [kl[..., later].mean(-1), kl_unedited[..., later].mean(-1), kl[..., layer], kl_stays(kl, THRESHOLD)]
+            [
+                kl[..., later].mean(-1),
+                kl_unedited[..., later].mean(-1),
+                kl[..., layer],
+                kl_stays(kl, THRESHOLD),
+            ]
         )
         out.append(one - one[:, :, :1])
     return np.stack(out).transpose(1, 3, 0, 2)

@@ -23,7 +23,8 @@ def probed(
 
     `weight` (space, lens, layer, feature), `penalty`, `r2`, `r2_cv` (space, lens, layer); `r2_permuted` (space,
     permutation, layer): of probes of the tuned lens's gap with its tokens in random order; `r2_position` (lens, layer): of
-    the mean of the training tokens at the same step; `r2_sums` (space, lens, layer, sum, test_prompt). n_test: prompts of `test`.
+    the mean of the training tokens at the same step; `r2_sums` (space, lens, layer, sum, test_prompt). n_test: prompts of
+    `test`.
     """
     n_layers, width = train.gap.shape[1] - 1, train.last.shape[-1]
     shape = len(SPACES), len(LENSES), n_layers

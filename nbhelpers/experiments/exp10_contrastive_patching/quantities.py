@@ -4,7 +4,6 @@ Patches are into PT on IT's tokens, means over the patched layers; "own" is KL(l
 "same" at it. Names of steering state the direction, the dose α and the score, such as `shift.conv.0.format`.
 """
 
-import numpy as np
 import xarray as xr
 
 from nbhelpers.core import dose_stats, stats
@@ -25,7 +24,17 @@ UNMEASURED = {
 }  # fmt: skip
 PARTS = ("full", "orthogonal", "conv", "pattern", "mean", "conv, full size", "mean, full size")
 READ = {"own": "own", "same": "same_layer", "unedited": "unedited"}
-SCORES = ("format", "choice", "arithmetic", "fact", "structure", "refusal_harmful", "repetition", "incoherent", "length")
+SCORES = (
+    "format",
+    "choice",
+    "arithmetic",
+    "fact",
+    "structure",
+    "refusal_harmful",
+    "repetition",
+    "incoherent",
+    "length",
+)
 HALF = 0.5  # of what a probe predicts: less is not moving the gap
 
 
@@ -58,7 +67,9 @@ def predicted(result: xr.Dataset) -> Quantities:
         single[f"r2_folds.{space}.late"] = float(of["r2_cv"].sel(space=space).mean())
         null = result["r2_permuted"].sel(space=space).isel(layer=late).mean("layer")
         single[f"r2_permuted.{space}"] = float(null.max())
-    gap = result["gap"].sel(lens="tuned", drop=True).isel(layer=late).mean("layer").rename(test_prompt="prompt")
+    gap = (
+        result["gap"].sel(lens="tuned", drop=True).isel(layer=late).mean("layer").rename(test_prompt="prompt")
+    )
     return levels(found, "1", centre=0.0) | levels(single, "1") | shifts({"gap.late": gap}, "nats")
 
 
@@ -127,7 +138,11 @@ def unit_steps(result: xr.Dataset) -> Quantities:
     """
     shift = patches(result, "same")
     effect = {
-        name: (shift.sel(condition=f"{name}, +1 SD", drop=True) - shift.sel(condition=f"{name}, −1 SD", drop=True)) / 2
+        name: (
+            shift.sel(condition=f"{name}, +1 SD", drop=True)
+            - shift.sel(condition=f"{name}, −1 SD", drop=True)
+        )
+        / 2
         for name in ("conv", "mean")
     }
     of = result.sel(space="residual").sel(layer=result["patched_layer"].values)
@@ -162,7 +177,9 @@ def steered(result: xr.Dataset) -> Quantities:
         for arm, name in arm_names(result).items():
             values = score.sel(metric=metric, arm=arm, drop=True).astype(float)
             moved[f"shift.{name}.{metric}"], level[f"{metric}.{name}"] = values - own, values
-            units[f"shift.{name}.{metric}"] = units[f"{metric}.{name}"] = "tokens" if metric == "length" else "1"
+            units[f"shift.{name}.{metric}"] = units[f"{metric}.{name}"] = (
+                "tokens" if metric == "length" else "1"
+            )
     found = {}
     for name, values in moved.items():
         found |= shifts({name: values}, units[name])
@@ -186,7 +203,9 @@ def forced(result: xr.Dataset) -> Quantities:
     for readout, values in (("gap", gap), ("kl", kl)):
         null = values.sel(arm=band).mean("prompt").values
         for name, arm in (("equal", "equal 0"), ("mean", "mean 0")):
-            p[f"{name}_p.{readout}"] = dose_stats.rank_p(float(values.sel(arm=arm).mean()), null, two_sided=True)
+            p[f"{name}_p.{readout}"] = dose_stats.rank_p(
+                float(values.sel(arm=arm).mean()), null, two_sided=True
+            )
     return shifts(found, "nats") | levels(sizes, "1") | levels(p, "1")
 
 

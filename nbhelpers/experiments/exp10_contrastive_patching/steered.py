@@ -24,7 +24,7 @@ TOUCHED = 1e-6  # a smaller change of the last residual, as a share of its norm,
 
 
 def arms(options: Params, layers: Sequence[int]) -> list[Arm]:
-    """Return the arms that write: IT as it is, every dose of both directions, and the probe's at the mean direction's size."""
+    """Return the arms that write: IT as it is, each dose of both directions, the probe's at the mean direction's size."""
     layers = tuple(layers)
     doses = [
         Arm(f"{name} {dose:g}", change="rescale", layers=layers, vector=name, dose=dose)
@@ -87,7 +87,9 @@ def forced(
     kl_unedited = KL(unedited ‖ edited) of the next token; residual_change = ‖h′ − h‖ / ‖h‖ of the last residual.
     SteeringError if an arm with a neutral dose changes anything, or another changes nothing.
     """
-    found = {name: np.zeros((len(chosen), len(rows))) for name in ("kl_late", "kl_unedited", "residual_change")}
+    found = {
+        name: np.zeros((len(chosen), len(rows))) for name in ("kl_late", "kl_unedited", "residual_change")
+    }
     batches = replay_batches(rows, replies, batch_size, decoder.pad_id)
     for batch in progress(batches, "it steered"):
         plain = forward(decoder, batch, keep=[min(layers)])
@@ -110,7 +112,9 @@ def _read(decoder, stream, plain, tuned, layers, lens_rows) -> dict[str, np.ndar
     h, before = stream.residual[-1], plain.residual[-1]
     states = [*(tuned_lens.translate_layer(tuned, layer, stream.residual[layer]) for layer in layers), h]
     options = {"rows": lens_rows}
-    own = lens.lens_metrics(states, decoder.unembedding, metrics=("kl_layer_final",), **options)["kl_layer_final"]
+    own = lens.lens_metrics(states, decoder.unembedding, metrics=("kl_layer_final",), **options)[
+        "kl_layer_final"
+    ]
     ends = lens.lens_metrics([h, before], decoder.unembedding, metrics=("kl_final_layer",), **options)
     change = (h.float() - before.float()).norm(dim=-1) / before.float().norm(dim=-1)
     found = {
@@ -125,7 +129,9 @@ def check_changes(chosen: Sequence[Arm], change: np.ndarray) -> None:
     """Raise SteeringError unless neutral arms change nothing and all others something; change: [arm, prompt]."""
     for arm, size in zip(chosen, change.max(1)):
         if arm.identity and size > TOUCHED:
-            raise SteeringError(f"The arm {arm.name} must change nothing, and it moves the last residual by {size:.2g}.")
+            raise SteeringError(
+                f"The arm {arm.name} must change nothing, and it moves the last residual by {size:.2g}."
+            )
         if not arm.identity and not size > TOUCHED:
             raise SteeringError(
                 f"The arm {arm.name} changes nothing at dose {arm.dose:g}: its direction or dose is broken."
@@ -145,4 +151,3 @@ def described(chosen: Sequence[Arm]) -> Mapping[str, tuple[str, list]]:
 def sampled(n: int, of: int) -> np.ndarray:
     """Return n of `of` indices, spread evenly; all of them if there are fewer."""
     return np.unique(np.linspace(0, of - 1, min(n, of)).round().astype(int))
-
