@@ -48,8 +48,9 @@ def solutions(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Tensor,
     """
     centre, middle = x.mean(0), y.mean(0)
     scale = x.std(0, correction=0)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    z = (x - centre) / scale
+    moves = scale > 1e-12 * x.abs().amax(0)  # less is rounding
+    scale = torch.where(moves, scale, torch.ones_like(scale))
+    z = torch.where(moves, (x - centre) / scale, torch.zeros_like(x))
     values, vectors = torch.linalg.eigh(z.T @ z)
     turned = vectors.T @ (z.T @ (y - middle))
     shrunk = values.clamp_min(0)[None] + torch.as_tensor(penalties, dtype=x.dtype, device=x.device)[:, None]

@@ -79,20 +79,14 @@ def learned(
     return fitted.drop_vars("weight").merge(axes).assign(gap=(("lens", "layer", "test_prompt"), gap))
 
 
-def patched_prompts(test: Matched, options: Params, n_test: int) -> np.ndarray:
-    """Return the indices of the prompts that are patched, spread evenly over those with a reply to patch."""
-    some = np.unique(test.prompt)
-    return some[steered.sampled(options.n_patched_prompts, len(some))]
-
-
 def patch_layers(found: xr.Dataset, options: Params) -> list[int]:
-    """Return the layers that are patched: of all and of the late ones, those with the best R² over left-out training prompts."""
+    """Return the layers that are patched: of all and of the late ones, those with the best R² over left-out folds."""
     late = probes.window_layers(found.sizes["layer"] + 1)["late"]
     r2 = found["r2_cv"].sel(space="residual", lens="tuned")
     # The topmost of these layers has none above it to read.
     below = [layer for layer in late if layer < found.sizes["layer"] - 1] or late[:1]
-    best = [best_of(r2, range(found.sizes["layer"] - 1), options.n_patched_layers)]
-    return sorted({*best[0], *best_of(r2, below, options.n_patched_layers)})
+    n = options.n_patched_layers
+    return sorted({*best_of(r2, range(found.sizes["layer"] - 1), n), *best_of(r2, below, n)})
 
 
 def best_of(r2: xr.DataArray, layers: Sequence[int], n: int) -> list[int]:
@@ -101,33 +95,41 @@ def best_of(r2: xr.DataArray, layers: Sequence[int], n: int) -> list[int]:
 
 
 def patched(
-    pair: Pair, prompts: Sequence[Prompt], said: Sequence[Continuation], test: Matched, found: xr.Dataset,
-    lenses: Lenses, options: Params,
-) -> xr.Dataset:  # fmt: skip
-    """Return phase 3: what patches into PT change, `patch_shift`, `patch_size` and `patch_gap`."""
-    chosen, layers = patched_prompts(test, options, len(prompts)), patch_layers(found, options)
-    few = test.at(np.flatnonzero(np.isin(test.prompt, chosen) & (test.step <= patching.POSITIONS)))
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    said: Sequence[Continuation],
+    found: xr.Dataset,
+    lenses: Lenses,
+    options: Params,
+) -> xr.Dataset:
+    """Return phase 3: what patches into PT change at the first generated tokens, `patch_shift`, `patch_size`, `patch_gap`.
+
+    prompts, said: the test prompts and IT's replies, of which some are patched. found: from `learned`.
+    """
+    some, layers = steered.sampled(options.n_patched_prompts, len(prompts)), patch_layers(found, options)
+    chosen = [prompts[i] for i in some]
+    starts = [Continuation(said[i].ids[: patching.POSITIONS + 1], said[i].stopped) for i in some]
+    few = read_by_both(pair, chosen, starts, lenses, options)
     plan = patching.planned(few, found, layers, options.n_random, options.n_large, options.seed)
-    rows = matched_rows(pair, prompts, said)
+    rows = matched_rows(pair, chosen, starts)
     shift = patching.patched(
-        pair.pt, rows, said, few, plan, layers, lenses["pt"], batch_size=options.batch_size * 4
+        pair.pt, rows, starts, few, plan, layers, lenses["pt"], batch_size=options.batch_size * 4
     )
     sizes = plan.norm(dim=-1) / plan[:, :, [1]].norm(dim=-1)
     tuned = few.gap[LENSES.index("tuned")]
     above = np.stack([tuned[layer + 1 : -1].mean(0) for layer in layers])
     size, gap = (
-        patching.by_prompt(each, few.prompt, len(prompts))[..., chosen]
-        for each in (sizes.permute(2, 1, 0).numpy(), above)
+        patching.by_prompt(each, few.prompt, len(chosen)) for each in (sizes.permute(2, 1, 0).numpy(), above)
     )
     dims = ("condition", "patched_layer", "patched_prompt")
     return xr.Dataset(
         {
-            "patch_shift": (("readout", *dims), shift[..., chosen].astype(np.float32)),
+            "patch_shift": (("readout", *dims), shift.astype(np.float32)),
             "patch_size": (dims, size.astype(np.float32)), "patch_gap": (dims[1:], gap),
         },
         {
             "readout": list(patching.READ), "condition": patching.condition_names(options.n_random, options.n_large),
-            "patched_layer": layers, "patched_prompt": [prompts[i].id for i in chosen],
+            "patched_layer": layers, "patched_prompt": [prompt.id for prompt in chosen],
         },
     )  # fmt: skip
 
