@@ -13,15 +13,27 @@ from nbhelpers.report.quantities import Quantities, Quantity, levels, shifts
 JUDGED = "needs an LLM judge"
 OUTSIDE = "its dose is outside those of this run"
 CLASSES = "published from an LLM judge's classes, which rules cannot replace"
-UNMEASURED = {
-    "steering_ratio": "the study does not say of which scores it is the ratio",
-    **{f"g1.{d}.{a}": JUDGED for d in ("mean", "conv") for a in ("1", "0", "-1", "5")},
-    **{f"g2.{d}.{a}": JUDGED for d in ("mean", "conv") for a in ("1", "0", "-1", "5")},
-    **{f"s2.{d}.{a}": JUDGED for d in ("mean", "conv") for a in ("1", "0", "-1", "5")},
-    **{f"g2_drop.{d}": JUDGED for d in ("mean", "conv")},
-    **{f"{s}_rate.{d}.{a}": CLASSES for s in ("refused", "incoherent") for d in ("mean", "conv") for a in ("1", "-1", "5")},
-    **{f"{s}.{d}.{a}": OUTSIDE for s in ("structure", "choice", "arithmetic") for d in ("mean", "conv") for a in ("-5", "5")},
-}  # fmt: skip
+DIRECTIONS = ("mean", "conv")
+UNMEASURED = (
+    dict.fromkeys(
+        ("steering_ratio.least", "steering_ratio.most"),
+        "the study does not say of which scores it is the ratio",
+    )
+    | {f"{s}.{d}.{a}": JUDGED for s in ("g1", "g2", "s2") for d in DIRECTIONS for a in ("1", "0", "-1", "5")}
+    | {f"g2_drop.{d}": JUDGED for d in DIRECTIONS}
+    | {
+        f"{s}_rate.{d}.{a}": CLASSES
+        for s in ("refused", "incoherent")
+        for d in DIRECTIONS
+        for a in ("1", "-1", "5")
+    }
+    | {
+        f"{s}.{d}.{a}": OUTSIDE
+        for s in ("structure", "choice", "arithmetic")
+        for d in DIRECTIONS
+        for a in ("-5", "-0.5", "0.5", "5")
+    }
+)
 PARTS = ("full", "orthogonal", "conv", "pattern", "mean", "conv, full size", "mean, full size")
 READ = {"own": "own", "same": "same_layer", "unedited": "unedited"}
 SCORES = (

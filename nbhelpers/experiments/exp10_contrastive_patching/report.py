@@ -7,11 +7,21 @@ import pandas as pd
 
 from nbhelpers.experiments.exp10_contrastive_patching.figures import SPACES
 from nbhelpers.experiments.exp10_contrastive_patching.quantities import quantities
-from nbhelpers.report.directions import answer, claim, fitting, levels_of, ranged, sentence
+from nbhelpers.report.directions import (
+    LEAST,
+    among,
+    answer,
+    by_side,
+    claim,
+    fitting,
+    levels_of,
+    ranged,
+    sentence,
+)
 from nbhelpers.report.families import interval_table, turned
 from nbhelpers.report.quantities import named, value
 from nbhelpers.report.text import number, percent, written
-from nbhelpers.report.verdicts import DOWN, UP, Verdict, sides, where
+from nbhelpers.report.verdicts import DOWN, UP, Verdict, sides
 
 PREDICTS, MOVES, BEYOND = "r2.residual.tuned.late", "moved.conv", "patch_beyond.conv.own"
 STEERS = "steer_gap.conv.0"
@@ -34,25 +44,22 @@ def verdict(results) -> Verdict:
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
     predicts, moves = (sides(results, quantities, name) for name in (PREDICTS, MOVES))
+    says = {
+        UP: "On unseen prompts, one direction of IT − PT predicts {size} of the late gap's variance",
+        DOWN: "On unseen prompts, probes of IT − PT predict the late gap worse than its mean",
+    }
     size = claim(
-        results, quantities, PREDICTS,
-        "On unseen prompts, one direction of IT − PT {word} {size} of the late gap's variance",
+        results, quantities, PREDICTS, says[larger_side(predicts)],
         "On unseen prompts, no direction of IT − PT surely predicts the late gap",
-        ("predicts", "mispredicts"), shown=percent, detail=detail,
+        ("predicted", "mispredicted"), shown=percent, detail=detail,
     )  # fmt: skip
-    least = sides_word(moves)
+    expected = levels_of(results, quantities, "unit_predicted")
     return Verdict(
         f"Predicts it: {answer(predicts)}; moves it: {answer(moves)}",
         sentence(size),
-        f"Put into PT, a standard deviation of it should move the gap by {levels_of(results, quantities, 'unit_predicted')} "
-        f"nats{least}; it moves {moved_sizes(results)}.",
-        f"{beyond(results)} {removal(results, detail)}",
+        f"Put into PT, a standard deviation of it should move the gap {expected} nats; it moves {moved_sizes(results)}.",
+        f"{beyond(results)} {removal(results)}",
     )
-
-
-def sides_word(found) -> str:
-    """Return what to add to the expected size where a pair's patch moves at least half of it."""
-    return " and mostly does" if len(found[UP]) > len(found[DOWN]) else ""
 
 
 def moved_sizes(results) -> str:
@@ -61,25 +68,23 @@ def moved_sizes(results) -> str:
 
 
 def beyond(results) -> str:
-    """Return the sentence on whether patches along the direction do more than random ones of their length, by rank."""
-    more = [title for title, d in results.items() if value(quantities, d, "patch_p.conv") <= P]
-    if len(results) == 1:
-        return "Random directions do as much." if not more else "Random directions do less."
-    if not more:
-        return "Random directions do as much."
-    return f"Random directions do less {where(more, results, again=True).split(' (')[0]}."
+    """Return the sentence on whether patches along the direction do more than random ones of their length.
+
+    More: by the joint interval of the difference and by the rank among random directions.
+    """
+    found = sides(results, quantities, BEYOND)
+    more = [t for t in found[UP] + found[DOWN] if value(quantities, results[t], "patch_p.conv") <= P]
+    return f"Random directions do {f'less {among(more, results, LEAST)}'.rstrip() if more else 'as much'}."
 
 
-def removal(results, detail: int) -> str:
-    """Return the sentence on IT without the direction: what becomes of the gap."""
+def removal(results) -> str:
+    """Return the sentence on IT without the direction: what becomes of the late gap."""
     found = sides(results, quantities, STEERS)
-    moved = {"widens": found[UP], "narrows": found[DOWN]}
-    told = [
-        f"{word} the gap {where(titles, results, again=True).split(' (')[0]}" if len(results) > 1 else f"{word} the gap"
-        for word, titles in moved.items() if titles
-    ]  # fmt: skip
-    return (
-        f"Removed from IT it {' and '.join(told)}." if told else "Removed from IT it changes nothing surely."
+    if not found[UP] and not found[DOWN]:
+        size = ranged([abs(value(quantities, d, STEERS)) for d in results.values()])
+        return f"Removed from IT, it moves the gap {size} nats, undecided."
+    return sentence(
+        f"removed from IT, it {by_side(results, found, 'widens the gap', 'narrows it', '', LEAST)}"
     )
 
 
