@@ -21,6 +21,7 @@ from nbhelpers.report.dose_charts import (
 )
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.graft_charts import by_window
+from nbhelpers.report.theme import PT
 
 TITLES = {
     "format": "requested form",
@@ -34,6 +35,7 @@ TITLES = {
     "incoherent": "incoherent replies",
 }
 METRIC = {"metric": "score"}
+FORM, DISTANCE = "requested form", "distance of late layers"
 SHARE = "share of replies"
 CONTROLS = {
     "dose.0": "the direction",
@@ -139,6 +141,7 @@ def injection(results) -> alt.Chart:
     rows = parts(curve_rows(results, values), end_rows(results, plain_scores)).dropna(subset=["mean"])
     return dose_response(
         rows, y=SHARE, title="The direction added to PT", x="added, in units of the gap (c)", identity=0,
+        colours={"color": alt.value(PT)},
         description="Share of PT's replies with the chosen score, against the factor c of the mean IT − PT gap that is added "
         "to its late MLP outputs", toggles=METRIC,
     )  # fmt: skip
@@ -196,24 +199,28 @@ def controls(results) -> alt.Chart:
     )  # fmt: skip
 
 
+def ways(title: str, result: xr.Dataset) -> list[dict]:
+    """Return how far every dose carries a pair towards PT: rows of dose, lens, what and interval."""
+    doses, rows = q.of_group(result, "dose"), []
+    for dose, (arm, *_) in doses.items():
+        forms = [q.score(result, "format", name) for name in (arm, "it", "pt")]
+        found = dict.fromkeys((("raw", FORM), ("tuned", FORM)), q.share_of_way(*forms))
+        for lens in ("raw", "tuned"):
+            far = [q.gap_of(result, lens, name) for name in (arm, doses[1.0][0], "pt")]
+            found[lens, DISTANCE] = q.share_of_way(*far)
+        for (lens, what), ends in found.items():
+            labels = {"panel": title, "part": CURVE, "dose": dose, "lens": lens, "what": what}
+            rows.append(labels | dict(zip(("mean", "low", "high"), ends)))
+    return rows
+
+
 def together(results) -> alt.Chart:
     """Return how far each dose carries IT towards PT: the form of its replies, and the distance of its late layers."""
-    rows = []
-    for title, result in results.items():
-        for dose, (arm, *_) in q.of_group(result, "dose").items():
-            forms = [q.score(result, "format", name) for name in (arm, "it", "pt")]
-            at_one = q.of_group(result, "dose")[1.0][0]
-            for lens in ("raw", "tuned"):
-                far = [q.gap_of(result, lens, name) for name in (arm, at_one, "pt")]
-                for what, three in (("requested form", forms), ("distance of late layers", far)):
-                    ends = dict(zip(("mean", "low", "high"), q.share_of_way(*three)))
-                    rows.append(
-                        {"panel": title, "part": CURVE, "dose": dose, "lens": lens, "what": what} | ends
-                    )
+    rows = [row for title, result in results.items() for row in ways(title, result)]
     rows = pd.DataFrame(rows).round(DIGITS).dropna(subset=["mean"])
     return dose_response(
         rows, y="share of the way from IT to PT", title="Does the gap move when the form moves?", fields=("what",),
-        colours=by_category("what", ["requested form", "distance of late layers"]),
+        colours=by_category("what", [FORM, DISTANCE]),
         description="Share of the way from IT (0) to PT (1) that a dose carries the requested form of replies and the mean "
         "KL(layer ‖ own final) over the late half of the layers on IT's own replies, against the dose α",
         toggles={"lens": "lens"}, defaults={"lens": "tuned"},
@@ -247,20 +254,24 @@ def kl_curves(results) -> alt.Chart:
     )  # fmt: skip
 
 
+# Score → the published figures of which the study's curve is drawn, by the second part of their ids.
+CURVES = {"format": "05", "choice": "17", "arithmetic": "18", "refusal_harmful": "05"}
+
+
 def published_curves() -> alt.Chart:
     """Return the study's dose–response of Gemma, by score, as published."""
     found = []
     for row in claims.published("exp06").to_dict("records"):
         metric, _, dose = row["metric"].partition(".dose.")
-        if dose and metric in TITLES and row["family"] == "gemma":
+        if row["id"].split(".")[1] == CURVES.get(metric) and dose:
             number = float(dose.replace("m", "-").replace("_", "."))
             ends = {"mean": row["value"], "low": row["ci_low"], "high": row["ci_high"]}
             found.append(
                 {"panel": "the study's Gemma", "part": CURVE, "dose": number, "score": TITLES[metric]} | ends
             )
-    rows = pd.DataFrame(found).drop_duplicates(["dose", "score"])
-    names = list(dict.fromkeys(rows["score"]))
+    rows = pd.DataFrame(found)
     return dose_response(
-        rows, y=SHARE, title="Published: Gemma 3 4B", fields=("score",), colours=by_category("score", names[:4]),
+        rows, y=SHARE, title="Published: Gemma 3 4B", fields=("score",),
+        colours=by_category("score", [TITLES[metric] for metric in CURVES]),
         description="Published share of replies by score, against the dose α, layers 20–33 of Gemma 3 4B",
     )  # fmt: skip

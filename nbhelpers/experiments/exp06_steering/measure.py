@@ -12,25 +12,20 @@ from nbhelpers.core.store import ResultError
 from nbhelpers.experiments.exp06_steering.arms import PROMPTED, described
 from nbhelpers.experiments.exp06_steering.content import content
 from nbhelpers.experiments.exp06_steering.experiment import ROWS, Params
-from nbhelpers.measures import lens, replies, scoring, steering, tuned_lens
-from nbhelpers.measures.commitment import kl_stays, top1_strict
+from nbhelpers.measures import replies, scoring, steering
 from nbhelpers.measures.refusal import CLASSES, engagement
 from nbhelpers.measures.steering import Arm, Vectors
 from nbhelpers.models import corpora, tokens
 from nbhelpers.models.decoder import Decoder, Pair
-from nbhelpers.models.forward import forced_batch, forward, replay_batches
+from nbhelpers.models.forward import replay_batches
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, read_as
-from nbhelpers.models.row_edits import as_edits
 
 Known = list[tuple[Prompt, dict]]  # prompts with their records
 PLAINLY = "Answer in plain running text, without any formatting. "  # the prompt-only baseline
 EXTRA = ("content", "choice_logprob", "capped", "length", "nll_unedited")
 METRICS = (*scoring.METRICS, *EXTRA)
-RULES = {
-    "kl_stays_0.1": lambda read: kl_stays(read["kl_layer_final"]),
-    "top1_strict": lambda read: top1_strict(read["top1"]),
-}
+UNREAD = ("matched", "unit", "single")  # groups whose choices are not read by log-probability
 
 
 def chosen(known: Known, used: Sequence[str], options: Params) -> tuple[Known, Known]:
@@ -78,10 +73,13 @@ def steered(
     return xr.concat(found, "arm").sel(arm=[arm.name for arm in arms])
 
 
-def prompted(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
-    """Return what unedited IT writes if the message first asks for plain text: the baseline that needs no steering."""
+def with_baseline(
+    pair: Pair, arms: Sequence[Arm], prompts: Sequence[Prompt], vectors: Vectors, options: Params
+) -> xr.Dataset:
+    """Return `steered` of all arms, and of IT as it is if the message first asks for plain text: the baseline by a prompt."""
     asked = [replace(prompt, message=PLAINLY + prompt.message) for prompt in prompts]
-    return steered(pair, [PROMPTED], asked, {}, options)
+    found = steered(pair, arms, prompts, vectors, options)
+    return xr.concat([found, steered(pair, [PROMPTED], asked, {}, options)], "arm")
 
 
 def _runs(pair: Pair, arms: Sequence[Arm]) -> Iterator[tuple[Decoder, str, list[int]]]:
@@ -189,9 +187,31 @@ def scored(found: xr.Dataset, known: Known, extra: Mapping[str, np.ndarray]) -> 
     for name, each in more.items():
         values[METRICS.index(name)] = each
     dims = ("arm", "prompt")
-    return xr.Dataset(
-        {"score": (("metric", *dims), values), "engagement": (dims, kinds)}, {"metric": list(METRICS)}
-    )
+    coords = {"metric": list(METRICS)} | {dim: found[dim].values for dim in dims}
+    return xr.Dataset({"score": (("metric", *dims), values), "engagement": (dims, kinds)}, coords)
+
+
+def all_scores(
+    pair: Pair,
+    groups: Mapping[str, list[Arm]],
+    known: Known,
+    found: xr.Dataset,
+    vectors: Vectors,
+    options: Params,
+) -> xr.Dataset:
+    """Return `scored` of the replies of all arms, with their NLL under the unedited host and choices by log-probability.
+
+    The latter are not read under the random controls, of which there are many, nor under single layers.
+    """
+    arms = [arm for group in groups.values() for arm in group] + [PROMPTED]
+    fewer = [arm for name, group in groups.items() if name not in UNREAD for arm in group]
+    prompts = [prompt for prompt, _ in known]
+    likely = forced_choice(pair, fewer, known, vectors, batch_size=options.batch_size)
+    extra = {
+        "nll_unedited": reply_nll(pair, arms, prompts, found, batch_size=options.batch_size),
+        "choice_logprob": likely.reindex(arm=found["arm"].values).values,
+    }
+    return scored(found, known, extra)
 
 
 def neutral_prompts(decoder: Decoder, options: Params) -> tuple[list[Prompt], list[Continuation]]:
@@ -235,82 +255,6 @@ def on_tuning_prompts(
         {name: (tuple(names.values()), values.values) for name, values in parts.items()},
         {names[dim]: found[dim].values for dim in names},
     )
-
-
-def _by_prompt(values: torch.Tensor, batch, n: int) -> np.ndarray:
-    """Return means over each row's tokens of values [layer, token], [row of the batch, layer]."""
-    row = np.repeat(np.arange(n), [len(steps) for steps in batch.steps])
-    flat = values.double().cpu().numpy()
-    return (
-        np.stack([np.bincount(row, layer, n) for layer in flat], 1) / np.bincount(row, minlength=n)[:, None]
-    )
-
-
-def _lens_read(decoder, stream, translators, unedited_final, options) -> dict[str, dict[str, torch.Tensor]]:
-    """Return {lens: {metric: [layer, token]}} of a stream, own final and unedited IT's final as end points."""
-    found = {}
-    for name, states in {
-        "raw": stream.residual, "tuned": tuned_lens.translate(translators, stream.residual),
-    }.items():  # fmt: skip
-        own = lens.lens_metrics(
-            states, decoder.unembedding, metrics=("kl_layer_final", "top1"), rows=options.lens_rows
-        )
-        ends = [*states, unedited_final]
-        far = lens.lens_metrics(
-            ends, decoder.unembedding, metrics=("kl_layer_final",), rows=options.lens_rows
-        )
-        found[name] = own | {"kl_layer_unedited_final": far["kl_layer_final"][:-1]}
-    return found
-
-
-def gap(
-    pair: Pair, arms: Sequence[Arm], prompts: Sequence[Prompt], read: Sequence[Continuation], vectors: Vectors,
-    lenses: Mapping[str, tuned_lens.TunedLens], options: Params,
-) -> xr.Dataset:  # fmt: skip
-    """Return how far each layer lies from the end under every dose, all on IT's own replies, with PT as reference.
-
-    `kl_layer_final`, `kl_layer_unedited_final` (reader, lens, layer, prompt) and `commitment` (reader, lens, rule, prompt),
-    means over a prompt's tokens. KL = Σ_v p_ℓ(v) (log p_ℓ(v) − log p_end(v)). reader: the arms' names, then "pt", which reads
-    the same tokens after its raw prompt through its own lens.
-    """
-    readers = [*(arm.name for arm in arms), "pt"]
-    L, shape = pair.n_layers, (len(readers), 2)
-    kl = np.full((2, *shape, L, len(prompts)), np.nan, dtype=np.float32)
-    commit = np.full((*shape, len(RULES), len(prompts)), np.nan, dtype=np.float32)
-    rows = {"it": read_as(pair.it, prompts, "chat"), "pt": read_as(pair.pt, prompts, "raw")}
-    order = [batch.rows for batch in replay_batches(rows["it"], read, options.batch_size, pair.it.pad_id)]
-    for chosen_rows in order:
-        for r, stream, batch, decoder, final in _readers(pair, arms, rows, read, vectors, chosen_rows):
-            values = _lens_read(decoder, stream, lenses[decoder.variant], final, options)
-            for i, own in enumerate(values.values()):
-                for k, name in enumerate(("kl_layer_final", "kl_layer_unedited_final")):
-                    kl[k, r, i, :, chosen_rows] = _by_prompt(own[name], batch, len(chosen_rows))
-                layers = {name: each.T.cpu().numpy() for name, each in own.items()}
-                settled = torch.as_tensor(np.stack([rule(layers) for rule in RULES.values()]))
-                commit[r, i, :, chosen_rows] = _by_prompt(settled, batch, len(chosen_rows))
-    dims = ("reader", "lens", "layer", "prompt")
-    return xr.Dataset(
-        {
-            "kl_layer_final": (dims, kl[0]), "kl_layer_unedited_final": (dims, kl[1]),
-            "commitment": (("reader", "lens", "rule", "prompt"), commit),
-        },
-        {"reader": readers, "lens": ["raw", "tuned"], "rule": list(RULES), "prompt": [p.id for p in prompts]},
-    )  # fmt: skip
-
-
-def _readers(pair, arms, rows, read, vectors, chosen_rows):
-    """Yield (index, stream, batch, decoder, unedited IT's last residual) of every dose and of PT, for some prompts."""
-    batch = forced_batch(chosen_rows, rows["it"], read, pair.it.pad_id)
-    keep = sorted({min(arm.layers) for arm in arms})
-    plain = forward(pair.it, batch, keep=keep)
-    lens.check_identity(plain.last_residual, plain.last_logits, pair.it.unembedding)
-    final = plain.residual[-1]
-    for r, arm in enumerate(arms):
-        edits = as_edits(steering.row_edits([arm], vectors, pair.it.config.hidden_size))
-        stream = forward(pair.it, batch, edits, resume=plain) if edits and not arm.identity else plain
-        yield r, stream, batch, pair.it, final
-    other = forced_batch(chosen_rows, rows["pt"], read, pair.pt.pad_id)
-    yield len(arms), forward(pair.pt, other), other, pair.pt, final
 
 
 def assembled(

@@ -4,85 +4,35 @@ Doses in names are written 0, 0_5 or m1 for α = 0, 0.5 or −1. A shift is an a
 chosen dose is the one of those with a random band that lowers format compliance most on other prompts.
 """
 
-import json
-from collections.abc import Sequence
-
 import numpy as np
 import xarray as xr
 
 from nbhelpers.core import dose_stats
-from nbhelpers.core.depths import late_half
 from nbhelpers.core.resampling import bca_of_sums
 from nbhelpers.core.stats import Interval
-from nbhelpers.report.quantities import Quantities, levels, over, shifts
+from nbhelpers.experiments.exp06_steering.selections import (
+    band,
+    band_doses,
+    dose_table,
+    gap_of,
+    label,
+    of_group,
+    option,
+    score,
+    shift,
+)
+from nbhelpers.report.quantities import Quantities, levels, shifts
 
 RATES = ("format", "content", "choice", "arithmetic", "refusal_harmful", "engaged_harmless")
 STYLE = ("structure", "repetition", "incoherent")
 MEASURED = (*RATES, *STYLE)
 OFF_TARGET = ("content", "choice", "arithmetic", "refusal_harmful", "engaged_harmless")
-BASE = {"raw": "it_raw", "inject": "pt"}  # group → its unedited arm; that of the others is IT in its chat
 GROUPS = ("dose", "permuted", "unit", "raw", "early", "mid", "inject", "skip", "prompted")
 SIDES = {"below": lambda dose: dose <= 1, "above": lambda dose: dose >= 1}
 JOINT = (0.0, 1.5)  # doses over which gap and format are compared
 BY_RULE = "published: by an LLM judge or rules that differ; here rules alone"
 PAIRED = "published: d of independent samples; prompts are the same here"
 OWN_DOSES = "published over 14 doses from −5 to 5; here over those of this run"
-
-
-def label(dose: float) -> str:
-    """Return a dose as names of quantities have it: 0_25 for 0.25, m1 for −1."""
-    return f"{dose:g}".replace("-", "m").replace(".", "_")
-
-
-def option(result: xr.Dataset, name: str, otherwise: float) -> float:
-    """Return a parameter of the run that made a dataset."""
-    return json.loads(result.attrs.get("parameters", "{}")).get(name, otherwise)
-
-
-def values_of(result: xr.Dataset, metric: str, arms: Sequence[str]) -> np.ndarray:
-    """Return the scores of some arms' replies, float [arm, prompt]."""
-    place = {name: i for i, name in enumerate(result["arm"].values.tolist())}
-    row = result["metric"].values.tolist().index(metric)
-    table = result["score"].transpose("metric", "arm", "prompt").values
-    return table[row, [place[name] for name in arms]].astype(float)
-
-
-def by_prompt(result: xr.Dataset, values: np.ndarray) -> xr.DataArray:
-    """Return values as an array by prompt; two dimensions are (control, prompt)."""
-    dims = ("control", "prompt")[-values.ndim :]
-    return xr.DataArray(values, {"prompt": result["prompt"].values}, dims)
-
-
-def score(result: xr.Dataset, metric: str, arm: str) -> xr.DataArray:
-    """Return the scores of one arm's replies, [prompt]; NaN where the metric does not apply."""
-    return by_prompt(result, values_of(result, metric, [arm])[0])
-
-
-def of_group(result: xr.Dataset, group: str) -> dict[float, list[str]]:
-    """Return {dose: names of the arms} of a group, in the order of the doses; a single arm without a dose has NaN."""
-    mine, doses = result["group"].values == group, result["dose"].values
-    names, found = result["arm"].values, {}
-    for i in sorted(np.flatnonzero(mine), key=lambda i: doses[i]):
-        found.setdefault(float(doses[i]), []).append(str(names[i]))
-    return found
-
-
-def shift(result: xr.Dataset, metric: str, arm: str, group: str = "dose") -> xr.DataArray:
-    """Return the score of an arm of a group less that of its host as it is, [prompt]."""
-    own, base = values_of(result, metric, [arm, BASE.get(group, "it")])
-    return by_prompt(result, own - base)
-
-
-def band(result: xr.Dataset, metric: str, dose: float) -> xr.DataArray:
-    """Return the shifts under the matched random directions at a dose, (control, prompt); no control without any."""
-    names = of_group(result, "matched").get(dose, [])
-    values = values_of(result, metric, [*names, "it"])
-    return by_prompt(result, values[:-1] - values[-1])
-
-
-def band_doses(result: xr.Dataset) -> list[float]:
-    """Return the doses that have a random band, without the identity."""
-    return [dose for dose in of_group(result, "matched") if dose != 1]
 
 
 def chosen_dose(result: xr.Dataset) -> float:
@@ -103,11 +53,12 @@ def chosen_dose(result: xr.Dataset) -> float:
 
 
 def by_dose(result: xr.Dataset) -> Quantities:
-    """Return `<metric>.dose.<α>` and `<metric>.pt`, `.it`, `.it_raw`: scores of replies, means over prompts."""
+    """Return `<metric>.<group>.<α>` (dose, raw, early or mid) and `<metric>.pt`, `.it`, `.it_raw`: scores of replies."""
     named = {}
     for metric in MEASURED:
-        for dose, (arm, *_) in of_group(result, "dose").items():
-            named[f"{metric}.dose.{label(dose)}"] = score(result, metric, arm)
+        for group in ("dose", "raw", "early", "mid"):
+            for dose, (arm, *_) in of_group(result, group).items():
+                named[f"{metric}.{group}.{label(dose)}"] = score(result, metric, arm)
         named |= {f"{metric}.{arm}": score(result, metric, arm) for arm in ("pt", "it", "it_raw")}
     return levels(named, "1", BY_RULE)
 
@@ -208,13 +159,6 @@ def nulls(result: xr.Dataset) -> Quantities:
     return levels(counts, "prompts") | levels(found, "1")
 
 
-def dose_table(result: xr.Dataset, metric: str) -> xr.DataArray:
-    """Return a metric's scores under every dose, (prompt, dose)."""
-    arms = {dose: arms[0] for dose, arms in of_group(result, "dose").items()}
-    table = xr.concat([score(result, metric, arm) for arm in arms.values()], "dose")
-    return table.assign_coords(dose=list(arms)).transpose("prompt", "dose")
-
-
 def trends(result: xr.Dataset) -> Quantities:
     """Return `slope.<metric>.<side>` [prompt], per unit of α, below and above α = 1; `page_p.<metric>.<side>`, Page's test
     that it rises towards α = 1; `wrong_way.<metric>`, the share of prompts that removal moves up; and `as_published`.
@@ -249,12 +193,6 @@ def as_published(result: xr.Dataset) -> Quantities:
         spread = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2) if len(a) > 1 else np.nan
         size[f"pooled_d.{metric}.0"] = float((a.mean() - b.mean()) / spread) if spread > 0 else np.nan
     return levels(rho, "1", OWN_DOSES, 0.0) | levels(size, "1", PAIRED, 0.0)
-
-
-def gap_of(result: xr.Dataset, lens: str, reader: str, name: str = "kl_layer_final") -> xr.DataArray:
-    """Return the mean over the late half of the layers of a reader's KL(layer ‖ end), nats [prompt]."""
-    values = result[name].sel(lens=lens, reader=reader, drop=True).reset_coords(drop=True).astype(float)
-    return over(values, late_half(result.attrs["n_layers"]))
 
 
 def gaps(result: xr.Dataset) -> Quantities:
@@ -336,3 +274,38 @@ def quantities(result: xr.Dataset) -> Quantities:
     found = by_dose(result) | skipping(result) | shifted(result) | controls(result) | headline(result)
     found |= selectivity(result) | nulls(result) | trends(result) | gaps(result) | closed(result)
     return found | sizes(result)
+
+
+JUDGE = "needs an LLM judge"
+BEYOND_GRID = "a dose outside this run's grid, which ends where text breaks down"
+OTHER_SCALE = "added as a vector as long as the activation, times β; here the gap itself is added, times c"
+JUDGED = ("judged_format", "judged_register", "judged_refusal", "judged_over_refusal")
+STUDY_DOSES = (-5, -3, -2, -1, -0.5, 0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5)
+FAR = (-5, -3, -2, 3, 5)
+PUBLISHED = ("format", "choice", "arithmetic", "refusal_harmful", "structure")
+UNMEASURED = (
+    {f"{name}.dose.{label(dose)}": JUDGE for name in JUDGED for dose in STUDY_DOSES}
+    | {f"{name}.pt": JUDGE for name in JUDGED}
+    | {f"{name}.raw.{label(dose)}": JUDGE for name in JUDGED[:2] for dose in (0, 1)}
+    | {f"{name}.dose.up_to_m2": JUDGE for name in JUDGED[2:]}
+    | dict.fromkeys(("judged_format.d.m5", "judged_format.beta.0_5", "judged_register.beta.m3"), JUDGE)
+    | {f"{metric}.dose.{label(dose)}": BEYOND_GRID for metric in PUBLISHED for dose in FAR}
+    | {f"pooled_d.{metric}.{label(dose)}": BEYOND_GRID for metric in PUBLISHED for dose in (-5, -3)}
+    | dict.fromkeys(("structure.early.m5", "choice.early.5", "choice.mid.5", "structure.raw.5"), BEYOND_GRID)
+    | dict.fromkeys(("choice.beta.1", "choice.beta.3", "format.beta.2", "structure.beta.1_5"), OTHER_SCALE)
+)
+# Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
+SHOWN = {
+    "shift.*.inject.*": ("injection", shifted),
+    "shift.*.raw.*": ("controls", shifted),
+    "shift.*.early.*": ("windows", shifted),
+    "shift.*.unit.*": ("controls", shifted),
+    "shift.*": ("shift-table", shifted),
+    "gap_shift.*": ("together", gaps),
+    "pooled_d.*": ("shift-table", as_published),
+    "spearman.*": ("main_figure", as_published),
+    "*.skip.*": ("skipping", skipping),
+    "*.early.*": ("windows", by_dose),
+    "*.mid.*": ("windows", by_dose),
+    "*": ("main_figure", by_dose),
+}

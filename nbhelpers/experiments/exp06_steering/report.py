@@ -16,7 +16,7 @@ from nbhelpers.report.directions import among, answer, claim, fitting, ranged, s
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import ENDS, number, p_value, percent, written
-from nbhelpers.report.verdicts import DOWN, UP, Verdict
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict, of
 
 FORM, BEYOND, GAP = "shift.format.dose.0", "over_band.format.0", "gap_shift.tuned.0"
 MATRIX = {
@@ -43,28 +43,29 @@ def verdict(results) -> Verdict:
 
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
-    form, beyond = sides(results, quantities, FORM), sides(results, quantities, BEYOND)
+    form = sides(results, quantities, FORM)
     size = claim(
         results, quantities, FORM, "Removing it leaves {size} points {word} replies in the requested form",
         "Whether removing it costs replies their form is undecided", ("more", "fewer"), shown=points, detail=detail,
     )  # fmt: skip
-    random = "Random directions of its size cost surely less"
-    both = [title for title in beyond[DOWN] if title in form[DOWN]]
-    control = (
-        f"{random} {among(both, results, detail)}" if both else "Random directions of its size do as much"
-    )
     return Verdict(
-        f"{answer(form, DOWN).capitalize()}",
-        sentence(size),
-        sentence(control.strip()) if form[DOWN] else visible(results),
-        off_target(results, detail),
-    )
+        answer(form, DOWN).capitalize(), sentence(size), controlled(results, form, detail), off_target(results, detail)
+    )  # fmt: skip
 
 
-def visible(results) -> str:
-    """Return the sentence on the smallest loss of form that a run of this size could have shown."""
-    sizes = ranged((value(quantities, d, "detectable.format") for d in results.values()), points)
-    return f"A change by {sizes} points would have shown."
+def controlled(results, form, detail: int) -> str:
+    """Return the sentence on random directions where form is lost, and on what would have shown where nothing is sure."""
+    beyond = sides(results, quantities, BEYOND)[DOWN]
+    both = [title for title in form[DOWN] if title in beyond]
+    said = "Random directions of its size cost " + ("surely less" if both else "as much")
+    parts = [f"{said} {among(both, results, detail) if both else ''}".strip()] if form[DOWN] else []
+    unsure = of(results, form[OPEN])
+    if unsure:
+        sizes = ranged((value(quantities, d, "detectable.format") for d in unsure.values()), points)
+        parts.append(
+            f"{'elsewhere a' if form[DOWN] or form[UP] else 'a'} change by {sizes} points would have shown"
+        )
+    return sentence("; ".join(parts))
 
 
 def off_target(results, detail: int) -> str:
