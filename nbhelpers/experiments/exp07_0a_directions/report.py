@@ -53,6 +53,7 @@ PART_WORDS = {
     "reversed_as_run": "IT on PT's text less IT on its own (reversed, as the study ran it)",
     "weights": "weights", "history": "token history", "template": "prompt format",
 }  # fmt: skip
+SIZE = partial(number, digits=3)
 HALVES = "bands hold the middle 95 % of random draws"
 
 
@@ -256,12 +257,14 @@ def said(results, detail: int) -> Verdict:
     where_so = among(mostly, results, detail) if mostly else ""
     made = "more text than weights" if mostly else "more weights than text"
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
+    effect = levels_of(results, quantities, "removal.all", SIZE)
     return Verdict(
         f"Stable: {stable}; made of {made}",
         f"Late directions of disjoint halves have cosine {span(results, quantities, 'split_half.late')}.",
-        sentence(f"The text read makes up {history} of them, the weights {weights}; text more {where_so}".rstrip()
+        sentence(f"The text read makes up {history} of them, the weights {weights}; the text more {where_so}".rstrip()
                  if mostly else f"The weights make up {weights} of them, the text read {history}"),
-        sentence(told(alike, results, "Calibration sets do the same", "Calibration sets are not shown to do the same", again=True)),
+        sentence(f"Removing it costs {effect} nats a token; " + told(
+            alike, results, "calibration sets do the same", "calibration sets are not shown to do the same", again=True)),
     )  # fmt: skip
 
 
@@ -300,7 +303,7 @@ def verdict_0h(results) -> Verdict:
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
     share = percent(bound(next(iter(results.values()))))
     ranked = span(results, quantities, "set_cosine.top_bottom")
-    effect = levels_of(results, quantities, "removal.all", lambda v: number(v, 3))
+    effect = levels_of(results, quantities, "removal.all", SIZE)
     return Verdict(
         f"The same effect from any prompts: {degree(alike, results)}",
         f"Directions of the thirds with the highest and lowest contrast have cosine {ranked}; of random thirds "

@@ -15,7 +15,7 @@ from nbhelpers.experiments.exp07_0d_scores.quantities import (
 )
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import DIGITS, banded, bands, by_category, panels, panels_of
-from nbhelpers.report.directions import among, answer, fitting, ranged, sentence
+from nbhelpers.report.directions import NAMES, answer, fitting, ranged, sentence
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import interval, number, p_value, percent
@@ -204,17 +204,14 @@ def said(results, detail: int) -> Verdict:
         (abs(value(quantities, d, "change.structure.dose_0")) for d in results.values()),
         lambda v: number(v, 3),
     )
-    lower = f"; surely not alike {among(ranks[DOWN], results, detail)}".rstrip() if ranks[DOWN] else ""
+    where_so = told(moved(results), results, "surely moves", "does not surely move", True)
     return Verdict(
-        f"The structural token ratio ranks as compliance does: {answer(ranks)}",
+        f"Text structure ranks as compliance does: {answer(ranks)}",
+        f"Over all conditions their rank correlation is {rho}, over doses of the direction alone {doses}.",
         sentence(
-            f"Over all conditions their rank correlation is {rho}{lower}; over doses of the direction alone {doses}"
+            f"With the direction removed, structure moves by {change}; compliance {where_so if detail == NAMES else where_so.split(' (')[0]}"
         ),
-        sentence(
-            f"Where the direction is removed the ratio moves by {change}; compliance "
-            + told(moved(results), results, "surely moves", "does not surely move", True)
-        ),
-        f"Rows counted twice, as in the study, narrow intervals by {narrower(results)}.",
+        f"Rows counted twice, as published, narrow intervals by {narrower(results)}.",
     )
 
 
