@@ -33,7 +33,9 @@ def quick():
 
 
 def steered(rng, names, lift=1.0):
-    """A steering run in which compliance falls on both sides of dose 1 and the structural ratio with it; random directions lose sense."""
+    """A steering run in which compliance falls on both sides of dose 1 and the structural ratio with it; random directions
+    lose sense.
+    """
     n, metrics = len(names), [*scoring.METRICS, "nll_unedited"]
     arms = [(f"dose_{d:g}", "dose", d, abs(1 - d)) for d in DOSES]
     arms += [(f"matched_0_{i:02d}", "matched", 0.0, 0.1) for i in range(3)]

@@ -19,7 +19,8 @@ NO_REPLIES = (
 )
 UNMEASURED = {
     **{f"bootstrap_cosine.{n}": OTHER_SIZES for n in ("n300", "n100")},
-    **{f"set_{o}.{s}": NO_REPLIES for o in ("structure", "format", "alignment", "arithmetic") for s in ("top", "random", "bottom")},
+    **{f"set_{o}.{s}": NO_REPLIES for o in ("structure", "format", "alignment", "arithmetic")
+       for s in ("top", "random", "bottom")},
 }  # fmt: skip
 AS_PUBLISHED = {}
 
@@ -98,10 +99,11 @@ def bound(result: xr.Dataset) -> float:
 def calibration(result: xr.Dataset) -> Quantities:
     """Return 0H: cosines of disjoint calibration sets in the late window, and what removing each direction does.
 
-    `removal.<set>`: KL(unedited ‖ edited) per token, late window. `removal_gap.<set>`: less that of the direction of all prompts.
-    `equivalence.<set>`: p of two one-sided tests against `bound` times the effect of all; `sets_alike`: how many of the study's
-    three sets (top, random, bottom) pass at 0.05. `detectable.<set>`: the smallest gap that these prompts show with 80 % power.
-    `removal_gap.sets`: the top third's effect less the bottom third's, as a share of the whole direction's mean.
+    `removal.<set>`: KL(unedited ‖ edited) per token, late window. `removal_gap.<set>`: less that of the direction of all
+    prompts. `equivalence.<set>`: p of two one-sided tests against `bound` times the effect of all; `sets_alike`: how many
+    of the study's three sets (top, random, bottom) pass at 0.05. `detectable.<set>`: the smallest gap that these prompts
+    show with 80 % power. `removal_gap.sets`: the top third's effect less the bottom third's, as a share of the whole
+    direction's mean.
     """
     cosine = result["set_cosine"].sel(layer=windows(result)["late"]).mean("layer")
     pairs = [(a, b) for i, a in enumerate(RANDOM) for b in RANDOM[i + 1 :]]

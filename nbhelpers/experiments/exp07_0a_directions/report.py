@@ -102,8 +102,9 @@ def stability(results) -> alt.Chart:
     )
     return panels(
         rows, "How alike are two directions?", onset_rule(), *marks, marks=(HALVES,),
-        description="Cosine between two directions IT − PT of MLP outputs, against the layer: of disjoint halves of the prompts, "
-        "of two resamples of all prompts, of each model's own prompt format and raw prompts, and with labels exchanged at random",
+        description="Cosine between two directions IT − PT of MLP outputs, against the layer: of disjoint halves of the "
+        "prompts, of two resamples of all prompts, of each model's own prompt format and raw prompts, and with labels "
+        "exchanged at random",
     )  # fmt: skip
 
 
@@ -118,7 +119,9 @@ def ends_rows(results, names: dict[str, dict]) -> pd.DataFrame:
 
 
 def composition(results, window: str = "late") -> alt.Chart:
-    """Return a forest plot of the shares of the direction that weights, history, prompt format and their interaction make up."""
+    """Return a forest plot of the shares of the direction that weights, history, prompt format and their interaction make
+    up.
+    """
     names = {f"share.{factor}.{window}": {"factor": FACTOR_WORDS[factor]} for factor in FACTORS}
     rows = ends_rows(results, names)
     what = f"Share of the direction that each factor makes up, mean of the {window} layers"
@@ -130,7 +133,9 @@ def composition(results, window: str = "late") -> alt.Chart:
 
 
 def matched(results, window: str = "late") -> alt.Chart:
-    """Return a forest plot of cosines with the direction of raw prompts: matched, reversed, and reversed as the study ran it."""
+    """Return a forest plot of cosines with the direction of raw prompts: matched, reversed, and reversed as the study ran
+    it.
+    """
     names = {
         f"cosine_raw.{part}.{window}": {"condition": words.split(" (")[1].rstrip(")")}
         for part, words in PART_WORDS.items() if "(" in words
@@ -162,7 +167,9 @@ def composition_table(results) -> pd.DataFrame:
 
 
 def sizes(results) -> alt.Chart:
-    """Return a chart of the cosine against the number of prompts: with a disjoint half, and with all prompts as in the study."""
+    """Return a chart of the cosine against the number of prompts: with a disjoint half, and with all prompts as in the
+    study.
+    """
     frames = []
     for panel, d in panels_of(results).items():
         late = list(depths.windows(d.sizes["layer"])["late"])
@@ -178,8 +185,8 @@ def sizes(results) -> alt.Chart:
     marks = bands(x, "cosine", fields=("reference", "size"), colours=colours)
     return panels(
         rows, "How many prompts does a direction need?", *marks, marks=(HALVES,),
-        description="Cosine of the direction of so many prompts, mean of the late layers, with that of half of the prompts, none of "
-        "them among these, and with that of all prompts, these included",
+        description="Cosine of the direction of so many prompts, mean of the late layers, with that of half of the prompts, "
+        "none of them among these, and with that of all prompts, these included",
     )  # fmt: skip
 
 
@@ -276,7 +283,8 @@ def verdict_0a(results) -> Verdict:
     formats = span(results, quantities, "cosine.mean_raw.late")
     return Verdict(
         f"Stable: {stable}",
-        f"Disjoint halves give cosine {span(results, quantities, 'split_half.late')} in late layers; chance reaches {chance}.",
+        f"Disjoint halves give cosine {span(results, quantities, 'split_half.late')} in late layers; "
+        f"chance reaches {chance}.",
         f"Subsets of the same prompts, as in the study, add {gained}.",
         f"Raw prompts instead of each model's own format give {formats}. Stability is not relevance.",
     )

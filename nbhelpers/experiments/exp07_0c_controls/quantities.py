@@ -72,7 +72,9 @@ def by_prompt(result: xr.Dataset, outcome: str, control: str, dose: float = 0.0,
 
 
 def share_of(shift: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
-    """Return changes by prompt as shares of the mean of another quantity over the same prompts, [prompt]; NaN if that is 0."""
+    """Return changes by prompt as shares of the mean of another quantity over the same prompts, [prompt]; NaN if that is
+    0.
+    """
     mean = float(whole.where(shift.notnull()).mean())
     return shift / mean if mean else shift * np.nan
 
@@ -101,9 +103,11 @@ def spread(result: xr.Dataset, outcome: str) -> float:
 
 
 def controls(result: xr.Dataset) -> Quantities:
-    """Return 0C by KL: `effect`, `excess` (direction less control, by prompt; `excess_share` of its mean), `fraction` of the direction's effect, `rank_p`.
+    """Return 0C by KL: `effect`, `excess` (direction less control, by prompt; `excess_share` of its mean), `fraction` of
+    the direction's effect, `rank_p`.
 
-    rank_p: how often a direction of the control does as much, (1 + #) / (n + 1); `control_n` is n. `dose.<control>` is the size.
+    rank_p: how often a direction of the control does as much, (1 + #) / (n + 1); `control_n` is n. `dose.<control>` is the
+    size.
     """
     own, found = by_prompt(result, "kl", "direction"), {}
     found |= levels(
@@ -147,7 +151,8 @@ def formats(result: xr.Dataset) -> Quantities:
 
 
 def headline(result: xr.Dataset, on_forms: xr.Dataset) -> Quantities:
-    """Return the study's read-outs: structure, arithmetic and alignment by dose over all prompts, and dose 5 on requests for a form.
+    """Return the study's read-outs: structure, arithmetic and alignment by dose over all prompts, and dose 5 on requests
+    for a form.
 
     `structure_ratio.dose_5` is the study's headline; `incoherent.<which>.dose_5` is what it rests on.
     """
@@ -188,11 +193,12 @@ def holm_of(shifted: dict, n_resamples: int = 2000) -> dict:
 
 
 def sliding(result: xr.Dataset) -> Quantities:
-    """Return 0F by windows of one width: `window.<first layer>`, its excess over matched random directions there, and p by Holm.
+    """Return 0F by windows of one width: `window.<first layer>`, its excess over matched random directions there, and p by
+    Holm.
 
-    `windows_beyond_random`: windows whose excess is above 0 at 0.05; `window_strongest`: middle of the one with the largest KL, as
-    a share of the depth, `window_strongest_per_dose` the same per unit of dose. `last_window_lead`: the last window's KL less the mean
-    of the others', as a share of its mean. `wide_…`: the study's early, mid and late.
+    `windows_beyond_random`: windows whose excess is above 0 at 0.05; `window_strongest`: middle of the one with the
+    largest KL, as a share of the depth, `window_strongest_per_dose` the same per unit of dose. `last_window_lead`: the
+    last window's KL less the mean of the others', as a share of its mean. `wide_…`: the study's early, mid and late.
     """
     layers, n = firsts(result, "window"), int(result.attrs["n_layers"])
     chosen = result["last"].values[(result["control"] == "window").values] if layers else [0]
@@ -228,8 +234,8 @@ def sliding(result: xr.Dataset) -> Quantities:
 def single(result: xr.Dataset) -> Quantities:
     """Return 0F by single layers: changes of format compliance and text structure, p by Holm, and the study's ranks.
 
-    `single_layers_found`: layers whose removal changes format compliance at 0.05; `single_rank.<k>` the layer with the k-th largest
-    change of the structural token ratio, `single_structure.<k>` its size.
+    `single_layers_found`: layers whose removal changes format compliance at 0.05; `single_rank.<k>` the layer with the
+    k-th largest change of the structural token ratio, `single_structure.<k>` its size.
     """
     base = {o: by_prompt(result, o, "direction", 1.0) for o in ("format", "structure")}
     moved = {
@@ -253,10 +259,12 @@ def single(result: xr.Dataset) -> Quantities:
 
 
 def formulas(result: xr.Dataset) -> Quantities:
-    """Return 0I: KL, dose, KL per unit of dose and change of format compliance of every formula, at dose 0 and where run at 2.
+    """Return 0I: KL, dose, KL per unit of dose and change of format compliance of every formula, at dose 0 and where run
+    at 2.
 
-    `per_dose_excess.<formula>`: KL per unit of dose, less that of the MLP output's removal, as a share of the latter's mean. `compounding`: dose of the
-    residual edit after all late blocks at α = 2 over that at α = 0, which for one edit alone would be 1.
+    `per_dose_excess.<formula>`: KL per unit of dose, less that of the MLP output's removal, as a share of the latter's
+    mean. `compounding`: dose of the residual edit after all late blocks at α = 2 over that at α = 0, which for one edit
+    alone would be 1.
     """
     base = {o: by_prompt(result, o, "direction", 1.0) for o in ("format", "structure")}
     found, own = {}, None

@@ -40,7 +40,9 @@ def name_of(dose: float) -> str:
 
 
 def counted(result: xr.Dataset) -> Quantities:
-    """Return 0D: `half_width.<outcome>` of the mean at dose 1, and `doubled_ratio.<outcome>`, that of doubled rows over it."""
+    """Return 0D: `half_width.<outcome>` of the mean at dose 1, and `doubled_ratio.<outcome>`, that of doubled rows over
+    it.
+    """
     at, found = result["half_width"].sel(dose=1.0), {}
     for name in OUTCOMES:
         once, twice = (float(at.sel(outcome=name, counted=c)) for c in ("prompt", "doubled"))

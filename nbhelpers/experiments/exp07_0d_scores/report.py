@@ -50,7 +50,9 @@ def counted(results) -> pd.DataFrame:
 
 
 def effects(results, dose: float = 0.0) -> pd.DataFrame:
-    """Return a table of the change from dose 1 to a dose: mean with interval, d of paired differences, the study's pooled d."""
+    """Return a table of the change from dose 1 to a dose: mean with interval, d of paired differences, the study's pooled
+    d.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
@@ -65,7 +67,9 @@ def effects(results, dose: float = 0.0) -> pd.DataFrame:
 
 
 def trends(results) -> pd.DataFrame:
-    """Return a table of rank correlations of mean score and dose with p of Page's trend, over all doses and on each side of 1."""
+    """Return a table of rank correlations of mean score and dose with p of Page's trend, over all doses and on each side
+    of 1.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
@@ -96,7 +100,8 @@ def definitions(results, kind: str = "every") -> alt.Chart:
     table = pd.DataFrame(rows)
     what = "Rank correlation over conditions between the study's structural token ratio and another measure of structure"
     return forest(
-        table, x="rank correlation", by="definition", encodings=by_category("definition", [DEFINITION_WORDS[n] for n in shown]),
+        table, x="rank correlation", by="definition",
+        encodings=by_category("definition", [DEFINITION_WORDS[n] for n in shown]),
         title="Do definitions of structure agree?",
         description=caption(what, table, [BARS, ZERO], each="row"),
     )  # fmt: skip
@@ -118,7 +123,8 @@ def by_dose(results) -> alt.Chart:
     return panels(
         rows, "Two scores of the same replies", *bands(x, "change from dose 1", fields=("score", "dose"), colours=colours),
         marks=("bands are 95 % intervals of the mean over prompts",),
-        description="Change from dose 1 of format compliance and of the structural token ratio against the dose of the late direction",
+        description="Change from dose 1 of format compliance and of the structural token ratio against the dose of the late "
+        "direction",
     )  # fmt: skip
 
 
@@ -205,12 +211,11 @@ def said(results, detail: int) -> Verdict:
         lambda v: number(v, 3),
     )
     where_so = told(moved(results), results, "surely moves", "does not surely move", True)
+    where_so = where_so if detail == NAMES else where_so.split(" (")[0]
     return Verdict(
         f"Text structure ranks as compliance does: {answer(ranks)}",
         f"Over all conditions their rank correlation is {rho}, over doses of the direction alone {doses}.",
-        sentence(
-            f"With the direction removed, structure moves by {change}; compliance {where_so if detail == NAMES else where_so.split(' (')[0]}"
-        ),
+        sentence(f"With the direction removed, structure moves by {change}; compliance {where_so}"),
         f"Rows counted twice, as published, narrow intervals by {narrower(results)}.",
     )
 
@@ -237,6 +242,8 @@ def verdict_0e(results) -> Verdict:
     return Verdict(
         f"One definition is as good as another: {degree([t for t in results if t in ranks[UP]], results)}",
         f"The ratio ranks conditions as lines of markup do with {lines}, as bold words do with {bold}.",
-        sentence(told(unseen, results, "It misses a change of compliance at dose 0", "It misses no sure change of compliance at dose 0", True)),
-        sentence(told(up, results, "Incoherent replies score higher on it", "Incoherent replies do not surely score higher on it", True)),
+        sentence(told(unseen, results, "It misses a change of compliance at dose 0",
+                      "It misses no sure change of compliance at dose 0", True)),
+        sentence(told(up, results, "Incoherent replies score higher on it",
+                      "Incoherent replies do not surely score higher on it", True)),
     )  # fmt: skip
