@@ -18,8 +18,8 @@ from nbhelpers.core.params import ParameterError, model_params
 from nbhelpers.experiments.exp06_steering import arms, content, gap, measure, quantities, report, selections
 from nbhelpers.experiments.exp06_steering.experiment import n_arms
 from nbhelpers.measures import commitment, scoring, steering, tuned_lens
+from nbhelpers.measures.arms import Arm
 from nbhelpers.measures.refusal import CLASSES
-from nbhelpers.measures.steering import Arm
 from nbhelpers.models.generation import generate
 from nbhelpers.models.loading import load_pair
 from nbhelpers.models.prompts import read_as, read_pairs
