@@ -6,10 +6,11 @@ The datasets have the schema of real ones (`tests.made_up`). A pair's executed n
 notebook's main figure; Llama's is the committed notebook itself, so that the pages hold what readers will see.
 """
 
+import importlib
 import json
 import shutil
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import nbformat
@@ -27,7 +28,7 @@ from tests import made_up, made_up_gap, made_up_grafts
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAMILIES = {"gemma": 1.3, "llama": 1.0, "qwen": 0.8, "mistral": 1.1, "deepseek": 0.5, "olmo": 0.7}
 TITLES = [families.TITLES[family] for family in FAMILIES]
-# Experiments whose values need more than the shapes that their variables declare.
+# Experiments whose values need more than the shapes that their variables declare; others say so in their test file (`own`).
 MAKERS = {
     make.__name__: make
     for make in (
@@ -35,6 +36,13 @@ MAKERS = {
         made_up_gap.exp09, made_up_grafts.exp11, made_up_grafts.exp13, made_up_grafts.exp14,
     )
 }  # fmt: skip
+
+
+def own(key, name):
+    """Return what an experiment's test file defines as `name`, such as `made_up` or `opposite`; None without it."""
+    if not (REPOSITORY / f"tests/experiments/test_{key}.py").exists():
+        return None
+    return getattr(importlib.import_module(f"tests.experiments.test_{key}"), name, None)
 
 
 def provenance(family, profile, key="exp09"):
@@ -60,7 +68,8 @@ def dataset(family="llama", key="exp09", *, seed=0, n_prompts=96, n_layers=12, p
     rng = np.random.default_rng([seed, *family.encode()])
     coords = made_up.coordinates(key, n_prompts, n_layers)
     lift = FAMILIES[family]
-    variables = MAKERS[key](rng, lift, coords) if key in MAKERS else made_up.filled(key, rng, lift, coords)
+    make = MAKERS.get(key) or own(key, "made_up") or partial(made_up.filled, key)
+    variables = make(rng, lift, coords)
     made = xr.Dataset(variables, coords, provenance(family, profile, key) | {"n_layers": n_layers})
     for name, values in made.data_vars.items():
         unit = next((unit for start, unit in made_up.UNITS.items() if name.startswith(start)), "1")

@@ -179,3 +179,55 @@ def as_edits(edits: Sequence[RowEdit]) -> list[Edit]:
         return Edit(edit.layer, edit.place, change)
 
     return [made(edit) for edit in edits]
+
+
+def first_layers(edits: Sequence[RowEdit], n_rows: int, n_layers: int) -> Tensor:
+    """Return the first layer at which each row is edited, [row]; the last layer for a row that no edit touches."""
+    found = torch.full((n_rows,), n_layers - 1)
+    for edit in edits:
+        touched = torch.zeros(n_rows, dtype=torch.bool)
+        for name, neutral in (("alpha", 1), ("keep", 1), ("offset", 0)):
+            if (values := getattr(edit, name)) is not None:
+                touched |= (values.reshape(len(values), -1) != neutral).any(1).cpu()
+        found[touched] = found[touched].clamp_max(edit.layer)
+    return found
+
+
+@torch.no_grad()
+def block_outputs(decoder: Decoder, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> list:
+    """Return what some blocks return in one forward of rows [row, position], in the order of `layers`: tensors, or tuples."""
+    kept, blocks = {}, decoder.stack._module.layers
+    handles = [
+        blocks[i].register_forward_hook(lambda module, inputs, output, i=i: kept.update({i: output})) for i in layers
+    ]  # fmt: skip
+    try:
+        ids, mask = ids.to(decoder.module.device), mask.to(decoder.module.device)
+        decoder.stack._module(input_ids=ids, attention_mask=mask, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [kept[i] for i in layers]
+
+
+@contextmanager
+def resumed(decoder: Decoder, layer: int, before, times: int) -> Iterator[None]:
+    """Leave out the blocks below `layer` within the block: what enters it are the rows of `before`, `times` times over.
+
+    before: what the block below `layer` returned, a tensor or a tuple, as `block_outputs` has it; unused at layer 0.
+    """
+    blocks = decoder.stack._module.layers[:layer]
+    own = [block.__dict__.get("forward") for block in blocks]
+    if layer:
+        first, rest = (before[0], before[1:]) if isinstance(before, tuple) else (before, None)
+        whole = first.repeat(times, 1, 1)
+        output = whole if rest is None else (whole, *rest)
+    try:
+        for block in blocks:
+            block.forward = lambda *_, **__: output
+        yield
+    finally:
+        for block, forward in zip(blocks, own):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward

@@ -329,7 +329,7 @@ def content_brought(d):
 
 def opposite(key, results, titles=None):
     """Results of which some, or all, say the opposite."""
-    turn = OPPOSITE.get(key, exchanged)
+    turn = OPPOSITE.get(key) or synthetic.own(key, "opposite") or exchanged
     return {t: turn(d) if titles is None or t in titles else d for t, d in results.items()}
 
 
