@@ -81,7 +81,9 @@ def size_of(control, dose, first, last, n_layers):
 
 
 def made_up(rng, lift, coords):
-    """Results in which the direction does more than its controls, the last window most, and two of five replies lose their form."""
+    """Results in which the direction does more than its controls, the last window most, and two of five replies lose their
+    form.
+    """
     n_layers, names = len(coords["layer"]) if "layer" in coords else 12, coords["prompt"]
     rows = sweep_arms(n_layers) + own_arms(n_layers)
     n = len(names)

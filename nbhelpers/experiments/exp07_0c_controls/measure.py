@@ -124,7 +124,9 @@ def run_arms(
 
 
 def gathered(steered: xr.Dataset, own: xr.Dataset) -> xr.Dataset:
-    """Return exp07_0c's dataset: the arms of both runs in one table, by prompt of the steering run; own arms read fewer prompts."""
+    """Return exp07_0c's dataset: the arms of both runs in one table, by prompt of the steering run; own arms read fewer
+    prompts.
+    """
     sweep = of_sweep(steered)
     filled = own.reindex(prompt=sweep.prompt.values)
     renamed = filled.assign_coords(arm=[f"own_{name}" for name in filled.arm.values])
