@@ -161,9 +161,9 @@ def test_prompts_of_the_directions_are_refused():
     measure.check_upstream(artifact, [known[0][0]])
 
 
-def test_a_set_without_checks_leaves_nothing_to_score():
-    with pytest.raises(ParameterError):
-        measure.chosen(read_pairs("params/prompts/general.jsonl"), [], options())
+def test_a_set_without_checks_has_what_needs_none():
+    evaluation, tuning = measure.chosen(read_pairs("params/prompts/general.jsonl"), [], options())
+    assert {scoring.task(record).role for _, record in evaluation} == {"harmful", "harmless"} and not tuning
 
 
 def test_every_request_of_our_own_is_met_by_its_own_reply():
