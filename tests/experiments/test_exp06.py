@@ -161,9 +161,16 @@ def test_prompts_of_the_directions_are_refused():
     measure.check_upstream(artifact, [known[0][0]])
 
 
+def test_a_set_without_checks_has_what_needs_none():
+    evaluation, tuning = measure.chosen(read_pairs("params/prompts/general.jsonl"), [], options())
+    assert {scoring.task(record).role for _, record in evaluation} == {"harmful", "harmless"} and not tuning
+
+
 def test_a_set_without_checks_leaves_nothing_to_score():
     with pytest.raises(ParameterError):
-        unchecked = [pair for pair in read_pairs("params/prompts/general.jsonl") if pair[0].category == "fact"]
+        unchecked = [
+            pair for pair in read_pairs("params/prompts/general.jsonl") if pair[0].category == "fact"
+        ]
         measure.chosen(unchecked, [], options())
 
 
