@@ -14,6 +14,7 @@ from nbhelpers.report.directions import (
     by_side,
     claim,
     fitting,
+    larger_side,
     levels_of,
     ranged,
     sentence,
