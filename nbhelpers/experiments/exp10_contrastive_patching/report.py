@@ -46,7 +46,7 @@ def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
     predicts, moves = (sides(results, quantities, name) for name in (PREDICTS, MOVES))
     says = {
-        UP: "On unseen prompts, one direction of IT − PT predicts {size} of the late gap's variance",
+        UP: "On unseen prompts, one direction of IT − PT predicts {size} of the late gap",
         DOWN: "On unseen prompts, probes of IT − PT predict the late gap worse than its mean",
     }
     size = claim(
@@ -58,7 +58,7 @@ def said(results, detail: int) -> Verdict:
     return Verdict(
         f"Predicts it: {answer(predicts)}; moves it: {answer(moves)}",
         sentence(size),
-        f"Put into PT, a standard deviation of it should move the gap {expected} nats; it moves {moved_sizes(results)}.",
+        f"In PT, one standard deviation of it should move the gap {expected} nats; it moves {moved_sizes(results)}.",
         f"{beyond(results)} {removal(results)}",
     )
 
@@ -85,7 +85,7 @@ def removal(results) -> str:
         size = ranged([abs(value(quantities, d, STEERS)) for d in results.values()])
         return f"Removed from IT, it moves the gap {size} nats, undecided."
     return sentence(
-        f"removed from IT, it {by_side(results, found, 'widens the gap', 'narrows it', '', LEAST)}"
+        f"removed from IT, it {by_side(results, found, 'widens the gap', 'narrows the gap', '', LEAST)}"
     )
 
 
