@@ -167,26 +167,40 @@ def score_table(results) -> pd.DataFrame:
         for metric, said_metric in SCORES.items():
             table = interval_table(results, named(quantities, f"shift.{arm}.{metric}"), pool=False)
             columns[said_arm, said_metric] = pd.Series(written(table), index=table["family"])
+    least = pd.Series(column(results, "form_detectable", 2), index=list(results))
+    columns["least that this run could see", "form as asked"] = least
     table = pd.DataFrame(columns).reindex(list(results)).rename_axis(None)
     table.columns = pd.MultiIndex.from_tuples(columns)
     return turned(table, results)
 
 
+SHOWN_ARMS = {
+    "it": "IT",
+    "conv 0": "probe's direction removed",
+    "mean 0": "mean difference removed",
+    "mean 3": "mean difference, α = 3",
+}
+
+
 def examples(results, n: int = 3) -> pd.DataFrame:
-    """Return replies of a few arms to the first n prompts by the hash of their id, harmful requests left out."""
-    arms = {
-        "it": "IT",
-        "conv 0": "probe's direction removed",
-        "mean 0": "mean difference removed",
-        "mean 3": "mean difference, α = 3",
-    }
+    """Return replies of a few arms to the first n prompts by the hash of their id, of those that ask for a form.
+
+    Where none asks for a form, of all but harmful requests.
+    """
     rows = []
     for title, d in results.items():
-        ids = [str(name) for name, role in zip(d["prompt"].values, d["role"].values) if role != "harmful"]
-        for name in sorted(ids, key=lambda one: hashlib.sha256(one.encode()).hexdigest())[:n]:
+        arms = [arm for arm in SHOWN_ARMS if arm in d["shown_arm"].values]
+        for name in hashed(d)[:n]:
             of = d.sel(prompt=name)
-            shown = [arm for arm in arms if arm in d["shown_arm"].values]
-            replies = {arms[arm]: str(of["text"].sel(shown_arm=arm).values) for arm in shown}
-            rows.append({"pair": title, "request": str(of["message"].values)} | replies)
+            said_by = {SHOWN_ARMS[arm]: str(of["text"].sel(shown_arm=arm).values) for arm in arms}
+            rows.append({"pair": title, "request": str(of["message"].values)} | said_by)
     table = pd.DataFrame(rows).set_index("pair").rename_axis(None)
     return table if len(results) > 1 else table.reset_index(drop=True)
+
+
+def hashed(dataset) -> list[str]:
+    """Return the ids of prompts that may be shown, in the order of their hashes."""
+    roles = dict(zip(map(str, dataset["prompt"].values), dataset["role"].values))
+    shown = [name for name, role in roles.items() if role == "format"]
+    shown = shown or [name for name, role in roles.items() if role != "harmful"]
+    return sorted(shown, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
