@@ -19,6 +19,8 @@ app = typer.Typer(
     help="Run the notebooks, build the book, check the set-up.",
     pretty_exceptions_enable=False,
 )  # fmt: skip
+direction = typer.Typer(no_args_is_help=True, help="Directions that were measured: export one.")
+app.add_typer(direction, name="direction")
 USER_ERRORS = (params.ParameterError, store.ResultError, notebooks.BatchError)
 Profile = Annotated[str, typer.Option(help="A profile of params/profiles: pocket, laptop or paper.")]
 
@@ -243,6 +245,28 @@ def models(
     from nbhelpers.run import doctor as checks
 
     for line in checks.model_table([profile] if profile else params.keys("profiles")):
+        typer.echo(line)
+
+
+@direction.command()
+def export(
+    model: Annotated[str, typer.Option("--model", "-m", help="A model of params/models, of dense MLPs.")],
+    alpha: Annotated[float, typer.Option(help="0 removes the direction, -1 reverses it, 2 doubles it.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the adapter.")],
+    profile: Annotated[str, typer.Option(help="By default the first that lists the model.")] = "",
+    kind: Annotated[str, typer.Option(help="Which of the directions that exp05 measures.")] = "mean",
+    layers: Annotated[str, typer.Option(help="early, mid, late, or numbers such as 7,8,9.")] = "late",
+):
+    """Write a dose of a measured direction as a LoRA adapter of the tuned model, of rank 1, in PEFT's format.
+
+    Example: nbh direction export --model llama_pocket --alpha 0 --out llama_removed
+
+    With it, each chosen MLP returns h + (alpha - 1)(d.h)d in place of h. vLLM and PEFT read it. The weights of a mixture of
+    experts cannot be reached so, and are refused.
+    """
+    from nbhelpers.run import export as exporting
+
+    for line in exporting.export(model, out, alpha=alpha, kind=kind, layers=layers, profile=profile):
         typer.echo(line)
 
 

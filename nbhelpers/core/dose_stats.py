@@ -184,7 +184,7 @@ def spearman_branches(doses: ArrayLike, means: ArrayLike, *, centre: float = 1.0
     known, found = ~np.isnan(means), {}
     for side, chosen in {"below": known & (doses <= centre), "above": known & (doses >= centre)}.items():
         x, y = doses[chosen], means[chosen]
-        if len(x) < 3 or np.ptp(y) == 0:
+        if len(x) < 3 or not np.ptp(x) or not np.ptp(y):
             found[side] = Branch(np.nan, np.nan, len(x))
             continue
         rho, p = scipy_stats.spearmanr(x, y)

@@ -48,7 +48,7 @@ def sentence(first: dict, schema: type[BaseModel], source: str) -> str:
     if kind == "string_pattern_mismatch":
         file = "." in first["ctx"]["pattern"]
         message = "must be " + (
-            "a file name, such as exp05_word.ipynb" if file else "small letters, digits and _"
+            "a file name, such as exp90_word.ipynb" if file else "small letters, digits and _"
         )
     if kind in ("missing", "too_short", "too_long", "tuple_type"):
         default = getattr(schema.model_fields.get(place[0]), "default", None)

@@ -62,7 +62,7 @@ def key_of(name: str) -> str:
     """Return the key that starts a folder's or notebook's name: expNN for expNN_name, expNN_0a for expNN_0a_name."""
     first, *rest = name.split("_")
     if not rest or not rest[0]:
-        raise ParameterError(f"{name} must be named by a key and a word, such as exp05_word.")
+        raise ParameterError(f"{name} must be named by a key and a word, such as exp90_word.")
     return f"{first}_{rest[0]}" if rest[0][0].isdigit() else first
 
 

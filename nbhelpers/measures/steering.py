@@ -19,7 +19,7 @@ from nbhelpers.models.decoding import decode
 from nbhelpers.models.forward import forced_batch
 from nbhelpers.models.generation import Continuation, batches_by_length
 from nbhelpers.models.prompts import Prompt, check_fit, read_as
-from nbhelpers.models.row_edits import RowEdit, applied
+from nbhelpers.models.row_edits import RowEdit, applied, block_outputs, first_layers, resumed
 
 CHANGES = ("none", "rescale", "matched", "add", "mean", "zero", "skip")
 
@@ -73,12 +73,20 @@ class Arm:
         return self.change == "none" or neutral.get(self.change) == self.dose
 
 
-Vectors = Mapping[str, np.ndarray]  # name → [layer, d]
+# name → [layer, d], or [layer, k, d] of k orthonormal rows: "rescale" acts along one after another, so on their span
+Vectors = Mapping[str, np.ndarray]
 
 
-def _unit(vectors: Vectors, arm: Arm, key: str, layer: int) -> np.ndarray:
-    """Return the unit vector of a key at a layer; SteeringError if there is none."""
+def _rank(vectors: Vectors, arm: Arm) -> int:
+    """Return along how many vectors an arm rescales a layer: one, or k of a subspace."""
+    subspace = arm.change == "rescale" and np.ndim(vectors.get(arm.vector)) == 3
+    return vectors[arm.vector].shape[1] if subspace else 1
+
+
+def _unit(vectors: Vectors, arm: Arm, key: str, layer: int, component: int = 0) -> np.ndarray:
+    """Return the unit vector of a key at a layer, of a subspace one component; SteeringError if there is none."""
     vector = _vector(vectors, arm, key, layer)
+    vector = vector[component] if vector.ndim == 2 else vector
     length = np.linalg.norm(vector)
     if not length > 0:
         raise SteeringError(f"Arm {arm.name}: the vector {key!r} is zero at layer {layer}.")
@@ -103,7 +111,10 @@ def row_edits(arms: Sequence[Arm], vectors: Vectors, width: int) -> list[RowEdit
     sites = sorted({(layer, place) for arm in arms for layer in arm.layers for place in _places(arm)})
     for layer, place in sites:
         here = [layer in arm.layers and place in _places(arm) for arm in arms]
-        found.append(_site(arms, here, vectors, layer, place, width))
+        for component in range(max(_rank(vectors, arm) for arm in arms)):
+            deep = [touched and component < _rank(vectors, arm) for touched, arm in zip(here, arms)]
+            if any(deep):
+                found.append(_site(arms, deep, vectors, layer, place, width, component))
     return found
 
 
@@ -112,7 +123,7 @@ def _places(arm: Arm) -> tuple[str, ...]:
     return ("attention_update", "mlp_update") if arm.change == "skip" else (arm.place,)
 
 
-def _site(arms, here, vectors, layer: int, place: str, width: int) -> RowEdit:
+def _site(arms, here, vectors, layer: int, place: str, width: int, component: int) -> RowEdit:
     """Return the edit of one layer and place for all arms, with only the tensors that some arm needs."""
     n = len(arms)
     alpha, keep = np.ones(n), np.ones(n)
@@ -122,7 +133,7 @@ def _site(arms, here, vectors, layer: int, place: str, width: int) -> RowEdit:
             continue
         if arm.change in ("rescale", "matched"):
             alpha[i] = arm.dose
-            direction[i] = _unit(vectors, arm, arm.vector, layer)
+            direction[i] = _unit(vectors, arm, arm.vector, layer, component)
             write[i] = _unit(vectors, arm, arm.write, layer) if arm.write else direction[i]
         elif arm.change == "add":
             offset[i] = arm.dose * _vector(vectors, arm, arm.vector, layer)
@@ -262,46 +273,53 @@ def forced(
 
 
 def _read_forced(decoder, rows, replies, edits, members, found, batch_size) -> None:
-    """Fill `found` for some arms of one host that read the same rows of ids; members: their places in `found`."""
+    """Fill `found` for some arms of one host that read the same rows of ids; members: their places in `found`.
+
+    Arms with the same first edited layer go together: they take what enters it from the unedited forward.
+    """
     per_batch = max(1, batch_size // (len(members) + 1))
     lengths = [range(len(row) + len(reply.ids)) for row, reply in zip(rows, replies)]
+    first = first_layers(edits, len(members), decoder.n_layers).numpy()
+    order = np.argsort(first, kind="stable")
     for chosen in progress(batches_by_length(lengths, per_batch), f"{decoder.variant} force"):
         batch = forced_batch(chosen, rows, replies, decoder.pad_id)
         targets = decoder.unembedding.rows(batch.targets)
-        plain = last_residuals(decoder, batch, (), [0])[0]
+        states = block_outputs(decoder, batch.input_ids, batch.attention_mask, range(decoder.n_layers))
+        plain = _measured(states[-1], batch, 1)[0]
         base = log_probabilities(decoder, plain)
         group = max(1, batch_size // len(chosen))
         for start in range(0, len(members), group):
-            part = range(start, min(start + group, len(members)))
-            for k, h in zip(part, last_residuals(decoder, batch, edits, part)):
+            part = order[start : start + group]
+            at = int(first[part[0]])
+            for k, h in zip(
+                part, last_residuals(decoder, batch, edits, part, first=at, before=states[at - 1])
+            ):
                 for name, values in _compare(base, plain, log_probabilities(decoder, h), h, targets).items():
                     sums = np.bincount(batch.row_of_step, values.double().cpu().numpy(), len(rows))
                     found[name][members[k], chosen] = sums[chosen] / np.bincount(batch.row_of_step)[chosen]
 
 
-def last_residuals(decoder: Decoder, batch, edits: Sequence[RowEdit], arms: Sequence[int]) -> Tensor:
+def last_residuals(
+    decoder: Decoder, batch, edits: Sequence[RowEdit], arms: Sequence[int], *, first: int = 0, before=None
+) -> Tensor:
     """Return what leaves the last block at the measured positions of a forced batch, [arm, token, d].
 
-    edits: with one row an arm; arms: the rows of them to run, all in one forward.
+    edits: with one row an arm; arms: the rows of them to run, all in one forward. first, before: the first layer that they
+    edit, and what the block below it returns without edits (`row_edits.resumed`).
     """
-    device, n, lines = decoder.module.device, len(arms), len(batch.input_ids)
-    ids, mask = batch.input_ids.repeat(n, 1).to(device), batch.attention_mask.repeat(n, 1).to(device)
-    index = torch.as_tensor(np.repeat(list(arms), lines))
-    row, column = (each.to(device) for each in batch.where)
-    kept = {}
+    n, ids = len(arms), batch.input_ids.repeat(len(arms), 1)
+    index = torch.as_tensor(np.repeat(list(arms), len(batch.input_ids)))
+    here = [edit.of(index) for edit in edits if edit.layer >= first]
+    with applied(decoder, here, len(ids)), resumed(decoder, first, before, n):
+        last = block_outputs(decoder, ids, batch.attention_mask.repeat(n, 1), [decoder.n_layers - 1])[0]
+    return _measured(last, batch, n)
 
-    def keep(module, inputs, output):
-        kept["h"] = output[0] if isinstance(output, tuple) else output
 
-    with applied(
-        decoder, [edit.of(index) for edit in edits], len(ids)
-    ):  # the last block's edit runs before `keep`
-        handle = decoder.stack._module.layers[-1].register_forward_hook(keep)
-        try:
-            decoder.stack._module(input_ids=ids, attention_mask=mask, use_cache=False)
-        finally:
-            handle.remove()
-    return kept["h"].view(n, lines, *kept["h"].shape[1:])[:, row, column]
+def _measured(output, batch, n: int) -> Tensor:
+    """Return what a block returned at the measured positions, [arm, token, d], from the lines of n arms in turn."""
+    h = output[0] if isinstance(output, tuple) else output
+    row, column = (each.to(h.device) for each in batch.where)
+    return h.view(n, -1, *h.shape[1:])[:, row, column]
 
 
 def log_probabilities(decoder: Decoder, h: Tensor) -> Tensor:

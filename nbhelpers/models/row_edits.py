@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nbhelpers.models.decoder import STREAM, Decoder, block_layout
-from nbhelpers.models.edits import Edit, InterventionError
+from nbhelpers.models.edits import STEERED, Edit, InterventionError
 
 # What an edit can change: what a module returns, by the names of `decoder.STREAM`, or the stream after the block.
 # "attention_output" is what self-attention returns, before the norm that Gemma 3 and OLMo 2 put after it.
@@ -55,9 +55,26 @@ class RowEdit:
         return replace(self, **{n: v[rows] for n, v in values.items() if v is not None and len(v) > 1})
 
     def on(self, device) -> "RowEdit":
-        """Return the edit with its tensors on a device."""
+        """Return the edit with its tensors on a device, in float32."""
         values = {name: getattr(self, name) for name in PER_ROW}
-        return replace(self, **{n: v.to(device) for n, v in values.items() if v is not None})
+        return replace(self, **{n: v.to(device, torch.float32) for n, v in values.items() if v is not None})
+
+
+def check(edit: RowEdit, decoder: Decoder, n_rows: int) -> None:
+    """Raise InterventionError unless an edit's layer is one of the model and its tensors fit the model and the rows."""
+    if not 0 <= edit.layer < decoder.n_layers:
+        raise InterventionError(
+            f"There is no layer {edit.layer}: this model's are 0 to {decoder.n_layers - 1}."
+        )
+    width = decoder.config.hidden_size
+    for name in PER_ROW:
+        value, own = getattr(edit, name), () if name in ("alpha", "keep") else (width,)
+        if value is not None and tuple(value.shape) not in ((1, *own), (n_rows, *own)):
+            wanted = f"[{n_rows}, {width}]" if own else f"[{n_rows}]"
+            raise InterventionError(
+                f"{name} of layer {edit.layer} has the shape {list(value.shape)}; this batch needs {wanted}, or one "
+                "entry for all rows."
+            )
 
 
 def changed(h: Tensor, edit: RowEdit) -> Tensor:
@@ -114,44 +131,22 @@ class Applied:
 def applied(decoder: Decoder, edits: Sequence[RowEdit], n_rows: int) -> Iterator[Applied]:
     """Make the edits in every forward of a decoder's module within the block; yield their state.
 
-    InterventionError for a layer that the model lacks, or tensors of another number of rows.
+    In a trace of nnsight, `.output` of an edited module is still what it returned before the edit: to read what the edits
+    made, capture with hooks, or trace with `as_edits`. InterventionError as in `check`.
     """
     device = decoder.module.device
     blocks = decoder.stack._module.layers
     for edit in edits:
-        _check(edit, decoder, n_rows)
+        check(edit, decoder, n_rows)
+    modules = [edited_module(blocks[edit.layer], edit.place) for edit in edits]
     state = Applied(edits, torch.arange(n_rows), torch.zeros(n_rows, dtype=torch.long))
     state.current = {i: edit.on(device) for i, edit in enumerate(edits)}
-    handles = [
-        edited_module(blocks[edit.layer], edit.place).register_forward_hook(_hook(state, i))
-        for i, edit in enumerate(edits)
-    ]
+    handles = [module.register_forward_hook(_hook(state, i)) for i, module in enumerate(modules)]
     try:
         yield state
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _check(edit, decoder, n_rows):
-    """Raise InterventionError unless an edit fits the model and the batch."""
-    if not 0 <= edit.layer < decoder.n_layers:
-        raise InterventionError(
-            f"There is no layer {edit.layer}: this model's are 0 to {decoder.n_layers - 1}."
-        )
-    for name in PER_ROW:
-        value = getattr(edit, name)
-        if value is None:
-            continue
-        if len(value) not in (1, n_rows):
-            raise InterventionError(
-                f"{name} of layer {edit.layer} has {len(value)} rows; this batch has {n_rows}."
-            )
-        if value.ndim == 2 and value.shape[1] != decoder.config.hidden_size:
-            raise InterventionError(
-                f"{name} of layer {edit.layer} has {value.shape[1]} entries; this model's states have "
-                f"{decoder.config.hidden_size}."
-            )
 
 
 def _hook(state, index):
@@ -165,13 +160,74 @@ def _hook(state, index):
 
 
 def as_edits(edits: Sequence[RowEdit]) -> list[Edit]:
-    """Return edits at `mlp_output` or `residual` as nnsight's (`edits.Edit`), for `forward.forward` and `edits.edited`."""
+    """Return edits at `mlp_output` or `residual` as nnsight's (`edits.Edit`), for `forward.forward` and `edits.edited`.
+
+    They take the rows of a batch in its order; `generation.generate` puts the longest first. InterventionError for another
+    place.
+    """
 
     def made(edit):
+        if edit.place not in STEERED:
+            raise InterventionError(
+                f"In a trace, a row's edit acts on {' or '.join(STEERED)}, not on {edit.place!r}."
+            )
+
         def change(block):
             target = block.mlp if edit.place == "mlp_output" else block
-            target.output = changed(target.output, edit)
+            target.output = changed(target.output, edit.on(target.output.device))
 
         return Edit(edit.layer, edit.place, change)
 
     return [made(edit) for edit in edits]
+
+
+def first_layers(edits: Sequence[RowEdit], n_rows: int, n_layers: int) -> Tensor:
+    """Return the first layer at which each row is edited, [row]; the last layer for a row that no edit touches."""
+    found = torch.full((n_rows,), n_layers - 1)
+    for edit in edits:
+        touched = torch.zeros(n_rows, dtype=torch.bool)
+        for name, neutral in (("alpha", 1), ("keep", 1), ("offset", 0)):
+            if (values := getattr(edit, name)) is not None:
+                touched |= (values.reshape(len(values), -1) != neutral).any(1).cpu()
+        found[touched] = found[touched].clamp_max(edit.layer)
+    return found
+
+
+@torch.no_grad()
+def block_outputs(decoder: Decoder, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> list:
+    """Return what some blocks return in one forward of rows [row, position], in the order of `layers`: tensors, or tuples."""
+    kept, blocks = {}, decoder.stack._module.layers
+    handles = [
+        blocks[i].register_forward_hook(lambda module, inputs, output, i=i: kept.update({i: output})) for i in layers
+    ]  # fmt: skip
+    try:
+        ids, mask = ids.to(decoder.module.device), mask.to(decoder.module.device)
+        decoder.stack._module(input_ids=ids, attention_mask=mask, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [kept[i] for i in layers]
+
+
+@contextmanager
+def resumed(decoder: Decoder, layer: int, before, times: int) -> Iterator[None]:
+    """Leave out the blocks below `layer` within the block: what enters it are the rows of `before`, `times` times over.
+
+    before: what the block below `layer` returned, a tensor or a tuple, as `block_outputs` has it; unused at layer 0.
+    """
+    blocks = decoder.stack._module.layers[:layer]
+    own = [block.__dict__.get("forward") for block in blocks]
+    if layer:
+        first, rest = (before[0], before[1:]) if isinstance(before, tuple) else (before, None)
+        whole = first.repeat(times, 1, 1)
+        output = whole if rest is None else (whole, *rest)
+    try:
+        for block in blocks:
+            block.forward = lambda *_, **__: output
+        yield
+    finally:
+        for block, forward in zip(blocks, own):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward

@@ -10,10 +10,28 @@ from nbhelpers.core import depths
 from nbhelpers.core.dose_stats import rank_p
 from nbhelpers.report.quantities import Quantities, levels, shifts
 
-GENERATED = "this page reads losses on fixed replies; what steered models write is on the page on steering"
+GENERATED = (
+    "this page reads losses on fixed replies; what edited models write is scored on the page on steering"
+)
 JUDGE = "needs an LLM judge"
 SETS = "none of the random sets has the first layer"
-UNMEASURED: dict[str, str] = {}
+# Scores of the study's reruns, under doses of the late direction and with the last layers skipped.
+SCORED = {
+    "judged_format": JUDGE,
+    "judged_coherence": JUDGE,
+    "format_compliance": GENERATED,
+    "reasoning": GENERATED,
+}
+DOSES, SKIPPED = (-1, -0.5, 0, 0.5, 1, 1.5, 2), (1, 3, 4, 6, 10, 14)
+UNMEASURED = (
+    {f"{score}.dose_{dose:g}": why for score, why in SCORED.items() for dose in DOSES}
+    | {f"{score}.pt": why for score, why in SCORED.items()}
+    | {f"{score}.skipped_{n}": why for score, why in {**SCORED, "choice": GENERATED}.items() for n in SKIPPED}
+    | dict.fromkeys(
+        ("choice.skipped_11", "choice_over_doses.least", "choice_over_doses.most", "structure_over_doses"),
+        GENERATED,
+    )
+)
 LATE, EARLY, MID = "late", "early", "mid"
 
 
