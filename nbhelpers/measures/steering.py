@@ -79,14 +79,12 @@ Vectors = Mapping[str, np.ndarray]
 
 def _rank(vectors: Vectors, arm: Arm) -> int:
     """Return along how many vectors an arm rescales a layer: one, or k of a subspace."""
-    subspace = arm.change == "rescale" and np.ndim(vectors.get(arm.vector)) == 3
-    return vectors[arm.vector].shape[1] if subspace else 1
+    return vectors[arm.vector].shape[1] if np.ndim(vectors.get(arm.vector)) == 3 else 1
 
 
 def _unit(vectors: Vectors, arm: Arm, key: str, layer: int, component: int = 0) -> np.ndarray:
     """Return the unit vector of a key at a layer, of a subspace one component; SteeringError if there is none."""
-    vector = _vector(vectors, arm, key, layer)
-    vector = vector[component] if vector.ndim == 2 else vector
+    vector = np.atleast_2d(_vector(vectors, arm, key, layer))[component]
     length = np.linalg.norm(vector)
     if not length > 0:
         raise SteeringError(f"Arm {arm.name}: the vector {key!r} is zero at layer {layer}.")
@@ -113,8 +111,7 @@ def row_edits(arms: Sequence[Arm], vectors: Vectors, width: int) -> list[RowEdit
         here = [layer in arm.layers and place in _places(arm) for arm in arms]
         for component in range(max(_rank(vectors, arm) for arm in arms)):
             deep = [touched and component < _rank(vectors, arm) for touched, arm in zip(here, arms)]
-            if any(deep):
-                found.append(_site(arms, deep, vectors, layer, place, width, component))
+            found += [_site(arms, deep, vectors, layer, place, width, component)] if any(deep) else []
     return found
 
 
