@@ -3,6 +3,7 @@
 `made_up` and `opposite` make the results that verdicts and pages are tested on.
 """
 
+import hashlib
 from functools import cache
 from types import SimpleNamespace
 
@@ -29,8 +30,8 @@ from nbhelpers.experiments.exp10_contrastive_patching.matched import (
 )
 from nbhelpers.experiments.exp10_contrastive_patching.quantities import quantities
 from nbhelpers.measures import scoring, tuned_lens
+from nbhelpers.measures.arms import Arm, SteeringError
 from nbhelpers.measures.conv_direction import SUMS
-from nbhelpers.measures.steering import Arm, SteeringError
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.loading import load_pair
 from nbhelpers.models.prompts import Prompt
@@ -391,7 +392,12 @@ def test_the_verdict_says_what_is_predicted_and_what_moves():
 def test_examples_are_ordered_by_hash_and_show_no_harmful_request():
     d = result()
     table = report.examples({"One": d}, n=8)
-    assert len(table) == int((d.role != "harmful").sum()) and len(table.columns) == 5
+    assert len(table) == int((d.role == "format").sum()) and len(table.columns) == 5
+    without = d.assign(role=d.role.where(d.role != "format", "other"))
+    assert len(report.examples({"One": without}, n=8)) == int((d.role != "harmful").sum())
+    assert report.hashed(d) == sorted(
+        report.hashed(d), key=lambda name: hashlib.sha256(name.encode()).hexdigest()
+    )
 
 
 def test_figures_have_a_panel_or_row_for_each_pair():

@@ -13,8 +13,8 @@ from nbhelpers.experiments.exp06_steering.arms import PROMPTED, described
 from nbhelpers.experiments.exp06_steering.content import content
 from nbhelpers.experiments.exp06_steering.experiment import ROWS, Params
 from nbhelpers.measures import replies, scoring, steering
+from nbhelpers.measures.arms import Arm, Vectors
 from nbhelpers.measures.refusal import CLASSES, engagement
-from nbhelpers.measures.steering import Arm, Vectors
 from nbhelpers.models import corpora, tokens
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import replay_batches

@@ -13,8 +13,8 @@ import xarray as xr
 from nbhelpers.core import depths
 from nbhelpers.core.params import ParameterError
 from nbhelpers.measures import directions, steering
+from nbhelpers.measures.arms import Arm
 from nbhelpers.measures.scoring import structure
-from nbhelpers.measures.steering import Arm
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, choose

@@ -14,7 +14,7 @@ import xarray as xr
 from nbhelpers.core import depths
 from nbhelpers.experiments.exp07_0c_controls.experiment import Params, width
 from nbhelpers.measures import directions
-from nbhelpers.measures.steering import Arm
+from nbhelpers.measures.arms import Arm
 
 PLAIN = "none"
 

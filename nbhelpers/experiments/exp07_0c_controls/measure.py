@@ -13,7 +13,7 @@ from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp07_0c_controls.arms import PLAIN, Control
 from nbhelpers.experiments.exp07_0c_controls.experiment import FORCED, OUTCOMES, Params
 from nbhelpers.measures import scoring, steering
-from nbhelpers.measures.steering import Vectors
+from nbhelpers.measures.arms import Vectors
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.prompts import Prompt
 

@@ -14,6 +14,7 @@ from nbhelpers.report.directions import (
     by_side,
     claim,
     fitting,
+    larger_side,
     levels_of,
     ranged,
     sentence,
@@ -45,7 +46,7 @@ def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
     predicts, moves = (sides(results, quantities, name) for name in (PREDICTS, MOVES))
     says = {
-        UP: "On unseen prompts, one direction of IT − PT predicts {size} of the late gap's variance",
+        UP: "On unseen prompts, one direction of IT − PT predicts {size} of the late gap",
         DOWN: "On unseen prompts, probes of IT − PT predict the late gap worse than its mean",
     }
     size = claim(
@@ -57,7 +58,7 @@ def said(results, detail: int) -> Verdict:
     return Verdict(
         f"Predicts it: {answer(predicts)}; moves it: {answer(moves)}",
         sentence(size),
-        f"Put into PT, a standard deviation of it should move the gap {expected} nats; it moves {moved_sizes(results)}.",
+        f"In PT, one standard deviation of it should move the gap {expected} nats; it moves {moved_sizes(results)}.",
         f"{beyond(results)} {removal(results)}",
     )
 
@@ -84,7 +85,7 @@ def removal(results) -> str:
         size = ranged([abs(value(quantities, d, STEERS)) for d in results.values()])
         return f"Removed from IT, it moves the gap {size} nats, undecided."
     return sentence(
-        f"removed from IT, it {by_side(results, found, 'widens the gap', 'narrows it', '', LEAST)}"
+        f"removed from IT, it {by_side(results, found, 'widens the gap', 'narrows the gap', '', LEAST)}"
     )
 
 
@@ -166,26 +167,40 @@ def score_table(results) -> pd.DataFrame:
         for metric, said_metric in SCORES.items():
             table = interval_table(results, named(quantities, f"shift.{arm}.{metric}"), pool=False)
             columns[said_arm, said_metric] = pd.Series(written(table), index=table["family"])
+    least = pd.Series(column(results, "form_detectable", 2), index=list(results))
+    columns["least that this run could see", "form as asked"] = least
     table = pd.DataFrame(columns).reindex(list(results)).rename_axis(None)
     table.columns = pd.MultiIndex.from_tuples(columns)
     return turned(table, results)
 
 
+SHOWN_ARMS = {
+    "it": "IT",
+    "conv 0": "probe's direction removed",
+    "mean 0": "mean difference removed",
+    "mean 3": "mean difference, α = 3",
+}
+
+
 def examples(results, n: int = 3) -> pd.DataFrame:
-    """Return replies of a few arms to the first n prompts by the hash of their id, harmful requests left out."""
-    arms = {
-        "it": "IT",
-        "conv 0": "probe's direction removed",
-        "mean 0": "mean difference removed",
-        "mean 3": "mean difference, α = 3",
-    }
+    """Return replies of a few arms to the first n prompts by the hash of their id, of those that ask for a form.
+
+    Where none asks for a form, of all but harmful requests.
+    """
     rows = []
     for title, d in results.items():
-        ids = [str(name) for name, role in zip(d["prompt"].values, d["role"].values) if role != "harmful"]
-        for name in sorted(ids, key=lambda one: hashlib.sha256(one.encode()).hexdigest())[:n]:
+        arms = [arm for arm in SHOWN_ARMS if arm in d["shown_arm"].values]
+        for name in hashed(d)[:n]:
             of = d.sel(prompt=name)
-            shown = [arm for arm in arms if arm in d["shown_arm"].values]
-            replies = {arms[arm]: str(of["text"].sel(shown_arm=arm).values) for arm in shown}
-            rows.append({"pair": title, "request": str(of["message"].values)} | replies)
+            said_by = {SHOWN_ARMS[arm]: str(of["text"].sel(shown_arm=arm).values) for arm in arms}
+            rows.append({"pair": title, "request": str(of["message"].values)} | said_by)
     table = pd.DataFrame(rows).set_index("pair").rename_axis(None)
     return table if len(results) > 1 else table.reset_index(drop=True)
+
+
+def hashed(dataset) -> list[str]:
+    """Return the ids of prompts that may be shown, in the order of their hashes."""
+    roles = dict(zip(map(str, dataset["prompt"].values), dataset["role"].values))
+    shown = [name for name, role in roles.items() if role == "format"]
+    shown = shown or [name for name, role in roles.items() if role != "harmful"]
+    return sorted(shown, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
