@@ -41,7 +41,6 @@ UNMEASURED = {
     **{f"comparable_range.{name}": "windows here have one width and slide over all layers"
        for name in ("18_33", "20_33", "20_31", "22_33")},
 }  # fmt: skip
-AS_PUBLISHED = {"*.dose_5": {"degenerate_dose": 5.0}}
 
 
 def quantities(result: xr.Dataset) -> Quantities:
@@ -166,10 +165,9 @@ def headline(result: xr.Dataset, on_forms: xr.Dataset) -> Quantities:
     for outcome in ("choice", "arithmetic", "alignment"):
         for dose in ("0", "2"):
             found[f"{outcome}_of.mlp.dose_{dose}"] = by_prompt(result, outcome, "direction", float(dose))
-    high = max(result["dose"].values[(result["control"] == "degenerate").values], default=np.nan)
     for outcome in ("structure", "incoherent", "format"):
-        found[f"{outcome}.direction.dose_5"] = by_prompt(on_forms, outcome, "degenerate", high)
-        found[f"{outcome}.matched.dose_5"] = by_prompt(on_forms, outcome, "degenerate_random", high)
+        found[f"{outcome}.direction.dose_5"] = by_prompt(on_forms, outcome, "degenerate", 5.0)
+        found[f"{outcome}.matched.dose_5"] = by_prompt(on_forms, outcome, "degenerate_random", 5.0)
     own, other = found["structure.direction.dose_5"], found["structure.matched.dose_5"]
     ends = {"structure_ratio.dose_5": ratio(own, other)}
     ends |= {f"matched_spread.{outcome}": spread(result, outcome) for outcome in ("structure", "arithmetic")}
