@@ -546,6 +546,21 @@ def test_the_change_table_holds_means_and_marks_what_holm_leaves(results):
     assert not cell["its letter"].endswith("*")
 
 
+def test_a_pair_without_checkable_prompts_says_so(results):
+    d = results["Qwen"]
+    few = d.assign(
+        score=d.score * np.nan, detectable=d.detectable * np.nan, selectivity=d.selectivity * np.nan
+    )
+    alone = {"Pocket Qwen": few}
+    assert "No prompt asks for a form" in str(report.verdict(alone)) and "nan" not in str(
+        report.verdict(alone)
+    )
+    for draw in (figures.dose_response, figures.dissociation):
+        assert "not measured" in draw(alone).to_dict()["description"]
+    both = rows(figures.dose_response(alone | {"Pocket OLMo": results["OLMo"]}))
+    assert set(both["panel"]) == {"Pocket OLMo"}
+
+
 def test_late_quantities_are_means_over_the_late_window(results):
     d = results["Mistral"]
     found = {n: q.values for n, q in quantities.quantities(d).items()}

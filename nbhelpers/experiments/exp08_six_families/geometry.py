@@ -47,6 +47,7 @@ def rank_measures(gram: np.ndarray) -> dict[str, np.ndarray]:
     centred = gram - rows[..., None] / n - rows[..., None, :] / n + whole[..., None, None] / n**2
     left = np.trace(centred, axis1=-2, axis2=-1)
     along = np.abs(vectors[..., -1].sum(-1))
+    left = np.where(left > 0, left, np.nan)  # of a single prompt nothing is left
     return {
         "centred_pc1": np.linalg.eigvalsh(centred)[..., -1] / left,
         "uncentred_pc1": values[..., -1] / total,
