@@ -123,7 +123,8 @@ def test_changes_are_from_dose_1_and_paired_by_prompt():
     assert float(found.d_z.sel(outcome="format", dose=0)) == pytest.approx(
         removed.mean() / removed.std(ddof=1)
     )
-    assert found.d_z.sel(outcome="content").isnull().all() and found.p_holm.sel(dose=1).isnull().all()
+    assert (found.d_z.sel(outcome="content") == 0).all()  # nothing moves
+    assert found.d_z.sel(outcome="refusal_harmful").isnull().all() and found.p_holm.sel(dose=1).isnull().all()
 
 
 def test_an_outcome_has_the_prompts_of_its_role():
