@@ -225,6 +225,7 @@ def test_quantities_are_those_of_the_dataset():
     assert {f"agreement.structure.{name}.every" for name in DEFINITIONS[1:]} <= set(quantities(d))
 
 
+@pytest.mark.slow
 def test_each_validation_has_a_verdict_of_its_own():
     turned = {t: opposite(d) for t, d in results().items()}
     for say in (report.verdict_0d, report.verdict_0e):

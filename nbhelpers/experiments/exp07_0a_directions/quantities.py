@@ -22,7 +22,6 @@ UNMEASURED = {
     **{f"set_{o}.{s}": NO_REPLIES for o in ("structure", "format", "alignment", "arithmetic")
        for s in ("top", "random", "bottom")},
 }  # fmt: skip
-AS_PUBLISHED = {}
 
 
 def quantities(result: xr.Dataset) -> Quantities:

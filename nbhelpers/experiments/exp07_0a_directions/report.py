@@ -150,11 +150,13 @@ def matched(results, window: str = "late") -> alt.Chart:
 
 
 def composition_table(results) -> pd.DataFrame:
-    """Return a table of each factor's share and cosine with the direction in the late window, with 95 % intervals."""
+    """Return a table of each factor's share, length and cosine with the direction, late layers, with 95 % intervals."""
     rows = {}
     for title, d in panels_of(results).items():
         found = kept(quantities, d)
         row = {f"{FACTOR_WORDS[f]}, share": interval(found[f"share.{f}.late"].values) for f in FACTORS}
+        row["length of the direction"] = interval(found["norm.mean.late"].values)
+        row |= {f"{FACTOR_WORDS[f]}, length": interval(found[f"norm.{f}.late"].values) for f in FACTORS}
         row |= {f"{FACTOR_WORDS[f]}, cosine": interval(found[f"cosine.{f}.late"].values) for f in FACTORS}
         row["cosine of weights and history"] = interval(found["cosine_between.weights.history.late"].values)
         row |= {
@@ -180,7 +182,8 @@ def sizes(results) -> alt.Chart:
             ends = drawn(d[name].sel(layer=late).mean("layer")).to_dataframe().reset_index()
             frames.append(ends.assign(panel=panel, reference=words))
     rows = pd.concat(frames, ignore_index=True).round(DIGITS)
-    x = alt.X("size:Q", title="prompts", scale=alt.Scale(type="log", nice=False))
+    axis = alt.Axis(values=sorted(set(rows["size"].tolist())))
+    x = alt.X("size:Q", title="prompts", scale=alt.Scale(type="log", nice=False), axis=axis)
     colours = by_category("reference", list(dict.fromkeys(rows["reference"])))
     marks = bands(x, "cosine", fields=("reference", "size"), colours=colours)
     return panels(
@@ -218,15 +221,21 @@ def removal(results) -> alt.Chart:
 
 
 def removal_table(results) -> pd.DataFrame:
-    """Return a table of what removing each direction does: KL per token, p of equivalence with all prompts' direction."""
+    """Return a table of what removing each direction does: KL per token, p of equivalence with all prompts' direction, and
+    the smallest gap from it that these prompts show with 80 % power.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
         for name in d["set"].values:
             kl = value(quantities, d, f"removal.{name}")
             said = f"{number(kl, 4)} nats at dose {number(value(quantities, d, f'removal_dose.{name}'))}"
-            p = found.get(f"equivalence.{name}")
-            row[SET_WORDS[name]] = said if p is None else f"{said}; equivalence p {number(p.values)}"
+            if name != "all":
+                least = SIZE(found[f"detectable.{name}"].values)
+                said += (
+                    f"; equivalence p {number(found[f'equivalence.{name}'].values)}, least gap seen {least}"
+                )
+            row[SET_WORDS[name]] = said
         rows[title] = row
     return pd.DataFrame(rows)
 

@@ -41,6 +41,7 @@ UNMEASURED = {
     **{f"comparable_range.{name}": "windows here have one width and slide over all layers"
        for name in ("18_33", "20_33", "20_31", "22_33")},
 }  # fmt: skip
+AS_PUBLISHED = {"*.dose_5": {"degenerate_dose": 5.0}}
 
 
 def quantities(result: xr.Dataset) -> Quantities:

@@ -246,13 +246,16 @@ def verdict_0i(results) -> Verdict:
     added = sides(results, quantities, "per_dose_excess.add_1")
     alike = [t for t in results if t in added["·"]]
     grown = levels_of(results, quantities, "compounding")
+    compound = (
+        ": edits compound" if all(value(quantities, d, "compounding") > 2 for d in results.values()) else ""
+    )
     own = ranged((value(quantities, d, "formula_kl.add_1.dose_0") for d in results.values()), SIZE)
     return Verdict(
         f"Adding is inert, as published: {'no' if all_above(results, 'formula_kl.add_1.dose_0') else 'not shown'}",
         f"Its coefficient was zero; at one, the added gap costs {own} nats a token.",
         sentence(told(alike, results, "Per unit of dose it is not told apart from scaling",
                       "Per unit of dose it differs from scaling", True)),
-        f"Scaled to 2 after every late block, the stream's dose is {grown} times that of removal: edits compound.",
+        f"Scaled to 2 after every late block, the stream's dose is {grown} times that of removal{compound}.",
     )  # fmt: skip
 
 
