@@ -25,7 +25,7 @@ from nbhelpers.experiments.exp08_six_families import (
 )
 from nbhelpers.experiments.exp08_six_families.experiment import OUTCOMES, RANK_MEASURES, STABILITY, Params
 from nbhelpers.measures import directions, intrinsic_dimension, steering
-from nbhelpers.measures.steering import SteeringError
+from nbhelpers.measures.arms import SteeringError
 from nbhelpers.models import prompts
 from nbhelpers.models.loading import load_pair
 from nbhelpers.models.prompts import Prompt

@@ -6,7 +6,7 @@ import xarray as xr
 from nbhelpers.core import dose_stats, stats
 from nbhelpers.core.resampling import bca_of_sums
 from nbhelpers.experiments.exp08_six_families.experiment import OUTCOMES
-from nbhelpers.measures.steering import SteeringError
+from nbhelpers.measures.arms import SteeringError
 
 REMOVED = 0.0
 RIGHT = ("content", "choice", "arithmetic")  # metrics that say whether a reply is right, at most one a prompt

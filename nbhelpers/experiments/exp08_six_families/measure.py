@@ -15,7 +15,7 @@ from nbhelpers.core.params import Run
 from nbhelpers.experiments.exp08_six_families import clouds, doses, geometry
 from nbhelpers.experiments.exp08_six_families.experiment import Params
 from nbhelpers.measures import commitment, directions, lens, replies, steering
-from nbhelpers.measures.steering import Arm, SteeringError
+from nbhelpers.measures.arms import Arm, SteeringError
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import Stream, forward, replay_batches
 from nbhelpers.models.generation import Continuation

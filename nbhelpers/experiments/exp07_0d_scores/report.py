@@ -1,0 +1,249 @@
+"""The figures, tables and verdicts of exp07_0d: one verdict for the page, and one for each of its two validations."""
+
+from functools import partial
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from nbhelpers.experiments.exp07_0d_scores.quantities import (
+    BRANCHES,
+    CLASSES,
+    OUTCOMES,
+    name_of,
+    quantities,
+)
+from nbhelpers.report.captions import BARS, ZERO, caption
+from nbhelpers.report.charts import DIGITS, banded, bands, by_category, panels, panels_of
+from nbhelpers.report.directions import NAMES, answer, fitting, ranged, sentence
+from nbhelpers.report.forest import forest, forest_rows
+from nbhelpers.report.quantities import kept, value
+from nbhelpers.report.text import interval, number, p_value, percent
+from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, degree, sides, span, told
+
+OUTCOME_WORDS = {
+    "format": "format compliance", "choice": "right choice", "arithmetic": "right number",
+    "refusal_harmful": "harmful refused", "refusal_harmless": "harmless refused", "structure": "structural token ratio",
+    "incoherent": "incoherent", "nll_unedited": "NLL under unedited IT, nats",
+}  # fmt: skip
+DEFINITION_WORDS = {
+    "structure": "structural token ratio", "structure_lines": "lines of markup", "structure_bold": "bold words",
+    "format": "format compliance",
+}  # fmt: skip
+BRANCH_WORDS = {"whole": "all doses", "below": "doses up to 1", "above": "doses from 1"}
+STUDIED = "structure"
+
+
+def counted(results) -> pd.DataFrame:
+    """Return a table of half-widths of 95 % intervals of the mean at dose 1, and what doubling every row makes of them."""
+    rows = {}
+    for title, d in panels_of(results).items():
+        found, row = kept(quantities, d), {}
+        for name in OUTCOMES:
+            shrunk = found[f"doubled_ratio.{name}"].values
+            half = number(found[f"half_width.{name}"].values, 3)
+            row[OUTCOME_WORDS[name]] = f"±{half}" + (
+                "" if np.isnan(shrunk) else f", doubled × {number(shrunk)}"
+            )
+        rows[title] = row
+    return pd.DataFrame(rows)
+
+
+def effects(results, dose: float = 0.0) -> pd.DataFrame:
+    """Return a table of the change from dose 1 to a dose: mean with interval, d of paired differences, the study's pooled
+    d.
+    """
+    rows = {}
+    for title, d in panels_of(results).items():
+        found, row = kept(quantities, d), {}
+        for name in OUTCOMES:
+            key = f"{name}.{name_of(dose)}"
+            ends = bounds(found[f"change.{key}"], 0.95)
+            paired, pooled = (number(found[f"{kind}.{key}"].values) for kind in ("d_paired", "d_pooled"))
+            said = number(ends[0], 3) if np.isnan(ends[1]) else interval(ends, 3)
+            row[OUTCOME_WORDS[name]] = f"{said}; d {paired} paired, {pooled} pooled"
+        rows[title] = row
+    return pd.DataFrame(rows)
+
+
+def trends(results) -> pd.DataFrame:
+    """Return a table of rank correlations of mean score and dose with p of Page's trend, over all doses and on each side
+    of 1.
+    """
+    rows = {}
+    for title, d in panels_of(results).items():
+        found, row = kept(quantities, d), {}
+        for name in ("format", "structure", "nll_unedited", "incoherent"):
+            for branch in BRANCHES:
+                rho = found[f"rho.{name}.{branch}"].values
+                said = number(rho.mean) if np.isnan(rho.low) else interval(rho)
+                p = p_value(found[f"page_p.{name}.{branch}"].values)
+                row[OUTCOME_WORDS[name], BRANCH_WORDS[branch]] = f"{said}; Page p {p}"
+        rows[title] = row
+    return pd.DataFrame(rows)
+
+
+def definitions(results, kind: str = "every") -> alt.Chart:
+    """Return a forest plot of how the structural token ratio ranks conditions beside other definitions of structure."""
+    shown = ("structure_lines", "structure_bold", "format")
+    rows = []
+    for title, d in panels_of(results).items():
+        for other in shown:
+            found = kept(quantities, d)[f"agreement.{STUDIED}.{other}.{kind}"].values
+            rows.append(
+                {
+                    "panel": title,
+                    "definition": DEFINITION_WORDS[other],
+                    **dict(zip(("mean", "low", "high"), found)),
+                }
+            )
+    table = pd.DataFrame(rows)
+    what = "Rank correlation over conditions between the study's structural token ratio and another measure of structure"
+    return forest(
+        table, x="rank correlation", by="definition",
+        encodings=by_category("definition", [DEFINITION_WORDS[n] for n in shown]),
+        title="Do definitions of structure agree?",
+        description=caption(what, table, [BARS, ZERO], each="row"),
+    )  # fmt: skip
+
+
+def by_dose(results) -> alt.Chart:
+    """Return a chart of the change of format compliance and of the structural token ratio against the dose."""
+    frames = []
+    for panel, d in panels_of(results).items():
+        for name in ("format", "structure"):
+            moved = d["score"].sel(outcome=name, drop=True) - d["score"].sel(
+                outcome=name, dose=1.0, drop=True
+            )
+            ends = banded(moved.transpose("prompt", "dose").astype(float)).to_dataframe().reset_index()
+            frames.append(ends.assign(panel=panel, score=OUTCOME_WORDS[name]))
+    rows = pd.concat(frames, ignore_index=True).dropna(subset=["mean"]).round(DIGITS)
+    x = alt.X("dose:Q", title="dose α", scale=alt.Scale(nice=False))
+    colours = by_category("score", [OUTCOME_WORDS["format"], OUTCOME_WORDS["structure"]])
+    return panels(
+        rows, "Two scores of the same replies", *bands(x, "change from dose 1", fields=("score", "dose"), colours=colours),
+        marks=("bands are 95 % intervals of the mean over prompts",),
+        description="Change from dose 1 of format compliance and of the structural token ratio against the dose of the late "
+        "direction",
+    )  # fmt: skip
+
+
+def lost(results) -> alt.Chart:
+    """Return a forest plot of what each measure says of incoherent replies, less what it says of coherent ones."""
+    shown = ("structure", "structure_lines", "format")
+    names = {f"structure_lost.{name}": {"definition": DEFINITION_WORDS[name]} for name in shown}
+    rows = forest_rows(results, quantities, names)
+    what = "Mean score of a prompt's incoherent replies over all conditions, less that of its coherent ones"
+    return forest(
+        rows, x="incoherent less coherent", by="definition",
+        encodings=by_category("definition", [DEFINITION_WORDS[n] for n in shown]),
+        title="What scores say of degenerate text", description=caption(what, rows, [BARS, ZERO], each="row"),
+    )  # fmt: skip
+
+
+def classes(results) -> pd.DataFrame:
+    """Return a table of shares of classes of units at dose 1, and their enrichment at the lowest and the highest dose."""
+    rows = {}
+    for title, d in panels_of(results).items():
+        found, row = kept(quantities, d), {}
+        ends = [float(dose) for dose in (d["dose"].min(), 0.0, d["dose"].max())]
+        for name in CLASSES:
+            shares = percent_of(value(quantities, d, f"share.{name}"))
+            times = ", ".join(
+                f"× {number(found[f'enrichment.{name}.{name_of(dose)}'].values)} at {number(dose, 1)}"
+                for dose in ends
+            )
+            row[name.lower()] = f"{shares}; {times}"
+        rows[title] = row
+    return pd.DataFrame(rows)
+
+
+def percent_of(share: float) -> str:
+    """Return a share as text with a decimal, "8.1 %"; a dash for NaN."""
+    return "–" if np.isnan(share) else f"{number(100 * share, 1)} %"
+
+
+MATRIX = {
+    "format, dose 0 less dose 1": "change.format.dose_0",
+    "structural ratio, dose 0 less dose 1": "change.structure.dose_0",
+    "ratio and format rank alike": "agreement.structure.format.every",
+    "the same, doses of the direction alone": "agreement.structure.format.doses",
+    "ratio, incoherent less coherent": "structure_lost.structure",
+    "doubled rows, interval's width": "doubled_ratio.mean",
+}
+
+
+def verdict(results) -> Verdict:
+    """Return the page's verdict: whether the study's structure score sees what compliance sees, and what duplicates did."""
+    return fitting(partial(said, results))
+
+
+def blind(results) -> list[str]:
+    """Return the pairs in which format compliance surely moves at dose 0 and the structural token ratio does not."""
+    form, ratio = (sides(results, quantities, f"change.{name}.dose_0") for name in ("format", "structure"))
+    return [t for t in form[UP] + form[DOWN] if t not in ratio[UP] + ratio[DOWN]]
+
+
+def moved(results) -> list[str]:
+    """Return the pairs in which format compliance surely moves at dose 0."""
+    form = sides(results, quantities, "change.format.dose_0")
+    return form[UP] + form[DOWN]
+
+
+def agree(results) -> dict[str, list[str]]:
+    """Return the marks of the rank correlation of the structural token ratio with format compliance."""
+    return sides(results, quantities, f"agreement.{STUDIED}.format.every")
+
+
+def narrower(results) -> str:
+    """Return by how much doubled rows narrow intervals, "28–31 %"."""
+    values = (1 - value(quantities, d, "doubled_ratio.mean") for d in results.values())
+    return ranged((v for v in values if not np.isnan(v)), percent)
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the page's verdict, with more or less detail on the pairs that differ."""
+    ranks = agree(results)
+    rho = span(results, quantities, f"agreement.{STUDIED}.format.every")
+    doses = span(results, quantities, f"agreement.{STUDIED}.format.doses")
+    change = ranged(
+        (abs(value(quantities, d, "change.structure.dose_0")) for d in results.values()),
+        lambda v: number(v, 3),
+    )
+    where_so = told(moved(results), results, "surely moves", "does not surely move", True)
+    where_so = where_so if detail == NAMES else where_so.split(" (")[0]
+    return Verdict(
+        f"Text structure ranks as compliance does: {answer(ranks)}",
+        f"Over all conditions their rank correlation is {rho}, over doses of the direction alone {doses}.",
+        sentence(f"With the direction removed, structure moves by {change}; compliance {where_so}"),
+        f"Rows counted twice, as published, narrow intervals by {narrower(results)}.",
+    )
+
+
+def verdict_0d(results) -> Verdict:
+    """Return the verdict of 0D: whether the study's intervals and trends hold when prompts count once and branches apart."""
+    turned = [t for t, d in results.items() if value(quantities, d, "rho_turn.format") > 0]
+    whole = span(results, quantities, "rho.format.whole")
+    below = span(results, quantities, "rho.format.below")
+    return Verdict(
+        "Intervals hold as published: no" if narrower(results) != "–" else "Intervals hold as published: not measured",
+        f"Rows counted twice, as in the study, narrow intervals by {narrower(results)}.",
+        f"Format compliance has rank correlation {whole} with the dose over all doses, {below} up to dose 1.",
+        sentence(told(turned, results, "The trend turns at dose 1", "No trend turns at dose 1", True)),
+    )  # fmt: skip
+
+
+def verdict_0e(results) -> Verdict:
+    """Return the verdict of 0E: whether definitions of structure agree, and what the ratio says of degenerate text."""
+    ranks = agree(results)
+    bold = span(results, quantities, f"agreement.{STUDIED}.structure_bold.every")
+    lines = span(results, quantities, f"agreement.{STUDIED}.structure_lines.every")
+    up, unseen = sides(results, quantities, f"structure_lost.{STUDIED}")[UP], blind(results)
+    return Verdict(
+        f"One definition is as good as another: {degree([t for t in results if t in ranks[UP]], results)}",
+        f"The ratio ranks conditions as lines of markup do with {lines}, as bold words do with {bold}.",
+        sentence(told(unseen, results, "It misses a change of compliance at dose 0",
+                      "It misses no sure change of compliance at dose 0", True)),
+        sentence(told(up, results, "Incoherent replies score higher on it",
+                      "Incoherent replies do not surely score higher on it", True)),
+    )  # fmt: skip
