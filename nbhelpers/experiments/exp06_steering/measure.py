@@ -11,7 +11,7 @@ from nbhelpers.core.store import ResultError
 from nbhelpers.experiments.exp06_steering.arms import PROMPTED, described
 from nbhelpers.experiments.exp06_steering.content import content
 from nbhelpers.experiments.exp06_steering.experiment import ROWS, Params
-from nbhelpers.measures import replies, scoring, steering
+from nbhelpers.measures import lens, replies, scoring, steering
 from nbhelpers.measures.arms import Arm, Vectors
 from nbhelpers.measures.refusal import CLASSES, engagement
 from nbhelpers.models import corpora, tokens
@@ -85,8 +85,8 @@ def mean_nll(
     found = np.zeros(len(rows))
     for batch in replay_batches(rows, read, batch_size, decoder.pad_id):
         h = steering.last_residuals(decoder, batch, (), [0])[0]
-        targets = decoder.unembedding.rows(batch.targets).to(h.device)
-        nll = -steering.log_probabilities(decoder, h).gather(-1, targets[:, None])[:, 0]
+        own = {"metrics": ("target_log_probability",), "targets": batch.targets.to(h.device)}
+        nll = -lens.lens_metrics([h], decoder.unembedding, **own)["target_log_probability"][0]
         count = [len(steps) for steps in batch.steps]
         sums = np.bincount(np.repeat(np.arange(len(count)), count), nll.double().cpu().numpy())
         found[batch.rows] = sums / count

@@ -132,6 +132,7 @@ def chosen_table(results) -> pd.DataFrame:
         "less random directions": "chosen_over_band.format",
         "α = 0: form less content, same replies": "format_minus_content",
         "α = 0: form less choices, other prompts": "format_minus.choice",
+        "α = 0: form, late less early layers": "format_late_minus.early",
     }
     rows = {}
     for title, result in results.items():
@@ -141,6 +142,27 @@ def chosen_table(results) -> pd.DataFrame:
         )
         for heading, name in columns.items():
             rows[title][heading] = cell(known[name].values) if name in known else "–"
+    return turned(pd.DataFrame(rows).T, results)
+
+
+def gap_table(results) -> pd.DataFrame:
+    """Return a table of form beside distance: the shares of the way to PT that removal goes, and their rank correlation over
+    doses from 0 to 1.5, of which there are few.
+    """
+    columns = {
+        "way to PT, requested form": "format_closed",
+        "way to PT, distance, raw lens": "gap_closed.raw",
+        "way to PT, distance, tuned lens": "gap_closed.tuned",
+        "later commitment, layers": "commitment_shift.tuned.0",
+    }
+    rows = {}
+    for title, result in results.items():
+        known = kept(quantities, result)
+        n = sum(q.JOINT[0] <= dose <= q.JOINT[1] for dose in q.of_group(result, "dose"))
+        rows[title] = {heading: cell(known[name].values) for heading, name in columns.items()}
+        for lens in ("raw", "tuned"):
+            rho = number(value(quantities, result, f"gap_format_rho.{lens}"))
+            rows[title][f"rank correlation over {n} doses, {lens} lens"] = rho
     return turned(pd.DataFrame(rows).T, results)
 
 
