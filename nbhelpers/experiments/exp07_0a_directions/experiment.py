@@ -38,8 +38,15 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp07_0a: replies forced under nine conditions; all else is arithmetic on stored means."""
     e, reply = run.experiment, needs["exp00"][0].experiment.max_new_tokens
     tokens = reply + PROMPT_TOKENS
+    # The eight cells are held as stored, as each prompt's difference, and once more while one is compared.
+    cells = 3 * 4.0 * 8 * needs["exp05"][0].experiment.n_prompts * size.layers * size.width
     logits = 4.0 * 4 * size.vocabulary * reply * e.batch_size
-    held = weights(run, size, 2) + logits + 4.0 * size.width * e.batch_size * tokens * BYTES[run.model.dtype]
+    held = (
+        weights(run, size, 2)
+        + logits
+        + cells
+        + 4.0 * size.width * e.batch_size * tokens * BYTES[run.model.dtype]
+    )
     passes = batches(e.n_held * (REMOVED + 1), e.batch_size)
     return Cost(e.n_held, 0, e.n_held * (REMOVED + 1) * tokens, passes, held, 1e6)
 
