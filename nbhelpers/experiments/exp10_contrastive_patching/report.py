@@ -58,7 +58,7 @@ def said(results, detail: int) -> Verdict:
     return Verdict(
         f"Predicts it: {answer(predicts)}; moves it: {answer(moves)}",
         sentence(size),
-        f"In PT, one standard deviation of it should move the gap {expected} nats; it moves {moved_sizes(results)}.",
+        f"In PT, one standard deviation should move the gap {expected} nats; it moves {moved_sizes(results)}.",
         f"{beyond(results)} {removal(results)}",
     )
 
