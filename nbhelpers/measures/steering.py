@@ -1,11 +1,10 @@
 """Steering runs: arms that differ in place, layers, direction and dose, all prompts under all arms, in few large batches.
 
-An `Arm` says what is edited and how much; `row_edits` turns arms × prompts into edits by row, so that arms decode
-together (`written`) or are forced through the same tokens (`forced`). Texts are scored in `measures/scoring`.
+Arms (`measures/arms`) become edits by row, so that they decode together (`written`) or are forced through the same
+tokens (`forced`). Texts are scored in `measures/scoring`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from nbhelpers import progress
-from nbhelpers.core.params import NATIVE
+from nbhelpers.measures.arms import Arm, SteeringError, Vectors, row_edits
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.decoding import decode
 from nbhelpers.models.forward import forced_batch
@@ -21,145 +20,26 @@ from nbhelpers.models.generation import Continuation, batches_by_length
 from nbhelpers.models.prompts import Prompt, check_fit, read_as
 from nbhelpers.models.row_edits import RowEdit, applied, block_outputs, first_layers, resumed
 
-CHANGES = ("none", "rescale", "matched", "add", "mean", "zero", "skip")
-
-
-class SteeringError(ValueError):
-    """Arms that cannot be run, or that do not do what they say; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One condition: a host, a prompt format, and one change of some layers.
-
-    change: "none"; "rescale" h + (α − 1)(d·h)d; "matched" the same length along the unit vector `write` instead of d; "add"
-    h + dose · v with the vector v itself, not its unit; "mean" puts the vector v in place of h; "zero" zero; "skip" makes the
-    blocks the identity (both their updates are zero). vector: the key of d or v among the vectors of the run. dose: α of
-    "rescale" and "matched" (1 is the identity), the factor of "add" (0 is the identity); without meaning for the others.
-    """
-
-    name: str
-    host: str = "it"
-    prompt_format: str = ""
-    change: str = "none"
-    layers: tuple[int, ...] = ()
-    place: str = "mlp_output"
-    vector: str = "mean"
-    write: str = ""
-    dose: float = 1.0
-
-    def __post_init__(self):
-        """Raise SteeringError for an unknown change, or a change without layers."""
-        if self.change not in CHANGES:
-            raise SteeringError(
-                f"Arm {self.name}: the change {self.change!r} is none of {', '.join(CHANGES)}."
-            )
-        if self.change != "none" and not self.layers:
-            raise SteeringError(f"Arm {self.name}: the change {self.change!r} needs layers.")
-        if (self.change == "matched") != bool(self.write):
-            raise SteeringError(
-                f"Arm {self.name}: a matched control, and nothing else, writes along another vector."
-            )
-
-    @property
-    def format(self) -> str:
-        """The prompt format: the given one, else the host's own."""
-        return self.prompt_format or NATIVE[self.host]
-
-    @property
-    def identity(self) -> bool:
-        """Whether the arm must leave its host as it is."""
-        neutral = {"rescale": 1.0, "matched": 1.0, "add": 0.0}
-        return self.change == "none" or neutral.get(self.change) == self.dose
-
-
-# name → [layer, d], or [layer, k, d] of k orthonormal rows: "rescale" acts along one after another, so on their span
-Vectors = Mapping[str, np.ndarray]
-
-
-def _rank(vectors: Vectors, arm: Arm) -> int:
-    """Return along how many vectors an arm rescales a layer: one, or k of a subspace."""
-    subspace = arm.change == "rescale" and np.ndim(vectors.get(arm.vector)) == 3
-    return vectors[arm.vector].shape[1] if subspace else 1
-
-
-def _unit(vectors: Vectors, arm: Arm, key: str, layer: int, component: int = 0) -> np.ndarray:
-    """Return the unit vector of a key at a layer, of a subspace one component; SteeringError if there is none."""
-    vector = _vector(vectors, arm, key, layer)
-    vector = vector[component] if vector.ndim == 2 else vector
-    length = np.linalg.norm(vector)
-    if not length > 0:
-        raise SteeringError(f"Arm {arm.name}: the vector {key!r} is zero at layer {layer}.")
-    return vector / length
-
-
-def _vector(vectors: Vectors, arm: Arm, key: str, layer: int) -> np.ndarray:
-    """Return the vector of a key at a layer as it is; SteeringError if there is none."""
-    if key not in vectors:
-        raise SteeringError(
-            f"Arm {arm.name}: there is no vector {key!r} among {', '.join(map(str, vectors))}."
-        )
-    return np.asarray(vectors[key][layer], dtype=float)
-
-
-def row_edits(arms: Sequence[Arm], vectors: Vectors, width: int) -> list[RowEdit]:
-    """Return the edits of a batch with one row an arm; repeat them by `RowEdit.of` for more rows of each.
-
-    Rows that an arm does not touch at a layer have dose 1, keep 1 and offset 0 there. width: d of the model.
-    """
-    found = []
-    sites = sorted({(layer, place) for arm in arms for layer in arm.layers for place in _places(arm)})
-    for layer, place in sites:
-        here = [layer in arm.layers and place in _places(arm) for arm in arms]
-        for component in range(max(_rank(vectors, arm) for arm in arms)):
-            deep = [touched and component < _rank(vectors, arm) for touched, arm in zip(here, arms)]
-            if any(deep):
-                found.append(_site(arms, deep, vectors, layer, place, width, component))
-    return found
-
-
-def _places(arm: Arm) -> tuple[str, ...]:
-    """Return where an arm acts; skipping a block silences both of its updates."""
-    return ("attention_update", "mlp_update") if arm.change == "skip" else (arm.place,)
-
-
-def _site(arms, here, vectors, layer: int, place: str, width: int, component: int) -> RowEdit:
-    """Return the edit of one layer and place for all arms, with only the tensors that some arm needs."""
-    n = len(arms)
-    alpha, keep = np.ones(n), np.ones(n)
-    direction, write, offset = (np.zeros((n, width)) for _ in range(3))
-    for i, (arm, touched) in enumerate(zip(arms, here)):
-        if not touched or arm.change == "none":
-            continue
-        if arm.change in ("rescale", "matched"):
-            alpha[i] = arm.dose
-            direction[i] = _unit(vectors, arm, arm.vector, layer, component)
-            write[i] = _unit(vectors, arm, arm.write, layer) if arm.write else direction[i]
-        elif arm.change == "add":
-            offset[i] = arm.dose * _vector(vectors, arm, arm.vector, layer)
-        else:
-            keep[i] = 0.0
-            offset[i] = _vector(vectors, arm, arm.vector, layer) if arm.change == "mean" else 0.0
-    return RowEdit(
-        layer,
-        place,
-        alpha=_tensor(alpha) if (alpha != 1).any() else None,
-        direction=_tensor(direction) if (alpha != 1).any() else None,
-        write=_tensor(write) if (alpha != 1).any() and (write != direction).any() else None,
-        offset=_tensor(offset) if offset.any() else None,
-        keep=_tensor(keep) if (keep != 1).any() else None,
-    )
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float32)
-
 
 def hosts(arms: Sequence[Arm]) -> list[tuple[str, list[int]]]:
     """Return (host, indices of its arms) for each host that occurs."""
     return [
         (host, found) for host in ("pt", "it") if (found := [i for i, a in enumerate(arms) if a.host == host])
     ]
+
+
+def groups(arms: Sequence[Arm]) -> list[tuple[str, list[int]]]:
+    """Return (host, indices of arms) of the arms that decode together: one host, first edited layer in one half or the other.
+
+    Below the first edited layer a prompt is read once for all arms of a group, so that an early arm must not join late ones.
+    """
+    found = []
+    for host, members in hosts(arms):
+        first = {i: min(arms[i].layers) for i in members if arms[i].layers and arms[i].change != "none"}
+        middle = (max(first.values(), default=0) + 1) // 2
+        early = [i for i in members if first.get(i, middle) < middle]
+        found += [(host, part) for part in (early, [i for i in members if i not in early]) if part]
+    return found
 
 
 def rendered(decoder: Decoder, arms: Sequence[Arm], prompts: Sequence[Prompt]) -> dict[str, list[list[int]]]:
@@ -184,7 +64,7 @@ def written(
     shape = len(arms), len(prompts)
     text, ids = np.empty(shape, dtype=object), np.empty(shape, dtype=object)
     n_tokens, positions, capped = np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape, bool)
-    for host, members in hosts(arms):
+    for host, members in groups(arms):
         decoder, mine = getattr(pair, host), [arms[i] for i in members]
         own = rendered(decoder, mine, prompts)
         for rows in own.values():

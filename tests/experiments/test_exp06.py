@@ -18,8 +18,8 @@ from nbhelpers.core.params import ParameterError, model_params
 from nbhelpers.experiments.exp06_steering import arms, content, gap, measure, quantities, report, selections
 from nbhelpers.experiments.exp06_steering.experiment import n_arms
 from nbhelpers.measures import commitment, scoring, steering, tuned_lens
+from nbhelpers.measures.arms import Arm
 from nbhelpers.measures.refusal import CLASSES
-from nbhelpers.measures.steering import Arm
 from nbhelpers.models.generation import generate
 from nbhelpers.models.loading import load_pair
 from nbhelpers.models.prompts import read_as, read_pairs
@@ -161,9 +161,17 @@ def test_prompts_of_the_directions_are_refused():
     measure.check_upstream(artifact, [known[0][0]])
 
 
+def test_a_set_without_checks_has_what_needs_none():
+    evaluation, tuning = measure.chosen(read_pairs("params/prompts/general.jsonl"), [], options())
+    assert {scoring.task(record).role for _, record in evaluation} == {"harmful", "harmless"} and not tuning
+
+
 def test_a_set_without_checks_leaves_nothing_to_score():
     with pytest.raises(ParameterError):
-        measure.chosen(read_pairs("params/prompts/general.jsonl"), [], options())
+        unchecked = [
+            pair for pair in read_pairs("params/prompts/general.jsonl") if pair[0].category == "fact"
+        ]
+        measure.chosen(unchecked, [], options())
 
 
 def test_every_request_of_our_own_is_met_by_its_own_reply():

@@ -229,6 +229,7 @@ def removed():
     return found, calibration.removals(pair, cells, found, chosen, replies, batch_size=8, seed=0)
 
 
+@pytest.mark.slow
 def test_removals_change_something_and_exchanged_labels_change_as_much():
     found, effects = removed()
     assert effects["set"].values.tolist() == [*found, calibration.EXCHANGED]
@@ -252,6 +253,7 @@ def test_quantities_are_those_of_the_dataset():
     assert value(quantities, d, "inflation.late") > 0
 
 
+@pytest.mark.slow
 def test_each_validation_has_a_verdict_of_its_own():
     results = {f"Pocket {t}": d for t, d in synthetic.results("exp07_0a", n_prompts=12).items()}
     for say in (report.verdict_0a, report.verdict_0b, report.verdict_0h):

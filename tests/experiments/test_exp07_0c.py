@@ -81,7 +81,9 @@ def size_of(control, dose, first, last, n_layers):
 
 
 def made_up(rng, lift, coords):
-    """Results in which the direction does more than its controls, the last window most, and two of five replies lose their form."""
+    """Results in which the direction does more than its controls, the last window most, and two of five replies lose their
+    form.
+    """
     n_layers, names = len(coords["layer"]) if "layer" in coords else 12, coords["prompt"]
     rows = sweep_arms(n_layers) + own_arms(n_layers)
     n = len(names)
@@ -306,6 +308,7 @@ def test_formulas_stand_at_their_doses():
     assert value(quantities, d, "compounding") == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_each_validation_has_a_verdict_of_its_own_and_figures_draw_what_was_measured():
     results = {f"Pocket {t}": d for t, d in synthetic.results("exp07_0c", n_prompts=12).items()}
     turned = {t: opposite(d) for t, d in results.items()}

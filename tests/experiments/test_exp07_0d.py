@@ -33,7 +33,9 @@ def quick():
 
 
 def steered(rng, names, lift=1.0):
-    """A steering run in which compliance falls on both sides of dose 1 and the structural ratio with it; random directions lose sense."""
+    """A steering run in which compliance falls on both sides of dose 1 and the structural ratio with it; random directions
+    lose sense.
+    """
     n, metrics = len(names), [*scoring.METRICS, "nll_unedited"]
     arms = [(f"dose_{d:g}", "dose", d, abs(1 - d)) for d in DOSES]
     arms += [(f"matched_0_{i:02d}", "matched", 0.0, 0.1) for i in range(3)]
@@ -80,7 +82,6 @@ def opposite(d):
         rank_agreement=-d.rank_agreement.sel(end=["mean", "high", "low"]).assign_coords(end=d["end"].values),
         score=score, rho=-d.rho.sel(end=["mean", "high", "low"]).assign_coords(end=d["end"].values),
         by_state=d.by_state.sel(state=["incoherent", "coherent"]).assign_coords(state=d["state"].values),
-        half_width=d.half_width.sel(counted=["doubled", "prompt"]).assign_coords(counted=d["counted"].values),
     )  # fmt: skip
 
 
@@ -95,7 +96,11 @@ def run(rng, n=16):
 
 def test_doses_are_in_order_and_other_arms_left_out(rng):
     score = measure.by_dose(run(rng).isel(arm=slice(None, None, -1)))
-    assert score["dose"].values.tolist() == list(DOSES) and score.sizes == {"outcome": len(OUTCOMES), "dose": 6, "prompt": 16}
+    assert score["dose"].values.tolist() == list(DOSES) and score.sizes == {
+        "outcome": len(OUTCOMES),
+        "dose": 6,
+        "prompt": 16,
+    }
     wanted = run(np.random.default_rng(5))["score"].sel(metric="format", arm="dose_0.5")
     np.testing.assert_array_equal(score.sel(outcome="format", dose=0.5), wanted)
 
@@ -147,13 +152,17 @@ def test_means_count_each_prompt_as_often_as_it_was_drawn(rng):
     counts = np.array([[1.0, 1, 1, 1, 1], [0, 2, 3, 0, 0]])
     found = measure.weighted_means(values, counts)
     np.testing.assert_allclose(found[0], np.nanmean(values, 0))
-    np.testing.assert_allclose(found[1], [values[[1, 1, 2, 2, 2], 0].mean(), values[1, 1], values[[1, 1, 2, 2, 2], 2].mean()])
+    np.testing.assert_allclose(
+        found[1], [values[[1, 1, 2, 2, 2], 0].mean(), values[1, 1], values[[1, 1, 2, 2, 2], 2].mean()]
+    )
 
 
 def test_conditions_average_random_directions_of_one_dose(rng):
     dataset = run(rng)
     found = measure.conditions(dataset)
-    assert found["condition"].values.tolist() == sorted([f"dose_{d:g}" for d in DOSES] + ["matched_0", "skip_1", "skip_2"])
+    assert found["condition"].values.tolist() == sorted(
+        [f"dose_{d:g}" for d in DOSES] + ["matched_0", "skip_1", "skip_2"]
+    )
     mean = dataset["score"].sel(metric="structure").isel(arm=slice(6, 9)).mean("arm")
     np.testing.assert_allclose(found.sel(metric="structure", condition="matched_0"), mean)
 
@@ -165,7 +174,9 @@ def test_sane_conditions_leave_out_incoherent_ones_and_ranks_agree_as_in_scipy(r
     lost = means.sel(metric="incoherent").values
     assert lost[6] == pytest.approx(10 / 16) and np.delete(lost, 6).max() == 0
     for kind, kept in {"every": slice(None), "sane": lost <= 0.2, "doses": slice(0, 6)}.items():
-        wanted = scipy.stats.spearmanr(means.sel(metric="structure")[kept], means.sel(metric="format")[kept]).statistic
+        wanted = scipy.stats.spearmanr(
+            means.sel(metric="structure")[kept], means.sel(metric="format")[kept]
+        ).statistic
         at = {"definition": "structure", "other": "format", "kind": kind, "end": "mean"}
         assert float(found.rank_agreement.sel(at)) == pytest.approx(wanted), kind
     np.testing.assert_allclose(found.rank_agreement.sel(definition="format", other="format", end="mean"), 1)
@@ -186,7 +197,9 @@ def test_shares_of_classes_add_up_to_one_and_an_empty_reply_has_none(rng):
     text = dataset["text"].copy(deep=True).astype(object)
     text[0, 0] = ""
     found = measure.class_shares(dataset.assign(text=text), np.array(DOSES))
-    assert found.dims == ("token_class", "dose", "prompt") and found["token_class"].values.tolist() == list(CLASSES)
+    assert found.dims == ("token_class", "dose", "prompt") and found["token_class"].values.tolist() == list(
+        CLASSES
+    )
     assert found[:, 0, 0].isnull().all()
     np.testing.assert_allclose(found.sum("token_class", skipna=False)[1:], 1)
     # "-" is structural, "of course." discourse, of six units.
@@ -212,6 +225,7 @@ def test_quantities_are_those_of_the_dataset():
     assert {f"agreement.structure.{name}.every" for name in DEFINITIONS[1:]} <= set(quantities(d))
 
 
+@pytest.mark.slow
 def test_each_validation_has_a_verdict_of_its_own():
     turned = {t: opposite(d) for t, d in results().items()}
     for say in (report.verdict_0d, report.verdict_0e):

@@ -30,8 +30,8 @@ from nbhelpers.experiments.exp10_contrastive_patching.matched import (
 )
 from nbhelpers.experiments.exp10_contrastive_patching.quantities import quantities
 from nbhelpers.measures import scoring, tuned_lens
+from nbhelpers.measures.arms import Arm, SteeringError
 from nbhelpers.measures.conv_direction import SUMS
-from nbhelpers.measures.steering import Arm, SteeringError
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.loading import load_pair
 from nbhelpers.models.prompts import Prompt

@@ -8,7 +8,7 @@ import torch
 
 from nbhelpers.core.params import model_params
 from nbhelpers.measures import steering
-from nbhelpers.measures.steering import Arm, SteeringError
+from nbhelpers.measures.arms import Arm, SteeringError
 from nbhelpers.models.generation import Continuation, generate
 from nbhelpers.models.loading import load_pair
 from nbhelpers.models.prompts import load_prompts, read_as

@@ -15,7 +15,7 @@ from nbhelpers.core import depths
 from nbhelpers.core.params import NATIVE, ModelParams, ParameterError
 from nbhelpers.experiments.exp05_ablation_map.experiment import EDITS, GRIDS, WIDE, WRITES, Params, skips
 from nbhelpers.measures import directions, steering
-from nbhelpers.measures.steering import Arm
+from nbhelpers.measures.arms import Arm
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import forced_batch
 from nbhelpers.models.generation import Continuation, batches_by_length

@@ -18,7 +18,7 @@ SETS = "none of the random sets has the first layer"
 # Scores of the study's reruns, under doses of the late direction and with the last layers skipped.
 SCORED = {
     "judged_format": JUDGE,
-    "judged_coherence": JUDGE,
+    "judged_register": JUDGE,
     "format_compliance": GENERATED,
     "reasoning": GENERATED,
 }

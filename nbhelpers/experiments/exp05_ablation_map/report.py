@@ -110,6 +110,19 @@ def _places(rows: pd.DataFrame) -> dict[str, int]:
     return {title: i for i, title in enumerate(dict.fromkeys(rows["panel"]))}
 
 
+def phase_table(results) -> pd.DataFrame:
+    """Return a table of the mean KL, nats, when the study's phases are edited; the corrective one is the late window."""
+    phases = {"content": "content", "format": "format", "corrective": LATE}
+    cases = [(title, phase) for title in CHANGES.values() for phase in phases]
+    rows = {
+        panel: [
+            number(value(quantities, d, f"kl_window.{change}.{phases[phase]}"), 3) for change in CHANGES for phase in phases
+        ]
+        for panel, d in results.items()
+    }  # fmt: skip
+    return turned(pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(cases)).T, results)
+
+
 def removal(results) -> alt.Chart:
     """Return a chart of the late removal among random directions of the same length, a row per pair, log scale."""
     rows = _removal_rows(results)

@@ -13,7 +13,7 @@ import xarray as xr
 from nbhelpers.core.depths import onset, windows
 from nbhelpers.experiments.exp06_steering.experiment import Params
 from nbhelpers.measures import directions
-from nbhelpers.measures.steering import Arm
+from nbhelpers.measures.arms import Arm
 
 PLAIN = (Arm("it"), Arm("it_raw", prompt_format="raw"), Arm("pt", host="pt"))
 PROMPTED = Arm("prompted")

@@ -8,8 +8,8 @@ import xarray as xr
 
 from nbhelpers.experiments.exp06_steering.experiment import Params
 from nbhelpers.measures import lens, steering, tuned_lens
+from nbhelpers.measures.arms import Arm, Vectors
 from nbhelpers.measures.commitment import kl_stays, top1_strict
-from nbhelpers.measures.steering import Arm, Vectors
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.forward import forced_batch, forward, replay_batches
 from nbhelpers.models.generation import Continuation

@@ -16,7 +16,7 @@ from nbhelpers.report.directions import among, answer, claim, fitting, ranged, s
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import ENDS, number, p_value, percent, written
-from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict, of
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict, of, span
 
 FORM, BEYOND, GAP = "shift.format.dose.0", "over_band.format.0", "gap_shift.tuned.0"
 MATRIX = {
@@ -61,7 +61,7 @@ def controlled(results, form, detail: int) -> str:
     parts = [f"{said} {among(both, results, detail) if both else ''}".strip()] if form[DOWN] else []
     unsure = of(results, form[OPEN])
     if unsure:
-        sizes = ranged((value(quantities, d, "detectable.format") for d in unsure.values()), points)
+        sizes = ranged((min(value(quantities, d, "detectable.format"), 1) for d in unsure.values()), points)
         parts.append(
             f"{'elsewhere a' if form[DOWN] or form[UP] else 'a'} change by {sizes} points would have shown"
         )
@@ -79,7 +79,7 @@ def off_target(results, detail: int) -> str:
         if moved
         else "No other score surely moves"
     )
-    way = ranged((value(quantities, d, "gap_closed.tuned") for d in results.values()), percent)
+    way = span(results, quantities, "gap_closed.tuned")
     return f"{others}; the distance of late layers goes {way} of the way to PT's."
 
 

@@ -13,8 +13,8 @@ import xarray as xr
 from nbhelpers.core import depths
 from nbhelpers.core.params import ParameterError
 from nbhelpers.measures import directions, steering
+from nbhelpers.measures.arms import Arm
 from nbhelpers.measures.scoring import structure
-from nbhelpers.measures.steering import Arm
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, choose
@@ -84,8 +84,8 @@ def held_out(
     left = [prompt for prompt in known if prompt.id in ids]
     if len(left) < 2:
         raise ParameterError(
-            f"the directions were collected on {len(used)} of the capture's {observed.sizes['prompt']} prompts, so that none is "
-            "left to remove them on; lower n_prompts of the directions."
+            f"the directions were collected on {len(used)} of the capture's {observed.sizes['prompt']} prompts, so that "
+            "none is left to remove them on; lower n_prompts of the directions."
         )
     return choose(left, min(n, len(left)), seed)
 
@@ -102,8 +102,8 @@ def removals(
 ) -> xr.Dataset:
     """Return what removing each set's direction in the late window does to IT on its own replies, (set, prompt).
 
-    h' = h − (d̂·h)d̂ at every position; variables as in `steering.READ`, by prompt, where `nll` is the rise over unedited IT. The
-    set `EXCHANGED` changes each position by the length that removing the whole direction would, along a direction of
+    h' = h − (d̂·h)d̂ at every position; variables as in `steering.READ`, by prompt, where `nll` is the rise over unedited
+    IT. The set `EXCHANGED` changes each position by the length that removing the whole direction would, along a direction of
     exchanged labels: what any direction of that size does.
     """
     late = tuple(depths.windows(pair.n_layers)["late"])

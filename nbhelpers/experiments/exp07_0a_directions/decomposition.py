@@ -53,7 +53,8 @@ def by_cell(cells: xr.DataArray) -> np.ndarray:
 
 
 def read(vectors: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what is read of parts [draw, part, d] of one layer: `cosine` [draw, part, against], `norm`, `share` [draw, part].
+    """Return what is read of parts [draw, part, d] of one layer: `cosine` [draw, part, against], `norm`, `share` [draw,
+    part].
 
     norm = ‖v‖;  share = v·d / ‖d‖², d = "mean": the shares of the four `FACTORS` add up to 1.
     """
@@ -69,7 +70,8 @@ def read(vectors: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def drawn(cells: np.ndarray, *, draws: int, seed: int) -> tuple[dict[str, np.ndarray], ...]:
-    """Return `read` of the prompts as they are, of bootstrap resamples, and with each prompt left out, {name: [draw, layer, …]}.
+    """Return `read` of the prompts as they are, of bootstrap resamples, and with each prompt left out, {name: [draw,
+    layer, …]}.
 
     cells: from `by_cell`. One layer at a time, so that memory does not grow with the depth.
     """

@@ -61,7 +61,8 @@ def calibrated(
 ) -> xr.Dataset:
     """Return 0H's part of the dataset: contrasts, sets, cosines between their directions, and what removing each does.
 
-    effects: of `calibration.removals`. Its prompts are held out, dimension `prompt`; those that gave directions are `calibration`.
+    effects: of `calibration.removals`. Its prompts are held out, dimension `prompt`; those that gave directions are
+    `calibration`.
     """
     found = calibration.set_directions(cells, sets)
     names = cells.prompt.values.tolist()

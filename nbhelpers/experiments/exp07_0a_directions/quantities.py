@@ -13,11 +13,15 @@ RANDOM, RANKED = ("random_1", "random_2", "random_3"), ("top", "middle", "bottom
 STUDIED = ("top", "random_1", "bottom")  # the study's three calibration sets, here disjoint
 PASS = 0.9  # the study's criterion for the cosine of matched tokens
 SELECTED = "the study's prompts were chosen by a judge, and its set overlaps the others"
+OTHER_SIZES = "pairs have other numbers of prompts; the size curve stands on the page"
+NO_REPLIES = (
+    "replies are forced, not written, under each set's direction; KL on the same replies stands instead"
+)
 UNMEASURED = {
-    "bootstrap_cosine.n300": "pairs have other numbers of prompts; the size curve stands on the page",
-    "bootstrap_cosine.n100": "pairs have other numbers of prompts; the size curve stands on the page",
-}
-AS_PUBLISHED = {}
+    **{f"bootstrap_cosine.{n}": OTHER_SIZES for n in ("n300", "n100")},
+    **{f"set_{o}.{s}": NO_REPLIES for o in ("structure", "format", "alignment", "arithmetic")
+       for s in ("top", "random", "bottom")},
+}  # fmt: skip
 
 
 def quantities(result: xr.Dataset) -> Quantities:
@@ -94,10 +98,11 @@ def bound(result: xr.Dataset) -> float:
 def calibration(result: xr.Dataset) -> Quantities:
     """Return 0H: cosines of disjoint calibration sets in the late window, and what removing each direction does.
 
-    `removal.<set>`: KL(unedited ‖ edited) per token, late window. `removal_gap.<set>`: less that of the direction of all prompts.
-    `equivalence.<set>`: p of two one-sided tests against `bound` times the effect of all; `sets_alike`: how many of the study's
-    three sets (top, random, bottom) pass at 0.05. `detectable.<set>`: the smallest gap that these prompts show with 80 % power.
-    `removal_gap.sets`: the top third's effect less the bottom third's, as a share of the whole direction's mean.
+    `removal.<set>`: KL(unedited ‖ edited) per token, late window. `removal_gap.<set>`: less that of the direction of all
+    prompts. `equivalence.<set>`: p of two one-sided tests against `bound` times the effect of all; `sets_alike`: how many
+    of the study's three sets (top, random, bottom) pass at 0.05. `detectable.<set>`: the smallest gap that these prompts
+    show with 80 % power. `removal_gap.sets`: the top third's effect less the bottom third's, as a share of the whole
+    direction's mean.
     """
     cosine = result["set_cosine"].sel(layer=windows(result)["late"]).mean("layer")
     pairs = [(a, b) for i, a in enumerate(RANDOM) for b in RANDOM[i + 1 :]]

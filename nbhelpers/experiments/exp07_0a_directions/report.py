@@ -53,6 +53,7 @@ PART_WORDS = {
     "reversed_as_run": "IT on PT's text less IT on its own (reversed, as the study ran it)",
     "weights": "weights", "history": "token history", "template": "prompt format",
 }  # fmt: skip
+SIZE = partial(number, digits=3)
 HALVES = "bands hold the middle 95 % of random draws"
 
 
@@ -101,8 +102,9 @@ def stability(results) -> alt.Chart:
     )
     return panels(
         rows, "How alike are two directions?", onset_rule(), *marks, marks=(HALVES,),
-        description="Cosine between two directions IT − PT of MLP outputs, against the layer: of disjoint halves of the prompts, "
-        "of two resamples of all prompts, of each model's own prompt format and raw prompts, and with labels exchanged at random",
+        description="Cosine between two directions IT − PT of MLP outputs, against the layer: of disjoint halves of the "
+        "prompts, of two resamples of all prompts, of each model's own prompt format and raw prompts, and with labels "
+        "exchanged at random",
     )  # fmt: skip
 
 
@@ -117,7 +119,9 @@ def ends_rows(results, names: dict[str, dict]) -> pd.DataFrame:
 
 
 def composition(results, window: str = "late") -> alt.Chart:
-    """Return a forest plot of the shares of the direction that weights, history, prompt format and their interaction make up."""
+    """Return a forest plot of the shares of the direction that weights, history, prompt format and their interaction make
+    up.
+    """
     names = {f"share.{factor}.{window}": {"factor": FACTOR_WORDS[factor]} for factor in FACTORS}
     rows = ends_rows(results, names)
     what = f"Share of the direction that each factor makes up, mean of the {window} layers"
@@ -129,7 +133,9 @@ def composition(results, window: str = "late") -> alt.Chart:
 
 
 def matched(results, window: str = "late") -> alt.Chart:
-    """Return a forest plot of cosines with the direction of raw prompts: matched, reversed, and reversed as the study ran it."""
+    """Return a forest plot of cosines with the direction of raw prompts: matched, reversed, and reversed as the study ran
+    it.
+    """
     names = {
         f"cosine_raw.{part}.{window}": {"condition": words.split(" (")[1].rstrip(")")}
         for part, words in PART_WORDS.items() if "(" in words
@@ -144,11 +150,13 @@ def matched(results, window: str = "late") -> alt.Chart:
 
 
 def composition_table(results) -> pd.DataFrame:
-    """Return a table of each factor's share and cosine with the direction in the late window, with 95 % intervals."""
+    """Return a table of each factor's share, length and cosine with the direction, late layers, with 95 % intervals."""
     rows = {}
     for title, d in panels_of(results).items():
         found = kept(quantities, d)
         row = {f"{FACTOR_WORDS[f]}, share": interval(found[f"share.{f}.late"].values) for f in FACTORS}
+        row["length of the direction"] = interval(found["norm.mean.late"].values)
+        row |= {f"{FACTOR_WORDS[f]}, length": interval(found[f"norm.{f}.late"].values) for f in FACTORS}
         row |= {f"{FACTOR_WORDS[f]}, cosine": interval(found[f"cosine.{f}.late"].values) for f in FACTORS}
         row["cosine of weights and history"] = interval(found["cosine_between.weights.history.late"].values)
         row |= {
@@ -161,7 +169,9 @@ def composition_table(results) -> pd.DataFrame:
 
 
 def sizes(results) -> alt.Chart:
-    """Return a chart of the cosine against the number of prompts: with a disjoint half, and with all prompts as in the study."""
+    """Return a chart of the cosine against the number of prompts: with a disjoint half, and with all prompts as in the
+    study.
+    """
     frames = []
     for panel, d in panels_of(results).items():
         late = list(depths.windows(d.sizes["layer"])["late"])
@@ -172,13 +182,14 @@ def sizes(results) -> alt.Chart:
             ends = drawn(d[name].sel(layer=late).mean("layer")).to_dataframe().reset_index()
             frames.append(ends.assign(panel=panel, reference=words))
     rows = pd.concat(frames, ignore_index=True).round(DIGITS)
-    x = alt.X("size:Q", title="prompts", scale=alt.Scale(type="log", nice=False))
+    axis = alt.Axis(values=sorted(set(rows["size"].tolist())))
+    x = alt.X("size:Q", title="prompts", scale=alt.Scale(type="log", nice=False), axis=axis)
     colours = by_category("reference", list(dict.fromkeys(rows["reference"])))
     marks = bands(x, "cosine", fields=("reference", "size"), colours=colours)
     return panels(
         rows, "How many prompts does a direction need?", *marks, marks=(HALVES,),
-        description="Cosine of the direction of so many prompts, mean of the late layers, with that of half of the prompts, none of "
-        "them among these, and with that of all prompts, these included",
+        description="Cosine of the direction of so many prompts, mean of the late layers, with that of half of the prompts, "
+        "none of them among these, and with that of all prompts, these included",
     )  # fmt: skip
 
 
@@ -210,15 +221,21 @@ def removal(results) -> alt.Chart:
 
 
 def removal_table(results) -> pd.DataFrame:
-    """Return a table of what removing each direction does: KL per token, p of equivalence with all prompts' direction."""
+    """Return a table of what removing each direction does: KL per token, p of equivalence with all prompts' direction, and
+    the smallest gap from it that these prompts show with 80 % power.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
         for name in d["set"].values:
             kl = value(quantities, d, f"removal.{name}")
             said = f"{number(kl, 4)} nats at dose {number(value(quantities, d, f'removal_dose.{name}'))}"
-            p = found.get(f"equivalence.{name}")
-            row[SET_WORDS[name]] = said if p is None else f"{said}; equivalence p {number(p.values)}"
+            if name != "all":
+                least = SIZE(found[f"detectable.{name}"].values)
+                said += (
+                    f"; equivalence p {number(found[f'equivalence.{name}'].values)}, least gap seen {least}"
+                )
+            row[SET_WORDS[name]] = said
         rows[title] = row
     return pd.DataFrame(rows)
 
@@ -256,12 +273,14 @@ def said(results, detail: int) -> Verdict:
     where_so = among(mostly, results, detail) if mostly else ""
     made = "more text than weights" if mostly else "more weights than text"
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
+    effect = levels_of(results, quantities, "removal.all", SIZE)
     return Verdict(
         f"Stable: {stable}; made of {made}",
-        f"Late directions of disjoint halves have cosine {levels_of(results, quantities, 'split_half.late')}.",
-        sentence(f"The text read makes up {history} of them, the weights {weights}; text more {where_so}".rstrip()
+        f"Late directions of disjoint halves have cosine {span(results, quantities, 'split_half.late')}.",
+        sentence(f"The text read makes up {history} of them, the weights {weights}; the text more {where_so}".rstrip()
                  if mostly else f"The weights make up {weights} of them, the text read {history}"),
-        sentence(told(alike, results, "Calibration sets do the same", "Calibration sets are not shown to do the same", again=True)),
+        sentence(f"Removing it costs {effect} nats a token; " + told(
+            alike, results, "calibration sets do the same", "calibration sets are not shown to do the same", again=True)),
     )  # fmt: skip
 
 
@@ -269,11 +288,12 @@ def verdict_0a(results) -> Verdict:
     """Return the verdict of 0A: whether the direction is stable beyond chance, and what the study's nested subsets add."""
     stable = answer(sides(results, quantities, "split_half.late"))
     chance = levels_of(results, quantities, "chance.late")
-    gained = levels_of(results, quantities, "inflation.late")
-    formats = levels_of(results, quantities, "cosine.mean_raw.late")
+    gained = span(results, quantities, "inflation.late")
+    formats = span(results, quantities, "cosine.mean_raw.late")
     return Verdict(
         f"Stable: {stable}",
-        f"Disjoint halves give cosine {levels_of(results, quantities, 'split_half.late')} in late layers; chance reaches {chance}.",
+        f"Disjoint halves give cosine {span(results, quantities, 'split_half.late')} in late layers; "
+        f"chance reaches {chance}.",
         f"Subsets of the same prompts, as in the study, add {gained}.",
         f"Raw prompts instead of each model's own format give {formats}. Stability is not relevance.",
     )
@@ -290,8 +310,8 @@ def verdict_0b(results) -> Verdict:
         sentence(told(mostly, results, "The text read makes up more of it than the weights",
                       "The text read makes up no more of it than the weights")),
         f"Reversed as the study ran it, its cosine is {run}; with PT's own text under both models, {should}.",
-        sentence(told(passes, results, "Matched tokens surely pass the study's criterion, cosine 0.90",
-                      "Matched tokens do not surely pass the study's criterion, cosine 0.90", again=True)),
+        sentence(told(passes, results, "Matched tokens surely reach the study's criterion of 0.90",
+                      "Matched tokens do not surely reach the study's criterion of 0.90", again=True)),
     )  # fmt: skip
 
 
@@ -299,12 +319,12 @@ def verdict_0h(results) -> Verdict:
     """Return the verdict of 0H: whether the calibration prompts matter to the direction and to what its removal does."""
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
     share = percent(bound(next(iter(results.values()))))
-    ranked = levels_of(results, quantities, "set_cosine.top_bottom")
-    effect = levels_of(results, quantities, "removal.all", lambda v: number(v, 3))
+    ranked = span(results, quantities, "set_cosine.top_bottom")
+    effect = levels_of(results, quantities, "removal.all", SIZE)
     return Verdict(
         f"The same effect from any prompts: {degree(alike, results)}",
         f"Directions of the thirds with the highest and lowest contrast have cosine {ranked}; of random thirds "
-        f"{levels_of(results, quantities, 'set_cosine.random')}.",
+        f"{span(results, quantities, 'set_cosine.random')}.",
         f"Removing the whole direction costs {effect} nats a token.",
         f"Equal means within {share} of that, by two one-sided tests, for a high, a random and a low third.",
     )

@@ -1,7 +1,8 @@
 """The arms of exp07_0c that it runs itself, by control.
 
-0C: `covariance`, `permuted` and `unit` directions in the late window, and the degenerate dose. 0F: `window` and its `window_random`.
-0I: `formula_…`, other tensors and other formulas. What the steering run has already, is read from its dataset.
+0C: `covariance`, `permuted` and `unit` directions in the late window, and the degenerate dose. 0F: `window` and its
+`window_random`. 0I: `formula_…`, other tensors and other formulas. What the steering run has already, is read from its
+dataset.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import xarray as xr
 from nbhelpers.core import depths
 from nbhelpers.experiments.exp07_0c_controls.experiment import Params, width
 from nbhelpers.measures import directions
-from nbhelpers.measures.steering import Arm
+from nbhelpers.measures.arms import Arm
 
 PLAIN = "none"
 
@@ -30,8 +31,9 @@ class Control(NamedTuple):
 def vectors(artifact: xr.Dataset, options: Params) -> dict[str, np.ndarray]:
     """Return the vectors that the arms name, {name: [layer, d]}.
 
-    artifact: of the directions. `mean`, and those of other sites (`mlp_update`, `attention_update`, `residual`); `random_i`, without
-    a part along `mean`; `covariance_i`, drawn from the covariance of IT's MLP outputs; `permuted_i`, of exchanged labels.
+    artifact: of the directions. `mean`, and those of other sites (`mlp_update`, `attention_update`, `residual`);
+    `random_i`, without a part along `mean`; `covariance_i`, drawn from the covariance of IT's MLP outputs; `permuted_i`,
+    of exchanged labels.
     """
     mean, cells = artifact["direction"].sel(kind="mean").values.astype(float), artifact["mlp_mean"]
     seed = options.seed + 1  # other directions than the steering run's
@@ -86,9 +88,9 @@ def formulas(late: tuple[int, ...]) -> Iterator[Control]:
     """Yield 0I's arms: the same late layers, other tensors and other formulas.
 
     `formula_update`: behind the norm that follows the MLP. `formula_attention`: what attention adds, with its own direction;
-    `formula_attention_mlp`: what self-attention returns, with the MLP's direction, as in the study. `formula_residual`: the stream after
-    every late block; `formula_residual_mlp`: with the MLP's direction, as in the study; `formula_residual_one`: after one late
-    block. `formula_add`: c times the gap itself; c = 0 is what the study ran.
+    `formula_attention_mlp`: what self-attention returns, with the MLP's direction, as in the study. `formula_residual`:
+    the stream after every late block; `formula_residual_mlp`: with the MLP's direction, as in the study;
+    `formula_residual_one`: after one late block. `formula_add`: c times the gap itself; c = 0 is what the study ran.
     """
 
     def rescaled(control, name, layers=late, dose=0.0, answers=True, **options):

@@ -20,13 +20,17 @@ from nbhelpers.report.forest import forest
 from nbhelpers.report.quantities import kept, named, value
 
 OWN, RANDOM = "the direction", "random directions, as long"
+LOG = {"scale": alt.Scale(type="log", nice=False), "axis": alt.Axis(tickCount=4)}
 ACROSS = "bands are 95 % intervals of the mean over prompts"
 
 
 def controls(results) -> alt.Chart:
     """Return a forest plot of what removing the direction does to IT's predictions beyond what each control does."""
     rows = excess_rows(results)
-    what = "KL(unedited ‖ edited) per token from removing the late direction, less that of each control, on replies to format requests"
+    what = (
+        "KL(unedited ‖ edited) per token from removing the late direction, less that of each control, on replies to format "
+        "requests"
+    )
     return forest(
         rows, x="nats per token", by="control", encodings=by_category("control", CONTROL_WORDS.values()),
         title="What the direction does beyond its controls",
@@ -59,8 +63,8 @@ def behaviour(results) -> alt.Chart:
     )
     return panels(
         rows, "Format compliance by dose", *marks, marks=(ACROSS,),
-        description="Change of format compliance from dose 1 against the dose of the late direction, and of random directions along "
-        "which the activation changes by as much, their mean",
+        description="Change of format compliance from dose 1 against the dose of the late direction, and of random "
+        "directions along which the activation changes by as much, their mean",
     )  # fmt: skip
 
 
@@ -97,7 +101,8 @@ def windows(results) -> alt.Chart:
         scale=alt.Scale(type="sqrt"),
     )
     return panels(
-        rows, "Windows of one width over all layers", *marks, marks=(ACROSS, "the axis is square-root"), toggles={"read": "read"},
+        rows, "Windows of one width over all layers", *marks, marks=(ACROSS, "the axis is square-root"),
+        toggles={"read": "read"},
         y="independent",
         description="Effect of removing the direction in each sliding window, against its first layer, beside that of random "
         "directions of the same length there",
@@ -131,8 +136,8 @@ def formulas(results) -> alt.Chart:
     tips = [alt.Tooltip("panel:N", title="model"), "formula:N", alt.Tooltip("dose:Q", format=".3f"),
             alt.Tooltip("kl:Q", title="KL", format=".4f")]  # fmt: skip
     point = alt.Chart().mark_point(size=60, filled=True, opacity=0.9).encode(
-        x=alt.X("dose:Q", title="dose: change of the last residual", scale=alt.Scale(type="log", nice=False)),
-        y=alt.Y("kl:Q", title="KL, nats per token", scale=alt.Scale(type="log", nice=False)),
+        x=alt.X("dose:Q", title="dose: change of the last residual", **LOG),
+        y=alt.Y("kl:Q", title="KL, nats per token", **LOG),
         tooltip=tips, **by_category("kind", ["MLP, scaled", "attention", "stream", "added gap"]),
     )  # fmt: skip
     return panels(

@@ -13,7 +13,7 @@ from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp07_0c_controls.arms import PLAIN, Control
 from nbhelpers.experiments.exp07_0c_controls.experiment import FORCED, OUTCOMES, Params
 from nbhelpers.measures import scoring, steering
-from nbhelpers.measures.steering import Vectors
+from nbhelpers.measures.arms import Vectors
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.prompts import Prompt
 
@@ -124,7 +124,9 @@ def run_arms(
 
 
 def gathered(steered: xr.Dataset, own: xr.Dataset) -> xr.Dataset:
-    """Return exp07_0c's dataset: the arms of both runs in one table, by prompt of the steering run; own arms read fewer prompts."""
+    """Return exp07_0c's dataset: the arms of both runs in one table, by prompt of the steering run; own arms read fewer
+    prompts.
+    """
     sweep = of_sweep(steered)
     filled = own.reindex(prompt=sweep.prompt.values)
     renamed = filled.assign_coords(arm=[f"own_{name}" for name in filled.arm.values])

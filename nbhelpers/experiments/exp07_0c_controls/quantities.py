@@ -28,15 +28,20 @@ SEEDS = "published from 5 seeds"
 ONE_SEED = "published from one random direction"
 RANGE = "dose not run here, where replies are read at −1 to 2, and at 5 for text structure alone"
 UNANSWERED = "formulas answer requests for a form alone"
+NO_CHANGE = "a matched control at dose 1 changes nothing by construction"
+NO_COEFFICIENT = "the published arm had the coefficient 0 at every dose; here c is −1 to 1"
 UNMEASURED = {
     **{f"{o}.{c}.dose_{d}": RANGE for o in ("structure", "arithmetic", "alignment") for c in ("direction", "matched")
        for d in (("-5", "-2", "3") if o == "structure" else ("-5", "-2", "3", "5"))},
-    **{f"formula_{o}.{f}.dose_{d}": UNANSWERED for o in ("choice", "arithmetic", "alignment") for f in
-       ("attention_mlp", "residual_mlp", "add_0") for d in ("0", "1", "2")},
-    "formula_structure.add_0.dose_2": "the published arm changed nothing at any coefficient; here c is −1 to 1",
-    "formula_format.add_0.dose_2": "the published arm changed nothing at any coefficient; here c is −1 to 1",
-    **{f"late_range.{name}": "windows here have one width and slide over all layers" for name in ("18_33", "20_33", "20_31", "22_33")},
+    **{f"{o}.matched.dose_1": NO_CHANGE for o in ("structure", "arithmetic", "alignment")},
+    **{f"{o}_of.{f}.dose_{d}": UNANSWERED for o in ("choice", "arithmetic", "alignment") for f in
+       ("attention_mlp", "residual_mlp", "add_0") for d in ("0", "2")},
+    **{f"{o}_of.residual_mlp.dose_1": "at dose 1 nothing is changed" for o in ("choice", "arithmetic")},
+    **{f"{o}_of.add_0.dose_2": NO_COEFFICIENT for o in ("format", "structure", "choice", "arithmetic", "alignment")},
+    **{f"comparable_range.{name}": "windows here have one width and slide over all layers"
+       for name in ("18_33", "20_33", "20_31", "22_33")},
 }  # fmt: skip
+AS_PUBLISHED = {"*.dose_5": {"degenerate_dose": 5.0}}
 
 
 def quantities(result: xr.Dataset) -> Quantities:
@@ -68,7 +73,9 @@ def by_prompt(result: xr.Dataset, outcome: str, control: str, dose: float = 0.0,
 
 
 def share_of(shift: xr.DataArray, whole: xr.DataArray) -> xr.DataArray:
-    """Return changes by prompt as shares of the mean of another quantity over the same prompts, [prompt]; NaN if that is 0."""
+    """Return changes by prompt as shares of the mean of another quantity over the same prompts, [prompt]; NaN if that is
+    0.
+    """
     mean = float(whole.where(shift.notnull()).mean())
     return shift / mean if mean else shift * np.nan
 
@@ -97,9 +104,11 @@ def spread(result: xr.Dataset, outcome: str) -> float:
 
 
 def controls(result: xr.Dataset) -> Quantities:
-    """Return 0C by KL: `effect`, `excess` (direction less control, by prompt; `excess_share` of its mean), `fraction` of the direction's effect, `rank_p`.
+    """Return 0C by KL: `effect`, `excess` (direction less control, by prompt; `excess_share` of its mean), `fraction` of
+    the direction's effect, `rank_p`.
 
-    rank_p: how often a direction of the control does as much, (1 + #) / (n + 1); `control_n` is n. `dose.<control>` is the size.
+    rank_p: how often a direction of the control does as much, (1 + #) / (n + 1); `control_n` is n. `dose.<control>` is the
+    size.
     """
     own, found = by_prompt(result, "kl", "direction"), {}
     found |= levels(
@@ -143,7 +152,8 @@ def formats(result: xr.Dataset) -> Quantities:
 
 
 def headline(result: xr.Dataset, on_forms: xr.Dataset) -> Quantities:
-    """Return the study's read-outs: structure, arithmetic and alignment by dose over all prompts, and dose 5 on requests for a form.
+    """Return the study's read-outs: structure, arithmetic and alignment by dose over all prompts, and dose 5 on requests
+    for a form.
 
     `structure_ratio.dose_5` is the study's headline; `incoherent.<which>.dose_5` is what it rests on.
     """
@@ -153,6 +163,9 @@ def headline(result: xr.Dataset, on_forms: xr.Dataset) -> Quantities:
             found[f"{outcome}.direction.dose_{dose}"] = by_prompt(result, outcome, "direction", float(dose))
         for dose in BAND:
             found[f"{outcome}.matched.dose_{dose}"] = by_prompt(result, outcome, "matched", float(dose))
+    for outcome in ("choice", "arithmetic", "alignment"):
+        for dose in ("0", "2"):
+            found[f"{outcome}_of.mlp.dose_{dose}"] = by_prompt(result, outcome, "direction", float(dose))
     high = max(result["dose"].values[(result["control"] == "degenerate").values], default=np.nan)
     for outcome in ("structure", "incoherent", "format"):
         found[f"{outcome}.direction.dose_5"] = by_prompt(on_forms, outcome, "degenerate", high)
@@ -181,11 +194,12 @@ def holm_of(shifted: dict, n_resamples: int = 2000) -> dict:
 
 
 def sliding(result: xr.Dataset) -> Quantities:
-    """Return 0F by windows of one width: `window.<first layer>`, its excess over matched random directions there, and p by Holm.
+    """Return 0F by windows of one width: `window.<first layer>`, its excess over matched random directions there, and p by
+    Holm.
 
-    `windows_beyond_random`: windows whose excess is above 0 at 0.05; `window_strongest`: middle of the one with the largest KL, as
-    a share of the depth, `window_strongest_per_dose` the same per unit of dose. `last_window_lead`: the last window's KL less the mean
-    of the others', as a share of its mean. `wide_…`: the study's early, mid and late.
+    `windows_beyond_random`: windows whose excess is above 0 at 0.05; `window_strongest`: middle of the one with the
+    largest KL, as a share of the depth, `window_strongest_per_dose` the same per unit of dose. `last_window_lead`: the
+    last window's KL less the mean of the others', as a share of its mean. `wide_…`: the study's early, mid and late.
     """
     layers, n = firsts(result, "window"), int(result.attrs["n_layers"])
     chosen = result["last"].values[(result["control"] == "window").values] if layers else [0]
@@ -221,8 +235,8 @@ def sliding(result: xr.Dataset) -> Quantities:
 def single(result: xr.Dataset) -> Quantities:
     """Return 0F by single layers: changes of format compliance and text structure, p by Holm, and the study's ranks.
 
-    `single_layers_found`: layers whose removal changes format compliance at 0.05; `single_rank.<k>` the layer with the k-th largest
-    change of the structural token ratio, `single_structure.<k>` its size.
+    `single_layers_found`: layers whose removal changes format compliance at 0.05; `single_rank.<k>` the layer with the
+    k-th largest change of the structural token ratio, `single_structure.<k>` its size.
     """
     base = {o: by_prompt(result, o, "direction", 1.0) for o in ("format", "structure")}
     moved = {
@@ -246,10 +260,12 @@ def single(result: xr.Dataset) -> Quantities:
 
 
 def formulas(result: xr.Dataset) -> Quantities:
-    """Return 0I: KL, dose, KL per unit of dose and change of format compliance of every formula, at dose 0 and where run at 2.
+    """Return 0I: KL, dose, KL per unit of dose and change of format compliance of every formula, at dose 0 and where run
+    at 2.
 
-    `per_dose_excess.<formula>`: KL per unit of dose, less that of the MLP output's removal, as a share of the latter's mean. `compounding`: dose of the
-    residual edit after all late blocks at α = 2 over that at α = 0, which for one edit alone would be 1.
+    `per_dose_excess.<formula>`: KL per unit of dose, less that of the MLP output's removal, as a share of the latter's
+    mean. `compounding`: dose of the residual edit after all late blocks at α = 2 over that at α = 0, which for one edit
+    alone would be 1.
     """
     base = {o: by_prompt(result, o, "direction", 1.0) for o in ("format", "structure")}
     found, own = {}, None
@@ -263,8 +279,9 @@ def formulas(result: xr.Dataset) -> Quantities:
             if at == "0":
                 found |= shifts({f"per_dose_excess.{name}": share_of(per - own, own)}, "1")
             for outcome, plain in base.items():
-                change = {f"formula_{outcome}.{key}": by_prompt(result, outcome, control, dose) - plain}
-                found |= shifts(change, "1")
+                score = by_prompt(result, outcome, control, dose)
+                found |= levels({f"{outcome}_of.{key}": score}, "1", "here over requests for a form alone")
+                found |= shifts({f"formula_{outcome}.{key}": score - plain}, "1")
     twice, once = (by_prompt(result, "residual_change", "formula_residual", dose) for dose in (2.0, 0.0))
     whole = found["formula_kl.residual_all.dose_0"].values
     many = whole - found["formula_kl.residual_one.dose_0"].values
@@ -277,6 +294,8 @@ def formulas(result: xr.Dataset) -> Quantities:
 
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
 SHOWN = {
+    "structure_of.*": ("formulas", formulas),
+    "format_of.*": ("formulas", formulas),
     "effect.*": ("controls", controls),
     "excess.*": ("main_figure", controls),
     "fraction.*": ("controls", controls),
@@ -288,8 +307,9 @@ SHOWN = {
     "structure*": ("headline", headline),
     "incoherent.*": ("headline", headline),
     "format.*": ("headline", headline),
-    "arithmetic.*": ("headline", headline),
-    "alignment.*": ("headline", headline),
+    "arithmetic*": ("headline", headline),
+    "choice_of.*": ("headline", headline),
+    "alignment*": ("headline", headline),
     "matched_spread.*": ("headline", headline),
     "window*": ("windows", sliding),
     "last_window_lead": ("windows", sliding),

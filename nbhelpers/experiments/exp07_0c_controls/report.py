@@ -14,17 +14,17 @@ from nbhelpers.experiments.exp07_0c_controls.quantities import (
     quantities,
 )
 from nbhelpers.report.charts import panels_of
-from nbhelpers.report.directions import among, answer, fitting, levels_of, on_side, ranged, sentence
+from nbhelpers.report.directions import answer, by_side, fitting, levels_of, on_side, ranged, sentence
 from nbhelpers.report.forest import forest_rows
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import in_words, interval, number, p_value, percent
-from nbhelpers.report.verdicts import UP, Verdict, bounds, degree, sides, told
+from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, degree, sides, told
 
 CONTROL_WORDS = {
     "matched": "random, as long",
     "covariance": "random by covariance, as long",
     "permuted": "exchanged labels, as long",
-    "unit": "random, rescaled (the study's first control)",
+    "unit": "random, rescaled (study)",
 }
 FORMULA_WORDS = {
     "mlp": "MLP output, scaled",
@@ -54,7 +54,9 @@ def written(quantity, digits: int = 3) -> str:
 
 
 def control_table(results) -> pd.DataFrame:
-    """Return a table of what each control does beside the direction: KL, its share of the direction's, its dose, p by rank."""
+    """Return a table of what each control does beside the direction: KL, its share of the direction's, its dose, p by
+    rank.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found = kept(quantities, d)
@@ -77,7 +79,9 @@ def percent_of(share: float) -> str:
 
 
 def behaviour_table(results) -> pd.DataFrame:
-    """Return a table of changes of format compliance by dose, the direction beside matched random directions, with p by rank."""
+    """Return a table of changes of format compliance by dose, the direction beside matched random directions, with p by
+    rank.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
@@ -93,7 +97,9 @@ def behaviour_table(results) -> pd.DataFrame:
 
 
 def headline_table(results) -> pd.DataFrame:
-    """Return a table of what the study's headline rests on: text structure, coherence and compliance at dose 5 beside dose 0."""
+    """Return a table of what the study's headline rests on: text structure, coherence and compliance at dose 5 beside dose
+    0.
+    """
     rows = {}
     words = {"direction": "the direction", "matched": "random, as long"}
     for title, d in panels_of(results).items():
@@ -167,23 +173,36 @@ def random_share(results) -> str:
 
 
 def specific(results) -> list[str]:
-    """Return the pairs in which the direction surely does more than matched random ones: over prompts, and by rank at 0.05."""
+    """Return the pairs in which the direction surely does more than matched random ones: over prompts, and by rank at
+    0.05.
+    """
     above = sides(results, quantities, "excess_share.matched")[UP]
     return [t for t in above if value(quantities, results[t], "rank_p.matched") <= 0.05]
 
 
+def beside_random(results, detail: int) -> str:
+    """Return where the direction surely does more and where less than matched random ones: "more in Gemma, less in Qwen"."""
+    below = sides(results, quantities, "excess_share.matched")[DOWN]
+    return by_side(
+        results,
+        {UP: specific(results), DOWN: below},
+        "surely more",
+        "less",
+        "neither surely more nor less",
+        detail,
+    )
+
+
 def said(results, detail: int) -> Verdict:
     """Return the page's verdict, with more or less detail on the pairs that differ."""
-    beyond = specific(results)
     form = sides(results, quantities, "format_excess.matched.dose_0")
-    moved = [t for t in results if t not in form["·"] + form["–"]]
-    lead = sides(results, quantities, "last_window_lead")[UP]
-    where_so = among(beyond, results, detail)
+    moved, lead = form[UP] + form[DOWN], sides(results, quantities, "last_window_lead")[UP]
     return Verdict(
-        f"More than a random direction: {degree(beyond, results)}",
-        sentence(f"Matched random directions do {random_share(results)} of what it does to IT's predictions"
-                 + (f"; it surely does more {where_so}".rstrip() if beyond else "")),
-        sentence(told(moved, results, "Format compliance moves beyond them", "Format compliance does not surely move beyond them", True)),
+        f"More than a random direction: {degree(specific(results), results)}",
+        f"Matched random directions do {random_share(results)} of what it does to IT's predictions: "
+        f"{beside_random(results, detail)}.",
+        sentence(told(moved, results, "Format compliance moves beyond them",
+                      "Format compliance does not surely move beyond them", True)),
         sentence(told(lead, results, "The last layers do most", "The last layers do not surely do most", True)),
     )  # fmt: skip
 
@@ -216,8 +235,9 @@ def verdict_0f(results) -> Verdict:
     return Verdict(
         f"The last layers do most: {answer(lead)}",
         f"Of {n} windows of one width, {counts} do more than random directions of the same dose there.",
-        f"The largest effect lies at depth {depth}.",
-        sentence(told(alone, results, "A single layer changes format compliance", "No single layer surely changes format compliance", True)),
+        f"Where they do, the largest effect lies at depth {depth}.",
+        sentence(told(alone, results, "A single layer changes format compliance",
+                      "No single layer surely changes format compliance", True)),
     )  # fmt: skip
 
 
@@ -226,12 +246,16 @@ def verdict_0i(results) -> Verdict:
     added = sides(results, quantities, "per_dose_excess.add_1")
     alike = [t for t in results if t in added["·"]]
     grown = levels_of(results, quantities, "compounding")
+    compound = (
+        ": edits compound" if all(value(quantities, d, "compounding") > 2 for d in results.values()) else ""
+    )
     own = ranged((value(quantities, d, "formula_kl.add_1.dose_0") for d in results.values()), SIZE)
     return Verdict(
         f"Adding is inert, as published: {'no' if all_above(results, 'formula_kl.add_1.dose_0') else 'not shown'}",
         f"Its coefficient was zero; at one, the added gap costs {own} nats a token.",
-        sentence(told(alike, results, "Per unit of dose it is not told apart from scaling", "Per unit of dose it differs from scaling", True)),
-        f"Scaled to 2 after every late block, the stream's dose is {grown} times that of removal: edits compound.",
+        sentence(told(alike, results, "Per unit of dose it is not told apart from scaling",
+                      "Per unit of dose it differs from scaling", True)),
+        f"Scaled to 2 after every late block, the stream's dose is {grown} times that of removal{compound}.",
     )  # fmt: skip
 
 

@@ -80,7 +80,9 @@ def resamples(n: int, options: Params) -> np.ndarray:
 
 
 def weighted_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return means over measured prompts, [resample, …, condition], of values [prompt, …] counted as often as `counts` says."""
+    """Return means over measured prompts, [resample, …, condition], of values [prompt, …] counted as often as `counts`
+    says.
+    """
     known = ~np.isnan(values)
     flat = np.where(known, values, 0.0).reshape(len(values), -1)
     weight = counts @ known.reshape(len(values), -1)
@@ -144,8 +146,8 @@ def conditions(steered: xr.Dataset) -> xr.DataArray:
 def agreements(score: xr.DataArray, options: Params) -> xr.Dataset:
     """Return how alike definitions rank conditions, `rank_agreement` (definition, other, kind, end), and what they rank.
 
-    score: of `conditions`. kind "sane": without conditions of which more than `incoherent_share` of the replies are incoherent;
-    "doses": those of the late direction alone.
+    score: of `conditions`. kind "sane": without conditions of which more than `incoherent_share` of the replies are
+    incoherent; "doses": those of the late direction alone.
     """
     values = score.sel(metric=list(DEFINITIONS)).transpose("prompt", "metric", "condition").values
     drawn = weighted_means(values, resamples(len(values), options))
@@ -188,7 +190,9 @@ def by_state(steered: xr.Dataset) -> xr.DataArray:
 
 
 def class_shares(steered: xr.Dataset, doses: np.ndarray) -> xr.DataArray:
-    """Return the shares of classes among the units of each reply by dose, (token_class, dose, prompt); NaN for an empty reply."""
+    """Return the shares of classes among the units of each reply by dose, (token_class, dose, prompt); NaN for an empty
+    reply.
+    """
     arms = zip(steered["arm"].values.tolist(), steered["group"].values, steered["dose"].values)
     shown = set(steered["shown_arm"].values.tolist())
     of_dose = {float(dose): arm for arm, group, dose in arms if group == "dose" and arm in shown}

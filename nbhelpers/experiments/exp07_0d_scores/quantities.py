@@ -24,7 +24,8 @@ RANGE = "doses here end at 2, where replies stay coherent"
 UNMEASURED = {
     **{f"relabelled.{name}": RELABELLED for name in
        ("discourse_structural", "discourse_content", "function_content", "content_function")},
-    **{f"enrichment.{name}.dose_{d}": RANGE for name in CLASSES for d in ("3", "5")},
+    **{f"enrichment.{name}.dose_3": RANGE for name in ("STRUCTURAL", "PUNCTUATION", "CONTENT", "FUNCTION")},
+    **{f"enrichment.{name}.dose_5": RANGE for name in ("STRUCTURAL", "DISCOURSE")},
 }  # fmt: skip
 
 
@@ -39,7 +40,9 @@ def name_of(dose: float) -> str:
 
 
 def counted(result: xr.Dataset) -> Quantities:
-    """Return 0D: `half_width.<outcome>` of the mean at dose 1, and `doubled_ratio.<outcome>`, that of doubled rows over it."""
+    """Return 0D: `half_width.<outcome>` of the mean at dose 1, and `doubled_ratio.<outcome>`, that of doubled rows over
+    it.
+    """
     at, found = result["half_width"].sel(dose=1.0), {}
     for name in OUTCOMES:
         once, twice = (float(at.sel(outcome=name, counted=c)) for c in ("prompt", "doubled"))

@@ -15,11 +15,11 @@ from nbhelpers.experiments.exp07_0d_scores.quantities import (
 )
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import DIGITS, banded, bands, by_category, panels, panels_of
-from nbhelpers.report.directions import among, answer, fitting, levels_of, ranged, sentence
+from nbhelpers.report.directions import NAMES, answer, fitting, ranged, sentence
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import interval, number, p_value, percent
-from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, degree, sides, told
+from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, degree, sides, span, told
 
 OUTCOME_WORDS = {
     "format": "format compliance", "choice": "right choice", "arithmetic": "right number",
@@ -50,7 +50,9 @@ def counted(results) -> pd.DataFrame:
 
 
 def effects(results, dose: float = 0.0) -> pd.DataFrame:
-    """Return a table of the change from dose 1 to a dose: mean with interval, d of paired differences, the study's pooled d."""
+    """Return a table of the change from dose 1 to a dose: mean with interval, d of paired differences, the study's pooled
+    d.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
@@ -65,7 +67,9 @@ def effects(results, dose: float = 0.0) -> pd.DataFrame:
 
 
 def trends(results) -> pd.DataFrame:
-    """Return a table of rank correlations of mean score and dose with p of Page's trend, over all doses and on each side of 1."""
+    """Return a table of rank correlations of mean score and dose with p of Page's trend, over all doses and on each side
+    of 1.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
@@ -96,7 +100,8 @@ def definitions(results, kind: str = "every") -> alt.Chart:
     table = pd.DataFrame(rows)
     what = "Rank correlation over conditions between the study's structural token ratio and another measure of structure"
     return forest(
-        table, x="rank correlation", by="definition", encodings=by_category("definition", [DEFINITION_WORDS[n] for n in shown]),
+        table, x="rank correlation", by="definition",
+        encodings=by_category("definition", [DEFINITION_WORDS[n] for n in shown]),
         title="Do definitions of structure agree?",
         description=caption(what, table, [BARS, ZERO], each="row"),
     )  # fmt: skip
@@ -118,7 +123,8 @@ def by_dose(results) -> alt.Chart:
     return panels(
         rows, "Two scores of the same replies", *bands(x, "change from dose 1", fields=("score", "dose"), colours=colours),
         marks=("bands are 95 % intervals of the mean over prompts",),
-        description="Change from dose 1 of format compliance and of the structural token ratio against the dose of the late direction",
+        description="Change from dose 1 of format compliance and of the structural token ratio against the dose of the late "
+        "direction",
     )  # fmt: skip
 
 
@@ -198,31 +204,27 @@ def narrower(results) -> str:
 def said(results, detail: int) -> Verdict:
     """Return the page's verdict, with more or less detail on the pairs that differ."""
     ranks = agree(results)
-    rho = levels_of(results, quantities, f"agreement.{STUDIED}.format.every")
-    doses = levels_of(results, quantities, f"agreement.{STUDIED}.format.doses")
+    rho = span(results, quantities, f"agreement.{STUDIED}.format.every")
+    doses = span(results, quantities, f"agreement.{STUDIED}.format.doses")
     change = ranged(
         (abs(value(quantities, d, "change.structure.dose_0")) for d in results.values()),
         lambda v: number(v, 3),
     )
-    lower = f"; surely not alike {among(ranks[DOWN], results, detail)}".rstrip() if ranks[DOWN] else ""
+    where_so = told(moved(results), results, "surely moves", "does not surely move", True)
+    where_so = where_so if detail == NAMES else where_so.split(" (")[0]
     return Verdict(
-        f"The structural token ratio ranks as compliance does: {answer(ranks)}",
-        sentence(
-            f"Over all conditions their rank correlation is {rho}{lower}; over doses of the direction alone {doses}"
-        ),
-        sentence(
-            f"Where the direction is removed the ratio moves by {change}; compliance "
-            + told(moved(results), results, "surely moves", "does not surely move", True)
-        ),
-        f"Rows counted twice, as in the study, narrow intervals by {narrower(results)}.",
+        f"Text structure ranks as compliance does: {answer(ranks)}",
+        f"Over all conditions their rank correlation is {rho}, over doses of the direction alone {doses}.",
+        sentence(f"With the direction removed, structure moves by {change}; compliance {where_so}"),
+        f"Rows counted twice, as published, narrow intervals by {narrower(results)}.",
     )
 
 
 def verdict_0d(results) -> Verdict:
     """Return the verdict of 0D: whether the study's intervals and trends hold when prompts count once and branches apart."""
     turned = [t for t, d in results.items() if value(quantities, d, "rho_turn.format") > 0]
-    whole = levels_of(results, quantities, "rho.format.whole")
-    below = levels_of(results, quantities, "rho.format.below")
+    whole = span(results, quantities, "rho.format.whole")
+    below = span(results, quantities, "rho.format.below")
     return Verdict(
         "Intervals hold as published: no" if narrower(results) != "–" else "Intervals hold as published: not measured",
         f"Rows counted twice, as in the study, narrow intervals by {narrower(results)}.",
@@ -234,12 +236,14 @@ def verdict_0d(results) -> Verdict:
 def verdict_0e(results) -> Verdict:
     """Return the verdict of 0E: whether definitions of structure agree, and what the ratio says of degenerate text."""
     ranks = agree(results)
-    bold = levels_of(results, quantities, f"agreement.{STUDIED}.structure_bold.every")
-    lines = levels_of(results, quantities, f"agreement.{STUDIED}.structure_lines.every")
+    bold = span(results, quantities, f"agreement.{STUDIED}.structure_bold.every")
+    lines = span(results, quantities, f"agreement.{STUDIED}.structure_lines.every")
     up, unseen = sides(results, quantities, f"structure_lost.{STUDIED}")[UP], blind(results)
     return Verdict(
         f"One definition is as good as another: {degree([t for t in results if t in ranks[UP]], results)}",
         f"The ratio ranks conditions as lines of markup do with {lines}, as bold words do with {bold}.",
-        sentence(told(unseen, results, "It misses a change of compliance at dose 0", "It misses no sure change of compliance at dose 0", True)),
-        sentence(told(up, results, "Incoherent replies score higher on it", "Incoherent replies do not surely score higher on it", True)),
+        sentence(told(unseen, results, "It misses a change of compliance at dose 0",
+                      "It misses no sure change of compliance at dose 0", True)),
+        sentence(told(up, results, "Incoherent replies score higher on it",
+                      "Incoherent replies do not surely score higher on it", True)),
     )  # fmt: skip

@@ -12,8 +12,8 @@ import xarray as xr
 from nbhelpers import progress
 from nbhelpers.experiments.exp10_contrastive_patching.experiment import Params
 from nbhelpers.measures import lens, scoring, steering, tuned_lens
+from nbhelpers.measures.arms import Arm, SteeringError, Vectors
 from nbhelpers.measures.directions import random_directions
-from nbhelpers.measures.steering import Arm, SteeringError, Vectors
 from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.forward import forward, replay_batches
 from nbhelpers.models.generation import Continuation
