@@ -57,8 +57,12 @@ def controlled(results, form, detail: int) -> str:
     """Return the sentence on random directions where form is lost, and on what would have shown where nothing is sure."""
     beyond = sides(results, quantities, BEYOND)[DOWN]
     both = [title for title in form[DOWN] if title in beyond]
-    said = "Random directions of its size cost " + ("surely less" if both else "as much")
-    parts = [f"{said} {among(both, results, detail) if both else ''}".strip()] if form[DOWN] else []
+    said = "Random directions cost " + ("surely less" if both else "as much")
+    parts = []
+    if form[DOWN]:
+        p = p_value(max(value(quantities, results[title], "mcnemar_p.format") for title in form[DOWN]))
+        exact = f"(McNemar p {p if p.startswith('<') else f'≤ {p}'})"
+        parts = [" ".join(filter(None, (said, among(both, results, detail) if both else "", exact)))]
     unsure = of(results, form[OPEN])
     if unsure:
         sizes = ranged((min(value(quantities, d, "detectable.format"), 1) for d in unsure.values()), points)
