@@ -131,17 +131,19 @@ def detectable(
 ) -> float:
     """Return the smallest mean difference that a paired two-sided test on these prompts would find with this power.
 
-    (t_{1 − level/2} + t_{power}) · sd / √n with n − 1 degrees of freedom; the spread is that of the differences. If nothing
-    moves, the spread says nothing: then it is the mean at which at least one of n prompts moves by `span` with this power,
-    span · (1 − (1 − power)^{1/n}). In the units of the differences; NaN with fewer than two prompts.
+    δ = t · sd / √n with t = t_{1 − level/2} + t_{power} at n − 1 degrees of freedom and the spread of the differences.
+    Prompts that move by `span` or not at all have a spread of at least √(δ (span − δ)) if the mean is δ, whatever little was
+    seen of it, so there δ ≥ span · t² / (n + t²); this is also the answer if nothing moves. In the units of the differences;
+    NaN with fewer than two prompts.
     """
     d = _measured(differences)
     if len(d) < 2:
         return np.nan
-    if np.ptp(d) == 0:
-        return span * (1 - (1 - power) ** (1 / len(d)))
     quantiles = scipy_stats.t.ppf([1 - level / 2, power], len(d) - 1).sum()
-    return float(quantiles * d.std(ddof=1) / np.sqrt(len(d)))
+    seen = quantiles * d.std(ddof=1) / np.sqrt(len(d))
+    steps = np.ptp(d) == 0 or np.isin(np.abs(d), (0.0, span)).all()
+    least = span * quantiles**2 / (len(d) + quantiles**2) if steps else 0.0
+    return float(max(seen, least))
 
 
 def mcnemar(before: ArrayLike, after: ArrayLike) -> Discordance:

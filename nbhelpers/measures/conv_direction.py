@@ -75,14 +75,14 @@ def fit(x: Tensor, y: Tensor, prompt: np.ndarray, *, penalties=PENALTIES, folds:
         )
     missed = torch.zeros(len(penalties), y.shape[1], dtype=x.dtype, device=x.device)
     for inside, outside in GroupKFold(folds).split(prompt, groups=prompt):
-        inside, outside = torch.as_tensor(inside), torch.as_tensor(outside)
+        inside, outside = (torch.as_tensor(part, device=x.device) for part in (inside, outside))
         weight, intercept = solutions(x[inside], y[inside], penalties)
         for k in range(len(penalties)):
             off = y[outside] - x[outside] @ weight[k].T - intercept[k]
             missed[k] += off.square().sum(0)
     best = missed.argmin(0)
     weight, intercept = solutions(x, y, penalties)
-    target = torch.arange(y.shape[1])
+    target = torch.arange(y.shape[1], device=x.device)
     spread = (y - y.mean(0)).square().sum(0)
     cv_r2 = 1 - missed[best, target] / spread
     chosen = np.asarray(penalties)[best.cpu().numpy()]

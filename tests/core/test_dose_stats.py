@@ -94,9 +94,20 @@ def test_an_effect_of_the_detectable_size_is_found_four_times_in_five():
     assert np.mean(found) == pytest.approx(0.8, abs=0.04)
 
 
-def test_detectable_without_movement_is_one_prompt_that_would_have_moved():
-    size = dose_stats.detectable(np.zeros(24))
-    assert 1 - (1 - size) ** 24 == pytest.approx(0.8)
+def test_a_rate_that_falls_by_the_detectable_size_is_found_four_times_in_five():
+    rng, n = np.random.default_rng(0), 28
+    size = dose_stats.detectable(np.zeros(n))
+    assert size == dose_stats.detectable(-np.ones(n)) > dose_stats.detectable(np.zeros(4 * n))
+    for share, low, high in ((size, 0.8, 1.0), (size / 3, 0.0, 0.4)):
+        lost = -(rng.random((2000, n)) < share).astype(float)
+        found = [np.ptp(d) > 0 and scipy_stats.ttest_1samp(d, 0).pvalue < 0.05 for d in lost]
+        assert low <= np.mean(found) <= high
+
+
+def test_one_prompt_of_many_does_not_make_a_rate_look_precise():
+    one = np.r_[-1.0, np.zeros(27)]
+    assert dose_stats.detectable(one) == pytest.approx(dose_stats.detectable(np.zeros(28)))
+    assert dose_stats.detectable(0.1 * one + 0.01) < dose_stats.detectable(one)  # no rate
 
 
 def test_mcnemar_by_hand():

@@ -15,7 +15,16 @@ import xarray as xr
 from nbhelpers import experiments
 from nbhelpers.core import store
 from nbhelpers.core.params import ParameterError, model_params
-from nbhelpers.experiments.exp06_steering import arms, content, gap, measure, quantities, report, selections
+from nbhelpers.experiments.exp06_steering import (
+    arms,
+    content,
+    figures,
+    gap,
+    measure,
+    quantities,
+    report,
+    selections,
+)
 from nbhelpers.experiments.exp06_steering.experiment import n_arms
 from nbhelpers.measures import commitment, scoring, steering, tuned_lens
 from nbhelpers.measures.arms import Arm
@@ -26,7 +35,7 @@ from nbhelpers.models.prompts import read_as, read_pairs
 from nbhelpers.report.quantities import value
 from tests import made_up as generated
 from tests import synthetic
-from tests.specs import complete
+from tests.specs import chart_makers, complete, controls, rows, spec_of
 
 ROLES = (
     "format",
@@ -509,3 +518,52 @@ def test_a_metric_that_no_prompt_has_is_not_measured():
         "–"
     )
     assert math.isnan(value(quantities.quantities, d.assign(score=score), "shift.arithmetic.dose.0"))
+
+
+# Figures
+
+
+@cache
+def pairs():
+    return {f"Pocket {title}": d for title, d in list(synthetic.results("exp06", n_prompts=20).items())[:2]}
+
+
+FIGURES = sorted(chart_makers(figures) - {"published_curves"})
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("n", [1, 2])
+def test_every_figure_is_drawn_of_one_pair_and_of_several(name, n):
+    results = dict(list(pairs().items())[:n])
+    spec = spec_of(getattr(figures, name)(results))
+    said = spec["description"]
+    assert said.endswith(".") and (list(results)[0] in said) == (n == 1), said
+    drawn = rows(spec)
+    assert set(drawn["panel"]) == set(results)
+    if "mean" in drawn:
+        measured = drawn.dropna(subset=["mean"])
+        whole = measured.dropna(subset=["low", "high"]) if "low" in measured else measured
+        assert len(measured) and (whole["low"] <= whole["mean"] + 1e-9).all()
+
+
+def test_the_main_figure_holds_the_scores_the_band_and_both_models():
+    spec = spec_of(figures.dose_curves(pairs()))
+    drawn = rows(spec)
+    assert controls(spec)["metric"] == list(dict.fromkeys(drawn["metric"]))
+    one = drawn[(drawn["panel"] == "Pocket Gemma") & (drawn["metric"] == "requested form")]
+    d = pairs()["Pocket Gemma"]
+    curve = one[one["part"] == "curve"].set_index("dose")["mean"]
+    for dose, arm in ((-1.0, "dose_-1"), (0.0, "dose_0"), (2.0, "dose_2")):
+        assert curve[dose] == pytest.approx(float(d["score"].sel(metric="format", arm=arm).mean()), abs=1e-4)
+    band = one[one["part"] == "random"].set_index("dose")
+    assert band.loc[1.0, "low"] == band.loc[1.0, "high"] == 1.0 and sorted(band.index) == [-1, 0, 1, 2]
+    ends = one[one["part"] == "end"].set_index("variant")["mean"]
+    assert ends["PT"] == 0.0 and ends["IT"] == 1.0
+
+
+def test_the_published_curve_has_every_dose_once():
+    drawn = rows(figures.published_curves())
+    assert not drawn.duplicated(["score", "dose"]).any()
+    assert drawn.groupby("score").size().tolist() == [14] * 4
+    form = drawn[drawn["score"] == "requested form"].set_index("dose")["mean"]
+    assert form[0.0] < form[1.0]

@@ -1,5 +1,6 @@
 """Steering in six families: dose response, rank, clouds and removals against slow loops and hand-worked cases."""
 
+import csv
 import json
 from functools import partial
 from types import SimpleNamespace
@@ -31,6 +32,8 @@ from nbhelpers.models.prompts import Prompt
 from nbhelpers.models.row_edits import changed
 from tests import looks, synthetic
 from tests.made_up import around, filled
+from tests.report import artifacts
+from tests.report.test_claims import LEDGER, rounds_to
 from tests.specs import chart_makers, controls, rows
 
 # Made-up results for tests of every page and verdict
@@ -120,7 +123,8 @@ def test_changes_are_from_dose_1_and_paired_by_prompt():
     assert float(found.d_z.sel(outcome="format", dose=0)) == pytest.approx(
         removed.mean() / removed.std(ddof=1)
     )
-    assert found.d_z.sel(outcome="content").isnull().all() and found.p_holm.sel(dose=1).isnull().all()
+    assert (found.d_z.sel(outcome="content") == 0).all()  # nothing moves
+    assert found.d_z.sel(outcome="refusal_harmful").isnull().all() and found.p_holm.sel(dose=1).isnull().all()
 
 
 def test_an_outcome_has_the_prompts_of_its_role():
@@ -543,6 +547,21 @@ def test_the_change_table_holds_means_and_marks_what_holm_leaves(results):
     assert not cell["its letter"].endswith("*")
 
 
+def test_a_pair_without_checkable_prompts_says_so(results):
+    d = results["Qwen"]
+    few = d.assign(
+        score=d.score * np.nan, detectable=d.detectable * np.nan, selectivity=d.selectivity * np.nan
+    )
+    alone = {"Pocket Qwen": few}
+    assert "No prompt asks for a form" in str(report.verdict(alone)) and "nan" not in str(
+        report.verdict(alone)
+    )
+    for draw in (figures.dose_response, figures.dissociation):
+        assert "not measured" in draw(alone).to_dict()["description"]
+    both = rows(figures.dose_response(alone | {"Pocket OLMo": results["OLMo"]}))
+    assert set(both["panel"]) == {"Pocket OLMo"}
+
+
 def test_late_quantities_are_means_over_the_late_window(results):
     d = results["Mistral"]
     found = {n: q.values for n, q in quantities.quantities(d).items()}
@@ -565,3 +584,58 @@ def test_no_prompt_of_the_directions_is_read():
     assert len(chosen) == 8 and not {p.id for p in chosen} & set(collected.prompt.values)
     with pytest.raises(ParameterError):
         measure.held_out(known(4), collected, options())
+
+
+# The study's figures, computed anew from the files that it released
+
+
+FILES = "exp08_multimodel_steering_phase0/plots/data/phase0_{}.json"
+OF_STUDY = {
+    "structure": "structural_token_ratio", "format": "format_compliance_v2", "choice": "mmlu_forced_choice",
+    "arithmetic": "exp3_reasoning_em", "alignment": "exp3_alignment_behavior",
+}  # fmt: skip
+
+
+def released(metric, family):
+    """The value of one figure in the released files, None if they do not hold it."""
+    kind, *rest = metric.split(".", 1)
+    of = lambda name: artifacts.read(FILES.format(name))[artifacts.KEYS[family]]  # noqa: E731
+    if kind in ("d_z", "score"):
+        outcome, dose = rest[0].rsplit(".", 1)
+        field = "cohens_d" if kind == "d_z" else {"1": "baseline", "0": "treatment"}[dose]
+        return of("effect_sizes")[OF_STUDY[outcome]][field]
+    if kind == "spearman":
+        return of("monotonicity")[OF_STUDY[rest[0]]]["spearman_rho"]
+    if kind in ("centred_pc1", "centred_top5"):
+        at = 0 if kind == "centred_pc1" else 4
+        return np.mean([x["cumulative_variance"][at] for x in of("pca_scree")["per_layer_pca"].values()])
+    if kind == "split_half":
+        return of("direction_stability")["corrective_summary"]["split_half_mean"]
+    if kind == "bootstrap_cosine":
+        group, field = {
+            "mean": ("pairwise", "mean"),
+            "low": ("pairwise", "min"),
+            "stored": ("bootstrap_vs_full", "mean"),
+        }[rest[0]]
+        values = [x[f"{group}_cosines"][field] for x in of("bootstrap_stability")["per_layer"].values()]
+        return min(values) if rest[0] == "low" else np.mean(values)
+    if kind == "commitment":
+        return of("commitment")[f"A1_alpha_{rest[0].split('.', 1)[1]}"]["mean_commitment"]
+    if kind.endswith("_dimension"):
+        ids = of("id_steering")["profiles"][f"{float(rest[0].split('.')[1]):.1f}"]["id_twonn"]
+        return np.mean(ids[round(0.6 * len(ids)) :])
+    return None
+
+
+@pytest.mark.skipif(not artifacts.FOLDER.exists(), reason=f"{artifacts.FOLDER} is not here")
+def test_typed_figures_are_those_of_the_released_files():
+    with LEDGER.open(encoding="utf-8") as file:
+        typed = [row for row in csv.DictReader(file) if row["id"].startswith("exp08.") and row["value"]]
+    found = [(row, released(row["metric"], row["family"])) for row in typed]
+    wrong = [
+        (row["id"], row["value"], exact)
+        for row, exact in found
+        if exact and not rounds_to(row["value"], exact)
+    ]
+    assert not wrong
+    assert sum(exact is not None for _, exact in found) == 215

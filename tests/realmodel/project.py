@@ -22,7 +22,7 @@ SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 KEY, TITLE = "smollm2_standin", "SmolLM2 135M Instruct and a stand-in PT"
 # Small enough for minutes on two cores, large enough that no panel lacks prompts to draw.
 SIZES = {
-    "exp00": {"n_prompts": 6, "max_new_tokens": 8, "batch_size": 6, "n_cloud_prompts": 48},
+    "exp00": {"n_prompts": 12, "max_new_tokens": 8, "batch_size": 6, "n_cloud_prompts": 48},
     "exp01": {"n_prompts": 6, "batch_size": 6, "n_neurons": 20},
     "exp02": {"n_prompts": 6, "max_new_tokens": 8, "batch_size": 6},
     "exp07_0g": {
@@ -30,6 +30,21 @@ SIZES = {
         "max_text_tokens": 32, "n_validation_tokens": 64, "n_test_tokens": 64, "pool": 1,
     },
     "exp11": {"n_prompts": 5, "batch_size": 5, "sliding_step": 8, "widths": [4]},
+    "exp05": {"n_prompts": 4, "n_map": 2, "batch_size": 8, "n_random": 2, "n_sets": 1},
+    "exp06": {
+        "corpus": {"path": "pocket/corpus.jsonl"}, "counts": {"format": 2, "choice": 1, "arithmetic": 1, "harmful": 1, "harmless": 1},
+        "n_tuning": 2, "max_new_tokens": 8, "batch_size": 8, "doses": [-1, 0, 1, 2], "raw_doses": [0, 1, 2], "band_doses": [-1, 0, 2],
+        "factors": [0, 1, 2], "n_random": 2, "n_random_removed": 2,
+    },
+    "exp07_0a": {"n_held": 2, "batch_size": 8, "n_draws": 10, "n_boot": 100},
+    "exp07_0c": {
+        "n_prompts": 2, "batch_size": 8, "n_covariance": 2, "n_permuted": 2, "n_unit": 2, "n_window_random": 1, "n_degenerate": 1,
+    },
+    "exp08": {"n_prompts": 4, "max_new_tokens": 8, "batch_size": 4},
+    "exp10": {
+        "counts": {"format": 2, "choice": 1, "arithmetic": 1, "harmful": 1, "harmless": 1}, "n_prompts": 5, "n_test": 5,
+        "max_new_tokens": 8, "n_patched_prompts": 2, "n_forced": 2, "batch_size": 4, "n_random": 4, "n_large": 2, "n_permuted": 2,
+    },
 }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ FORM, DISTANCE = "requested form", "distance of late layers"
 SHARE = "share of replies"
 CONTROLS = {
     "dose.0": "the direction",
-    "matched.0": "39 random, same size",
+    "matched.0": "random, same size",
     "permuted.0": "labels exchanged",
     "unit.0": "a random direction's own part",
     "early.0": "early layers",

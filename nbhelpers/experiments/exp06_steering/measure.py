@@ -7,12 +7,11 @@ import numpy as np
 import torch
 import xarray as xr
 
-from nbhelpers.core.depths import onset
 from nbhelpers.core.store import ResultError
 from nbhelpers.experiments.exp06_steering.arms import PROMPTED, described
 from nbhelpers.experiments.exp06_steering.content import content
 from nbhelpers.experiments.exp06_steering.experiment import ROWS, Params
-from nbhelpers.measures import replies, scoring, steering
+from nbhelpers.measures import lens, replies, scoring, steering
 from nbhelpers.measures.arms import Arm, Vectors
 from nbhelpers.measures.refusal import CLASSES, engagement
 from nbhelpers.models import corpora, tokens
@@ -50,27 +49,16 @@ def chosen(known: Known, used: Sequence[str], options: Params) -> tuple[Known, K
 def steered(
     pair: Pair, arms: Sequence[Arm], prompts: Sequence[Prompt], vectors: Vectors, options: Params
 ) -> xr.Dataset:
-    """Return `steering.written` for any number of arms and prompts.
-
-    Arms that act in late layers alone decode together, so that no other row pays for an edit of early layers; the edits of at
-    most about 2,048 rows are held at once.
-    """
-    late = onset(pair.n_layers)
+    """Return `steering.written` for any number of prompts; the edits of at most about 2,048 rows are held at once."""
+    at_once = max(1, ROWS // len(arms))
     parts = [
-        [arm for arm in arms if (min(arm.layers, default=late) >= late) is here] for here in (True, False)
-    ]
-    found = []
-    for part in filter(None, parts):
-        at_once = max(1, ROWS // len(part))
-        pieces = [
-            steering.written(
-                pair, part, prompts[start : start + at_once], vectors,
-                max_new_tokens=options.max_new_tokens, batch_size=options.batch_size,
-            )
-            for start in range(0, len(prompts), at_once)
-        ]  # fmt: skip
-        found.append(xr.concat(pieces, "prompt"))
-    return xr.concat(found, "arm").sel(arm=[arm.name for arm in arms])
+        steering.written(
+            pair, arms, prompts[start : start + at_once], vectors,
+            max_new_tokens=options.max_new_tokens, batch_size=options.batch_size,
+        )
+        for start in range(0, len(prompts), at_once)
+    ]  # fmt: skip
+    return xr.concat(parts, "prompt")
 
 
 def with_baseline(
@@ -97,8 +85,8 @@ def mean_nll(
     found = np.zeros(len(rows))
     for batch in replay_batches(rows, read, batch_size, decoder.pad_id):
         h = steering.last_residuals(decoder, batch, (), [0])[0]
-        targets = decoder.unembedding.rows(batch.targets).to(h.device)
-        nll = -steering.log_probabilities(decoder, h).gather(-1, targets[:, None])[:, 0]
+        own = {"metrics": ("target_log_probability",), "targets": batch.targets.to(h.device)}
+        nll = -lens.lens_metrics([h], decoder.unembedding, **own)["target_log_probability"][0]
         count = [len(steps) for steps in batch.steps]
         sums = np.bincount(np.repeat(np.arange(len(count)), count), nll.double().cpu().numpy())
         found[batch.rows] = sums / count

@@ -128,7 +128,7 @@ def headline(result: xr.Dataset) -> Quantities:
 
 def selectivity(result: xr.Dataset) -> Quantities:
     """Return at α = 0 the shift of format compliance less an off-target one: `format_minus_content`, paired, on the same
-    replies; `format_minus.<metric>`, on other prompts.
+    replies; `format_minus.<metric>`, on other prompts; `format_late_minus.<window>`, less that by other layers.
     """
     arm = of_group(result, "dose")[0.0][0]
     form = shift(result, "format", arm)
@@ -138,6 +138,9 @@ def selectivity(result: xr.Dataset) -> Quantities:
         both = [each.dropna("prompt").values for each in (form, shift(result, metric, arm))]
         if min(map(len, both)) > 1:
             apart[f"format_minus.{metric}"] = dose_stats.between_groups(*both)
+    for group in ("early", "mid"):
+        other = shift(result, "format", of_group(result, group)[0.0][0])
+        found |= shifts({f"format_late_minus.{group}": form - other}, "1")
     return found | shifts(apart, "1")
 
 
@@ -236,17 +239,17 @@ def share_of_way(values: xr.DataArray, it: xr.DataArray, pt: xr.DataArray) -> In
 
 
 def closed(result: xr.Dataset) -> Quantities:
-    """Return `gap_closed.<lens>`: the share of the way from IT's late distance to PT's that removal (α = 0) goes."""
+    """Return the share of the way from IT to PT that removal (α = 0) goes: `gap_closed.<lens>` of the late half's distance,
+    `format_closed` of format compliance.
+    """
     doses = of_group(result, "dose")
     readers = doses[0.0][0], doses[1.0][0], "pt"
-    return levels(
-        {
-            f"gap_closed.{lens}": share_of_way(*(gap_of(result, lens, reader) for reader in readers))
-            for lens in ("raw", "tuned")
-        },
-        "1",
-        centre=0.0,
-    )
+    ways = {
+        f"gap_closed.{lens}": share_of_way(*(gap_of(result, lens, reader) for reader in readers))
+        for lens in ("raw", "tuned")
+    }
+    ways["format_closed"] = share_of_way(*(score(result, "format", arm) for arm in readers))
+    return levels(ways, "1", centre=0.0)
 
 
 def sizes(result: xr.Dataset) -> Quantities:

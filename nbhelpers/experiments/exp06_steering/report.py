@@ -57,8 +57,12 @@ def controlled(results, form, detail: int) -> str:
     """Return the sentence on random directions where form is lost, and on what would have shown where nothing is sure."""
     beyond = sides(results, quantities, BEYOND)[DOWN]
     both = [title for title in form[DOWN] if title in beyond]
-    said = "Random directions of its size cost " + ("surely less" if both else "as much")
-    parts = [f"{said} {among(both, results, detail) if both else ''}".strip()] if form[DOWN] else []
+    said = "Random directions cost " + ("surely less" if both else "as much")
+    parts = []
+    if form[DOWN]:
+        p = p_value(max(value(quantities, results[title], "mcnemar_p.format") for title in form[DOWN]))
+        exact = f"(McNemar p {p if p.startswith('<') else f'≤ {p}'})"
+        parts = [" ".join(filter(None, (said, among(both, results, detail) if both else "", exact)))]
     unsure = of(results, form[OPEN])
     if unsure:
         sizes = ranged((min(value(quantities, d, "detectable.format"), 1) for d in unsure.values()), points)
@@ -132,6 +136,7 @@ def chosen_table(results) -> pd.DataFrame:
         "less random directions": "chosen_over_band.format",
         "α = 0: form less content, same replies": "format_minus_content",
         "α = 0: form less choices, other prompts": "format_minus.choice",
+        "α = 0: form, late less early layers": "format_late_minus.early",
     }
     rows = {}
     for title, result in results.items():
@@ -141,6 +146,27 @@ def chosen_table(results) -> pd.DataFrame:
         )
         for heading, name in columns.items():
             rows[title][heading] = cell(known[name].values) if name in known else "–"
+    return turned(pd.DataFrame(rows).T, results)
+
+
+def gap_table(results) -> pd.DataFrame:
+    """Return a table of form beside distance: the shares of the way to PT that removal goes, and their rank correlation over
+    doses from 0 to 1.5, of which there are few.
+    """
+    columns = {
+        "way to PT, requested form": "format_closed",
+        "way to PT, distance, raw lens": "gap_closed.raw",
+        "way to PT, distance, tuned lens": "gap_closed.tuned",
+        "later commitment, layers": "commitment_shift.tuned.0",
+    }
+    rows = {}
+    for title, result in results.items():
+        known = kept(quantities, result)
+        n = sum(q.JOINT[0] <= dose <= q.JOINT[1] for dose in q.of_group(result, "dose"))
+        rows[title] = {heading: cell(known[name].values) for heading, name in columns.items()}
+        for lens in ("raw", "tuned"):
+            rho = number(value(quantities, result, f"gap_format_rho.{lens}"))
+            rows[title][f"rank correlation over {n} doses, {lens} lens"] = rho
     return turned(pd.DataFrame(rows).T, results)
 
 

@@ -24,16 +24,16 @@ def option(result: xr.Dataset, name: str, otherwise: float) -> float:
 
 def values_of(result: xr.Dataset, metric: str, arms: Sequence[str]) -> np.ndarray:
     """Return the scores of some arms' replies, float [arm, prompt]."""
-    place = {name: i for i, name in enumerate(result["arm"].values.tolist())}
-    row = result["metric"].values.tolist().index(metric)
-    table = result["score"].transpose("metric", "arm", "prompt").values
+    place = {name: i for i, name in enumerate(result.variables["arm"].values.tolist())}
+    row = result.variables["metric"].values.tolist().index(metric)
+    table = result.variables["score"].transpose("metric", "arm", "prompt").values
     return table[row, [place[name] for name in arms]].astype(float)
 
 
 def by_prompt(result: xr.Dataset, values: np.ndarray) -> xr.DataArray:
     """Return values as an array by prompt; two dimensions are (control, prompt)."""
     dims = ("control", "prompt")[-values.ndim :]
-    return xr.DataArray(values, {"prompt": result["prompt"].values}, dims)
+    return xr.DataArray(values, {"prompt": result.variables["prompt"].values}, dims)
 
 
 def score(result: xr.Dataset, metric: str, arm: str) -> xr.DataArray:
@@ -43,8 +43,8 @@ def score(result: xr.Dataset, metric: str, arm: str) -> xr.DataArray:
 
 def of_group(result: xr.Dataset, group: str) -> dict[float, list[str]]:
     """Return {dose: names of the arms} of a group, in the order of the doses; a single arm without a dose has NaN."""
-    mine, doses = result["group"].values == group, result["dose"].values
-    names, found = result["arm"].values, {}
+    mine, doses = result.variables["group"].values == group, result.variables["dose"].values
+    names, found = result.variables["arm"].values, {}
     for i in sorted(np.flatnonzero(mine), key=lambda i: doses[i]):
         found.setdefault(float(doses[i]), []).append(str(names[i]))
     return found

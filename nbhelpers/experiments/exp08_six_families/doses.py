@@ -51,12 +51,14 @@ def changes(score: xr.DataArray) -> xr.DataArray:
 def tests(change: xr.DataArray, **draws) -> xr.Dataset:
     """Return `d_z`, `p_holm`, `lost` and `gained` of changes (outcome, dose, prompt); all (outcome, dose).
 
-    p: sign flips by prompt, with Holm's correction over all outcomes and all doses but 1.
+    d_z is 0 where no prompt moves. p: sign flips by prompt, with Holm's correction over all outcomes and all doses but 1.
     """
     values = change.transpose("prompt", "outcome", "dose").values
     p = stats.sign_flip(values.reshape(len(values), -1), **draws).reshape(values.shape[1:])
     p[:, change["dose"].values == 1.0] = np.nan
     d_z = np.array([[dose_stats.cohen_dz(values[:, o, d]) for d in range(p.shape[1])] for o in range(len(p))])
+    d_z[np.nanmax(np.abs(values), axis=0, initial=0) == 0] = 0.0
+    d_z[np.isnan(values).all(0)] = np.nan
     found = {
         "d_z": d_z, "p_holm": stats.holm(p.ravel()).reshape(p.shape),
         "lost": (values < 0).sum(0), "gained": (values > 0).sum(0),

@@ -93,7 +93,7 @@ VARIABLES = declared(
             "score": ("1", "score of the reply under each dose of the direction in the late window, by outcome"),
         },
         ("outcome", "dose"): {
-            "d_z": ("1", "mean change from dose 1 over its standard deviation, paired by prompt"),
+            "d_z": ("1", "mean change from dose 1 over its standard deviation, paired by prompt; 0 where none moves"),
             "p_holm": ("1", "two-sided p of the change, sign flips by prompt, Holm over outcomes and doses"),
             "lost": ("prompts", "number of prompts whose score falls, by outcome and dose"),
             "gained": ("prompts", "number of prompts whose score rises, by outcome and dose"),

@@ -23,6 +23,7 @@ from nbhelpers.report.charts import (
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import named
 from nbhelpers.report.theme import INK
+from nbhelpers.report.unmeasured import words
 from nbhelpers.report.verdicts import short
 
 SHOWN_OUTCOMES = {"format": "right form", "right": "right content"}
@@ -39,6 +40,7 @@ RANKS = {"energy_share": "energy along the mean", "centred_pc1": "centred PC1, a
 PERMUTED = {"energy_share": "energy, labels exchanged"}
 STABLE = {"split_half": "two halves of the prompts", "template_cosine": "own formats and raw prompts"}
 STEERED = {0.0: "α = 0", -1.0: "α = −1"}
+UNSCORED = "not measured: no prompt asks for a form or an answer that can be checked"
 INCOHERENT = 0.2  # share of incoherent replies from which a dose is marked
 JACKKNIFE = "bands are 95 % intervals from halves of the prompts"
 
@@ -62,6 +64,8 @@ def dose_response(results) -> alt.Chart:
     """
     rows = pd.concat([_by_dose(dataset).assign(panel=title) for title, dataset in results.items()])
     rows = rows.dropna(subset=["mean"]).round(DIGITS).assign(one=1.0)
+    if rows.empty:
+        return words(UNSCORED)
     shade = (
         alt.Chart()
         .transform_filter(f"datum.incoherent > {INCOHERENT}")
@@ -95,6 +99,8 @@ def _by_dose(dataset: xr.Dataset) -> pd.DataFrame:
 def dissociation(results) -> alt.Chart:
     """Return a chart of the change of right forms against that of right content at dose 0, a point for each pair."""
     rows = _changes(results)
+    if rows[["form_mean", "content_mean"]].isna().any(axis=1).all():
+        return words(UNSCORED)
     x = alt.X("form_mean:Q", title="change of right forms at dose 0")
     y = alt.Y("content_mean:Q", title="change of right content")
     base = alt.Chart(rows)

@@ -47,6 +47,7 @@ def rank_measures(gram: np.ndarray) -> dict[str, np.ndarray]:
     centred = gram - rows[..., None] / n - rows[..., None, :] / n + whole[..., None, None] / n**2
     left = np.trace(centred, axis1=-2, axis2=-1)
     along = np.abs(vectors[..., -1].sum(-1))
+    left = np.where(left > 0, left, np.nan)  # of a single prompt nothing is left
     return {
         "centred_pc1": np.linalg.eigvalsh(centred)[..., -1] / left,
         "uncentred_pc1": values[..., -1] / total,
@@ -60,16 +61,21 @@ def rank_measures(gram: np.ndarray) -> dict[str, np.ndarray]:
 def rank_one(own: np.ndarray, *, draws: int, confidence: float, seed: int = 0) -> xr.Dataset:
     """Return `rank_one` with its interval, and `permuted` with its 95th percentile, (rank_measure, layer).
 
-    own: differences [prompt, layer, d]. permuted: PT and IT exchanged in a random half of the prompts, on average: what
+    own: differences [prompt, layer, d]. permuted: PT and IT exchanged in each prompt with chance ½, on average: what
     differences of these sizes and angles give if they have no common direction.
     """
-    states = own.transpose(1, 0, 2)
-    gram = states @ states.transpose(0, 2, 1)
-    value = rank_measures(gram)
     chosen = halves(len(own), draws, seed)
-    half = rank_measures(gram[:, chosen[:, :, None], chosen[:, None, :]])
     signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(2, size=(draws, len(own)))
-    null = rank_measures(gram[:, None] * signs[:, :, None] * signs[:, None, :])
+    value, half, null = [], [], []
+    for states in own.transpose(1, 0, 2):  # a layer at a time: all draws of all layers would not fit
+        gram = states @ states.T
+        value.append(rank_measures(gram))
+        half.append(rank_measures(gram[chosen[:, :, None], chosen[:, None, :]]))
+        null.append(rank_measures(gram * signs[:, :, None] * signs[:, None, :]))
+    value, half, null = (
+        {name: np.array([layer[name] for layer in found]) for name in found[0]}
+        for found in (value, half, null)
+    )
     names, dims = list(value), ("rank_measure", "layer")
     ends = [half_interval(value[name], half[name].T, len(own), confidence) for name in names]
     found = {

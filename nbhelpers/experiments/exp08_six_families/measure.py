@@ -157,6 +157,7 @@ def under_doses(
     states, prompt = {dose: [] for dose in CLOUD_DOSES}, []
     for batch in replay_batches(rows, forced, options.batch_size, decoder.pad_id):
         plain = forward(decoder, batch, keep=(onset,))
+        lens.check_identity(plain.last_residual, plain.last_logits, decoder.unembedding)
         for d, dose in enumerate(options.doses):
             edits = as_edits(late_rescale(pair.n_layers, direction, dose))
             stream = forward(decoder, batch, edits, resume=plain)
@@ -183,6 +184,7 @@ def pt_commitment(
     rows, found = read_as(decoder, prompts, "raw"), np.full((len(RULES), n), np.nan)
     for batch in replay_batches(rows, forced, options.batch_size, decoder.pad_id):
         stream = forward(decoder, batch)
+        lens.check_identity(stream.last_residual, stream.last_logits, decoder.unembedding)
         layers = committed(stream, stream, decoder, options.lens_rows)["own"]
         found[:, batch.rows] = _by_row(layers, batch, n)
     return found

@@ -13,13 +13,14 @@ from nbhelpers.report.directions import answer, by_side, claim, fitting, levels_
 from nbhelpers.report.families import ends, turned
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import interval, number, p_value, percent
-from nbhelpers.report.verdicts import DOWN, UP, Verdict
+from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict
 
 OUTCOMES = {
     "format": "form", "right": "content", "content": "its words", "choice": "its letter", "arithmetic": "its number",
     "engaged_harmless": "harmless answered", "refusal_harmful": "harmful refused", "structure": "structure",
     "repetition": "repetition", "incoherent": "incoherent", "nll_unedited": "NLL, nats", "kl": "KL, nats",
 }  # fmt: skip
+NO_FORM = "No prompt asks for a form that can be checked."
 FORM, LEAD = "change.format.0", "selectivity.0"
 MATRIX = {
     "change of right forms at dose 0": FORM,
@@ -180,9 +181,10 @@ def said(results, detail: int) -> Verdict:
     tested = f"by an exact test, p = {p}" if changed else ""
     seen = levels_of(results, quantities, "detectable.format", points)
     energy = levels_of(results, quantities, "energy_along.late", percent)
+    shown = f"Changes from {seen} points on would show (80 % power)." if seen != MISSING else NO_FORM
     return Verdict(
         f"Form before content: {answer(lead)}",
         sentence("; ".join(filter(None, (size, tested.replace("p = <", "p <"))))),
         sentence(where),
-        f"Changes from {seen} points on would show (80 % power). The direction carries {energy} of the differences' energy.",
+        f"{shown} The direction carries {energy} of the differences' energy.",
     )

@@ -17,6 +17,7 @@ from nbhelpers.models.prompts import Prompt, choose, read_as
 
 Known = Sequence[tuple[Prompt, dict]]
 FEWEST = 5  # prompts, as many as a probe has folds
+PATCHES = 10  # patched rows, of one token each, for each row of a whole forward
 Lenses = Mapping[str, tuned_lens.TunedLens]
 
 
@@ -73,7 +74,8 @@ def learned(
 ) -> xr.Dataset:
     """Return phases 1 and 2: the gap on unseen prompts, the probes and their directions."""
     draws = {"n_resamples": options.n_resamples, "confidence": options.confidence, "seed": options.seed}
-    fitted = probes.probed(train, test, n_test, n_permuted=options.n_permuted, **draws)
+    device = pair.it.unembedding.weight.device
+    fitted = probes.probed(train, test, n_test, n_permuted=options.n_permuted, device=device, **draws)
     axes = probes.directions_of(fitted, train, mean_directions(artifact), pair.it.unembedding)
     gap = patching.by_prompt(test.gap[:, :-1], test.prompt, n_test)
     return fitted.drop_vars("weight").merge(axes).assign(gap=(("lens", "layer", "test_prompt"), gap))

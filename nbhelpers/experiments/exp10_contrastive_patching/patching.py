@@ -108,11 +108,13 @@ def patched(
     the same tokens. Read-outs `READ`, patched − unpatched, PT's tuned lens, nats, at the patched position:
     own: KL(layer ‖ own final), mean over the layers above the patched one but the last; unedited: the same to the unpatched
     run's final; same_layer: KL(layer ‖ own final) at the patched layer; commitment: the layer from which it stays below
-    `THRESHOLD`. PatchError if the unpatched row is not the forced run, or another row equals it.
+    `THRESHOLD`. batch_size: rows of one token in one forward. PatchError if the unpatched row is not the forced run, or
+    another row equals it.
     """
     n_tokens, n_conditions = len(test.prompt), plan.shape[2]
     found = np.full((len(READ), n_conditions, len(layers), n_tokens), np.nan)
-    per_batch = max(1, batch_size // (n_conditions * len(layers)))
+    at_once = max(1, min(len(layers), batch_size // n_conditions))
+    per_batch = max(1, batch_size // (n_conditions * at_once))
     order = np.argsort([-len(row) for row in rows], kind="stable")
     for start in progress(range(0, len(order), per_batch), "patch"):
         chosen = [int(i) for i in order[start : start + per_batch] if (test.prompt == i).any()]
@@ -125,9 +127,12 @@ def patched(
             ids = [replies[i].ids[min(step, len(replies[i].ids)) - 1] for i in chosen]
             if here:
                 lines, tokens = map(list, zip(*here))
-                h = cache.branch(lines, [ids[k] for k in lines], plan[tokens], layers)
-                _check(decoder, h, test.last[tokens], step)
-                found[..., tokens] = read(decoder, h, layers, tuned)
+                following = [ids[k] for k in lines]
+                for first in range(0, len(layers), at_once):
+                    part = slice(first, first + at_once)
+                    h = cache.branch(lines, following, plan[tokens][:, part], layers[part])
+                    _check(decoder, h, test.last[tokens], step)
+                    found[:, :, part, tokens] = read(decoder, h, layers[part], tuned)
             cache.advance(ids)
     return by_prompt(found, test.prompt, len(rows))
 

@@ -17,14 +17,14 @@ WINDOWS = ("late", "all")
 
 
 def probed(
-    train: Matched, test: Matched, n_test: int, *, n_permuted: int = 20, seed: int = 0, **draws
+    train: Matched, test: Matched, n_test: int, *, n_permuted: int = 20, seed: int = 0, device="cpu", **draws
 ) -> xr.Dataset:
     """Return probes of every space, lens and layer but the last, fitted to `train` and judged on `test`.
 
     `weight` (space, lens, layer, feature), `penalty`, `r2`, `r2_cv` (space, lens, layer); `r2_permuted` (space,
     permutation, layer): of probes of the tuned lens's gap with its tokens in random order; `r2_position` (lens, layer): of
     the mean of the training tokens at the same step; `r2_sums` (space, lens, layer, sum, test_prompt). n_test: prompts of
-    `test`.
+    `test`. device: where probes are fitted.
     """
     n_layers, width = train.gap.shape[1] - 1, train.last.shape[-1]
     shape = len(SPACES), len(LENSES), n_layers
@@ -35,7 +35,7 @@ def probed(
         for layer in range(n_layers):
             y = torch.as_tensor(train.gap[:, layer].T)
             shuffled = conv_direction.permuted(y[:, LENSES.index("tuned")], n_permuted, seed=seed + layer)
-            x = train.difference[space][layer]
+            x = train.difference[space][layer].to(device)
             probe = conv_direction.fit(x, torch.cat([y, shuffled], 1), train.prompt)
             predicted = probe.predict(test.difference[space][layer]).cpu().numpy()
             truth = test.gap[:, layer].T[:, [0, 1, *[LENSES.index("tuned")] * n_permuted]]
@@ -55,7 +55,7 @@ def probed(
             "r2_permuted": (("space", "permutation", "layer"), null),
             "r2_position": (("lens", "layer"), conv_direction.r2(by_place.sum(0))),
             "r2_sums": (("test_prompt", *at, "sum"), sums),
-            **r2_windows(sums, n_layers + 1, **draws),
+            **r2_windows(sums, n_layers + 1, seed=seed, **draws),
         },
         {"space": list(SPACES), "lens": list(LENSES), "layer": np.arange(n_layers), "window": list(WINDOWS),
          "sum": list(conv_direction.SUMS)},

@@ -20,7 +20,7 @@ from nbhelpers.report.directions import (
     sentence,
 )
 from nbhelpers.report.families import interval_table, turned
-from nbhelpers.report.quantities import named, value
+from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import number, percent, written
 from nbhelpers.report.verdicts import DOWN, UP, Verdict, sides
 
@@ -58,7 +58,7 @@ def said(results, detail: int) -> Verdict:
     return Verdict(
         f"Predicts it: {answer(predicts)}; moves it: {answer(moves)}",
         sentence(size),
-        f"In PT, one standard deviation of it should move the gap {expected} nats; it moves {moved_sizes(results)}.",
+        f"In PT, one standard deviation should move the gap {expected} nats; it moves {moved_sizes(results)}.",
         f"{beyond(results)} {removal(results)}",
     )
 
@@ -81,12 +81,12 @@ def beyond(results) -> str:
 def removal(results) -> str:
     """Return the sentence on IT without the direction: what becomes of the late gap."""
     found = sides(results, quantities, STEERS)
+    told = found[UP] + found[DOWN] or list(results)
+    size = ranged([abs(value(quantities, results[title], STEERS)) for title in told])
     if not found[UP] and not found[DOWN]:
-        size = ranged([abs(value(quantities, d, STEERS)) for d in results.values()])
         return f"Removed from IT, it moves the gap {size} nats, undecided."
-    return sentence(
-        f"removed from IT, it {by_side(results, found, 'widens the gap', 'narrows the gap', '', LEAST)}"
-    )
+    where = by_side(results, found, "widens the gap", "narrows the gap", "", LEAST)
+    return f"Removed from IT, it {where} ({size} nats)."
 
 
 def prediction_table(results) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def prediction_table(results) -> pd.DataFrame:
         row = {}
         for space, name in SPACES.items():
             found = [
-                getattr(quantities(d)[f"r2.{space}.tuned.late"].values, end)
+                getattr(kept(quantities, d)[f"r2.{space}.tuned.late"].values, end)
                 for end in ("mean", "low", "high")
             ]
             row[f"probe, {name}"] = written(pd.DataFrame([found], columns=["mean", "low", "high"]))[0]
