@@ -32,18 +32,20 @@ SIZES = {
     "exp11": {"n_prompts": 5, "batch_size": 5, "sliding_step": 8, "widths": [4]},
     "exp05": {"n_prompts": 4, "n_map": 2, "batch_size": 8, "n_random": 2, "n_sets": 1},
     "exp06": {
-        "corpus": {"path": "pocket/corpus.jsonl"}, "counts": {"format": 2, "choice": 1, "arithmetic": 1, "harmful": 1, "harmless": 1},
-        "n_tuning": 2, "max_new_tokens": 8, "batch_size": 8, "doses": [-1, 0, 1, 2], "raw_doses": [0, 1, 2], "band_doses": [-1, 0, 2],
-        "factors": [0, 1, 2], "n_random": 2, "n_random_removed": 2,
+        "counts": {"format": 2, "choice": 1, "arithmetic": 1, "harmful": 1, "harmless": 1}, "n_tuning": 2,
+        "max_new_tokens": 8, "batch_size": 8, "doses": [-1, 0, 1, 2], "raw_doses": [0, 1, 2], "band_doses": [-1, 0, 2], "factors": [0, 1, 2],
+        "n_random": 2, "n_random_removed": 2,
     },
     "exp07_0a": {"n_held": 2, "batch_size": 8, "n_draws": 10, "n_boot": 100},
     "exp07_0c": {
-        "n_prompts": 2, "batch_size": 8, "n_covariance": 2, "n_permuted": 2, "n_unit": 2, "n_window_random": 1, "n_degenerate": 1,
+        "n_prompts": 2, "batch_size": 8, "n_covariance": 2, "n_permuted": 2, "n_unit": 2, "n_window_random": 1,
+        "n_degenerate": 1,
     },
     "exp08": {"n_prompts": 4, "max_new_tokens": 8, "batch_size": 4},
     "exp10": {
         "counts": {"format": 2, "choice": 1, "arithmetic": 1, "harmful": 1, "harmless": 1}, "n_prompts": 5, "n_test": 5,
-        "max_new_tokens": 8, "n_patched_prompts": 2, "n_forced": 2, "batch_size": 4, "n_random": 4, "n_large": 2, "n_permuted": 2,
+        "max_new_tokens": 8, "n_patched_prompts": 2, "n_forced": 2, "batch_size": 4, "n_random": 4, "n_large": 2,
+        "n_permuted": 2,
     },
 }  # fmt: skip
 
