@@ -33,8 +33,8 @@ SIZES = {
     "exp05": {"n_prompts": 4, "n_map": 2, "batch_size": 8, "n_random": 2, "n_sets": 1},
     "exp06": {
         "counts": {"format": 2, "choice": 1, "arithmetic": 1, "harmful": 1, "harmless": 1}, "n_tuning": 2,
-        "max_new_tokens": 8, "batch_size": 8, "doses": [-1, 0, 1, 2], "raw_doses": [0, 1, 2], "band_doses": [-1, 0, 2], "factors": [0, 1, 2],
-        "n_random": 2, "n_random_removed": 2,
+        "max_new_tokens": 8, "batch_size": 8, "doses": [-1, 0, 1, 2], "raw_doses": [0, 1, 2],
+        "band_doses": [-1, 0, 2], "factors": [0, 1, 2], "n_random": 2, "n_random_removed": 2,
     },
     "exp07_0a": {"n_held": 2, "batch_size": 8, "n_draws": 10, "n_boot": 100},
     "exp07_0c": {
