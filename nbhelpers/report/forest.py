@@ -12,7 +12,6 @@ import pandas as pd
 from nbhelpers.report.charts import (
     DIGITS,
     INK,
-    PANEL,
     SHAPES,
     SINGLE,
     chosen,
@@ -23,7 +22,7 @@ from nbhelpers.report.charts import (
 from nbhelpers.report.families import POOL, is_dense, mean_of
 from nbhelpers.report.quantities import Source, kept, named
 
-WIDTHS = {1: SINGLE["width"], 2: 290, 3: PANEL["width"]}  # of a panel, by the number of columns
+WIDTHS = {1: SINGLE["width"], 2: 290, 3: 155}  # of a panel, by the number of columns; row labels stand beside
 ROW, DOT = 20, 11  # pixels of a row, and of each of several dots in one row
 
 

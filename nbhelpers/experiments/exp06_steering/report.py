@@ -22,7 +22,6 @@ FORM, BEYOND, GAP = "shift.format.dose.0", "over_band.format.0", "gap_shift.tune
 MATRIX = {
     "requested form": FORM,
     "the same, less random directions": BEYOND,
-    "right choices": "shift.choice.dose.0",
     "right content of the same replies": "shift.content.dose.0",
     "distance of late layers, nats": GAP,
     "requested form, chosen dose": "chosen_shift.format",

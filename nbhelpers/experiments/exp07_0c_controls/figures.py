@@ -125,7 +125,7 @@ def formulas(results) -> alt.Chart:
                 kl, dose = (
                     value(quantities, d, f"formula_{what}.{name}.dose_{at}") for what in ("kl", "dose")
                 )
-                if kl > 0 and dose > 0:
+                if round(kl, 6) > 0 and round(dose, 6) > 0:  # a logarithmic axis has no zero
                     said = (
                         FORMULA_WORDS[name] if name.startswith("add") else f"{FORMULA_WORDS[name]}, α = {at}"
                     )
@@ -141,6 +141,7 @@ def formulas(results) -> alt.Chart:
         tooltip=tips, **by_category("kind", ["MLP, scaled", "attention", "stream", "added gap"]),
     )  # fmt: skip
     return panels(
-        table, "Formulas at their doses", point, marks=("both axes are logarithmic",),
+        table, "Formulas at their doses", point,
+        marks=("both axes are logarithmic", "a formula below a millionth of a nat is left out"),
         description="KL(unedited ‖ edited) per token against the dose, one point a formula in the late layers",
     )  # fmt: skip
