@@ -41,7 +41,7 @@ VARIABLES = declared(
             "score": ("by outcome", "score of the reply under a dose of the late direction"),
         },
         ("outcome", "dose", "counted"): {
-            "half_width": ("by outcome", "half of the 95 % interval of the mean, rows counted once or twice"),
+            "half_width": ("by outcome", "half of the interval of the mean, rows counted once or twice"),
         },
         ("outcome", "dose"): {
             "d_paired": ("1", "mean difference from dose 1 over the standard deviation of the differences"),
