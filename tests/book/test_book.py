@@ -189,27 +189,34 @@ def test_every_link_within_the_book_leads_to_a_page_and_an_anchor_of_it(book_roo
 
 
 def test_three_clicks_lead_to_any_claim_s_value_figure_and_source(book_root):
+    """A figure that is not measured here has no chart: its row says why."""
     html = book_root / "_build/html"
     first = (html / "index.html").read_text()
     claims = pd.read_csv(params.ROOT / "params/published.csv")["id"]
-    found = {}
+    measured, reasons = {}, {}
     for key in KEYS:
         place = f"runs/{Path(params.experiment(key).across).stem}.html"
         assert f'href="{place}"' in first  # the first click
         page = (html / place).read_text()
         for claim in claims[claims.str.startswith(f"{key}.")]:
-            if f' id="{claim}"' in page:
-                found[claim] = page
-    drawn = random.Random(0).sample(sorted(found), 10)
-    for claim in drawn:  # the second click goes to the ledger, the third from its row to figure or source
-        page, at = found[claim], found[claim].index(f' id="{claim}"')
-        row = page[page.rindex("<tr", 0, at) : page.index("</tr>", at)]
+            if (at := page.find(f' id="{claim}"')) >= 0:
+                row = page[page.rindex("<tr", 0, at) : page.index("</tr>", at)]
+                here = reasons if 'data-of="why not here"' in row else measured
+                here[claim] = row, page
+    draw = random.Random(0)
+    for claim in draw.sample(
+        sorted(measured), 10
+    ):  # the second click goes to the ledger, the third to figure or source
+        row, page = measured[claim]
         links = re.findall(r'href="([^"]+)"', row)
         figure = next(link for link in links if link.startswith("#"))
         source = next(link for link in links if link.startswith("../source/"))
         assert f'id="{figure[1:]}"' in page
         module, line = source.removeprefix("../").split("#")
         assert f'id="{line}"' in (html / module).read_text()
+    for claim in draw.sample(sorted(reasons), 10):
+        cells = dict(re.findall(r'data-of="([^"]+)">(.*?)</td>', reasons[claim][0], re.DOTALL))
+        assert cells["why not here"].strip() and cells["published"].strip() and cells["source"].strip(), claim
 
 
 @pytest.mark.slow
