@@ -170,12 +170,6 @@ def cohen_dz(differences: ArrayLike) -> float:
     return float(d.mean() / spread) if spread > 0 else np.nan
 
 
-def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:
-    """Return P(a > b) − P(a < b) over all pairs of values, in [−1, 1]; NaN if one side is empty."""
-    a, b = _measured(a), _measured(b)
-    return float(np.sign(a[:, None] - b).mean()) if len(a) and len(b) else np.nan
-
-
 def spearman_branches(doses: ArrayLike, means: ArrayLike, *, centre: float = 1.0) -> dict[str, Branch]:
     """Return the rank correlation of a mean with the dose {"below": dose ≤ centre, "above": dose ≥ centre}.
 

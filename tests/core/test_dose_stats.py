@@ -123,16 +123,6 @@ def test_mcnemar_by_hand():
 def test_effect_sizes_by_hand():
     assert dose_stats.cohen_dz([1.0, 2.0, 3.0]) == pytest.approx(2.0)
     assert math.isnan(dose_stats.cohen_dz([1.0, 1.0]))
-    assert dose_stats.cliffs_delta([1, 2, 3], [2]) == 0.0
-    assert dose_stats.cliffs_delta([3, 4], [1, 2]) == 1.0
-    assert dose_stats.cliffs_delta([1, 4], [2, 2]) == 0.0
-
-
-def test_cliffs_delta_is_the_mann_whitney_statistic():
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 5, 20), rng.integers(1, 6, 15)
-    u = scipy_stats.mannwhitneyu(a, b).statistic
-    assert dose_stats.cliffs_delta(a, b) == pytest.approx(2 * u / (len(a) * len(b)) - 1)
 
 
 def test_an_inverted_u_has_two_branches():

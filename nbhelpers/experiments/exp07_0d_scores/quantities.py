@@ -4,21 +4,9 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core import stats
+from nbhelpers.experiments.exp07_0d_scores.experiment import BRANCHES, CLASSES, DEFINITIONS, OUTCOMES
 from nbhelpers.report.quantities import Quantities, levels, ratios, shifts
 
-OUTCOMES = (
-    "format",
-    "choice",
-    "arithmetic",
-    "refusal_harmful",
-    "refusal_harmless",
-    "structure",
-    "incoherent",
-    "nll_unedited",
-)
-DEFINITIONS = ("structure", "structure_lines", "structure_bold", "format")
-CLASSES = ("STRUCTURAL", "DISCOURSE", "PUNCTUATION", "FUNCTION", "CONTENT", "OTHER")
-BRANCHES = ("whole", "below", "above")
 RELABELLED = "a word list is not relabelled here: three other definitions of structure stand beside it"
 RANGE = "doses here end at 2, where replies stay coherent"
 UNMEASURED = {

@@ -8,7 +8,6 @@ from nbhelpers.report.quantities import Quantities, Quantity, levels, over, shif
 
 UNITS = {"nll_unedited": "nats", "kl": "nats"}  # outcomes that are no rate or share
 CRITERION = 0.6  # share from which the study calls a difference one direction
-CLOUDS = ("two_nn", "participation")
 PAIRED = "paired by prompt; published: a pooled d with binomial spread"
 OWN_LAYERS = "in layers of this model; published: pooled over tokens of texts that differ by dose"
 FORCED = "by prompt, on the same tokens at every dose"

@@ -17,7 +17,6 @@ from nbhelpers.models.prompts import Prompt, choose, read_as
 
 Known = Sequence[tuple[Prompt, dict]]
 FEWEST = 5  # prompts, as many as a probe has folds
-PATCHES = 10  # patched rows, of one token each, for each row of a whole forward
 Lenses = Mapping[str, tuned_lens.TunedLens]
 
 
