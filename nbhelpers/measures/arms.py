@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 from nbhelpers.core.params import NATIVE
+from nbhelpers.models.conditions import OTHER, shuffled
+from nbhelpers.models.decoder import Pair
+from nbhelpers.models.edits import scrambling
 from nbhelpers.models.row_edits import RowEdit
+from nbhelpers.models.row_grafts import RowGraft, Source
 
-CHANGES = ("none", "rescale", "matched", "add", "mean", "zero", "skip")
+GRAFTS = ("graft", "permuted", "scrambled", "self")
+CHANGES = ("none", "rescale", "matched", "add", "mean", "zero", "skip", *GRAFTS)
 
 
 class SteeringError(ValueError):
@@ -26,8 +31,11 @@ class Arm:
 
     change: "none"; "rescale" h + (α − 1)(d·h)d; "matched" the same length along the unit vector `write` instead of d; "add"
     h + dose · v with the vector v itself, not its unit; "mean" puts the vector v in place of h; "zero" zero; "skip" makes the
-    blocks the identity (both their updates are zero). vector: the key of d or v among the vectors of the run. dose: α of
-    "rescale" and "matched" (1 is the identity), the factor of "add" (0 is the identity); without meaning for the others.
+    blocks the identity (both their updates are zero). "graft" puts the other model's MLPs in place of the host's, "permuted"
+    those of the same layers in random order, "scrambled" changes the MLP outputs as much in no direction of use
+    (`edits.scramble`), "self" the host's own MLPs, which changes nothing. vector: the key of d or v among the vectors of
+    the run. dose: α of "rescale" and "matched" (1 is the identity), the factor of "add" (0 is the identity); without meaning
+    for the others.
     """
 
     name: str
@@ -62,7 +70,7 @@ class Arm:
     def identity(self) -> bool:
         """Whether the arm must leave its host as it is."""
         neutral = {"rescale": 1.0, "matched": 1.0, "add": 0.0}
-        return self.change == "none" or neutral.get(self.change) == self.dose
+        return self.change in ("none", "self") or neutral.get(self.change) == self.dose
 
 
 # name → [layer, d], or [layer, k, d] of k orthonormal rows: "rescale" acts along one after another, so on their span
@@ -110,8 +118,43 @@ def row_edits(arms: Sequence[Arm], vectors: Vectors, width: int) -> list[RowEdit
     return found
 
 
+def row_grafts(arms: Sequence[Arm], pair: Pair, *, seed: int = 0) -> list[RowGraft]:
+    """Return the grafts of a batch with one row an arm, all of one host; none if no arm is a graft.
+
+    seed: of the random order of "permuted" and of "scrambled". InterventionError as in `conditions.shuffled`.
+    """
+    found = []
+    for layer in sorted({layer for arm in arms if arm.change in GRAFTS for layer in arm.layers}):
+        sources, which = {}, torch.full((len(arms),), -1)
+        for i, arm in enumerate(arms):
+            if arm.change in GRAFTS and layer in arm.layers:
+                key = arm.change, _donor_layer(arm, layer, seed)
+                sources.setdefault(key, (len(sources), _source(arm, pair, *key, seed)))
+                which[i] = sources[key][0]
+        found.append(RowGraft(layer, tuple(source for _, source in sources.values()), which))
+    return found
+
+
+def _donor_layer(arm: Arm, layer: int, seed: int) -> int:
+    """Return which layer of the donor stands at a layer of the host."""
+    return dict(zip(arm.layers, shuffled(arm.layers, seed)))[layer] if arm.change == "permuted" else layer
+
+
+def _source(arm: Arm, pair: Pair, change: str, layer: int, seed: int) -> Source:
+    """Return what stands in place of the host's MLP: that of a layer of the donor, or a control."""
+    donor = getattr(pair, arm.host if change == "self" else OTHER[arm.host])
+    mlp = donor.stack._module.layers[layer].mlp
+    return (
+        Source(mlp, *scrambling(donor.config.hidden_size, layer, seed))
+        if change == "scrambled"
+        else Source(mlp)
+    )
+
+
 def _places(arm: Arm) -> tuple[str, ...]:
-    """Return where an arm acts; skipping a block silences both of its updates."""
+    """Return where an arm edits activations; skipping a block silences both of its updates."""
+    if arm.change in GRAFTS:
+        return ()
     return ("attention_update", "mlp_update") if arm.change == "skip" else (arm.place,)
 
 

@@ -12,13 +12,13 @@ import xarray as xr
 from torch import Tensor
 
 from nbhelpers import progress
-from nbhelpers.measures.arms import Arm, SteeringError, Vectors, row_edits
+from nbhelpers.measures.arms import Arm, SteeringError, Vectors, row_edits, row_grafts
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.decoding import decode
 from nbhelpers.models.forward import forced_batch
 from nbhelpers.models.generation import Continuation, batches_by_length
 from nbhelpers.models.prompts import Prompt, check_fit, read_as
-from nbhelpers.models.row_edits import RowEdit, applied, block_outputs, first_layers, resumed
+from nbhelpers.models.row_edits import RowChange, applied, block_outputs, first_layers, resumed
 
 
 def hosts(arms: Sequence[Arm]) -> list[tuple[str, list[int]]]:
@@ -40,6 +40,11 @@ def groups(arms: Sequence[Arm]) -> list[tuple[str, list[int]]]:
         early = [i for i in members if first.get(i, middle) < middle]
         found += [(host, part) for part in (early, [i for i in members if i not in early]) if part]
     return found
+
+
+def changes(arms: Sequence[Arm], pair: Pair, vectors: Vectors) -> list[RowChange]:
+    """Return the edits and the grafts of a batch with one row an arm."""
+    return [*row_edits(arms, vectors, pair.pt.config.hidden_size), *row_grafts(arms, pair)]
 
 
 def rendered(decoder: Decoder, arms: Sequence[Arm], prompts: Sequence[Prompt]) -> dict[str, list[list[int]]]:
@@ -71,7 +76,7 @@ def written(
             check_fit(decoder, prompts, rows, max_new_tokens)
         at = [(i, p) for p in range(len(prompts)) for i in range(len(mine))]
         index = torch.as_tensor([i for i, _ in at])
-        edits = [edit.of(index) for edit in row_edits(mine, vectors, decoder.config.hidden_size)]
+        edits = [edit.of(index) for edit in changes(mine, pair, vectors)]
         made = decode(
             decoder, [own[mine[i].format][p] for i, p in at], edits, max_new_tokens=max_new_tokens,
             batch_size=batch_size,
@@ -139,7 +144,7 @@ def forced(
     for host, members in hosts(arms):
         decoder, mine = getattr(pair, host), [arms[i] for i in members]
         own = rendered(decoder, mine, prompts)
-        edits = row_edits(mine, vectors, decoder.config.hidden_size)
+        edits = changes(mine, pair, vectors)
         for prompt_format, rows in own.items():
             here = [k for k, arm in enumerate(mine) if arm.format == prompt_format]
             block = [edit.of(torch.as_tensor(here)) for edit in edits]
@@ -180,7 +185,7 @@ def _read_forced(decoder, rows, replies, edits, members, found, batch_size) -> N
 
 
 def last_residuals(
-    decoder: Decoder, batch, edits: Sequence[RowEdit], arms: Sequence[int], *, first: int = 0, before=None
+    decoder: Decoder, batch, edits: Sequence[RowChange], arms: Sequence[int], *, first: int = 0, before=None
 ) -> Tensor:
     """Return what leaves the last block at the measured positions of a forced batch, [arm, token, d].
 

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from nbhelpers.core.params import ParameterError
 from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.generation import Continuation, batches_by_length, cut_at_stop, left_pad
-from nbhelpers.models.row_edits import Applied, RowEdit, applied, check
+from nbhelpers.models.row_edits import Applied, RowChange, applied, check
 
 COMPACT = 0.125  # rows are dropped once this share of them is finished
 # What a block is given of every row, beside its input.
@@ -37,7 +37,7 @@ class Decoded:
 def decode(
     decoder: Decoder,
     rows: Sequence[Sequence[int]],
-    edits: Sequence[RowEdit] = (),
+    edits: Sequence[RowChange] = (),
     *,
     max_new_tokens: int,
     batch_size: int = 512,

@@ -100,11 +100,15 @@ def scramble(donor: Decoder, layers: Sequence[int], *, seed: int = 0) -> list[Ed
     return [Edit(layer, "mlp", _scrambled(donor, layer, seed)) for layer in layers]
 
 
-def _scrambled(donor, layer, seed):
+def scrambling(width: int, layer: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the random order and signs of coordinates, [d] each, by which `scramble` moves a change at a layer."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + layer)
-    width = donor.config.hidden_size
     order = torch.randperm(width, generator=generator)
-    signs = 2.0 * torch.randint(2, (width,), generator=generator) - 1
+    return order, 2.0 * torch.randint(2, (width,), generator=generator) - 1
+
+
+def _scrambled(donor, layer, seed):
+    order, signs = scrambling(donor.config.hidden_size, layer, seed)
 
     def change(block):
         x = block.mlp.input

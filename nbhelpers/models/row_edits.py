@@ -5,7 +5,7 @@ model, prefill and decode steps alike; `as_edits` gives the same edits to nnsigh
 change into weights. Sums are formed in float32 and cast once, so α = 1 leaves a tensor as it is, bit for bit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nbhelpers.models.decoder import STREAM, Decoder, block_layout
 from nbhelpers.models.edits import STEERED, Edit, InterventionError
+from nbhelpers.models.row_grafts import RowGraft
 
 # What an edit can change: what a module returns, by the names of `decoder.STREAM`, or the stream after the block.
 # "attention_output" is what self-attention returns, before the norm that Gemma 3 and OLMo 2 put after it.
@@ -59,22 +60,47 @@ class RowEdit:
         values = {name: getattr(self, name) for name in PER_ROW}
         return replace(self, **{n: v.to(device, torch.float32) for n, v in values.items() if v is not None})
 
+    def check(self, decoder: Decoder, n_rows: int) -> None:
+        """Raise InterventionError unless the tensors fit the model and the rows."""
+        width = decoder.config.hidden_size
+        for name in PER_ROW:
+            value, own = getattr(self, name), () if name in ("alpha", "keep") else (width,)
+            if value is not None and tuple(value.shape) not in ((1, *own), (n_rows, *own)):
+                wanted = f"[{n_rows}, {width}]" if own else f"[{n_rows}]"
+                raise InterventionError(
+                    f"{name} of layer {self.layer} has the shape {list(value.shape)}; this batch needs {wanted}, or one "
+                    "entry for all rows."
+                )
 
-def check(edit: RowEdit, decoder: Decoder, n_rows: int) -> None:
+    def touched(self, n_rows: int) -> Tensor:
+        """Return which rows the edit changes, bool [row]."""
+        found = torch.zeros(n_rows, dtype=torch.bool)
+        for name, neutral in (("alpha", 1), ("keep", 1), ("offset", 0)):
+            if (values := getattr(self, name)) is not None:
+                found |= (values.reshape(len(values), -1) != neutral).any(1).cpu()
+        return found
+
+    def attach(self, block: nn.Module, current: Callable[[], "RowEdit"]) -> Callable[[], None]:
+        """Make the edit in every forward of a block; return what takes it out. current: gives the edit of the rows left."""
+
+        def hook(module, inputs, output):
+            if isinstance(output, tuple):
+                return (changed(output[0], current()), *output[1:])
+            return changed(output, current())
+
+        return edited_module(block, self.place).register_forward_hook(hook).remove
+
+
+RowChange = RowEdit | RowGraft
+
+
+def check(edit: RowChange, decoder: Decoder, n_rows: int) -> None:
     """Raise InterventionError unless an edit's layer is one of the model and its tensors fit the model and the rows."""
     if not 0 <= edit.layer < decoder.n_layers:
         raise InterventionError(
             f"There is no layer {edit.layer}: this model's are 0 to {decoder.n_layers - 1}."
         )
-    width = decoder.config.hidden_size
-    for name in PER_ROW:
-        value, own = getattr(edit, name), () if name in ("alpha", "keep") else (width,)
-        if value is not None and tuple(value.shape) not in ((1, *own), (n_rows, *own)):
-            wanted = f"[{n_rows}, {width}]" if own else f"[{n_rows}]"
-            raise InterventionError(
-                f"{name} of layer {edit.layer} has the shape {list(value.shape)}; this batch needs {wanted}, or one "
-                "entry for all rows."
-            )
+    edit.check(decoder, n_rows)
 
 
 def changed(h: Tensor, edit: RowEdit) -> Tensor:
@@ -111,11 +137,11 @@ class Applied:
     `rows` [row]: indices of the rows that are still in the batch. `positions` [row]: by index, over all layers alike.
     """
 
-    edits: Sequence[RowEdit]
+    edits: Sequence[RowChange]
     rows: Tensor
     positions: Tensor
     mask: Tensor | None = None
-    current: dict[int, RowEdit] = field(default_factory=dict)
+    current: dict[int, RowChange] = field(default_factory=dict)
 
     def select(self, left: Tensor) -> None:
         """Leave out rows: `left` [row] are the indices, in the present batch, of those that stay."""
@@ -128,35 +154,25 @@ class Applied:
 
 
 @contextmanager
-def applied(decoder: Decoder, edits: Sequence[RowEdit], n_rows: int) -> Iterator[Applied]:
+def applied(decoder: Decoder, edits: Sequence[RowChange], n_rows: int) -> Iterator[Applied]:
     """Make the edits in every forward of a decoder's module within the block; yield their state.
 
     In a trace of nnsight, `.output` of an edited module is still what it returned before the edit: to read what the edits
     made, capture with hooks, or trace with `as_edits`. InterventionError as in `check`.
     """
-    device = decoder.module.device
-    blocks = decoder.stack._module.layers
+    device, blocks = decoder.module.device, decoder.stack._module.layers
     for edit in edits:
         check(edit, decoder, n_rows)
-    modules = [edited_module(blocks[edit.layer], edit.place) for edit in edits]
     state = Applied(edits, torch.arange(n_rows), torch.zeros(n_rows, dtype=torch.long))
     state.current = {i: edit.on(device) for i, edit in enumerate(edits)}
-    handles = [module.register_forward_hook(_hook(state, i)) for i, module in enumerate(modules)]
+    undo = []
     try:
+        for i, edit in enumerate(edits):
+            undo.append(edit.attach(blocks[edit.layer], lambda i=i: state.current[i]))
         yield state
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(state, index):
-    def hook(module, inputs, output):
-        edit = state.current[index]
-        if isinstance(output, tuple):
-            return (changed(output[0], edit), *output[1:])
-        return changed(output, edit)
-
-    return hook
+        for each in reversed(undo):
+            each()
 
 
 def as_edits(edits: Sequence[RowEdit]) -> list[Edit]:
@@ -181,14 +197,11 @@ def as_edits(edits: Sequence[RowEdit]) -> list[Edit]:
     return [made(edit) for edit in edits]
 
 
-def first_layers(edits: Sequence[RowEdit], n_rows: int, n_layers: int) -> Tensor:
+def first_layers(edits: Sequence[RowChange], n_rows: int, n_layers: int) -> Tensor:
     """Return the first layer at which each row is edited, [row]; the last layer for a row that no edit touches."""
     found = torch.full((n_rows,), n_layers - 1)
     for edit in edits:
-        touched = torch.zeros(n_rows, dtype=torch.bool)
-        for name, neutral in (("alpha", 1), ("keep", 1), ("offset", 0)):
-            if (values := getattr(edit, name)) is not None:
-                touched |= (values.reshape(len(values), -1) != neutral).any(1).cpu()
+        touched = edit.touched(n_rows)
         found[touched] = found[touched].clamp_max(edit.layer)
     return found
 
