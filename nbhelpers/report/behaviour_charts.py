@@ -18,7 +18,7 @@ from nbhelpers.report.theme import CATEGORIES, INK, IT, NO_STEP, PANEL, PT, SING
 
 HOSTS = {"A": "PT", "B": "PT", "C": "IT", "D": "IT"}  # by the first letter of a condition's name
 WORDS = {"early": "early", "mid": "middle", "late": "late"}
-DONE = {"permuted": "shuffled", "scrambled": "scrambled"}
+DONE = {"permuted": "shuffled", "scrambled": "scrambled", "self": "self"}
 # What a judge says of two replies, in the order in which bars stack.
 OUTCOMES = {
     "win": "the first one wins",
@@ -43,17 +43,14 @@ SLOT = 9  # pixels of one dot of a row
 def parts(condition: str) -> tuple[str, str, str]:
     """Return (host, grafted window, control) of a condition's name: "B_late_permuted" is ("PT", "late", "permuted").
 
-    Window and control are "" where the name has none. ValueError for a name that is no condition's.
+    Window and control are "" where the name has none; B and D alone are the late window, as in the study's run of one
+    window. ValueError for a name that is no condition's.
     """
     letter, *rest = condition.split("_")
-    window, control = [*rest, "", ""][:2]
-    known = (
-        len(rest) < 3
-        and letter in HOSTS
-        and (window in WINDOWS if letter in "BD" else not rest)
-        and control in ("", *DONE)
-    )
-    if not known:
+    grafted = letter in ("B", "D")
+    window = rest.pop(0) if grafted and rest and rest[0] in WINDOWS else "late" if grafted else ""
+    control = rest.pop(0) if grafted and rest and rest[0] in DONE else ""
+    if letter not in HOSTS or rest:
         raise ValueError(
             f"There is no condition {condition!r}; its name is A, C, or B or D with a window, such as B_late."
         )

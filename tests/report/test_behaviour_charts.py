@@ -129,6 +129,8 @@ def sorted_axis(spec, channel="y"):
     [
         ("A", "PT", "PT"),
         ("B_mid", "PT with IT's middle MLPs", "PT + mid"),
+        ("B", "PT with IT's late MLPs", "PT + late"),
+        ("B_scrambled", "PT with IT's late MLPs, scrambled", "PT + late, scrambled"),
         ("C", "IT", "IT"),
         ("D_late", "IT with PT's late MLPs", "IT + late"),
         ("D_late_scrambled", "IT with PT's late MLPs, scrambled", "IT + late, scrambled"),
@@ -139,7 +141,7 @@ def test_a_condition_is_said_in_words(name, words, label):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "E", "B", "B_last", "A_late", "C_it_chat", "B_late_turned", "D_mid_permuted_x"]
+    "name", ["", "E", "B_last", "A_late", "C_it_chat", "B_late_turned", "D_mid_permuted_x"]
 )
 def test_what_is_no_condition_is_refused(name):
     with pytest.raises(ValueError, match="There is no condition"):
