@@ -239,6 +239,25 @@ def test_a_full_disk_loses_no_label(root, monkeypatch):
     assert "could not be written" in view.value
 
 
+def run_notebook(**given):
+    """Run the cells of the labelling notebook in this process, with parameters of our own."""
+    names = {}
+    for cell in json.loads((REPOSITORY / "notebooks/label.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            names |= given if "parameters" in cell["metadata"].get("tags", []) else {}
+
+
+def test_the_notebook_runs_without_a_rater_and_without_a_result(root, capsys):
+    run_notebook()
+    nobody = capsys.readouterr().out
+    assert "Write your name into `rater`" in nobody and nobody.count("Nobody labels yet.") == 2
+    run_notebook(rater="ada", models=["bob"])
+    assert capsys.readouterr().out.count("make it with `nbh run exp90 --model bob --profile pocket`") == 3
+    run_notebook(rater="ada", models=["ann"])
+    assert capsys.readouterr().out.count("Nobody has labelled a reply of exp90 yet.") == 2
+
+
 def test_the_notebook_is_committed_without_a_reply():
     book = json.loads((REPOSITORY / "notebooks/label.ipynb").read_text())
     assert "widgets" not in book["metadata"]
