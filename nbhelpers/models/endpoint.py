@@ -142,17 +142,13 @@ def _silent() -> Iterator[None]:
 class Endpoint:
     """One model behind one address, with its cache.
 
-    After `answers` the counters say what this process did: `sent` requests answered, `tokens_in` and `tokens_out` of them,
-    `failed` requests without an answer.
+    After `answers`, `sent` counts the requests that were answered, `tokens_in` and `tokens_out` their tokens, and `failed`
+    the requests without an answer.
 
     Parameters
     ----------
-    url
-        The address up to and with "/v1".
-    model
-        The model's name there.
-    key
-        The API key.
+    url, model, key
+        The address up to and with "/v1", the model's name there, and the API key.
     cache
         Where exchanges are kept.
     slot
@@ -310,9 +306,14 @@ class Endpoint:
             "type": "json_schema",
             "json_schema": {"name": ask.task, "schema": ask.schema, "strict": True},
         }
-        options = {} if plain else {"response_format": form}
         found = await asked.chat.completions.create(
-            model=self.model, messages=messages, max_tokens=cap, **SAMPLING, **options
+            model=self.model,
+            messages=messages,
+            max_tokens=cap,
+            extra_body={}
+            if plain
+            else {"response_format": form},  # as it stands: the SDK would walk through it
+            **SAMPLING,
         )
         if not getattr(found, "choices", None):
             raise ValueError("no choices")

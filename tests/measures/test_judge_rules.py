@@ -4,7 +4,7 @@ No harmful completion is written out: where a model would comply, the text only 
 """
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers.measures.judge import PAIRWISE, TASKS, Item, classes, values
