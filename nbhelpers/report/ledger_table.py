@@ -19,7 +19,8 @@ DASH = "–"
 SIGNS = {"same sign": "✓", "other sign": "✗", UNDECIDED: "~"}
 ALL_FAMILIES = "all families"
 SUMS = ("agrees with the claim", "same sign", "audit", "source")
-HEAD = re.compile(r": |, | (?=\()")  # where the claim of a group ends and its cases begin
+# Where the claim of a group ends and its cases begin: a delimiter outside of brackets, or a bracket that ends the claim.
+HEAD = re.compile(r"(?:: |, )(?![^(]*\))| (?=\([^()]*\)$)")
 SHORT = {"mean": "mean of six"} | {ALL: ALL_FAMILIES}
 READING = (
     "Cells: published → this run [single 95 % interval], then two judgments. <b>Agrees with the claim</b>: yes, no, or "
@@ -141,8 +142,7 @@ def grouped(claims: Iterable[str]) -> list[tuple[str, str]]:
             continue
         before = claim
         if head != claim and head in heads[max(i - 1, 0) : i] + heads[i + 1 : i + 2]:
-            case = claim[len(head) :].lstrip(":, ")
-            found.append((head, case[1:-1] if case.startswith("(") else case))
+            found.append((head, re.sub(r"^\(([^()]*)\)$", r"\1", claim[len(head) :].lstrip(":, "))))
         else:
             found.append(("", claim))
     return found
