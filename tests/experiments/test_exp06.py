@@ -106,7 +106,7 @@ def made_up_scores(rng, lift, coords, groups, flat, roles):
             score[m, place["pt"]][mine] = 0.0
         if name == "format":
             for arm in groups["dose"]:
-                lost = min(0.9, 0.7 * lift * max(0.0, 1 - arm.dose))
+                lost = min(0.95, 1.5 * lift * max(0.0, 1 - arm.dose))  # enough for an exact test of 8 prompts
                 score[m, place[arm.name]] = np.where(mine, (rank >= lost).astype(float), np.nan)
     return score
 
