@@ -189,7 +189,7 @@ def said(results, detail: int) -> Verdict:
         f"Form before content: {answer(lead)}",
         sentence("; ".join(filter(None, (moved_form(results, detail), where)))),
         f"{powered(results)} {committed(results)}",
-        f"The direction carries {energy} of the differences' energy.",
+        "" if detail == LEAST else f"The direction carries {energy} of the differences' energy.",
     )
 
 
