@@ -30,13 +30,13 @@ TITLES = {
     "arithmetic": "right sums",
     "refusal_harmful": "harmful requests refused",
     "engaged_harmless": "harmless requests answered",
-    "structure": "structural words",
-    "repetition": "repeated 4-grams",
+    "structure": "structural words (share of words)",
+    "repetition": "repeated 4-grams (share of 4-grams)",
     "incoherent": "incoherent replies",
 }
 METRIC = {"metric": "score"}
 FORM, DISTANCE = "requested form", "distance of late layers"
-SHARE = "share of replies"
+SHARE = "share"  # of replies, unless a score says of what
 CONTROLS = {
     "dose.0": "the direction",
     "matched.0": "random, same size",
@@ -99,7 +99,7 @@ def dose_curves(results) -> alt.Chart:
     )  # fmt: skip
     return dose_response(
         rows.dropna(subset=["mean", "low"], how="all"), y=SHARE, title="Replies by dose of the late direction",
-        description="Share of replies with the chosen score, against the dose α of the late IT − PT direction in IT",
+        description="Share, of replies or of what the score says, against the dose α of the late IT − PT direction in IT",
         toggles=METRIC, limit=limit,
     )  # fmt: skip
 
@@ -273,5 +273,5 @@ def published_curves() -> alt.Chart:
     return dose_response(
         rows, y=SHARE, title="Published: Gemma 3 4B", fields=("score",),
         colours=by_category("score", [TITLES[metric] for metric in CURVES]),
-        description="Published share of replies by score, against the dose α, layers 20–33 of Gemma 3 4B",
+        description="Published share of replies by score, against the dose α in layers 20–33",
     )  # fmt: skip
