@@ -386,7 +386,7 @@ def test_quantities_of_steering_by_hand():
 def test_the_verdict_says_what_is_predicted_and_what_moves():
     results = {f"Pocket {t}": d for t, d in synthetic.results("exp10", n_prompts=8).items()}
     assert report.verdict(results).answer == "Predicts it: yes; moves it: no"
-    assert report.verdict(results).caveat == "But the whole difference does not surely move it either."
+    assert report.verdict(results).caveat == "The whole difference does not surely move it either."
     turned = {t: opposite(d) for t, d in results.items()}
     assert report.verdict(turned).answer == "Predicts it: no; moves it: yes"
     moving = {t: d.assign(patch_shift=d.patch_shift + (d.condition == "full")) for t, d in results.items()}

@@ -59,8 +59,8 @@ def identity_rule() -> alt.Chart:
 def dose_response(results) -> alt.Chart:
     """Return a chart of right forms and right content against the dose of the direction, by pair.
 
-    A grey bar with ends at dose 0 is the range of right forms under random directions. Doses with more than 20 % of incoherent
-    replies are shaded.
+    A grey bar with ends at dose 0 is the range of right forms under random directions. Doses with more than 20 % of
+    incoherent replies are shaded.
     """
     rows = pd.concat([_by_dose(dataset).assign(panel=title) for title, dataset in results.items()])
     rows = rows.dropna(subset=["mean"]).round(DIGITS).assign(one=1.0)

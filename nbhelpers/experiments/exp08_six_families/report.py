@@ -226,7 +226,7 @@ def powered(results) -> str:
     )
     if form == MISSING:
         return NO_FORM
-    what = f"form or content by {form}" if form == content else f"form by {form}, of content by {content}"
+    what = f"form or content by {form}" if form == content else f"form by {form}, content by {content}"
     return f"Changes of {what} points would show (80 % power)."
 
 

@@ -85,7 +85,7 @@ def whole(results) -> str:
     found = sides(results, quantities, WHOLE)
     surely = found[UP] + found[DOWN]
     if not surely:
-        return "But the whole difference does not surely move it either."
+        return "The whole difference does not surely move it either."
     return sentence(f"the whole difference does move it {among(surely, results, LEAST)}".rstrip())
 
 
