@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nbhelpers import experiments
 from nbhelpers.core import params
 from nbhelpers.report import claims, ledger, ledger_table
 from tests import synthetic
@@ -83,6 +84,25 @@ def test_no_row_name_begins_or_ends_inside_a_bracket(experiment):
         for name in (head, case):
             depths = np.cumsum([(letter == "(") - (letter == ")") for letter in name] or [0])
             assert depths.min() >= 0 and depths[-1] == 0, (head, case)
+
+
+def test_a_negative_dose_in_a_claim_has_a_true_minus_sign():
+    said = pd.Series(["Layer at dose -1 of the top-1 token", "Layers 20-33, α = -0.5"])
+    assert ledger_table.with_minus(said).tolist() == [
+        "Layer at dose −1 of the top-1 token",
+        "Layers 20-33, α = −0.5",
+    ]
+
+
+def test_a_page_without_any_measured_figure_says_so_in_one_sentence():
+    made = {"A": synthetic.dataset("gemma", "exp05", n_prompts=12)}
+    shown = ledger.beside("exp05", made, experiments.part("exp05", "quantities"), n_resamples=20)
+    n = len(claims.published("exp05"))
+    assert (
+        f"None of the {n} published figures is measured on this page" in shown.html
+        and "<table" not in shown.html
+    )
+    assert 'href="#published-but-not-measured-here"' in shown.html and "below" in repr(shown)
 
 
 def test_judgments_are_counted_in_order():
