@@ -47,7 +47,7 @@ def steered(rng, names, lift=1.0):
         at["format"][:] = rank >= 0.25 * lift * harm
         at["structure"][:] = 0.3 - 0.05 * lift * harm + 0.01 * rng.random(n)
         at["structure_lines"][:] = 0.4 - 0.05 * lift * harm + 0.01 * rng.random(n)
-        at["structure_bold"][:] = 0.1 + 0.02 * rng.random(n)
+        at["structure_bold"][:] = 0.3 - 0.05 * lift * harm + 0.01 * rng.random(n)
         at["incoherent"][:] = (group == "matched") & (rank < 0.6)
         at["structure"][:] += 0.2 * at["incoherent"]
         at["nll_unedited"][:] = 0.3 + 0.2 * harm + 0.1 * rng.random(n)
@@ -231,7 +231,7 @@ def test_each_validation_has_a_verdict_of_its_own():
     for say in (report.verdict_0d, report.verdict_0e):
         made = say(results())
         assert made.words <= 60 and str(made) != str(say(turned)) and "nan" not in str(made)
-    assert "yes" in report.verdict_0e(results()).answer and "no" in report.verdict_0e(turned).answer
+    assert "in all six" in report.verdict_0e(results()).answer and "none" in report.verdict_0e(turned).answer
 
 
 def test_what_no_prompt_supports_is_nan_and_no_error(rng):

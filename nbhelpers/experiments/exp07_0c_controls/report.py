@@ -16,11 +16,11 @@ from nbhelpers.experiments.exp07_0c_controls.quantities import (
 )
 from nbhelpers.report import rates
 from nbhelpers.report.charts import panels_of
-from nbhelpers.report.directions import COUNTS, LEAST, among, fitting, levels_of, ranged, sentence
+from nbhelpers.report.directions import LEAST, among, by_mark, fitting, in_pairs, levels_of, ranged, sentence
 from nbhelpers.report.forest import forest_rows
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import in_words, interval, number, p_value, percent
-from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict, bounds, sides, told, where
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict, bounds, sides, told
 
 CONTROL_WORDS = {
     "matched": "random, as long",
@@ -228,15 +228,14 @@ def beside_random(results, detail: int) -> str:
         f"{word} {among(t, results, detail)}".strip() for word, t in (("more", more), ("less", less)) if t
     ]
     left = "in the others " if said else f"{among(rest, results, detail)} "
-    within = [f"{left if len(results) > 1 else ''}it lies within their range (rank p {p})"] if rest else []
-    return "; ".join([f"It does surely {' and '.join(said)}", *within] if said else within)
-
-
-def in_pairs(titles, results) -> str:
-    """Return in how many pairs something holds, "in two of six" or "in none"; of a single pair, yes or no."""
-    if len(results) == 1:
-        return "yes" if titles else "no"
-    return where(titles, results, again=True).split(" (")[0]
+    within = (
+        [
+            f"{left if len(results) > 1 else ''}{'it' if said else 'the direction'} lies within their range (rank p {p})"
+        ]
+        if rest
+        else []
+    )
+    return "; ".join([f"The direction does surely {' and '.join(said)}", *within] if said else within)
 
 
 def formed(results) -> list[str]:
@@ -252,14 +251,14 @@ def said(results, detail: int) -> Verdict:
     p = ranged((value(quantities, d, "format_exact_p.dose_0") for d in results.values()), p_value)
     seen = levels_of(results, quantities, "format_detectable")
     found = sides(results, quantities, "last_window_lead")
-    lead = f"surely do {among(found[UP], results, detail)}".rstrip() if found[UP] else "do not surely do"
+    does, places = ("surely do", among(found[UP], results, detail)) if found[UP] else ("do not surely do", "")
     form = told(formed(results), results, "Format compliance surely moves beyond them",
                 "Format compliance does not surely move", True)  # fmt: skip
     return Verdict(
         f"More than matched random directions: {in_pairs(specific(results), results)}",
         sentence(beside_random(results, detail)),
         sentence(f"{form} (exact p {p}; visible: {seen})"),
-        f"The last layers {lead} more than the average window.",
+        f"The last layers {does} more than the average window {places}".rstrip() + ".",
     )  # fmt: skip
 
 
@@ -278,14 +277,6 @@ def verdict_0c(results) -> Verdict:
     )
 
 
-def by_mark(results, name: str, words: dict[str, str], detail: int = COUNTS) -> str:
-    """Return in which pairs a quantity has each mark, "more in Gemma, less in Qwen"; words: {mark: word}."""
-    found = sides(results, quantities, name)
-    return ", ".join(
-        f"{word} {among(found[m], results, detail)}".strip() for m, word in words.items() if found[m]
-    )
-
-
 def verdict_0f(results) -> Verdict:
     """Return the verdict of 0F: which windows do more than random directions there, and whether single layers do anything."""
     lead = sides(results, quantities, "last_window_lead")[UP]
@@ -296,7 +287,7 @@ def verdict_0f(results) -> Verdict:
     last = [t for t, d in results.items() if (first := firsts(d, "window")) and beyond_random(d, first[-1])]
     alone = [t for t, d in results.items() if value(quantities, d, "single_layers_found") > 0]
     seen = levels_of(results, quantities, "single_detectable")
-    rest = by_mark(results, "last_window_lead", {DOWN: "surely less", OPEN: "undecided"})
+    rest = by_mark(results, quantities, "last_window_lead", {DOWN: "surely less", OPEN: "undecided"})
     return Verdict(
         f"The last window does more than the average one: {in_pairs(lead, results)}",
         sentence(rest),
@@ -310,9 +301,7 @@ def verdict_0f(results) -> Verdict:
 
 def verdict_0i(results) -> Verdict:
     """Return the verdict of 0I: whether the formula matters once doses are compared."""
-    beside = by_mark(
-        results, "per_dose_excess.add_1", {UP: "more than scaling", DOWN: "less", OPEN: "undecided"}, LEAST
-    )
+    beside = by_mark(results, "per_dose_excess.add_1", {UP: "surely more than scaling", DOWN: "less"}, LEAST)
     grown, published = (
         levels_of(results, quantities, name, partial(number, digits=1))
         for name in ("compounding", "compounding_mlp")
