@@ -260,11 +260,8 @@ def verdict(results) -> Verdict:
 
 def larger_history(results) -> list[str]:
     """Return the pairs in which the token history makes up more of the direction than the weights do."""
-    return [
-        t
-        for t, d in results.items()
-        if value(quantities, d, "share.history.late") > value(quantities, d, "share.weights.late")
-    ]
+    size = partial(value, quantities)
+    return [t for t, d in results.items() if size(d, "share.history.late") > size(d, "share.weights.late")]
 
 
 def differing(results) -> list[str]:
@@ -346,8 +343,8 @@ def verdict_0h(results) -> Verdict:
     gap = by_mark(results, quantities, "removal_gap.sets", words)
     return Verdict(
         f"The same effect from any prompts: {in_pairs(alike, results) if alike else 'not shown'}",
-        f"High and low thirds have cosine {ranked}, random ones {random}.",
-        f"“Equal” is a KL within {share} of the whole direction's; shown for the high third {high}, a random one {middle}, "
-        f"the low one {low}, high against low {against}.".replace(f" of {in_words(len(results))}", ""),
+        f"High and low thirds have cosine {ranked}, random {random}.",
+        f"“Equal” is KL within {share} of the whole direction's; shown for the high third {high}, a random one {middle}, "
+        f"the low {low}, high against low {against}.".replace(f" of {in_words(len(results))}", ""),
         sentence(f"The high third does {gap}" if gap else ""),
     )
