@@ -237,10 +237,8 @@ def test_a_matrix_says_what_has_no_interval_and_what_is_not_held_against_zero():
     assert both.note.startswith(verdicts.ALONE) and both.note.endswith("marked by the value alone: none.")
     assert both.hints["none"].tolist() == ["4.000 rules, no interval"]
     many = verdicts.matrix(
-        pairs(*[[1.0]] * 3),
-        lambda d, lines=iter(np.tile([0.55, 0.68, 0.6], 9)): levels(
-            {"halves": 0.9}, "cosine", centre=next(lines)
-        ),
+        pairs([0.55], [0.68], [0.6]),
+        lambda d: levels({"halves": 0.9}, "cosine", centre=float(d.v[0])),
         {"halves": "halves"},
     )
     assert "“halves” is held against 0.55–0.68, by pair, instead of zero." in many.note

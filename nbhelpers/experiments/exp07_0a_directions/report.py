@@ -281,15 +281,20 @@ def said(results, detail: int) -> Verdict:
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
     effect = levels_of(results, quantities, "removal.all", SIZE)
     differ = differing(results)
+    same = told(
+        alike,
+        results,
+        "calibration sets do the same",
+        "calibration sets are not shown to do the same",
+        again=True,
+    )
     apart = f", and surely differ {among(differ, results, detail)}".rstrip() if differ else ""
     return Verdict(
         f"Stable: {stable}; made of {made}",
         f"Late directions of disjoint halves have cosine {span(results, quantities, 'split_half.late')}.",
         sentence(f"The text read makes up {history} of them, the weights {weights}; the text more {where_so}".rstrip()
                  if mostly else f"The weights make up {weights} of them, the text read {history}"),
-        sentence(f"Removing it costs {effect} nats a token; " + told(
-            alike, results, "calibration sets do the same", "calibration sets are not shown to do the same", again=True)
-                 + apart),
+        sentence(f"Removing it costs {effect} nats a token; {same if detail else same.split(' (')[0]}{apart}"),
     )  # fmt: skip
 
 

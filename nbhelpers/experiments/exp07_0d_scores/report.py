@@ -230,8 +230,8 @@ def said(results, detail: int) -> Verdict:
     alike = in_pairs(stands_for(results, "format"), results)
     return Verdict(
         f"Text structure stands in for compliance (ρ ≥ {number(ALIKE, 1)}): {alike}",
-        f"Over all conditions their ranks agree by {rho}; over doses of the direction by {doses}{opposed}.",
-        sentence(f"With the direction removed, structure moves by {change}{'' if sure else ' (undecided)'}; compliance "
+        f"Over all conditions their ranks agree by {rho}; over doses of the direction {doses}{opposed}.",
+        sentence(f"At dose 0 structure moves by {change}{'' if sure else ' (undecided)'}; compliance "
                  f"{form} (exact p {p})"),
         f"Doubled rows, as published, narrow intervals by {narrower(results)}.",
     )  # fmt: skip
