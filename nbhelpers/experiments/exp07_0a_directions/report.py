@@ -4,9 +4,9 @@ from functools import partial
 
 import altair as alt
 import pandas as pd
-import xarray as xr
 
 from nbhelpers.core import depths
+from nbhelpers.experiments.exp07_0a_directions.curves import CURVES, drawn, stability_rows
 from nbhelpers.experiments.exp07_0a_directions.quantities import (
     FACTORS,
     RANDOM,
@@ -25,10 +25,6 @@ from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, interval, number, p_value, percent
 from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, sides, span, told
 
-CURVES = {
-    "split_half": "disjoint halves", "pairwise": "resamples, as the study", "template": "own format against raw prompts",
-    "chance": "exchanged labels",
-}  # fmt: skip
 FACTOR_WORDS = {
     "weights": "weights", "history": "token history", "template": "prompt format", "interaction": "interaction",
 }  # fmt: skip
@@ -44,37 +40,6 @@ PART_WORDS = {
 }  # fmt: skip
 SIZE = partial(number, digits=3)
 HALVES = "bands hold the middle 95 % of random draws"
-
-
-def drawn(values: xr.DataArray) -> xr.Dataset:
-    """Return the mean over draws of values [draw, …], and the ends of their middle 95 %."""
-    ends = values.astype(float).quantile([0.025, 0.975], "draw")
-    low, high = (ends.isel(quantile=i, drop=True) for i in (0, 1))
-    return xr.Dataset({"mean": values.astype(float).mean("draw"), "low": low, "high": high})
-
-
-def template_curve(dataset: xr.Dataset) -> xr.Dataset:
-    """Return the cosine of the direction with that of raw prompts, by layer, with its interval over prompts."""
-    layers = [str(layer) for layer in dataset["layer"].values]
-    one = dataset["cosine"].sel(part="mean_raw", against="mean", place=layers).astype(float)
-    ends = {end: ("layer", one.sel(end=end).values) for end in ("mean", "low", "high")}
-    return xr.Dataset(ends, {"layer": dataset["layer"].values})
-
-
-def stability_rows(dataset: xr.Dataset) -> pd.DataFrame:
-    """Return a table of the four curves of 0A by layer: `curve`, `layer`, `mean`, `low`, `high`."""
-    pairwise = dataset["pairwise"].astype(float)
-    curves = {
-        "split_half": drawn(dataset["split_half"]),
-        "pairwise": xr.Dataset(dict.fromkeys(("mean", "low", "high"), pairwise)),
-        "template": template_curve(dataset),
-        "chance": drawn(dataset["chance"]),
-    }
-    frames = [
-        c[["mean", "low", "high"]].to_dataframe().reset_index().assign(curve=CURVES[n])
-        for n, c in curves.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
 
 
 def stability(results) -> alt.Chart:
@@ -348,7 +313,7 @@ def verdict_0h(results) -> Verdict:
     gap = by_mark(results, quantities, "removal_gap.sets", words)
     return Verdict(
         f"The same effect from any prompts: {in_pairs(alike, results) if alike else 'not shown'}",
-        f"High and low thirds have cosine {ranked}, random {random}.",
+        f"High and low thirds have cosine {ranked}, random ones {random}.",
         f"“Equal” is KL within {share} of the whole direction's; shown for the high third {high}, a random one {middle}, "
         f"the low {low}, high against low {against}.".replace(f" of {in_words(len(results))}", ""),
         sentence(f"The high third does {gap}" if gap else ""),
