@@ -251,9 +251,9 @@ def test_one_score_stands_for_another_from_eight_tenths_on():
 
 def test_a_score_that_never_varies_has_an_exact_interval():
     told = report.counted({"a": results()["Pocket Llama"]})["a"]
-    assert told["right choice"] == "all alike, 1.00 [0.74, 1.00]" and told["format compliance"].startswith(
-        "±"
-    )
+    assert told["right choice"] == "all alike, 1.00 [0.74, 1.00]" and told[
+        "structural token ratio"
+    ].startswith("±")
 
 
 @pytest.mark.slow

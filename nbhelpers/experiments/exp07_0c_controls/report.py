@@ -301,7 +301,9 @@ def verdict_0f(results) -> Verdict:
 
 def verdict_0i(results) -> Verdict:
     """Return the verdict of 0I: whether the formula matters once doses are compared."""
-    beside = by_mark(results, "per_dose_excess.add_1", {UP: "surely more than scaling", DOWN: "less"}, LEAST)
+    beside = by_mark(
+        results, quantities, "per_dose_excess.add_1", {UP: "surely more than scaling", DOWN: "less"}, LEAST
+    )
     grown, published = (
         levels_of(results, quantities, name, partial(number, digits=1))
         for name in ("compounding", "compounding_mlp")
