@@ -45,9 +45,9 @@ def chosen_dose(result: xr.Dataset) -> float:
         return 0.0
     by_arm = result[["tuning_format", "tuning_incoherent"]].mean("tuning_prompt")
     limit, names, found = option(result, "incoherent_share", 0.2), of_group(result, "dose"), []
-    for dose in band_doses(result):
+    for dose in filter(names.__contains__, band_doses(result)):
         one = by_arm.sel(tuned_arm=names[dose][0])
-        if dose in names and float(one["tuning_incoherent"]) <= limit:
+        if float(one["tuning_incoherent"]) <= limit:
             found.append((round(float(one["tuning_format"]), 9), abs(dose - 1), dose))
     return min(found)[2] if found else 0.0
 
