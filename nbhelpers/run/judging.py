@@ -1,7 +1,8 @@
 """`nbh judge`: language models judge the replies that a finished result holds, at an endpoint that the user names.
 
 Nothing is sent unless OPENAI_BASE_URL, OPENAI_API_KEY and a judge model are given. Answers are kept as they come in
-_build/judge_cache.sqlite; the same command goes on where it was ended, and pays for nothing again.
+_build/judge_cache.sqlite; the same command goes on where it was ended, and pays for nothing again. What was on its way at a
+kill, at most `concurrency` requests, is asked again. `make clean` deletes the cache with the rest of _build.
 """
 
 import os
@@ -152,7 +153,7 @@ def judge(
     judge_models
         Names of models at the endpoint; by default those of NBH_JUDGE_MODEL.
     dry_run
-        Only say how many requests, tokens and how much money it would take; sends and writes nothing.
+        Only say how many requests, tokens and how much money it would take; sends nothing.
     prices
         Money for a million tokens read and written.
     retry_missing
@@ -238,6 +239,8 @@ def _judged(at: Service, what: Wanted, prices, retry_missing: bool) -> Iterator[
     if "preference" in found:
         yield from judging.complaints(found[["preference", "preference_missing"]])
     yield f"wrote {store.shown(_saved(found, what, at, started))}"
+    run = what.run
+    yield f"`nbh run {run.key} --model {run.model.key} --profile {run.profile.name}` draws its page with them"
 
 
 class Known:

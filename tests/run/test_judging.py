@@ -91,7 +91,10 @@ def test_verdicts_stand_beside_the_result(server):
         f"wise: {first} items, {first + again} requests now (0 failed), {100 * (first + again)} tokens read"
     )
     assert lines[0].endswith(f"{(100 * 10 + 20 * 100) * (first + again) / 1e6:.2f} in money")
-    assert lines[-1] == "wrote _build/results/pocket/ann/exp90_judge.nc"
+    assert (
+        lines[-2] == "wrote _build/results/pocket/ann/exp90_judge.nc"
+        and "`nbh run exp90 --model ann" in lines[-1]
+    )
     assert found["task"].values.tolist() == [*TASKS, *PAIRWISE] and found["judge"].values.tolist() == ["wise"]
     rating = found.rating.sel(judge="wise", condition="C")
     assert (rating.sel(task="g1") == 4).all() and int(rating.sel(task="s2").notnull().sum()) == 3
@@ -253,6 +256,9 @@ def test_pages_read_verdicts_on_the_replies_that_they_show(server, project):
     assert said.startswith("Judged by wise on 2") and found.rating.sizes["condition"] == 3
     old, said = llm_judge.stored("pocket", "ann", "exp90", finished(project, change="!"))
     assert old is None and "earlier replies" in said
+    llm_judge.judged_path("pocket", "ann", "exp90").write_bytes(b"no result")
+    old, said = llm_judge.stored("pocket", "ann", "exp90", text)
+    assert old is None and "cannot be read" in said
 
 
 def test_no_key_is_written_or_shown_when_a_server_repeats_it(server, project, run_cli, caplog):
