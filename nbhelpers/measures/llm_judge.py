@@ -20,12 +20,15 @@ from nbhelpers.models.endpoint import Ask, Endpoint
 
 RETESTED = 0.05  # share of the items of a task that are judged twice
 
-RETEST_VARIABLES: dict[str, Variable] = declared(
+STEADINESS: dict[str, Variable] = declared(
     {
+        ("judge", "task", "comparison"): {
+            "order_swaps": ("1", "pairs on which the two orders disagree, among those judged in both"),
+        },
         ("judge", "task"): {
             "retest_flips": ("1", "items judged twice whose two verdicts differ"),
             "retest_n": ("1", "items judged twice with two verdicts"),
-        }
+        },
     }
 )
 

@@ -235,6 +235,7 @@ def _judged(at: Service, what: Wanted, prices, retry_missing: bool) -> Iterator[
         )
     cache.close()
     found = xr.concat(parts, "judge")
+    yield from _steadiness(found)
     yield from judging.complaints(found)
     if "preference" in found:
         yield from judging.complaints(found[["preference", "preference_missing"]])
@@ -255,9 +256,22 @@ class Known:
 
 
 def _with_retest(found: xr.Dataset, again, first, second) -> xr.Dataset:
-    """Return one judge's dataset with its flips, (judge, task)."""
+    """Return one judge's dataset with its flips, (judge, task), and its swaps, (judge, task, comparison)."""
     flips = llm_judge.flips(again, first, second, found["task"].values.tolist())
-    return described(found.assign(flips.expand_dims(judge=found["judge"].values)), llm_judge.RETEST_VARIABLES)
+    whole = found.assign(flips.expand_dims(judge=found["judge"].values))
+    if "preference" in whole:
+        whole["order_swaps"] = judging.order_swaps(whole["preference"])
+    return described(whole, llm_judge.STEADINESS)
+
+
+def _steadiness(found: xr.Dataset) -> Iterator[str]:
+    """Yield one line for each judge: how often it says something else when asked again, or in the other order."""
+    for name in found["judge"].values:
+        one = found.sel(judge=name)
+        line = f"{name}: {one['retest_flips'].sum():.0f} of {one['retest_n'].sum():.0f} verdicts differ when asked again"
+        if "order_swaps" in one and one["order_swaps"].notnull().any():
+            line += f", {one['order_swaps'].mean():.1%} of the preferences in the other order (mean over comparisons)"
+        yield line
 
 
 def _saved(found: xr.Dataset, what: Wanted, at: Service, started: float):
@@ -271,4 +285,4 @@ def _saved(found: xr.Dataset, what: Wanted, at: Service, started: float):
         "rubrics": " ".join(f"{task}:{rubrics.rubric_hash(task)}" for task in found["task"].values),
     }
     path = llm_judge.judged_path(run.profile.name, run.model.key, run.key)
-    return store.save(found, path, provenance=about, expects=judging.VARIABLES | llm_judge.RETEST_VARIABLES)
+    return store.save(found, path, provenance=about, expects=judging.VARIABLES)
