@@ -54,16 +54,17 @@ def levels_of(results, source: Source, name: str, shown: Callable[[float], str] 
 
 def claim(
     results, source: Source, name: str, says: str, open_: str, words: tuple[str, str], *, shown=number, again=False,
-    detail=NAMES,
+    detail=NAMES, found=None,
 ) -> str:  # fmt: skip
     """Return a sentence, without its full stop, on the side and size of a quantity in most pairs, and on the others.
 
     says: the sentence, with {word} for the one of `words` (above, below) that holds and, if wanted, {size} for the range of
     the distances from zero among these pairs, as `shown` writes them. open_: the sentence where no pair has a side. again:
     the verdict has said what the pairs are. detail: whether the pairs that differ are named, counted, or left to the matrix.
-    Of words such as "farther from" and "nearer to" the first stands for the other side.
+    Of words such as "farther from" and "nearer to" the first stands for the other side. found: the signs, by default those
+    of `verdicts.sides`.
     """
-    found = sides(results, source, name)
+    found = found or sides(results, source, name)
     side = larger_side(found)
     if not found[side]:
         return f"{open_} {everywhere(results, again)}".rstrip()

@@ -101,12 +101,18 @@ def controls(result: xr.Dataset) -> Quantities:
             null, at = band(result, metric, dose), label(dose)
             if not null.size or dose == 1:
                 continue
-            own, means = shift(result, metric, arm), null.mean("prompt").values
+            own, means = (
+                shift(result, metric, arm),
+                null.mean("prompt"),
+            )  # NaN of controls that did not answer
             beyond[f"over_band.{metric}.{at}"] = own - null.mean("control")
             ranks[f"rank_p.{metric}.{at}"] = dose_stats.rank_p(
-                -float(own.mean()), -means, two_sided=dose == 0
+                -float(own.mean()), -means.values, two_sided=dose == 0
             )
-            ranks |= {f"band_low.{metric}.{at}": means.min(), f"band_high.{metric}.{at}": means.max()}
+            ranks |= {
+                f"band_low.{metric}.{at}": float(means.min()),
+                f"band_high.{metric}.{at}": float(means.max()),
+            }
     return shifts(beyond, "1") | levels(ranks, "1")
 
 
