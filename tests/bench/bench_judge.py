@@ -38,8 +38,8 @@ def chosen(content, percent):
     return int(hashlib.sha256(content.encode()).hexdigest(), 16) % 100 < percent
 
 
-def script(paid):
-    """Return how the server answers; what is paid for is counted in `paid`."""
+def script(paid, percent=2):
+    """Return how the server answers, so many percent of the items with no JSON; what is paid for is counted in `paid`."""
 
     def respond(n, body):
         content = body["messages"][0]["content"]
@@ -47,7 +47,7 @@ def script(paid):
             return status(429, retry_after="0.05")
         paid[json.dumps(body["messages"])] += 1
         repair = len(body["messages"]) > 1
-        broken = chosen(content, 1 if repair else 2)
+        broken = chosen(content, percent // 2 if repair else percent)
         return completion("I would say four." if broken else answer(body))
 
     return respond

@@ -234,12 +234,12 @@ def test_at_most_so_many_requests_at_a_time(server, cache):
     def watched(n, body):
         running.append(n)
         most.append(len(running))
-        time.sleep(0.02)
+        time.sleep(0.1)
         running.remove(n)
         return good(n, body)
 
     server.script = watched
-    endpoint(server, cache, concurrency=3).answers([ask(i) for i in range(15)])
+    endpoint(server, cache, concurrency=3).answers([ask(i) for i in range(10)])
     assert 2 <= max(most) <= 3
 
 
