@@ -63,7 +63,7 @@ OUTCOMES: dict[str, Outcome] = {
 }
 
 
-class Test(NamedTuple):
+class Paired(NamedTuple):
     """A paired test over prompts: how many fell (of shares, McNemar's b), rose (c), were compared, and the exact or
     asymptotic two-sided p: McNemar's of shares, Wilcoxon's of ratings.
     """
@@ -144,7 +144,7 @@ def change(
     return outcome(result, name, condition, judge) - outcome(result, name, base, judge)
 
 
-def tested(before, after, *, shares: bool) -> Test:
+def compared(before, after, *, shares: bool) -> Paired:
     """Return the paired test of two conditions, [prompt] each: exact McNemar of shares, Wilcoxon's signed ranks of ratings.
 
     p is NaN without a prompt that both have, 1 if none changes.
@@ -153,15 +153,15 @@ def tested(before, after, *, shares: bool) -> Test:
     moved = moved[~np.isnan(moved)]
     fell, rose = int((moved < 0).sum()), int((moved > 0).sum())
     if not len(moved) or not fell + rose:
-        return Test(fell, rose, len(moved), 1.0 if len(moved) else np.nan)
+        return Paired(fell, rose, len(moved), 1.0 if len(moved) else np.nan)
     p = mcnemar(before, after).p if shares else wilcoxon(before, after)[0]
-    return Test(fell, rose, len(moved), float(p))
+    return Paired(fell, rose, len(moved), float(p))
 
 
-def test_of(result: xr.Dataset, name: str, condition: str, base: str, judge: str = RUBRIC) -> Test:
+def compare(result: xr.Dataset, name: str, condition: str, base: str, judge: str = RUBRIC) -> Paired:
     """Return the paired test of an outcome between two conditions, base first."""
     pair = (outcome(result, name, each, judge).values for each in (base, condition))
-    return tested(*pair, shares=bool(OUTCOMES[name].held))
+    return compared(*pair, shares=bool(OUTCOMES[name].held))
 
 
 def new_thread(result: xr.Dataset, condition: str) -> xr.DataArray:
