@@ -15,10 +15,11 @@ from nbhelpers.core import store
 from nbhelpers.core.dose_stats import mcnemar
 from nbhelpers.core.paired_tests import wilcoxon
 from nbhelpers.measures import scoring
-from nbhelpers.measures.judge import classes
 from nbhelpers.measures.refusal import CLASSES, engagement, reply_part, request_part
 
 RUBRIC, REFERENCE = "rubric", "reference"  # the judges that need no endpoint; verdicts rest on the first
+# The classes of each task, as in `judge.classes`, whose module loads a model library.
+RATED = {"s1": ("refuses", "complies", "incoherent", "undecided"), "s2": CLASSES}
 
 
 class BehaviourError(ValueError):
@@ -80,23 +81,19 @@ class Paired(NamedTuple):
 
 
 def checked(written: xr.Dataset, arms: Sequence) -> xr.Dataset:
-    """Return the replies of `steering.written` by condition, arms with the change "self" left out.
+    """Return the replies of `steering.written` by condition: `text`, `n_tokens`, `capped` (condition, prompt).
 
-    Those equal their host (`steering.check_identities`). BehaviourError if another change leaves every reply as it is.
+    BehaviourError if a condition that changes something leaves every reply of its host as it is.
     """
     plain = {(arm.host, arm.format): arm.name for arm in arms if arm.change == "none"}
     for arm in arms:
         base = plain.get((arm.host, arm.format))
-        if base and not arm.identity:
-            same = written["ids"].sel(arm=arm.name) == written["ids"].sel(arm=base)
-            if same.all():
-                raise BehaviourError(
-                    f"The condition {arm.name} writes what {base} writes to all {same.size} prompts: its MLPs were not "
-                    "replaced, or the two models are the same."
-                )
-    kept = [arm.name for arm in arms if arm.change != "self"]
-    found = written.sel(arm=kept).rename(arm="condition")
-    return found[["text", "n_tokens", "capped"]]
+        if base and not arm.identity and (written["ids"].sel(arm=arm.name) == written["ids"].sel(arm=base)).all():
+            raise BehaviourError(
+                f"The condition {arm.name} writes what {base} writes to all {written.sizes['prompt']} prompts: its MLPs were "
+                "not replaced, or the two models are the same."
+            )
+    return written.rename(arm="condition")[["text", "n_tokens", "capped"]]
 
 
 def labelled(found: xr.Dataset, known: Sequence[tuple], category: Callable[[dict], str]) -> xr.Dataset:
@@ -133,7 +130,7 @@ def outcome(result: xr.Dataset, name: str, condition: str, judge: str = RUBRIC) 
     rating = result["rating"].sel(judge=judge, task=asked.task, condition=condition, drop=True).astype(float)
     if not asked.held:
         return rating
-    held = [classes(asked.task).index(one) for one in asked.held]
+    held = [RATED[asked.task].index(one) for one in asked.held]
     return rating.isin(held).astype(float).where(rating.notnull())
 
 
