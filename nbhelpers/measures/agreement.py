@@ -13,10 +13,20 @@ from scipy import stats as scipy_stats
 
 from nbhelpers.core.resampling import bca_of_sums
 from nbhelpers.core.stats import Interval, StatisticsError
+from nbhelpers.measures.refusal import CLASSES
 
 NO_VARIATION = "no variation"
 NOTHING_SHARED = "nothing rated by both"
 NOTHING = Interval(np.nan, np.nan, np.nan)
+# The scale of each task that raters are given: its kind and its values, as `measures.judge` has them.
+SCALES = {
+    "g1": ("ordinal", (1, 2, 3, 4, 5)),
+    "g2": ("ordinal", (1, 2, 3, 4, 5)),
+    "s1": ("nominal", (0, 1, 2, 3)),
+    "s2": ("nominal", tuple(range(len(CLASSES)))),
+    "pairwise_g2": ("ordinal", (-1, 0, 1)),
+    "pairwise_s2": ("ordinal", (-1, 0, 1)),
+}
 
 
 class Agreement(NamedTuple):
