@@ -45,7 +45,10 @@ VARIABLES = declared(
             "score": ("by metric", "score of the reply by rules, NaN where a metric does not apply"),
         },
         ("judge", "task", "condition", "prompt"): {
-            "rating": ("by task", "a judge's rating, 1 to 5 or the index of a class; NaN where none was asked or given"),
+            "rating": (
+                "by task",
+                "a judge's rating, 1 to 5 or the index of a class; NaN where none was asked or given",
+            ),
             "missing": ("1", "whether a judge was asked and gave no verdict"),
         },
     }

@@ -58,6 +58,6 @@ def answered(pair: Pair, known: Known, options: Params) -> xr.Dataset:
 
 
 def rated(found: xr.Dataset, known: Known) -> xr.Dataset:
-    """Return the dataset with `rating` and `missing` by two judges that need no endpoint: rules, and nearness to references."""
+    """Return the dataset with `rating` and `missing` by two judges offline: rules, and nearness to references."""
     verdicts = judge.rated([RubricJudge(), reference_judge(known)], known, found["text"])
     return found.merge(verdicts, join="exact", compat="override")

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from nbhelpers.core.closure import closure
+from nbhelpers.core.closure import Closure, closure
 from nbhelpers.measures.behaviour import OUTCOMES, RUBRIC, Paired, compared, new_thread, outcome
+from nbhelpers.report.families import FEWEST
 from nbhelpers.report.quantities import Quantities, Quantity, levels, shifts
 
 CONDITIONS = {"A": "A", "B": "B_late", "C": "C", "scrambled": "B_late_scrambled"}
@@ -28,7 +29,7 @@ UNMEASURED: Mapping[str, str] = {}
 
 
 def quantities(result: xr.Dataset) -> Quantities:
-    """Return exp12's quantities: outcomes by condition, their differences, gap closure, tests, and what the replies are like."""
+    """Return exp12's quantities: outcomes by condition, their differences, gap closure, tests, and properties of replies."""
     return (
         outcomes(result) | differences(result) | closures(result) | tests(result) | unanswered(result) | replies(result)
         | missing(result)
@@ -73,6 +74,13 @@ def differences(result: xr.Dataset) -> Quantities:
     return found | shifts(more, "points", RULES)
 
 
+def gap(result: xr.Dataset, name: str) -> Closure | None:
+    """Return the closure (B − A) / (C − A) of an outcome; None with fewer prompts than an interval needs."""
+    levels_of = [of(result, name, c).values for c in ("A", "B", "C")]
+    enough = (~np.isnan(sum(levels_of))).sum() >= FEWEST
+    return closure(*levels_of) if enough else None
+
+
 def closures(result: xr.Dataset) -> Quantities:
     """Return `<task>_closure`: the share of the way from A to C that B goes, (B − A) / (C − A), a ratio of means.
 
@@ -80,8 +88,8 @@ def closures(result: xr.Dataset) -> Quantities:
     """
     found = {}
     for name, short in CLOSED.items():
-        made = closure(*(of(result, name, c).values for c in ("A", "B", "C")))
-        value = made.ratio_of_means if made.separated else np.nan
+        made = gap(result, name)
+        value = made.ratio_of_means if made and made.separated else np.nan
         found[f"{short}_closure"] = Quantity(value, "1", "level", 0.0, note(name))
     return found
 
