@@ -1,7 +1,7 @@
-"""Behaviour: what judges and rules say of the replies of several conditions, as outcomes by prompt, and paired tests of them.
+"""Behaviour: what judges and rules say of the replies of several conditions, as outcomes by prompt, and paired tests.
 
-A dataset of replies has `text` (condition, prompt), `rating` and `missing` (judge, task, condition, prompt). An outcome is one
-number a prompt: a rating from 1 to 5, or whether a reply falls into a class. The unit is the prompt, paired between
+A dataset of replies has `text` (condition, prompt), `rating` and `missing` (judge, task, condition, prompt). An outcome is
+one number a prompt: a rating from 1 to 5, or whether a reply falls into a class. The unit is the prompt, paired between
 conditions. No model is loaded here.
 """
 
@@ -88,7 +88,11 @@ def checked(written: xr.Dataset, arms: Sequence) -> xr.Dataset:
     plain = {(arm.host, arm.format): arm.name for arm in arms if arm.change == "none"}
     for arm in arms:
         base = plain.get((arm.host, arm.format))
-        if base and not arm.identity and (written["ids"].sel(arm=arm.name) == written["ids"].sel(arm=base)).all():
+        if (
+            base
+            and not arm.identity
+            and (written["ids"].sel(arm=arm.name) == written["ids"].sel(arm=base)).all()
+        ):
             raise BehaviourError(
                 f"The condition {arm.name} writes what {base} writes to all {written.sizes['prompt']} prompts: its MLPs were "
                 "not replaced, or the two models are the same."
@@ -106,7 +110,9 @@ def labelled(found: xr.Dataset, known: Sequence[tuple], category: Callable[[dict
         "source": [str(record.get("source") or "") for _, record in known],
         "question": [request_part(prompt.message) for prompt, _ in known],
     }
-    return found.assign_coords({name: ("prompt", np.array(values, dtype=object)) for name, values in rows.items()})
+    return found.assign_coords(
+        {name: ("prompt", np.array(values, dtype=object)) for name, values in rows.items()}
+    )
 
 
 def scored(found: xr.Dataset, known: Sequence[tuple]) -> xr.Dataset:
@@ -125,7 +131,7 @@ def scored(found: xr.Dataset, known: Sequence[tuple]) -> xr.Dataset:
 
 
 def outcome(result: xr.Dataset, name: str, condition: str, judge: str = RUBRIC) -> xr.DataArray:
-    """Return one of `OUTCOMES` of a condition by prompt, [prompt]; NaN where it does not apply or the judge gave no verdict."""
+    """Return one of `OUTCOMES` of a condition, [prompt]; NaN where it does not apply or the judge gave no verdict."""
     asked = OUTCOMES[name]
     rating = result["rating"].sel(judge=judge, task=asked.task, condition=condition, drop=True).astype(float)
     if not asked.held:
@@ -134,9 +140,7 @@ def outcome(result: xr.Dataset, name: str, condition: str, judge: str = RUBRIC) 
     return rating.isin(held).astype(float).where(rating.notnull())
 
 
-def change(
-    result: xr.Dataset, name: str, condition: str, base: str, judge: str = RUBRIC
-) -> xr.DataArray:
+def change(result: xr.Dataset, name: str, condition: str, base: str, judge: str = RUBRIC) -> xr.DataArray:
     """Return by how much an outcome differs between two conditions, condition − base, prompt by prompt, [prompt]."""
     return outcome(result, name, condition, judge) - outcome(result, name, base, judge)
 

@@ -251,7 +251,7 @@ def reply_table(results) -> pd.DataFrame:
 
 
 def missing_table(results) -> pd.DataFrame:
-    """Return a table of how many verdicts each judge gave and owes, "60, 0 missing", by task and condition, over all pairs."""
+    """Return a table of how many verdicts each judge gave and owes, "60, 0 missing", by task and condition, over pairs."""
     rows = {}
     for judge in dict.fromkeys(str(name) for d in results.values() for name in d["judge"].values):
         mine = [d.sel(judge=judge) for d in results.values() if judge in d["judge"].values]
