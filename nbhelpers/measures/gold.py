@@ -1,7 +1,7 @@
 """Labels that people gave to replies: the files they stand in, and as ratings beside those of judges.
 
-A file of labels holds one rater's, `_build/labels/<profile>/<experiment>_<rater>.csv`; it names replies by an audit_id that says
-nothing. The key beside it says which model, condition and record that is; only this module reads it.
+A file of labels holds one rater's, `_build/labels/<profile>/<experiment>_<rater>.csv`. It names replies by an audit_id that
+means nothing by itself; the key beside it says of which model, condition and record it is, and only this module reads it.
 """
 
 import hashlib

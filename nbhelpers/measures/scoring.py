@@ -115,7 +115,8 @@ def _of_pocket(record: dict) -> Task:
 
 def _of_study(record: dict) -> Task:
     """Return the task of a record of the study's evaluation set (methods of its §1.5)."""
-    category, message = record["category"], request_part(record["formats"]["A"])
+    category = record["category"]
+    message = record.get("message") or request_part(record["formats"]["A"])
     if category == "GOV-FORMAT":
         asked = record["compliance_criteria"]
         kind, params = asked["type"], asked.get("params", {})
