@@ -186,8 +186,9 @@ def test_table(results) -> pd.DataFrame:
             change = kept(quantities, results[title])[f"{name}_B_A"]
             values = change.values.dropna("prompt").values
             rows.append({
-                "outcome": OUTCOMES[name].title, "pair": title, "B − A": cell(change.values), "prompts": test.n, "fell": test.fell,
-                "rose": test.rose, "rose, ties half": share(test.wins), "p": p_value(test.p, 3), "p, Holm": p_value(holm, 3),
+                "outcome": OUTCOMES[name].title, "pair": title, "B − A": cell(change.values), "prompts": test.n,
+                "fell": test.fell, "rose": test.rose, "rose, ties half": share(test.wins), "p": p_value(test.p, 3),
+                "p, Holm": p_value(holm, 3),
                 "p of no effect": p_value(dose_stats.equivalence(values, BOUNDS[change.unit]), 3),
                 "smallest visible": number(dose_stats.detectable(values)),
             })  # fmt: skip
