@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from nbhelpers import experiments
-from nbhelpers.core import depths, stats
+from nbhelpers.core import depths, params, stats
 from nbhelpers.core.closure import closure
 from nbhelpers.experiments.exp12_behaviour import figures, measure, report
 from nbhelpers.experiments.exp12_behaviour.experiment import CONDITIONS
-from nbhelpers.experiments.exp12_behaviour.quantities import MAIN, quantities
+from nbhelpers.experiments.exp12_behaviour.quantities import MAIN, across, quantities
 from nbhelpers.measures import scoring
 from nbhelpers.measures.behaviour import RATED, BehaviourError
 from nbhelpers.models import evaluation
@@ -28,7 +28,6 @@ from tests.specs import complete
 
 KINDS = ["harmless", "conversation"] * 5 + ["harmful"] * 2
 JUDGES, TASKS = ["rubric", "reference"], ["g1", "g2", "s1", "s2"]
-SHOWN = ("A", "B", "C")
 # What conditions do with harmless and harmful requests in made-up results, and how they sound.
 DOES = {
     "A": ("does_not_engage", "incoherent", 1), "B_late": ("answers", "complies", 3),
@@ -263,6 +262,27 @@ def test_tests_are_corrected_over_pairs():
     few = report.test_table({t: d.isel(prompt=slice(12)) for t, d in made.items()})
     rows = few.xs("harmless requests not answered (S2)", level="outcome")
     assert (rows["p"] == "0.062").all() and (rows["p, Holm"] == "0.375").all()  # 2 · 2⁻⁵, times six pairs
+
+
+def test_over_pairs_each_pair_is_one_value():
+    made = results()
+    table = report.over_pairs(made)
+    row = table.loc["harmless requests not answered (S2)"]
+    assert row.tolist() == ["−1.00", 6, 0, 0, "0.031"]
+    turned = {t: opposite(d) if i == 0 else d for i, (t, d) in enumerate(made.items())}
+    row = report.over_pairs(turned).loc["harmless requests not answered (S2)"]
+    assert row["pairs that fell"] == 5 and row["pairs that rose"] == 1 and row["sign test p"] == "0.219"
+
+
+def test_published_counts_and_closures_over_families():
+    found = {f: quantities(synthetic.dataset(f, "exp12", n_prompts=36)) for f in params.FAMILIES}
+    over = across(found)
+    moved = [sum(float(q[f"g2_{pair}"].values.mean()) for q in found.values()) for pair in ("B_A", "C_A")]
+    assert over["g2_closure_of_means"].values == pytest.approx(moved[0] / moved[1])
+    assert (
+        over["s2_closure_of_means"].values == pytest.approx(1)
+        and over["n_unchanged.s1_refuses_B_A"].values == 6
+    )
 
 
 def test_the_finding_is_read_again_by_what_falls():
