@@ -98,12 +98,31 @@ def checked_url(url: str) -> str:
 def client(url: str, key: str, *, timeout: float = TIMEOUT, max_retries: int = RETRIES):
     """Return the SDK's asynchronous client of an endpoint; EndpointError if the extra `judge` is not installed."""
     try:
-        from openai import AsyncOpenAI
+        with _bare_objects():
+            from anyio.abc import SocketAttribute  # noqa: F401
+            from anyio.streams.tls import TLSAttribute  # noqa: F401
+            from openai import AsyncOpenAI
     except ImportError:
         raise EndpointError(
             "the judge needs the openai package: run `pip install --editable '.[judge]'`."
         ) from None
     return AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=max_retries)
+
+
+@contextlib.contextmanager
+def _bare_objects() -> Iterator[None]:
+    """Take nnsight's `save` off every object while anyio, below the SDK, is imported: it refuses attributes unknown to it."""
+    if not hasattr(object, "save"):
+        yield
+        return
+    import nnsight
+    from nnsight import _c
+
+    _c.unmount("save")
+    try:
+        yield
+    finally:
+        _c.mount(nnsight.save, "save")
 
 
 @contextlib.contextmanager

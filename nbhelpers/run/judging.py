@@ -78,8 +78,8 @@ def wanted(experiment: str, model: str, profile: str = "") -> Wanted:
     """
     run = experiments.resolve(experiment, model=model, profile=profile or None)
     found = experiments.load(run.profile.name, model, experiment)
-    source = getattr(run.experiment, "prompts", None)
-    if source is None or "text" not in found or set(found["text"].dims) != {"condition", "prompt"}:
+    source = getattr(run.experiment, "prompts", run.profile.prompts)
+    if "text" not in found or set(found["text"].dims) != {"condition", "prompt"}:
         raise ParameterError(
             f"{experiment} holds no replies by condition and prompt, so there is nothing to judge."
         )
