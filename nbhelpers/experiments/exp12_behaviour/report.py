@@ -24,8 +24,8 @@ from nbhelpers.report.directions import LEAST, answer, by_side, fitting, levels_
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.side_by_side import SideBySide, side_by_side
-from nbhelpers.report.text import interval, number, p_value, percent, written
-from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict, sides
+from nbhelpers.report.text import in_words, interval, number, p_value, percent, written
+from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, Verdict, joint, sides
 
 UNANSWERED, VOICE, FORM, REFUSED = (f"{name}_B_A" for name in MAIN)
 BABBLE, REFUSES = "s2_does_not_engage_B_A", "s2_refuses_B_A"
@@ -50,17 +50,32 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def settled(results, name: str, side: str) -> str:
-    """Return whether an outcome moves to a side: as `directions.answer`, or "no" where every pair's change surely is none.
+def sure(results, name: str) -> dict[str, list[str]]:
+    """Return `verdicts.sides` of a change B − A, of which a side counts only if the paired test of the prompts agrees.
 
-    Surely none: the change lies within `BOUNDS` by two one-sided tests at 0.05.
+    Where few prompts change, a bootstrap interval is too short. The p of McNemar's exact test, of ratings Wilcoxon's, must be
+    below 0.05 over the number of pairs.
     """
-    found = sides(results, quantities, name)
+    found, base = sides(results, quantities, name), name.removesuffix("_B_A")
+    moved = found[UP] + found[DOWN]
+    unsure = [title for title in moved if paired(results[title], base, "B", "A").p > 1 - joint(results)]
+    kept_in = {side: [title for title in found[side] if title not in unsure] for side in (UP, DOWN)}
+    return found | kept_in | {OPEN: [title for title in results if title in found[OPEN] + unsure]}
+
+
+def settled(results, name: str, side: str) -> str:
+    """Return whether an outcome moves to a side: as `directions.answer`; where no pair surely moves, in how many none does.
+
+    None does: the change lies within `BOUNDS` by two one-sided tests at 0.05.
+    """
+    found = sure(results, name)
     if found[UP] or found[DOWN]:
         return answer(found, side)
     known = [kept(quantities, d)[name] for t, d in results.items() if t not in found[MISSING]]
     null = [dose_stats.equivalence(q.values.values, BOUNDS[q.unit]) <= 0.05 for q in known]
-    return "not measured" if not known else "no" if all(null) else "undecided"
+    if not known or all(null) or not any(null):
+        return "not measured" if not known else "no" if all(null) else "undecided"
+    return f"no in {in_words(sum(null))}, else undecided"
 
 
 def said(results, detail: int) -> Verdict:
@@ -81,7 +96,7 @@ def measured(results, name: str) -> bool:
 
 def surely(results, name: str, above: str, below: str, detail: int) -> str:
     """Return where an outcome surely changes to which side: "surely fewer in five, more in Qwen"; else "no sure change"."""
-    found = sides(results, quantities, name)
+    found = sure(results, name)
     said_of = by_side(results, found, above, below, "no sure change", detail)
     return f"surely {said_of}" if found[UP] or found[DOWN] else said_of
 
@@ -127,7 +142,7 @@ def reread(results) -> Verdict:
     )
     levels = [f"{a} then {b} {word}" for a, b, word in zip(before, after, words.values())]
     moved = [
-        by_side(results, sides(results, quantities, name), f"{word} surely rises", f"{word} surely falls", "")
+        by_side(results, sure(results, name), f"{word} surely rises", f"{word} surely falls", "")
         for word, name in (("refusal", REFUSES), ("ignoring", BABBLE))
     ]
     return Verdict(
