@@ -1,0 +1,309 @@
+"""The verdict and the tables of exp15."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nbhelpers.core import stats
+from nbhelpers.experiments.exp15_symmetric_behaviour import quantities as q
+from nbhelpers.experiments.exp15_symmetric_behaviour.figures import HEADS, TITLES
+from nbhelpers.experiments.exp15_symmetric_behaviour.quantities import quantities
+from nbhelpers.measures.graft_shifts import WINDOWS
+from nbhelpers.report.charts import interval_row
+from nbhelpers.report.directions import among, claim, fitting, sentence, sides
+from nbhelpers.report.families import POOL, is_dense, turned
+from nbhelpers.report.quantities import kept, value
+from nbhelpers.report.side_by_side import side_by_side
+from nbhelpers.report.text import ENDS, interval, number, p_value, percent, written
+from nbhelpers.report.verdicts import MISSING, UP, Verdict, degree
+
+PRIMARY = ("s2", "g2")
+MATRIX = {
+    "answers, IT's late MLPs into PT": "s2_effect.sufficiency.late",
+    "its lead over other windows": "s2_lead.sufficiency",
+    "answers, PT's late MLPs into IT": "s2_effect.necessity.late",
+    "lead of this one": "s2_lead.necessity",
+    "voice, lead into PT": "g2_lead.sufficiency",
+    "voice, lead into IT": "g2_lead.necessity",
+}
+SHOWN = ("A", "B_late", "C", "D_early", "D_late")  # conditions of the replies that a page shows
+POOLED = (17, 4000)  # the study's seed and number of resamples of families
+
+
+def points(share: float) -> str:
+    """Return a share as points of a hundred."""
+    return f"{100 * share:.0f}"
+
+
+def leading(results, side: str) -> list[str]:
+    """Return the pairs in which the late window is surely ahead of the others on a side, by answers or by voice."""
+    found = [sides(results, quantities, f"{task}_lead.{side}")[UP] for task in PRIMARY]
+    return [title for title in results if any(title in titles for titles in found)]
+
+
+def measured(results) -> bool:
+    """Return whether any pair has an effect on answers or on voice."""
+    names = [f"{task}_effect.{side}.late" for task in PRIMARY for side in q.SIDES]
+    return any(len(sides(results, quantities, name)[MISSING]) < len(results) for name in names)
+
+
+def verdict(results) -> Verdict:
+    """Return the verdict: whether what IT's MLPs change in replies is specific to late layers, on each side."""
+    if not measured(results):
+        return Verdict("Not measured", "No prompt of this run is judged by answers or by voice.", caveat=LEFT)
+    return fitting(partial(said, results))
+
+
+LEFT = "Its tables hold what rules score."
+
+
+def said(results, detail: int) -> Verdict:
+    """Return the verdict, with more or less detail on the pairs that differ."""
+    into_pt, into_it = (leading(results, side) for side in q.SIDES)
+    both = [degree(titles, results) for titles in (into_pt, into_it)]
+    answer = both[0].capitalize() if both[0] == both[1] else f"On PT's side {both[0]}, on IT's {both[1]}"
+    gained = claim(
+        results, quantities, "s2_effect.sufficiency.late",
+        "With IT's late MLPs, PT answers {size} points {word} harmless requests",
+        "With IT's late MLPs, PT's answers to harmless requests surely change nowhere", ("more", "fewer"), shown=points,
+        detail=detail,
+    )  # fmt: skip
+    lost = claim(
+        results, quantities, "s2_effect.necessity.late", "with PT's, IT answers {size} points {word}",
+        "with PT's, IT's do so nowhere", ("fewer", "more"), shown=points, again=True, detail=detail,
+    )  # fmt: skip
+    return Verdict(
+        answer, sentence(f"{gained}; {lost}"), ahead(results, into_pt, into_it, detail), beside(results)
+    )
+
+
+def ahead(results, into_pt, into_it, detail: int) -> str:
+    """Return the sentence on the pairs in which the late window surely leads, by answers or by voice, on each side."""
+    if len(results) == 1:
+        found = [HEADS[side] for side, titles in zip(q.SIDES, (into_pt, into_it)) if titles]
+        return f"The late window surely leads {' and '.join(found) or 'neither way'}."
+    one, two = (among(titles, results, detail) for titles in (into_pt, into_it))
+    return f"The late window surely leads {one} into PT, {two} into IT."
+
+
+def beside(results) -> str:
+    """Return the sentence on scrambled changes of the same size: how many answers they cost IT."""
+    names = [f"s2_control.necessity.{window}" for window in WINDOWS]
+    known = [
+        value(quantities, d, name) for d in results.values() for name in names if name in kept(quantities, d)
+    ]
+    cost = max((one for one in known if not np.isnan(one)), default=np.nan)
+    return (
+        "" if np.isnan(cost) else f"Scrambled changes as large cost IT at most {points(max(cost, 0))} points."
+    )
+
+
+def cell(values) -> str:
+    """Return the mean of values by prompt, or the value of an interval, as text with its interval; a dash without any."""
+    if isinstance(values, stats.Interval):
+        return number(float(values.mean)) if np.isnan(values.low) else interval(tuple(map(float, values)))
+    ends = interval_row(values.dropna("prompt"))
+    return written(pd.DataFrame([{name: ends[name] for name in ENDS}]))[0] if ends["prompts"] > 1 else MISSING
+
+
+def effect_table(results, task: str = "s2") -> pd.DataFrame:
+    """Return a table of effects by side and window; * if p < 0.05 in the paired test, Holm over pairs, sides and windows."""
+    places = [(side, window) for side in q.SIDES for window in WINDOWS]
+    p = [value(quantities, d, f"p.{task}.{s}.{w}") for d in results.values() for s, w in places]
+    sure = iter(stats.holm(p) < 0.05)
+    rows = {
+        title: {
+            (HEADS[side], window): cell(kept(quantities, d)[f"{task}_effect.{side}.{window}"].values)
+            + (" *" if next(sure) else "")
+            for side, window in places
+        }
+        for title, d in results.items()
+    }
+    return turned(pd.DataFrame(rows).T, results)
+
+
+def test_table(results, side: str = "necessity") -> pd.DataFrame:
+    """Return a table of paired tests on one side: prompts lost and gained, win shares, p by Holm over pairs and windows."""
+    rows = {(task, w): test_row(results, task, f"{side}.{w}") for task in q.TASKS for w in WINDOWS}
+    for task in q.TASKS:
+        p = [value(quantities, d, f"p.{task}.{side}.{w}") for w in WINDOWS for d in results.values()]
+        adjusted = iter(stats.holm(p))
+        for window in WINDOWS:
+            rows[task, window] = {
+                t: f"{text}, p {p_value(next(adjusted), 3)}" for t, text in rows[task, window].items()
+            }
+    table = pd.DataFrame(rows).rename(columns={task: task.upper() for task in q.TASKS}, level=0)
+    return turned(table, results)
+
+
+def test_row(results, task: str, at: str) -> dict[str, str]:
+    """Return {title: what a test rests on}: "b 3, c 12", prompts lost and gained, or the share of prompts that rise."""
+    if task in q.POINTS:
+        return {
+            t: f"win share {number(value(quantities, d, f'win_share.{task}.{at}'))}"
+            for t, d in results.items()
+        }
+    counts = ("lost", "gained")
+    found = {t: [value(quantities, d, f"{word}.{task}.{at}") for word in counts] for t, d in results.items()}
+    return {title: f"b {lost:.0f}, c {gained:.0f}" for title, (lost, gained) in found.items()}
+
+
+def order_table(results) -> pd.DataFrame:
+    """Return a table of windows in the order of their effects, with the lead of the late one, the chance of such a lead, and
+    the share of resamples in which it is the strongest.
+    """
+    rows = {}
+    for title, d in results.items():
+        row = {}
+        for task in PRIMARY:
+            for side in q.SIDES:
+                head = f"{task.upper()}, {HEADS[side]}"
+                row[head, "order"] = ranked(d, task, side)
+                row[head, "late less the next"] = cell(kept(quantities, d)[f"{task}_margin.{side}"].values)
+                row[head, "p"] = p_value(value(quantities, d, f"order_p.{task}.{side}"), 3)
+                share = value(quantities, d, f"strongest.{task}.{side}.late")
+                row[head, "late strongest"] = MISSING if np.isnan(share) else percent(share)
+        rows[title] = row
+    return turned(pd.DataFrame(rows).T, results)
+
+
+def ranked(result: xr.Dataset, task: str, side: str) -> str:
+    """Return the windows from the largest effect to the smallest, "late > early = mid"; a dash if not measured."""
+    found = {w: value(quantities, result, f"{task}_effect.{side}.{w}") for w in WINDOWS}
+    if any(np.isnan(list(found.values()))):
+        return MISSING
+    names = sorted(WINDOWS, key=lambda w: -round(found[w], 9))
+    said = names[0]
+    for before, name in zip(names, names[1:]):
+        said += f" {'=' if round(found[before] - found[name], 9) == 0 else '>'} {name}"
+    return said
+
+
+def acceptance_table(results) -> pd.DataFrame:
+    """Return a table of the study's acceptance rule: dense pairs in which the late window has the largest effect.
+
+    As planned there, a tie counts as largest; here ties, and effects that are all zero, are also counted apart.
+    """
+    dense = {title: d for title, d in results.items() if is_dense(d)}
+    rows = {}
+    for side in q.SIDES:
+        for task in PRIMARY:
+            found = [
+                [value(quantities, d, f"{task}_effect.{side}.{w}") for w in WINDOWS] for d in dense.values()
+            ]
+            known = np.round([one for one in found if not np.isnan(one).any()], 9).reshape(-1, len(WINDOWS))
+            late, others = known[:, -1], known[:, :-1].max(1, initial=-np.inf)
+            rows[f"{task.upper()}, {HEADS[side]}"] = {
+                "largest, ties counted": int((late >= others).sum()), "of these ties": int((late == others).sum()),
+                "nothing changes": int((known == 0).all(1).sum()), "dense pairs measured": len(known),
+            }  # fmt: skip
+    return pd.DataFrame(rows).T
+
+
+def dense_table(results) -> pd.DataFrame:
+    """Return a table of effects averaged over dense pairs; intervals resample the pairs, of which there are few."""
+    dense = [d for d in results.values() if is_dense(d)]
+    rows = {}
+    for task in (*PRIMARY, "g1", "s1", *q.RULES):
+        row = {}
+        for side in q.SIDES:
+            for window in WINDOWS:
+                each = [value(quantities, d, f"{task}_effect.{side}.{window}") for d in dense]
+                row[HEADS[side], window] = family_interval(np.array(each))
+        rows[TITLES[task]] = row
+    return pd.DataFrame(rows).T.rename_axis(f"{POOL}, n = {len(dense)}")
+
+
+def family_interval(values: np.ndarray) -> str:
+    """Return the mean over families with its percentile interval, families drawn with replacement; a dash if one lacks it."""
+    if len(values) < 2 or np.isnan(values).any():
+        return MISSING
+    seed, n = POOLED
+    drawn = np.random.default_rng(seed).integers(len(values), size=(n, len(values)))
+    return interval((values.mean(), *np.quantile(values[drawn].mean(1), (0.025, 0.975))))
+
+
+def control_table(results, task: str = "s2") -> pd.DataFrame:
+    """Return a table of what could be mere damage: effects less those of scrambled controls, effects where both replies are
+    coherent, and the shares of incoherent and of cut replies.
+    """
+    rows = {}
+    for title, d in results.items():
+        known, row = kept(quantities, d), {}
+        for side, (letter, _) in q.SIDES.items():
+            for window in WINDOWS:
+                at, name = f"{side}.{window}", f"{letter}_{window}"
+                over = known.get(f"{task}_over_control.{at}")
+                row[HEADS[side], window, "less scrambled"] = cell(over.values) if over else MISSING
+                row[HEADS[side], window, "both coherent"] = cell(known[f"{task}_coherent.{at}"].values)
+                broken = (value(quantities, d, f"{word}_{name}") for word in ("incoherent", "capped"))
+                row[HEADS[side], window, "incoherent, cut"] = ", ".join(map(percent, broken))
+        rows[title] = row
+    return pd.DataFrame(rows)
+
+
+def preference_table(results) -> pd.DataFrame:
+    """Return a table of preferences: wins less losses with intervals, the sign test's p, and how often the order decides."""
+    rows = {}
+    for title, d in results.items():
+        row = {}
+        for task in q.PAIRWISE:
+            for side in q.COMPARED:
+                at, head = f"{task}.{side}", f"{task.upper()}, {HEADS[side]}"
+                row[head, "wins less losses"] = cell(kept(quantities, d)[f"net_preference.{at}"].values)
+                row[head, "p"] = p_value(value(quantities, d, f"sign_p.{at}"), 3)
+                flips = value(quantities, d, f"flip.{at}")
+                row[head, "order decides"] = MISSING if np.isnan(flips) else percent(flips)
+        rows[title] = row
+    return turned(pd.DataFrame(rows).T, results)
+
+
+def rule_table(results) -> pd.DataFrame:
+    """Return a table of effects on scores by rule, by side and window, and the share of answers that no parser reads."""
+    rows = {}
+    for title, d in results.items():
+        known = kept(quantities, d)
+        for side, (letter, _) in q.SIDES.items():
+            for window in WINDOWS:
+                row = {TITLES[r]: cell(known[f"{r}_effect.{side}.{window}"].values) for r in q.RULES}
+                lost = value(quantities, d, f"unparsed_{letter}_{window}")
+                rows[title, HEADS[side], window] = row | {
+                    "no answer to read": MISSING if np.isnan(lost) else percent(lost)
+                }
+    return pd.DataFrame(rows).T
+
+
+def closure_table(results) -> pd.DataFrame:
+    """Return a table of the share of the way between PT and IT that late MLPs go; no interval where these are not apart."""
+    rows = {}
+    for title, d in results.items():
+        known = kept(quantities, d)
+        names = {
+            (HEADS[side], task.upper()): f"{task}_closure.{side}.late" for side in q.SIDES for task in q.TASKS
+        }
+        rows[title] = {
+            head: cell(known[name].values) if name in known else MISSING for head, name in names.items()
+        }
+    return turned(pd.DataFrame(rows).T, results)
+
+
+def missing_table(results) -> pd.DataFrame:
+    """Return a table of verdicts that a judge did not give, by condition: missing of those asked for."""
+    rows = {}
+    for title, d in results.items():
+        for name in d["judge"].values:
+            lost = d["missing"].sel(judge=name).sum(("task", "prompt"))
+            asked = d["rating"].sel(judge=name).notnull().sum(("task", "prompt")) + lost
+            rows[title, name] = {
+                c: f"{int(lost.sel(condition=c))} of {int(asked.sel(condition=c))}" for c in q.conditions(d)
+            }
+    return pd.DataFrame(rows).T
+
+
+def replies(result: xr.Dataset, n: int = 1):
+    """Return the replies of five conditions side by side, to the first n prompts of each category by hash, none harmful."""
+    about = {name: result[name].values for name in ("message", "category")}
+    questions = pd.DataFrame(about, index=result["prompt"].values).rename(columns={"message": "question"})
+    return side_by_side(result["text"], questions, SHOWN, n=n)
