@@ -249,7 +249,7 @@ FEW = [Arm("it"), Arm("it_raw", prompt_format="raw"), Arm("pt", host="pt"), *DOS
 
 @cache
 def written():
-    return measure.with_baseline(pair(), FEW, asked(), vectors(), options(max_new_tokens=12))
+    return measure.with_baseline(pair(), {"few": FEW}, known(), vectors(), options(max_new_tokens=12))
 
 
 def test_arms_that_decode_apart_come_back_in_their_order():
@@ -257,6 +257,30 @@ def test_arms_that_decode_apart_come_back_in_their_order():
     whole = steering.written(pair(), FEW, asked(), vectors(), max_new_tokens=12)
     for name in ("ids", "text", "n_tokens", "edited_positions"):
         assert (written()[name].sel(arm=whole["arm"]) == whole[name]).all(), name
+
+
+@pytest.mark.slow
+def test_random_controls_beyond_the_first_answer_requests_for_a_form_and_choices_alone():
+    few = options(max_new_tokens=6, n_elsewhere=1, batch_size=64)
+    band = [
+        Arm(f"matched_0_{i}", change="matched", layers=(9,), dose=0.0, write="random_00") for i in range(3)
+    ]
+    groups = {"plain": FEW[:1], "matched": band}
+    found = measure.with_baseline(pair(), groups, known(), vectors(), few)
+    assert found["arm"].values.tolist() == ["it", *(arm.name for arm in band), "prompted"]
+    role = np.array([scoring.task(record).role for _, record in known()])
+    wanted = np.ones((5, len(role)), bool)
+    wanted[2:4] = np.isin(role, ("format", "choice"))
+    np.testing.assert_array_equal(found["answered"], wanted)
+    # The three directions are one, so that what the third wrote is what the first did.
+    same = found["ids"].sel(arm="matched_0_0") == found["ids"].sel(arm="matched_0_2")
+    assert same.values[wanted[3]].all()
+    scored = measure.scored(found, known(), {})
+    length = scored["score"].sel(metric="length").values
+    assert np.isnan(length[~wanted]).all() and not np.isnan(length[wanted]).any()
+    assert (scored["engagement"].values[~wanted] == -1).all() and (
+        scored["engagement"].values[wanted] >= 0
+    ).all()
 
 
 def test_the_baseline_is_asked_for_plain_text_and_nothing_is_edited():
@@ -377,6 +401,7 @@ def test_a_whole_run_holds_what_the_slice_declares():
         max_new_tokens=6,
         n_random=1,
         n_random_removed=2,
+        n_elsewhere=1,
         n_texts=2,
         text_tokens=8,
         force_every=1,
@@ -386,7 +411,7 @@ def test_a_whole_run_holds_what_the_slice_declares():
     every = [arm for group in groups.values() for arm in group]
     drawn = np.random.default_rng(0).standard_normal((4, 12, 96))
     given = dict(zip(("mean", "permuted", "random_00", "random_01"), drawn))
-    found = measure.with_baseline(pair(), every, asked(), given, few)
+    found = measure.with_baseline(pair(), groups, known(), given, few)
     own = steering.continuations(found, "it")
     lenses = {d.variant: tuned_lens.untrained(12, d.unembedding) for d in pair()}
     parts = [

@@ -12,6 +12,7 @@ from nbhelpers.core.schemas import ForwardParams, Prompts, Size, Texts
 from nbhelpers.core.variables import declared
 
 ROWS = 2048  # rows whose edits are held at once
+CONTROLLED = ("format", "choice")  # roles of the prompts that all random controls answer
 Doses = Annotated[tuple[float, ...], Field(min_length=3, strict=False)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -32,6 +33,9 @@ class Params(ForwardParams):
     factors: Doses = Field(default=(0, 0.5, 1, 2), description="c of the gap that is added to PT")
     n_random: int = Field(default=20, ge=1, description="matched random directions at each dose of the band")
     n_random_removed: int = Field(default=39, ge=1, description="the same at dose 0")
+    n_elsewhere: int = Field(
+        default=3, ge=0, description="of them at each dose, those that answer more than forms and choices"
+    )
     n_texts: int = Field(default=16, ge=2, description="neutral texts")
     text_tokens: int = Field(default=64, ge=8, description="tokens read of each")
     force_every: int = Field(
@@ -57,19 +61,25 @@ class Params(ForwardParams):
         return counts
 
 
+def n_band(params: Params) -> int:
+    """Return how many matched random directions there are, over all doses."""
+    return params.n_random * (len(params.band_doses) - (0 in params.band_doses)) + params.n_random_removed
+
+
 def n_arms(params: Params, n_layers: int) -> int:
     """Return how many arms are decoded."""
-    band = params.n_random * (len(params.band_doses) - (0 in params.band_doses)) + params.n_random_removed
     others = len(params.doses) + len(params.raw_doses) + 3 * len(params.band_doses) + len(params.factors)
-    return band + others + 6 + n_layers + n_layers - onset(n_layers)
+    return n_band(params) + others + 6 + n_layers + n_layers - onset(n_layers)
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp06: every arm answers every prompt, then reads IT's replies."""
     e, L = run.experiment, size.layers
     n, arms = sum(e.counts.values()), n_arms(run.experiment, size.layers)
-    replies = n * arms * e.max_new_tokens
-    read = n * arms * (e.max_new_tokens + PROMPT_TOKENS)
+    left_out = max(0, n_band(e) - e.n_elsewhere * len(e.band_doses))
+    rows = n * arms - left_out * (n - sum(e.counts.get(role, 0) for role in CONTROLLED))
+    replies = rows * e.max_new_tokens
+    read = rows * (e.max_new_tokens + PROMPT_TOKENS)
     read += (
         4 * e.counts.get("choice", 0) * arms * PROMPT_TOKENS + 2 * len(e.doses) * e.n_texts * e.text_tokens
     )
@@ -77,7 +87,7 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     stream = 2 * L * e.batch_size * (e.max_new_tokens + PROMPT_TOKENS) * size.width * BYTES[run.model.dtype]
     logits = 4 * 4.0 * e.batch_size * e.max_new_tokens * size.vocabulary
     held = weights(run, size, 2) + edits + stream + logits
-    passes = -(-n * arms // e.batch_size) * (e.max_new_tokens + 3)
+    passes = -(-rows // e.batch_size) * (e.max_new_tokens + 3)
     return Cost(n, replies, read, passes, held, arms * n * 30 * 4.0)
 
 
@@ -86,11 +96,14 @@ VARIABLES = declared(
         ("metric", "arm", "prompt"): {
             "score": (
                 "by metric",
-                "score of the reply that an arm writes, NaN where a metric does not apply",
+                "score of the reply that an arm writes, NaN where a metric does not apply or no reply was asked for",
             ),
         },
         ("arm", "prompt"): {
-            "engagement": ("1", "how the reply meets the request, an index into refusal.CLASSES"),
+            "engagement": (
+                "1",
+                "how the reply meets the request, an index into refusal.CLASSES; −1 without a reply",
+            ),
             "edited_positions": ("tokens", "positions whose activations were edited"),
             "forced_nll": ("nats", "NLL of a token of IT's unedited reply"),
             "forced_kl_unedited": ("nats", "KL(unedited ‖ edited) on IT's unedited reply"),

@@ -10,7 +10,7 @@ import xarray as xr
 from nbhelpers.core.store import ResultError
 from nbhelpers.experiments.exp06_steering.arms import PROMPTED, described
 from nbhelpers.experiments.exp06_steering.content import content
-from nbhelpers.experiments.exp06_steering.experiment import ROWS, Params
+from nbhelpers.experiments.exp06_steering.experiment import CONTROLLED, ROWS, Params
 from nbhelpers.measures import lens, replies, scoring, steering
 from nbhelpers.measures.arms import Arm, Vectors
 from nbhelpers.measures.refusal import CLASSES, engagement
@@ -61,13 +61,36 @@ def steered(
     return xr.concat(parts, "prompt")
 
 
+def narrow(groups: Mapping[str, list[Arm]], options: Params) -> set[str]:
+    """Return the names of the random controls that answer only prompts of `CONTROLLED` roles: all but a few at each dose."""
+    by_dose: dict[float, list[str]] = {}
+    for arm in groups.get("matched", ()):
+        by_dose.setdefault(arm.dose, []).append(arm.name)
+    return {name for names in by_dose.values() for name in names[options.n_elsewhere :]}
+
+
 def with_baseline(
-    pair: Pair, arms: Sequence[Arm], prompts: Sequence[Prompt], vectors: Vectors, options: Params
+    pair: Pair, groups: Mapping[str, list[Arm]], known: Known, vectors: Vectors, options: Params
 ) -> xr.Dataset:
-    """Return `steered` of all arms, and of IT as it is if the message first asks for plain text: the baseline by a prompt."""
+    """Return `steered` of all arms, and of IT as it is if the message first asks for plain text: the baseline by a prompt.
+
+    `answered` (arm, prompt) says which replies there are: arms of `narrow` answer requests for a form and choices alone.
+    """
+    prompts, fewer = [prompt for prompt, _ in known], narrow(groups, options)
+    arms = [arm for group in groups.values() for arm in group]
+    wide = [arm for arm in arms if arm.name not in fewer]
+    found = [steered(pair, wide, prompts, vectors, options)]
+    some = [prompt for prompt, record in known if scoring.task(record).role in CONTROLLED]
+    if fewer and some:
+        found.append(steered(pair, [arm for arm in arms if arm.name in fewer], some, vectors, options))
     asked = [replace(prompt, message=PLAINLY + prompt.message) for prompt in prompts]
-    found = steered(pair, arms, prompts, vectors, options)
-    return xr.concat([found, steered(pair, [PROMPTED], asked, {}, options)], "arm")
+    found.append(steered(pair, [PROMPTED], asked, {}, options))
+    blank = {"text": "", "ids": "", "n_tokens": 0, "capped": False, "edited_positions": 0, "answered": False}
+    whole = [
+        part.assign(answered=xr.ones_like(part["capped"])).reindex(prompt=found[0].prompt, fill_value=blank)
+        for part in found
+    ]
+    return xr.concat(whole, "arm").sel(arm=[*(arm.name for arm in arms), PROMPTED.name])
 
 
 def _runs(pair: Pair, arms: Sequence[Arm]) -> Iterator[tuple[Decoder, str, list[int]]]:
@@ -157,14 +180,15 @@ def _ids(known: Known) -> list[str]:
 
 
 def scored(found: xr.Dataset, known: Known, extra: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """Return `score` (metric, arm, prompt) and `engagement` (arm, prompt) of written replies.
+    """Return `score` (metric, arm, prompt) and `engagement` (arm, prompt) of written replies, NaN and −1 without a reply.
 
     extra: {metric: [arm, prompt]} beside those of the texts.
     """
     tasks = [scoring.task(record) for _, record in known]
     values = np.full((len(METRICS), *found["text"].shape), np.nan, dtype=np.float32)
-    kinds, seen = np.zeros(found["text"].shape, dtype=np.int64), {}
-    for a, p in np.ndindex(found["text"].shape):
+    kinds, seen = np.full(found["text"].shape, -1), {}
+    there = found["answered"].values if "answered" in found else np.ones(kinds.shape, bool)
+    for a, p in np.argwhere(there):
         text = str(found["text"].values[a, p])
         if (p, text) not in seen:
             own = scoring.scores(tasks[p], text) | {"content": content(tasks[p], known[p][1], text)}
@@ -173,7 +197,7 @@ def scored(found: xr.Dataset, known: Known, extra: Mapping[str, np.ndarray]) -> 
         values[[METRICS.index(name) for name in own], a, p] = list(own.values())
     more = {"capped": found["capped"].values, "length": found["n_tokens"].values} | dict(extra)
     for name, each in more.items():
-        values[METRICS.index(name)] = each
+        values[METRICS.index(name)] = np.where(there, each, np.nan)
     dims = ("arm", "prompt")
     coords = {"metric": list(METRICS)} | {dim: found[dim].values for dim in dims}
     return xr.Dataset({"score": (("metric", *dims), values), "engagement": (dims, kinds)}, coords)
@@ -189,14 +213,18 @@ def all_scores(
 ) -> xr.Dataset:
     """Return `scored` of the replies of all arms, with their NLL under the unedited host and choices by log-probability.
 
-    The latter are not read under the random controls, of which there are many, nor under single layers.
+    The NLL is not read under the many random controls that answer fewer prompts; choices under no random control, nor under
+    single layers.
     """
-    arms = [arm for group in groups.values() for arm in group] + [PROMPTED]
+    arms = [arm for group in groups.values() for arm in group]
     fewer = [arm for name, group in groups.items() if name not in UNREAD for arm in group]
+    read = [arm for arm in arms if arm.name not in narrow(groups, options)] + [PROMPTED]
     prompts = [prompt for prompt, _ in known]
     likely = forced_choice(pair, fewer, known, vectors, batch_size=options.batch_size)
+    nll = reply_nll(pair, read, prompts, found, batch_size=options.batch_size)
+    nll = xr.DataArray(nll, {"arm": [arm.name for arm in read]}, ("arm", "prompt"))
     extra = {
-        "nll_unedited": reply_nll(pair, arms, prompts, found, batch_size=options.batch_size),
+        "nll_unedited": nll.reindex(arm=found["arm"].values).values,
         "choice_logprob": likely.reindex(arm=found["arm"].values).values,
     }
     return scored(found, known, extra)
