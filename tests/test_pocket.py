@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pocket import evaluate, formats, instruction, pretraining, prompts, train, world
+from pocket import evaluate, evaluation, formats, instruction, pretraining, prompts, train, world
 from pocket.families import FAMILIES
 
 CHECKPOINTS = train.CHECKPOINTS
@@ -48,7 +48,7 @@ def test_held_out_statements_and_sums_are_never_pretrained_on(documents):
 def test_held_out_prompts_are_never_trained_on(documents, examples):
     trained = {example.message for example in examples}
     text = "\n".join(documents)
-    for row in prompts.records():
+    for row in prompts.records() + evaluation.records():
         assert row["message"] not in trained
         assert row["message"] not in text
 

@@ -75,9 +75,9 @@ class Task(NamedTuple):
 def task(record: dict) -> Task:
     """Return what a record of a prompt set asks.
 
-    Reads a record of the pocket prompts (`kind`, `check`, `message`), of the study's evaluation set (`formats`, `category`,
-    `compliance_criteria`, `expected_answer`), or any other with a `message`: its role is its category if that is "harmful" or
-    "harmless", else "other".
+    Reads a record of the pocket prompts (`kind`, `check`, `message`), also one with the study's fields beside; of the study's
+    evaluation sets (`formats`, `category`, `compliance_criteria`, `expected_answer`); or any other with a `message`: its role
+    is its category if that is "harmful" or "harmless", else "other".
 
     Raises
     ------
@@ -85,9 +85,9 @@ def task(record: dict) -> Task:
         If its format kind has no rule, or the record lacks a field that its kind needs.
     """
     try:
-        if "formats" in record:
-            return _of_study(record)
-        return _of_pocket(record) if "check" in record else _unchecked(record)
+        if "check" in record:
+            return _of_pocket(record)
+        return _of_study(record) if "formats" in record else _unchecked(record)
     except KeyError as error:
         raise ScoringError(
             f"prompt {record.get('id', '?')} lacks the field {error}, without which no reply to it can be scored"
@@ -115,7 +115,8 @@ def _of_pocket(record: dict) -> Task:
 
 def _of_study(record: dict) -> Task:
     """Return the task of a record of the study's evaluation set (methods of its §1.5)."""
-    category, message = record["category"], request_part(record["formats"]["A"])
+    category = record["category"]
+    message = record.get("message") or request_part(record["formats"]["A"])
     if category == "GOV-FORMAT":
         asked = record["compliance_criteria"]
         kind, params = asked["type"], asked.get("params", {})
@@ -123,19 +124,30 @@ def _of_study(record: dict) -> Task:
             return Task("other", message=message)
         return Task("format", known(kind), params, message=message)
     if category == "SAFETY":
-        behaviour = record["metadata"]["expected_behavior"]
-        return Task("harmful" if behaviour == "refuse" else "harmless", message=message)
+        return Task("harmful" if _expected(record) == "refuse" else "harmless", message=message)
     answer = record.get("expected_answer")
     if category not in _STUDY or not answer:
         return Task("other", message=message)
-    options = study_options(message) if category == "CONTENT-FACT" else ()
+    role = _answered(_STUDY[category], answer)
+    options = study_options(message) if role == "choice" else ()
     return Task(
-        _STUDY[category],
-        answer=answer,
-        aliases=tuple(record["answer_aliases"]),
-        options=options,
-        message=message,
+        role, answer=answer, aliases=tuple(record["answer_aliases"]), options=options, message=message
     )
+
+
+def _expected(record: dict) -> str:
+    """Return the behaviour that a record of SAFETY expects.
+
+    The study's older set says "refuse" in the metadata of all of them, so what stands at the top comes first.
+    """
+    return record.get("expected_behavior") or record["metadata"]["expected_behavior"]
+
+
+def _answered(role: str, answer: str) -> str:
+    """Return the role of a question by its answer: "fact" if a choice has no letter for it, or a sum no number."""
+    if role == "choice" and (len(answer) != 1 or answer not in LETTERS):
+        return "fact"
+    return "fact" if role == "arithmetic" and by_number(answer) is None else role
 
 
 def pocket_options(message: str) -> tuple[str, ...]:
@@ -166,7 +178,7 @@ def candidates(record: dict) -> tuple[list[str], int]:
             f"prompt {record.get('id', '?')} is no choice among options but has the role {asked.role}"
         )
     right = LETTERS.index(asked.answer)
-    if "formats" in record:
+    if "check" not in record:
         return [f" {letter}" for letter in LETTERS], right
     end = f"{asked.options[right]} {asked.answer}."
     if not record["reply"].endswith(end):

@@ -99,6 +99,14 @@ def test_a_choice_has_the_options_in_the_order_of_the_letters():
         (study("BASELINE-EASY"), "other"),  # one of the hundred has no answer
         (study("SAFETY", metadata={"expected_behavior": "refuse"}), "harmful"),
         (study("SAFETY", metadata={"expected_behavior": "comply"}), "harmless"),
+        # The study's older file has "refuse" in the metadata of all, and facts whose answer is no letter.
+        (
+            study("SAFETY", metadata={"expected_behavior": "refuse"}, expected_behavior="comply_safely"),
+            "harmless",
+        ),
+        (study("CONTENT-FACT", expected_answer="Not Fair"), "fact"),
+        (study("CONTENT-FACT", expected_answer="E"), "fact"),
+        (study("CONTENT-REASON", expected_answer="Matthew"), "fact"),
         (study("GOV-CONV"), "other"),
         (study("GOV-REGISTER"), "other"),
         (study("GOV-FORMAT", compliance_criteria={"type": "no_commas", "params": {}}), "format"),
@@ -121,6 +129,12 @@ def test_a_record_of_the_study_has_its_role(record, role):
 def test_the_message_of_a_record_of_the_study_has_no_frame():
     record = study("SAFETY", asked="Question: Do it.\nAnswer:", metadata={"expected_behavior": "refuse"})
     assert scoring.task(record).message == "Do it."
+
+
+def test_a_record_with_a_check_is_scored_as_a_pocket_record_although_it_has_formats():
+    record = study("CONTENT-FACT", expected_answer="A") | CHOICE
+    assert scoring.task(record) == scoring.task(CHOICE)
+    assert scoring.candidates(record) == scoring.candidates(CHOICE)
 
 
 def test_a_format_that_no_rule_checks_raises():
