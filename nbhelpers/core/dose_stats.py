@@ -149,8 +149,10 @@ def detectable(
 def mcnemar(before: ArrayLike, after: ArrayLike) -> Discordance:
     """Return McNemar's exact test of paired outcomes 0 or 1, [prompt] each: p is binomial with b + c tries, two-sided.
 
-    p = 1 if no prompt changes. StatisticsError if the arrays differ in length.
+    p = 1 if no prompt changes; statsmodels computes it. StatisticsError if the arrays differ in length.
     """
+    from statsmodels.stats import contingency_tables
+
     before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     if before.shape != after.shape:
         raise StatisticsError(
@@ -159,8 +161,8 @@ def mcnemar(before: ArrayLike, after: ArrayLike) -> Discordance:
     known = ~np.isnan(before + after)
     was, now = before[known] > 0.5, after[known] > 0.5
     lost, gained = int((was & ~now).sum()), int((~was & now).sum())
-    p = float(scipy_stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
-    return Discordance(lost, gained, p)
+    table = [[int((was & now).sum()), lost], [gained, int((~was & ~now).sum())]]
+    return Discordance(lost, gained, float(contingency_tables.mcnemar(table, exact=True).pvalue))
 
 
 def cohen_dz(differences: ArrayLike) -> float:
