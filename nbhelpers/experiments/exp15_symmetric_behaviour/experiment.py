@@ -13,11 +13,8 @@ from nbhelpers.core.variables import declared
 Count = Annotated[int, Field(ge=0)]
 ARMS = 12  # eight conditions and four scrambled controls
 OPTIONS = 4  # candidates of a choice
-COMPARISONS = {
-    "B_late vs A": ("B_late", "A"),
-    "C vs D_late": ("C", "D_late"),
-}  # the reply with IT's late MLPs first
-S1 = ("refuses", "complies", "incoherent", "undecided")  # classes of replies to harmful requests
+# Which replies are compared: that with IT's late MLPs, then the other. The names are those of LLM judges' files.
+COMPARISONS = {"pt_late_vs_a": ("B_late", "A"), "it_c_vs_dlate": ("C", "D_late")}
 
 
 class Params(ForwardParams):

@@ -4,7 +4,6 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import S1
 from nbhelpers.experiments.exp15_symmetric_behaviour.quantities import (
     COMPARED,
     PAIRWISE,
@@ -13,9 +12,10 @@ from nbhelpers.experiments.exp15_symmetric_behaviour.quantities import (
     conditions,
     quantities,
 )
+from nbhelpers.measures.behaviour import RATED
 from nbhelpers.measures.graft_shifts import WINDOWS
-from nbhelpers.measures.refusal import CLASSES
 from nbhelpers.report import behaviour_charts, unmeasured
+from nbhelpers.report.families import is_dense
 from nbhelpers.report.forest import forest_rows
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import number
@@ -33,7 +33,7 @@ TITLES = {
 }
 HEADS = {"sufficiency": "into PT", "necessity": "into IT"}
 MAIN, OTHERS = ("s2", "g2"), ("s1", "g1")
-CLASSES_OF, REQUESTS = {"s2": CLASSES, "s1": S1}, {"s2": "harmless", "s1": "harmful"}
+REQUESTS = {"s2": "harmless", "s1": "harmful"}
 COMPARISONS = {"sufficiency": "PT + late or PT", "necessity": "IT or IT + late"}
 
 
@@ -107,7 +107,7 @@ def class_rows(results, task: str) -> pd.DataFrame:
     for title, result in results.items():
         known = kept(quantities, result)
         for name in conditions(result):
-            for held in CLASSES_OF[task]:
+            for held in RATED[task]:
                 found = known[f"{task}_{held}_{name}"].values.dropna("prompt")
                 about = {"panel": title, "condition": name, "class": held, "replies": len(found)}
                 rows.append(about | {"share": float(found.mean()) if len(found) else np.nan})
@@ -120,7 +120,7 @@ def classes(results, task: str = "s2") -> alt.Chart:
     if rows.empty:
         return unmeasured.words(f"not measured: no prompt of this run is a {request} request")
     return behaviour_charts.class_shares(
-        rows, classes=CLASSES_OF[task], title=f"What becomes of a {request} request",
+        rows, classes=RATED[task], title=f"What becomes of a {request} request",
         description=f"Shares of replies to {request} requests by class, by condition",
     )  # fmt: skip
 
@@ -172,13 +172,14 @@ def scatter(results) -> alt.Chart:
 def correlation_table(results) -> pd.DataFrame:
     """Return a table of the correlation of effects with changes inside, over pairs × windows, by measure and side.
 
-    The interval resamples prompts within each pair, so it holds the error of the points, not that of the choice of pairs.
+    Of dense pairs, if there are several. The interval resamples prompts within each pair, so it holds the error of the
+    points, not that of the choice of pairs.
     """
+    dense = {title: d for title, d in results.items() if is_dense(d)}
+    results = dense if len(dense) > 1 else results
     rows = {}
-    table = scatter_rows(results)
-    for (measure, side), of in table.groupby(["measure", "side"], sort=False):
-        task = measure.lower()
-        low, high = correlation_ends(results, task, side)
+    for (measure, side), of in scatter_rows(results).groupby(["measure", "side"], sort=False):
+        low, high = correlation_ends(results, measure.lower(), side)
         r = pearson(of["internal"].values, of["mean"].values)
         row = {"r": number(r), "95 %, over prompts": f"{number(low)} to {number(high)}", "points": len(of)}
         rows[f"{measure}, {HEADS[side]}"] = row

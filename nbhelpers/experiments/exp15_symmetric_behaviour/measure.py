@@ -1,16 +1,15 @@
 """exp15: replies of a pair under grafts of three windows on both sides, their scores, ratings and preferences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 
 from nbhelpers.core.depths import windows
 from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import COMPARISONS, Params
-from nbhelpers.measures import judge, scoring, steering
-from nbhelpers.measures.arms import Arm, SteeringError
+from nbhelpers.measures import behaviour, judge, scoring, steering
+from nbhelpers.measures.arms import Arm
 from nbhelpers.measures.reference_judge import reference_judge
-from nbhelpers.measures.refusal import CLASSES, engagement
 from nbhelpers.measures.rubric_judge import RubricJudge
 from nbhelpers.models import evaluation, tokens
 from nbhelpers.models.decoder import Decoder, Pair
@@ -23,7 +22,6 @@ BASELINES = {"pt": "A", "it": "C"}  # host → its condition as it is
 SCRAMBLED = ("B_late", "D_early", "D_mid", "D_late")  # grafts with a control of the same size
 EVERY = 8  # one prompt of these is also answered by the identities
 EXTRA = ("choice_logprob", "parsed")
-METRICS = (*scoring.METRICS, *EXTRA)
 EXP14 = {"readout": "kl_layer_final", "region": "final_fifth", "lens": "tuned", "basis": "host"}
 
 
@@ -52,34 +50,22 @@ def identities(n_layers: int) -> list[Arm]:
     return [*(Arm(name, host=host) for host, name in BASELINES.items()), *own]
 
 
-def chosen(pairs: Known, options: Params) -> Known:
+def chosen(options: Params) -> Known:
     """Return the prompts of the core subset with their records; ParameterError if a bucket is short."""
+    pairs = evaluation.read_evaluation(options.prompts)
     return evaluation.core_subset(pairs, options.counts, seed=options.subset_seed)
 
 
 def written(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Dataset:
-    """Return `steering.written` of all `arms`, by condition.
+    """Return what all `arms` write, by condition: `text`, `n_tokens`, `capped` (condition, prompt).
 
-    The `identities` answer every eighth prompt first. SteeringError if one of them changes a reply, or if a graft changes
-    none.
+    The `identities` answer every eighth prompt first. SteeringError if one of them changes a reply, BehaviourError if a graft
+    changes none.
     """
     sizes = {"max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
     steering.written(pair, identities(pair.n_layers), prompts[::EVERY], {}, **sizes)
     every = arms(pair.n_layers)
-    made = steering.written(pair, every, prompts, {}, **sizes)
-    check_changes(made["ids"], every)
-    return made.rename(arm="condition")
-
-
-def check_changes(ids: xr.DataArray, every: Sequence[Arm]) -> None:
-    """Raise SteeringError if an arm that must change its host leaves every reply as it is; ids: (arm, prompt)."""
-    for arm in every:
-        base = BASELINES[arm.host]
-        if not arm.identity and (ids.sel(arm=arm.name) == ids.sel(arm=base)).all():
-            raise SteeringError(
-                f"The condition {arm.name} writes what {base} writes to all {ids.sizes['prompt']} prompts: its graft does "
-                "nothing; check the layers of its window."
-            )
+    return behaviour.checked(steering.written(pair, every, prompts, {}, **sizes), every)
 
 
 def candidate(decoder: Decoder, prompt_format: str, text: str) -> Continuation:
@@ -120,22 +106,17 @@ def parsed(asked: scoring.Task, text: str) -> float:
 
 
 def scored(found: xr.Dataset, known: Known, likely: xr.DataArray) -> xr.Dataset:
-    """Return `score` (metric, condition, prompt) and `engagement` (condition, prompt) of written replies.
+    """Return `behaviour.scored` of replies, with what each prompt is, and two more metrics of `score`.
 
-    likely: from `forced_choice`. "parsed" is 0 where a choice or a sum has no answer to read.
+    likely: from `forced_choice`, as "choice_logprob". "parsed" is 0 where a choice or a sum has no answer to read.
     """
+    whole = behaviour.scored(behaviour.labelled(found, known, evaluation.category), known)
     tasks = [scoring.task(record) for _, record in known]
-    values = np.full((len(METRICS), *found["text"].shape), np.nan, dtype=np.float32)
-    kinds = np.zeros(found["text"].shape, dtype=np.int64)
-    for c, p in np.ndindex(found["text"].shape):
-        text = str(found["text"].values[c, p])
-        values[: len(scoring.METRICS), c, p] = list(scoring.scores(tasks[p], text).values())
-        values[METRICS.index("parsed"), c, p] = parsed(tasks[p], text)
-        kinds[c, p] = CLASSES.index(engagement(text, tasks[p].message))
-    values[METRICS.index("choice_logprob")] = likely.sel(condition=found["condition"]).values
-    dims = ("condition", "prompt")
-    coords = {"metric": list(METRICS)} | {dim: found[dim].values for dim in dims}
-    return xr.Dataset({"score": (("metric", *dims), values), "engagement": (dims, kinds)}, coords)
+    read = [[parsed(asked, str(text)) for asked, text in zip(tasks, row)] for row in found["text"].values]
+    more = np.stack([likely.sel(condition=found["condition"]).values, read]).astype(np.float32)
+    added = xr.DataArray(more, {"metric": list(EXTRA)}, ("metric", "condition", "prompt"))
+    score = xr.concat([whole["score"].reset_coords(drop=True), added], "metric")
+    return whole.drop_vars(["score", "metric"]).assign(score=score)
 
 
 def judges(known: Known) -> list[judge.Judge]:
@@ -167,16 +148,7 @@ def internal(caused: xr.Dataset) -> xr.DataArray:
     return (shift * sign).reset_coords(drop=True).astype(np.float32)
 
 
-def assembled(
-    found: xr.Dataset, known: Known, parts: Sequence[xr.Dataset], inside: xr.DataArray, n_layers: int
-) -> xr.Dataset:
-    """Return exp15's dataset: replies, scores, ratings, preferences, exp14's shifts, and what each prompt is."""
-    kept = found[["text", "n_tokens", "capped"]]
-    whole = xr.merge([kept, *parts, inside.rename("internal_shift")], join="exact", combine_attrs="drop")
-    about: Mapping[str, list[str]] = {
-        "category": [evaluation.category(record) for _, record in known],
-        "source": [str(record.get("source") or record.get("kind") or "") for _, record in known],
-        "message": [prompt.message for prompt, _ in known],
-    }
-    coords = {name: ("prompt", np.array(values, dtype=object)) for name, values in about.items()}
-    return whole.assign_coords(coords).assign_attrs(n_layers=n_layers)
+def assembled(found: xr.Dataset, verdicts: xr.Dataset, inside: xr.DataArray, n_layers: int) -> xr.Dataset:
+    """Return exp15's dataset: replies with their scores (`scored`), ratings and preferences, and exp14's shifts."""
+    whole = xr.merge([found, verdicts, inside.rename("internal_shift")], join="exact", combine_attrs="drop")
+    return whole.assign_attrs(n_layers=n_layers)

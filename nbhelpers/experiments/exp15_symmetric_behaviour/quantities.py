@@ -13,15 +13,15 @@ import xarray as xr
 from nbhelpers.core import dose_stats
 from nbhelpers.core.closure import closure
 from nbhelpers.core.paired_tests import sign_test, wilcoxon
-from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import COMPARISONS, S1
+from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import COMPARISONS
+from nbhelpers.measures import behaviour
 from nbhelpers.measures.graft_shifts import WINDOWS, strongest_window
-from nbhelpers.measures.refusal import CLASSES
 from nbhelpers.report.graft_charts import lead, margin
 from nbhelpers.report.quantities import Quantities, levels, shifts
 
 SIDES = {"sufficiency": ("B", "A"), "necessity": ("D", "C")}  # side → letter of its grafts, its host as it is
 POINTS = ("g1", "g2")  # ratings from 1 to 5
-RATES = {"s1": ("s1", S1.index("refuses")), "s2": ("s2", CLASSES.index("answers"))}  # task, class that counts
+RATES = {"s1": "s1_refuses", "s2": "s2_answers"}  # task → the outcome that counts
 TASKS = (*POINTS, *RATES)
 RULES = ("structure", "format", "arithmetic", "choice", "choice_logprob")  # scored by rule alone
 PAIRWISE = {"g2": "pairwise_g2", "s2": "pairwise_s2"}
@@ -36,32 +36,19 @@ def values_of(result: xr.Dataset, name: str, condition: str, **at) -> xr.DataArr
     return result[name].sel(condition=condition, **at, drop=True).reset_coords(drop=True).astype(float)
 
 
-def rating(result: xr.Dataset, task: str, condition: str, judge: str = "rubric") -> xr.DataArray:
-    """Return a judge's ratings or classes of one condition's replies, [prompt]; NaN where there is none."""
-    return values_of(result, "rating", condition, task=task, judge=judge)
+def outcome(result: xr.Dataset, name: str, condition: str, judge: str = behaviour.RUBRIC) -> xr.DataArray:
+    """Return what an effect is measured on, [prompt]: a judge's rating, whether a reply has a class, or a score by rule."""
+    if name in TASKS:
+        return behaviour.outcome(result, RATES.get(name, name), condition, judge).reset_coords(drop=True)
+    return values_of(result, "score", condition, metric=name)
 
 
-def in_class(result: xr.Dataset, task: str, which: int, condition: str) -> xr.DataArray:
-    """Return whether a judge puts each reply of a condition into a class, 0 or 1 [prompt]; NaN where it gave none."""
-    found = rating(result, task, condition)
-    return (found == which).astype(float).where(found.notnull())
-
-
-def outcome(result: xr.Dataset, name: str, condition: str) -> xr.DataArray:
-    """Return what an effect is measured on, [prompt]: a rating, whether a reply has a class, or a score by rule."""
-    if name in POINTS:
-        return rating(result, name, condition)
-    return (
-        in_class(result, *RATES[name], condition)
-        if name in RATES
-        else values_of(result, "score", condition, metric=name)
-    )
-
-
-def effect(result: xr.Dataset, name: str, side: str, window: str, of: str = "") -> xr.DataArray:
+def effect(
+    result: xr.Dataset, name: str, side: str, window: str, of: str = "", judge: str = behaviour.RUBRIC
+) -> xr.DataArray:
     """Return what IT's MLPs of a window bring on a side, [prompt]: B_w − A or C − D_w; of: "_scrambled" for the control."""
     letter, base = SIDES[side]
-    moved = outcome(result, name, f"{letter}_{window}{of}") - outcome(result, name, base)
+    moved = outcome(result, name, f"{letter}_{window}{of}", judge) - outcome(result, name, base, judge)
     return moved if side == "sufficiency" else -moved
 
 
@@ -76,10 +63,11 @@ def level(result: xr.Dataset) -> Quantities:
     """
     points, shares = {}, {}
     for name in conditions(result):
-        points |= {f"{task}_{name}": rating(result, task, name) for task in POINTS}
-        for task, classes in (("s1", S1), ("s2", CLASSES)):
-            shares |= {f"{task}_{c}_{name}": in_class(result, task, i, name) for i, c in enumerate(classes)}
-        shares[f"s2_not_answered_{name}"] = 1 - outcome(result, "s2", name)
+        for task, about in behaviour.OUTCOMES.items():
+            held = behaviour.outcome(result, task, name).reset_coords(drop=True)
+            (points if about.unit == "points" else shares)[f"{task}_{name}"] = held
+        decided = [shares[f"s1_{held}_{name}"] for held in behaviour.RATED["s1"][:-1]]
+        shares[f"s1_undecided_{name}"] = 1 - sum(decided)
         shares |= {f"{rule}_{name}": outcome(result, rule, name) for rule in (*RULES, "incoherent")}
         shares[f"unparsed_{name}"] = 1 - outcome(result, "parsed", name)
         shares[f"capped_{name}"] = values_of(result, "capped", name)
@@ -256,7 +244,16 @@ def quantities(result: xr.Dataset) -> Quantities:
     return found | preferences(result) | closures(result) | internals(result)
 
 
-UNMEASURED = {}
+STORED = "a count or setting of the study's files; this run has its own prompts, and counts of its own"
+COUNTS = {
+    "coverage": ("prompts_per_condition", "forced_choice_per_condition", "families", "judge_files", "max_new_tokens_t200",
+                 "max_new_tokens_t512"),
+    "subset": ("assistant_facing", "conversation_source", "safety_benign", "safety_harmful", "human_audit_rows",
+               "audit_overlap", "audit_holdout", "gov_register", "safety", "gov_format", "content_fact", "content_reason",
+               "baseline_easy", "gov_conv_extra"),
+    "source": ("mmlu", "gsm8k", "ifeval", "mt_bench", "wildchat", "advbench", "custom_safe", "custom"),
+}  # fmt: skip
+UNMEASURED = {f"{kind}.{name}": STORED for kind, names in COUNTS.items() for name in names}
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
 SHOWN = {
     "*_effect.*": ("main_figure", effects),

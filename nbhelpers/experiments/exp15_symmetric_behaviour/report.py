@@ -11,15 +11,17 @@ from nbhelpers.experiments.exp15_symmetric_behaviour import quantities as q
 from nbhelpers.experiments.exp15_symmetric_behaviour.figures import HEADS, TITLES
 from nbhelpers.experiments.exp15_symmetric_behaviour.quantities import quantities
 from nbhelpers.measures.graft_shifts import WINDOWS
+from nbhelpers.report.agreement_table import agreement_table
 from nbhelpers.report.charts import interval_row
 from nbhelpers.report.directions import among, claim, fitting, sentence, sides
 from nbhelpers.report.families import POOL, is_dense, turned
+from nbhelpers.report.graft_charts import lead
 from nbhelpers.report.quantities import kept, value
-from nbhelpers.report.side_by_side import side_by_side
+from nbhelpers.report.side_by_side import SideBySide, side_by_side
 from nbhelpers.report.text import ENDS, interval, number, p_value, percent, written
 from nbhelpers.report.verdicts import MISSING, UP, Verdict, degree
 
-PRIMARY = ("s2", "g2")
+PRIMARY = {"s2": "answers", "g2": "voice"}  # outcomes that the answer rests on
 MATRIX = {
     "answers, IT's late MLPs into PT": "s2_effect.sufficiency.late",
     "its lead over other windows": "s2_lead.sufficiency",
@@ -37,10 +39,9 @@ def points(share: float) -> str:
     return f"{100 * share:.0f}"
 
 
-def leading(results, side: str) -> list[str]:
-    """Return the pairs in which the late window is surely ahead of the others on a side, by answers or by voice."""
-    found = [sides(results, quantities, f"{task}_lead.{side}")[UP] for task in PRIMARY]
-    return [title for title in results if any(title in titles for titles in found)]
+def leading(results, side: str) -> dict[str, list[str]]:
+    """Return {outcome in words: the pairs in which the late window is surely ahead of the others on a side}."""
+    return {word: sides(results, quantities, f"{task}_lead.{side}")[UP] for task, word in PRIMARY.items()}
 
 
 def measured(results) -> bool:
@@ -61,31 +62,31 @@ LEFT = "Its tables hold what rules score."
 
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
-    into_pt, into_it = (leading(results, side) for side in q.SIDES)
-    both = [degree(titles, results) for titles in (into_pt, into_it)]
+    found = [leading(results, side) for side in q.SIDES]
+    every = [None] * len(PRIMARY) * len(results)
+    both = [degree(sum(led.values(), []), every) for led in found]
     answer = both[0].capitalize() if both[0] == both[1] else f"On PT's side {both[0]}, on IT's {both[1]}"
     gained = claim(
         results, quantities, "s2_effect.sufficiency.late",
         "With IT's late MLPs, PT answers {size} points {word} harmless requests",
-        "With IT's late MLPs, PT's answers to harmless requests surely change nowhere", ("more", "fewer"), shown=points,
+        "IT's late MLPs bring no sure change to PT's answers to harmless requests", ("more", "fewer"), shown=points,
         detail=detail,
     )  # fmt: skip
     lost = claim(
         results, quantities, "s2_effect.necessity.late", "with PT's, IT answers {size} points {word}",
-        "with PT's, IT's do so nowhere", ("fewer", "more"), shown=points, again=True, detail=detail,
+        "PT's bring none to IT's", ("fewer", "more"), shown=points, again=True, detail=detail,
     )  # fmt: skip
-    return Verdict(
-        answer, sentence(f"{gained}; {lost}"), ahead(results, into_pt, into_it, detail), beside(results)
-    )
+    first, second = (led_by(results, led, detail) for led in found)
+    ahead = f"The late window surely leads {first} into PT and {second} into IT."
+    if first == second:
+        ahead = f"The late window surely leads {first} on either side."
+    return Verdict(answer, sentence(f"{gained}; {lost}"), ahead, beside(results))
 
 
-def ahead(results, into_pt, into_it, detail: int) -> str:
-    """Return the sentence on the pairs in which the late window surely leads, by answers or by voice, on each side."""
-    if len(results) == 1:
-        found = [HEADS[side] for side, titles in zip(q.SIDES, (into_pt, into_it)) if titles]
-        return f"The late window surely leads {' and '.join(found) or 'neither way'}."
-    one, two = (among(titles, results, detail) for titles in (into_pt, into_it))
-    return f"The late window surely leads {one} into PT, {two} into IT."
+def led_by(results, led: dict[str, list[str]], detail: int) -> str:
+    """Return by which outcomes the late window leads, and in which pairs: "by voice in Gemma", or "nowhere"."""
+    found = [f"by {word} {among(titles, results, detail)}".strip() for word, titles in led.items() if titles]
+    return " and ".join(found) or "nowhere"
 
 
 def beside(results) -> str:
@@ -289,21 +290,52 @@ def closure_table(results) -> pd.DataFrame:
     return turned(pd.DataFrame(rows).T, results)
 
 
-def missing_table(results) -> pd.DataFrame:
-    """Return a table of verdicts that a judge did not give, by condition: missing of those asked for."""
+def null_table(results) -> pd.DataFrame:
+    """Return a table of what a null of the late window means: p of "within 5 points", and the smallest change to be seen."""
     rows = {}
     for title, d in results.items():
-        for name in d["judge"].values:
-            lost = d["missing"].sel(judge=name).sum(("task", "prompt"))
-            asked = d["rating"].sel(judge=name).notnull().sum(("task", "prompt")) + lost
-            rows[title, name] = {
-                c: f"{int(lost.sel(condition=c))} of {int(asked.sel(condition=c))}" for c in q.conditions(d)
-            }
+        row = {}
+        for task in q.RATES:
+            for side in q.SIDES:
+                at, head = f"{task}.{side}.late", f"{task.upper()}, {HEADS[side]}"
+                row[head, "p of no effect"] = p_value(value(quantities, d, f"equivalence_p.{at}"), 3)
+                row[head, "smallest visible"] = number(value(quantities, d, f"detectable.{at}"))
+        rows[title] = row
+    return turned(pd.DataFrame(rows).T, results)
+
+
+def judge_table(results) -> pd.DataFrame:
+    """Return a table of the late window's effects, and of how far it leads, by every judge: do they agree on them?"""
+    rows = {}
+    for title, d in results.items():
+        for judge in map(str, d["judge"].values):
+            row = rows.setdefault((title, judge), {})
+            for task in PRIMARY:
+                for side in q.SIDES:
+                    found = {w: q.effect(d, task, side, w, judge=judge) for w in WINDOWS}
+                    row[f"{task.upper()}, {HEADS[side]}", "late"] = cell(found["late"])
+                    row[f"{task.upper()}, {HEADS[side]}", "lead"] = cell(lead(found))
     return pd.DataFrame(rows).T
 
 
-def replies(result: xr.Dataset, n: int = 1):
+def agreements(results) -> dict[str, pd.DataFrame]:
+    """Return {pair: how far the judges agree by task}, items of all conditions together."""
+    return {title: agreement_table(d["rating"]) for title, d in results.items()}
+
+
+def missing_table(results) -> pd.DataFrame:
+    """Return a table of the verdicts that judges did not give, by condition: how many are missing of those asked for."""
+    rows = {}
+    for title, d in results.items():
+        for judge in map(str, d["judge"].values):
+            lost = d["missing"].sel(judge=judge).sum(("task", "prompt"))
+            asked = d["rating"].sel(judge=judge).notnull().sum(("task", "prompt")) + lost
+            by_condition = {c: int(lost.sel(condition=c)) for c in q.conditions(d)}
+            rows[title, judge] = by_condition | {"asked of each": int(asked.max())}
+    return pd.DataFrame(rows)
+
+
+def examples(result: xr.Dataset, n: int = 1) -> SideBySide:
     """Return the replies of five conditions side by side, to the first n prompts of each category by hash, none harmful."""
-    about = {name: result[name].values for name in ("message", "category")}
-    questions = pd.DataFrame(about, index=result["prompt"].values).rename(columns={"message": "question"})
-    return side_by_side(result["text"], questions, SHOWN, n=n)
+    about = result[["question", "category"]].reset_coords()[["question", "category"]].to_dataframe()
+    return side_by_side(result["text"], about, SHOWN, n=n)
