@@ -271,6 +271,33 @@ def export(
 
 
 @app.command()
+def judge(
+    experiment: Annotated[str, typer.Argument(help="An experiment that holds replies, such as exp12.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The model whose replies are judged.")],
+    profile: Annotated[str, typer.Option(help="By default the first that lists the model.")] = "",
+    judge_model: Annotated[
+        list[str], typer.Option(help="A judge at the endpoint, repeatable; by default NBH_JUDGE_MODEL.")
+    ] = (),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    price_in: Annotated[float, typer.Option(min=0, help="Money for a million tokens read.")] = 0,
+    price_out: Annotated[float, typer.Option(min=0, help="Money for a million tokens written.")] = 0,
+    retry_missing: Annotated[bool, typer.Option(help="Ask again what could not be read before.")] = False,
+):
+    """Let language models judge the replies of a finished result, at an OpenAI-compatible endpoint that you name.
+
+    Example: nbh judge exp12 --model llama_pocket --judge-model some-model --dry-run
+
+    OPENAI_BASE_URL names the endpoint, OPENAI_API_KEY holds its key; without them nothing is sent. Answers are kept as they
+    come: after a stop the same command goes on and pays for nothing again.
+    """
+    from nbhelpers.run import judging
+
+    own = {"dry_run": dry_run, "retry_missing": retry_missing, "prices": (price_in, price_out)}
+    for line in judging.judge(experiment, model, profile=profile, judge_models=judge_model, **own):
+        typer.echo(line)
+
+
+@app.command()
 def refresh(notebook: Annotated[str, typer.Argument(help="A file name in notebooks/, or all.")] = "all"):
     """Run notebooks with their own defaults and save what is committed: their outputs, and the references of their results.
 

@@ -17,6 +17,7 @@ import xarray as xr
 
 from nbhelpers.core.variables import Variable, declared, described
 from nbhelpers.measures import refusal
+from nbhelpers.models.evaluation import category
 from nbhelpers.models.prompts import Prompt
 
 TASKS = ("g1", "g2", "s1", "s2")
@@ -113,13 +114,6 @@ def values(task: str) -> tuple[int, ...]:
     return (-1, 0, 1) if task in PAIRWISE else tuple(range(len(classes(task))))
 
 
-def categories(pairs: Sequence[tuple[Prompt, dict]]) -> list[str]:
-    """Return the category of each record (`models.evaluation.category`)."""
-    from nbhelpers.models.evaluation import category
-
-    return [category(record) for _, record in pairs]
-
-
 def rated(
     judges: Sequence[Judge],
     pairs: Sequence[tuple[Prompt, dict]],
@@ -148,7 +142,7 @@ def rated(
         If prompts and texts do not match, two judges share a name, or a judge gives a value that the task does not have.
     """
     grid = _texts(text, pairs).values
-    kinds = categories(pairs)
+    kinds = [category(record) for _, record in pairs]
     places, items = [], []
     for t, task in enumerate(tasks):
         for p, (prompt, _) in enumerate(pairs):
@@ -194,7 +188,7 @@ def preferred(
         str(name): [str(reply) for reply in table.sel(condition=name).values]
         for name in table.condition.values
     }
-    kinds = categories(pairs)
+    kinds = [category(record) for _, record in pairs]
     places, items = [], []
     for c, (target, other) in enumerate(comparisons.values()):
         if lost := {target, other} - rows.keys():

@@ -32,12 +32,6 @@ class Said:
         return [Verdict(self.say(item)) for item in items]
 
 
-@pytest.fixture(autouse=True)
-def of_records(monkeypatch):
-    """The category of a record is what it says."""
-    monkeypatch.setattr(judge, "categories", lambda pairs: [record["category"] for _, record in pairs])
-
-
 def pairs(kinds=KINDS):
     return [
         (Prompt(f"p{i}", kind, f"Question: q{i}\nAnswer:", f"q{i}"), {"category": kind})
