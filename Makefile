@@ -58,12 +58,14 @@ realmodel: $(STAMP)  ## run everything on a public model of 135 M parameters (do
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
-bench: $(STAMP)  ## time lenses, capture, grafts and steering against their bounds and naive loops
+bench: $(STAMP)  ## time lenses, capture, grafts, steering and judges against their bounds and naive loops
 	@$(BIN)/python tests/bench/bench_lens.py
 	@$(BIN)/python tests/bench/bench_capture.py
 	@$(BIN)/python tests/bench/bench_tuned_lens.py
 	@$(BIN)/python tests/bench/bench_graft.py
 	@$(BIN)/python tests/bench/bench_steer.py
+	@$(BIN)/python tests/bench/bench_behaviour.py
+	@$(BIN)/python tests/bench/bench_judge.py
 
 pocket: $(STAMP)  ## train the six pocket pairs again (up to 3 h on two cores)
 	@$(BIN)/python -m pocket.train

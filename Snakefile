@@ -29,6 +29,7 @@ STEPS = f"_build/steps/{PROFILE}"  # stamps; see nbhelpers.run.results
 DATA = expand(f"{STEPS}/{{model}}/{{key}}.data", model=CHOSEN.models, key=EXPERIMENTS)
 PAGES = expand(f"{STEPS}/{{model}}/{{key}}.page", model=CHOSEN.models, key=EXPERIMENTS)
 PAGES += [f"{STEPS}/{key}.page" for key in ACROSS]
+VERSIONS = {}  # of steps, as the files are when the graph is made
 THREADS = CHOSEN.threads or max(1, (workflow.cores or 1) // min(workflow.cores or 1, len(CHOSEN.models)))
 
 
@@ -71,7 +72,7 @@ for key, experiment in EXPERIMENTS.items():
         params:
             key=key,
             profile=PROFILE,
-            version=lambda wildcards, key=key: versions.step_version(key, wildcards.model, PROFILE),
+            version=lambda wildcards, key=key: versions.step_version(key, wildcards.model, PROFILE, VERSIONS),
         priority: len(FOLLOWERS[key])
         threads: THREADS
         resources:

@@ -14,13 +14,16 @@ import yaml
 from nbhelpers import experiments
 from nbhelpers.book import cards, registry
 from nbhelpers.book.markdown import PageError, table, tabs
-from nbhelpers.core import depths, params
+from nbhelpers.core import depths, params, store
 from nbhelpers.report.families import family_titles
 from nbhelpers.report.text import in_words
+from nbhelpers.report.verdicts import PARTS as PARTS_OF_VERDICT
 from nbhelpers.report.verdicts import Verdict
+from nbhelpers.run.results import executed_path
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
 QUESTION = re.compile(r"\*\*Questions?\.\*\*\s+(.+?\?)", re.DOTALL)
+VERDICT = "verdict"  # the name of the cell that states it
 MAIN = "main_figure"  # the name of the cell that other pages quote
 PARTS = (
     "experiment",
@@ -31,8 +34,19 @@ PARTS = (
 
 
 def verdict(profile: str, experiment: str) -> Verdict:
-    """Return an experiment's verdict on the results of a profile."""
-    return experiments.part(experiment, "report").verdict(experiments.open_results(profile, experiment))
+    """Return an experiment's verdict as its executed page across models states it; PageError if it states none."""
+    path = executed_path(profile, params.experiment(experiment).across)
+    remedy = f"`nbh run {experiment}_across --profile {profile}`"
+    if not path.exists():
+        raise PageError(f"{store.shown(path)}, whose verdict is quoted, is missing; make it with {remedy}.")
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["metadata"].get("name") == VERDICT:
+            for output in cell.get("outputs", []):
+                if parts := output.get("metadata", {}).get("text/markdown", {}).get(PARTS_OF_VERDICT):
+                    return Verdict(*parts)
+    raise PageError(
+        f"{store.shown(path)} states no verdict in a cell named {VERDICT!r}; make it anew with {remedy}."
+    )
 
 
 def question(experiment: str) -> str:

@@ -27,12 +27,12 @@ def provenance(profile: str, keys: list[str]) -> str:
 def _origins(profile: str, key: str) -> str:
     """Return the table of where an experiment's results come from: one row per model."""
     rows = []
-    found = store.of_profile(profile, key, store.load, expects=experiments.variables(key))
-    for model, dataset in found.items():
-        a = dataset.attrs
+    found = store.of_profile(profile, key, store.attributes, expects=experiments.variables(key))
+    sizes = store.of_profile(profile, key, store.sizes)
+    for model, a in found.items():
         hashed, version = f"`{a['parameter_hash']}`", f"`{a['code_version']}`"
         rows.append([
-            f"`{model}`", dataset.sizes.get("prompt", "–"), hashed, version, a["seed"], a["device"],
+            f"`{model}`", sizes[model].get("prompt", "–"), hashed, version, a["seed"], a["device"],
             seconds(a["wall_time_s"]), str(a["created"])[:10],
         ])  # fmt: skip
     return table(

@@ -259,6 +259,17 @@ def attributes(
     return found
 
 
+def sizes(path: Path, *, experiment: str | None = None) -> dict[str, int]:
+    """Return the length of every dimension of the result that `load` would return; no values are read."""
+    path = Path(path)
+    try:
+        with h5netcdf.File(io.BytesIO(_checked_bytes(path)), "r") as file:
+            _of(experiment, dict(file.attrs), path)
+            return {name: dim.size for name, dim in file.dimensions.items()}
+    except OSError:
+        raise _unreadable(path, "it is no NetCDF file") from None
+
+
 def _of(experiment: str | None, attrs: Mapping, path: Path) -> str | None:
     """Return the experiment that a result's attributes name; ResultError if it is not the one asked for."""
     found = attrs.get("experiment")

@@ -346,7 +346,7 @@ def _dots(control: str, x: str, place: dict) -> list[alt.Chart]:
 def _pair_shapes(pairs: list[str]) -> alt.Shape:
     """Return the shape encoding of pairs, up to six and a pool."""
     scale = alt.Scale(domain=pairs, range=[*PAIR_SHAPES][: len(pairs)])
-    legend = alt.Legend(title=None, symbolSize=80, columns=2, symbolFillColor=INK, symbolStrokeColor=INK)
+    legend = alt.Legend(title=None, symbolSize=80, columns=1, symbolFillColor=INK, symbolStrokeColor=INK)
     return alt.Shape("panel:N", scale=scale, legend=legend)
 
 

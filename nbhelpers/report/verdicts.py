@@ -26,6 +26,7 @@ JOINT = (
     "are narrower."
 )
 ALONE = "▲ above and ▼ below zero by the 95 % interval (BCa over prompts); · undecided: the interval includes zero."
+PARTS = "verdict"  # the key of a verdict's parts in the metadata of a notebook's output
 UNITLESS = ("", "1", "cosine", "correlation")
 
 
@@ -46,7 +47,11 @@ class Verdict:
         """Return the verdict as one paragraph of Markdown, the answer in bold."""
         return " ".join(filter(None, (f"**{self.answer}.**", self.size, self.exception, self.caveat)))
 
-    __repr__ = _repr_markdown_ = __str__
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> tuple[str, dict]:
+        """Return what a notebook shows, and as metadata the four parts, from which other pages of the book quote."""
+        return str(self), {PARTS: [self.answer, self.size, self.exception, self.caveat]}
 
     @property
     def words(self) -> int:

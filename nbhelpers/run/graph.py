@@ -21,7 +21,7 @@ from nbhelpers import experiments
 from nbhelpers.core import digests, params, store
 from nbhelpers.run import kernels, notebooks, results, warm
 from nbhelpers.run.locks import require_writable, taken
-from nbhelpers.run.versions import compare_version, measure_version
+from nbhelpers.run.versions import compare_version, measure_version, step_version
 
 TARGETS = ("all", "compared", "measured")
 TOTAL = re.compile(r"^total +(\d+)$")
@@ -79,13 +79,13 @@ def settle(profile: str) -> list[str]:
 
     Steps that are done get their stamps, whoever ran them: Snakemake, `nbh run` or an open notebook.
     """
-    said = []
+    said, known = [], {}
     for key, model in steps(profile):
         run = experiments.resolve(key, model=model, profile=profile)
         notebooks.require_prompts(run)
         fault, path = results.fault(run), store.result_path(profile, model, key)
         executed = results.executed_path(profile, params.experiment(key).notebook, model)
-        ran = results.version_of(executed) == measure_version(run)
+        ran = results.version_of(executed) == step_version(key, model, profile, known)
         if fault and os.path.lexists(path):
             said.append(f"{key} · {model}: {fault} Measuring anew.")
         elif _damaged(executed):
@@ -113,10 +113,10 @@ def settle(profile: str) -> list[str]:
 
 def outdated(profile: str) -> list[Path]:
     """Return the executed notebooks of a profile that are damaged or of other parameters, weights, sources or code."""
-    wanted = {}
+    wanted, known = {}, {}
     for key, model in steps(profile):
         executed = results.executed_path(profile, params.experiment(key).notebook, model)
-        wanted[executed] = measure_version(experiments.resolve(key, model=model, profile=profile))
+        wanted[executed] = step_version(key, model, profile, known)
     for key in params.ordered():
         if across := params.experiment(key).across:
             wanted[results.executed_path(profile, across)] = compare_version(key)

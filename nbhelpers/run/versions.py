@@ -119,16 +119,25 @@ def notebook_hash(path: Path) -> str:
     return params.parameter_hash(content)
 
 
-def measure_version(run: params.Run) -> str:
-    """Return the version of one run: a digest of parameters, weights, notebook, modules, and the versions that it needs."""
+def measure_version(run: params.Run, known: dict | None = None) -> str:
+    """Return the version of one run: a digest of parameters, weights, notebook, modules, and the versions that it needs.
+
+    known: what calls on one state of the files have found; give all of them one dictionary.
+    """
+    known = {} if known is None else known
     notebook = notebooks.notebook_path(params.experiment(run.key).notebook)
-    needed = [step_version(need, run.model.key, run.profile.name) for need in run.upstream]
-    return params.parameter_hash([run.hash, notebook_hash(notebook), code_hash(modules(notebook)), needed])
+    needed = [step_version(need, run.model.key, run.profile.name, known) for need in run.upstream]
+    if notebook not in known:
+        known[notebook] = notebook_hash(notebook), code_hash(modules(notebook))
+    return params.parameter_hash([run.hash, *known[notebook], needed])
 
 
-def step_version(key: str, model: str, profile: str) -> str:
+def step_version(key: str, model: str, profile: str, known: dict | None = None) -> str:
     """Return `measure_version` with the profile's own parameters."""
-    return measure_version(experiments.resolve(key, model=model, profile=profile))
+    known, step = {} if known is None else known, (key, model, profile)
+    if step not in known:
+        known[step] = measure_version(experiments.resolve(key, model=model, profile=profile), known)
+    return known[step]
 
 
 def compare_version(key: str) -> str:

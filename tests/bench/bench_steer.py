@@ -35,7 +35,7 @@ TARGETS = {"fold": 1.02, "hook": 1.08, "nnsight": 1.20}
 SWEEP = 3.0
 
 
-def random_model(options):
+def random_model(options, seed=0):
     """Return a Llama with random weights and a tokenizer of as many words as its vocabulary has rows."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -49,7 +49,7 @@ def random_model(options):
         vocab_size=options.vocabulary, hidden_size=options.width, num_hidden_layers=options.layers,
         intermediate_size=options.width * 11 // 4, num_attention_heads=8, initializer_range=0.05,
     )  # fmt: skip
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return decoders.wrap(LlamaForCausalLM(config), tokenizer)
 
 

@@ -236,7 +236,12 @@ def test_the_version_is_the_same_everywhere():
 
 def test_provenance_is_closed_by_experiment(monkeypatch):
     made = {f"{key}_pocket": synthetic.dataset(key, KEYS[0], n_prompts=6) for key in ("gemma", "llama")}
-    monkeypatch.setattr(registry.store, "of_profile", lambda *_, **__: made)
+
+    def of_profile(profile, key, read, **_):
+        assert read in (registry.store.attributes, registry.store.sizes)
+        return {m: d.attrs if read is registry.store.attributes else dict(d.sizes) for m, d in made.items()}
+
+    monkeypatch.setattr(registry.store, "of_profile", of_profile)
     text = registry.provenance("pocket", [KEYS[0]])
     assert text.startswith("::::{dropdown} ") and text.endswith("::::") and text.count("{dropdown}") == 1
     assert text.index("`gemma_pocket`") < text.index("`llama_pocket`") < text.index("| parameter |")

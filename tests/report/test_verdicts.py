@@ -57,7 +57,9 @@ def test_words_are_counted_and_marks_are_not():
     said = Verdict("No", "It grows by 0.10–0.18 nats in Gemma (not in Llama).", "", "≤ 3 % – or more.")
     assert str(said) == "**No.** It grows by 0.10–0.18 nats in Gemma (not in Llama). ≤ 3 % – or more."
     assert said.words == 14
-    assert said._repr_markdown_() == repr(said) == str(said)
+    shown, metadata = said._repr_markdown_()
+    assert shown == repr(said) == str(said)
+    assert verdicts.Verdict(*metadata["verdict"]) == said
 
 
 @pytest.mark.parametrize(("n", "confidence"), [(1, 0.95), (2, 0.975), (6, 1 - 0.05 / 6), (0, 0.95)])
