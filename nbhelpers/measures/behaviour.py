@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from nbhelpers.core import store
 from nbhelpers.core.dose_stats import mcnemar
 from nbhelpers.core.paired_tests import wilcoxon
 from nbhelpers.measures import scoring
@@ -171,21 +170,16 @@ def new_thread(result: xr.Dataset, condition: str) -> xr.DataArray:
     return text.copy(data=np.array([float(reply_part(one) != one) for one in text.values]))
 
 
-def judged(result: xr.Dataset) -> xr.Dataset:
-    """Return a result with the verdicts of an LLM judge beside its own, if a file of them lies beside it; else as it is.
+def beside(result: xr.Dataset, verdicts: xr.Dataset | None, said: str) -> xr.Dataset:
+    """Return a result with the verdicts of LLM judges beside its own, and what is said of them as the attribute `judged`.
 
-    The file is `<experiment>_judge.nc`. BehaviourError if it judged other texts than the result holds.
+    verdicts, said: of `llm_judge.stored`, which returns None and how to ask a judge where none was asked.
     """
-    a = result.attrs
-    path = store.result_path(a["profile"], a["model"], f"{a['experiment']}_judge")
-    if not path.exists():
-        return result
-    more = store.load(path)
-    if more.attrs.get("parameter_hash") != a["parameter_hash"]:
-        raise BehaviourError(
-            f"{store.shown(path)} judged an earlier result; judge this one with `nbh judge {a['experiment']} --model "
-            f"{a['model']}`."
+    if verdicts is not None:
+        dims = ("judge", "task", "condition", "prompt")
+        own, more = (
+            each[["rating", "missing"]].drop_vars(set(each.coords) - set(dims)) for each in (result, verdicts)
         )
-    both = [each[["rating", "missing"]].drop_vars(["category", "source", "question"], errors="ignore")
-            for each in (result, more)]  # fmt: skip
-    return result.drop_dims("judge").merge(xr.concat(both, "judge", join="left")).assign_attrs(a)
+        both = xr.concat([own, more.sel(task=own["task"])], "judge", join="left", fill_value={"missing": 0.0})
+        result = result.drop_dims("judge").merge(both, join="left", combine_attrs="override")
+    return result.assign_attrs(judged=said)

@@ -1,8 +1,8 @@
 """Charts of what models write under grafts: levels and classes by condition, effects of windows, preferences, closure.
 
 Every function takes one plain table, a pandas frame whose columns its docstring names, and draws it as it is: nothing is
-estimated here. `panel` is a pair's title, in the book's order of pairs. `condition` is a name of the datasets (`CONDITIONS`).
-A host keeps its model's colour, whatever is grafted into it; windows differ in shape and shade, as on the pages of grafts.
+estimated here. `panel` is a pair's title, in the book's order of pairs; `condition` a name that `condition_names` knows. A
+host keeps its model's colour, whatever is grafted into it; windows differ in shape and shade, as on the pages of grafts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,11 @@ import pandas as pd
 
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import DIGITS, chosen, hint, in_lines, panels
+from nbhelpers.report.condition_names import parts, short
 from nbhelpers.report.forest import ROW, WIDTHS, forest, zero_line
 from nbhelpers.report.graft_charts import CONTROLS, SIDES, WINDOWS, by_window
 from nbhelpers.report.theme import CATEGORIES, INK, IT, NO_STEP, PANEL, PT, SINGLE
 
-HOSTS = {"A": "PT", "B": "PT", "C": "IT", "D": "IT"}  # by the first letter of a condition's name
-WORDS = {"early": "early", "mid": "middle", "late": "late"}
-DONE = {"permuted": "shuffled", "scrambled": "scrambled", "self": "self"}
 # What a judge says of two replies, in the order in which bars stack.
 OUTCOMES = {
     "win": "the first one wins",
@@ -38,38 +36,6 @@ CONTROL_LOOKS = {
 CONTROLS_SAID = {"permuted": "open", "scrambled": "small", "self": "smallest"}
 PAIR_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "wedge")
 SLOT = 9  # pixels of one dot of a row
-
-
-def parts(condition: str) -> tuple[str, str, str]:
-    """Return (host, grafted window, control) of a condition's name: "B_late_permuted" is ("PT", "late", "permuted").
-
-    Window and control are "" where the name has none; B and D alone are the late window, as in the study's run of one
-    window. ValueError for a name that is no condition's.
-    """
-    letter, *rest = condition.split("_")
-    grafted = letter in ("B", "D")
-    window = rest.pop(0) if grafted and rest and rest[0] in WINDOWS else "late" if grafted else ""
-    control = rest.pop(0) if grafted and rest and rest[0] in DONE else ""
-    if letter not in HOSTS or rest:
-        raise ValueError(
-            f"There is no condition {condition!r}; its name is A, C, or B or D with a window, such as B_late."
-        )
-    return HOSTS[letter], window, control
-
-
-def named(condition: str) -> str:
-    """Return a condition in words: "B_late" is "PT with IT's late MLPs", "D_mid_permuted" ends in ", shuffled"."""
-    host, window, control = parts(condition)
-    if not window:
-        return host
-    donor = "IT" if host == "PT" else "PT"
-    return f"{host} with {donor}'s {WORDS[window]} MLPs{control and f', {DONE[control]}'}"
-
-
-def short(condition: str) -> str:
-    """Return a condition as a label of an axis: "B_late" is "PT + late", "D_mid_permuted" "IT + mid, shuffled"."""
-    host, window, control = parts(condition)
-    return f"{host}{window and f' + {window}'}{control and f', {DONE[control]}'}"
 
 
 def condition_bars(

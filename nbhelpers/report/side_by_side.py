@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 import xarray as xr
 
-from nbhelpers.report.behaviour_charts import named, parts
+from nbhelpers.report.condition_names import named, parts
 from nbhelpers.report.theme import IT, PT
 
 HIDDEN = ("harmful",)

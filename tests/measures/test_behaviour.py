@@ -7,11 +7,9 @@ import pytest
 import scipy.stats
 import xarray as xr
 
-from nbhelpers.core import store
 from nbhelpers.measures import behaviour, judge, scoring
 from nbhelpers.measures.behaviour import OUTCOMES, BehaviourError, Paired
 from nbhelpers.models.evaluation import category, read_evaluation
-from nbhelpers.report.charts import interval_row
 
 NAN = np.nan
 
@@ -132,30 +130,18 @@ def test_a_reply_that_goes_on_to_another_question():
     assert behaviour.new_thread(made, "B_late").values.tolist() == [0, 1]
 
 
-def saved(result, path):
-    """Write a result so that `store.load` reads it."""
-    named = {"units": "1", "long_name": "made up"}
-    for values in result.data_vars.values():
-        values.attrs |= named
-    attrs = dict.fromkeys(store.PROVENANCE, "made up") | result.attrs
-    return store.save(result, path, provenance=attrs)
-
-
-def test_verdicts_of_an_llm_judge_join_if_they_are_of_these_replies(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        store, "result_path", lambda profile, model, name: tmp_path / profile / model / f"{name}.nc"
-    )
-    about = {"profile": "pocket", "model": "llama_pocket", "experiment": "exp90", "parameter_hash": "abc"}
-    result = rated([[0, 1], [0, 0]], **about).assign_coords(category=("prompt", ["harmless"] * 2))
-    assert behaviour.judged(result) is result
-    more = rated([[3, 3], [0, 0]], **about)[["rating", "missing"]].assign_coords(judge=["some model"])
-    saved(more, tmp_path / "pocket/llama_pocket/exp90_judge.nc")
-    found = behaviour.judged(result)
-    assert found["judge"].values.tolist() == ["rubric", "some model"] and found.attrs["experiment"] == "exp90"
-    assert behaviour.outcome(found, "s2_not_answered", "A", "some model").values.tolist() == [1, 1]
+def test_verdicts_of_an_llm_judge_stand_beside_those_of_rules():
+    result = rated([[0, 1], [0, 0]], model="made up").assign_coords(category=("prompt", ["harmless"] * 2))
+    more = rated([[3, NAN], [0, 0]]).assign_coords(judge=["some model"])
+    pairwise = more.reindex(task=["s2", "pairwise_s2"]).isel(prompt=[1, 0])
+    pairwise["missing"].loc[{"condition": "A", "prompt": "p1", "task": "s2"}] = 1
+    found = behaviour.beside(result, pairwise, "Judged.")
+    assert found["judge"].values.tolist() == ["rubric", "some model"] and found["task"].values.tolist() == [
+        "s2"
+    ]
+    assert found.attrs == {"model": "made up", "judged": "Judged."} and "category" in found.coords
+    np.testing.assert_array_equal(behaviour.outcome(found, "s2_not_answered", "A", "some model"), [1, NAN])
     np.testing.assert_array_equal(behaviour.outcome(found, "s2_not_answered", "A"), [0, 1])
-    assert interval_row(behaviour.change(found, "s2_not_answered", "B_late", "A"))["mean"] == -0.5
-    with pytest.raises(
-        BehaviourError, match="judged an earlier result; judge this one with `nbh judge exp90"
-    ):
-        behaviour.judged(result.assign_attrs(parameter_hash="other"))
+    assert found["missing"].sel(judge="some model", condition="A").values.tolist() == [[0, 1]]
+    alone = behaviour.beside(result, None, "Ask one.")
+    assert alone["judge"].values.tolist() == ["rubric"] and alone.attrs["judged"] == "Ask one."

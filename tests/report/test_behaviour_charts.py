@@ -121,33 +121,6 @@ def sorted_axis(spec, channel="y"):
     )
 
 
-# Conditions
-
-
-@pytest.mark.parametrize(
-    "name, words, label",
-    [
-        ("A", "PT", "PT"),
-        ("B_mid", "PT with IT's middle MLPs", "PT + mid"),
-        ("B", "PT with IT's late MLPs", "PT + late"),
-        ("B_scrambled", "PT with IT's late MLPs, scrambled", "PT + late, scrambled"),
-        ("C", "IT", "IT"),
-        ("D_late", "IT with PT's late MLPs", "IT + late"),
-        ("D_late_scrambled", "IT with PT's late MLPs, scrambled", "IT + late, scrambled"),
-    ],
-)
-def test_a_condition_is_said_in_words(name, words, label):
-    assert charts.named(name) == words and charts.short(name) == label
-
-
-@pytest.mark.parametrize(
-    "name", ["", "E", "B_last", "A_late", "C_it_chat", "B_late_turned", "D_mid_permuted_x"]
-)
-def test_what_is_no_condition_is_refused(name):
-    with pytest.raises(ValueError, match="There is no condition"):
-        charts.parts(name)
-
-
 # What is drawn
 
 

@@ -19,13 +19,21 @@ PAIRS = (("B", "A"), ("C", "A"), ("scrambled", "A"), ("B", "scrambled"))
 MAIN = ("s2_not_answered", "g2", "g1", "s1_refuses")  # the study's four, in the order of its claims
 RULED = ("incoherent", "structure", "format", "choice", "arithmetic", "fact")  # scores of `scoring.METRICS`
 CLOSED = {"g1": "g1", "g2": "g2", "s2_not_answered": "s2", "s1_refuses": "s1"}
+REFUSED = "s1_refuses_B_A"
 # The study judged its G2 on conversation alone in this experiment; requests to explain were never judged.
 G2 = "g2"
 RULES = "rated by rules; published by an LLM judge that its files do not name"
 BARE = "harmless requests are wrapped as harmful ones are; the study's were not"
 CLASS = "published as one class with refusals"
 NOTES = {"g1": RULES, "g2": RULES, "s1_refuses": RULES, "s1_incoherent": RULES, "s1_complies": RULES}
-UNMEASURED: Mapping[str, str] = {}
+SET = ("content_fact", "content_reason", "format", "conversation", "register", "harmful", "harmless", "easy")
+OWN_SET = "the study's set; the pairs here answer a set of their own text world"
+OWN_RUN = "a count of the study's own run"
+UNMEASURED = {
+    **{f"dataset.{name}": OWN_SET for name in (*SET, "printed", "total")},
+    **{f"coverage.{name}": OWN_RUN for name in ("replies", "max_new_tokens", "verdicts")},
+    "agreement.judge_human_kappa": "no person's labels ship; once there are some, the same code gives κ",
+}
 
 
 def quantities(result: xr.Dataset) -> Quantities:
@@ -159,14 +167,38 @@ def missing(result: xr.Dataset) -> Quantities:
     return levels(found, "replies")
 
 
+def across(found: Mapping[str, Quantities]) -> Quantities:
+    """Return what the study publishes of all families together, from {family: quantities}.
+
+    `<task>_closure_of_means` = Σ (B − A) / Σ (C − A) over families; `n_unchanged.s1_refuses_B_A` counts families.
+    """
+
+    def means(name):
+        return np.array([float(each[name].values.mean()) for each in found.values()])
+
+    shares = {}
+    for name, short in CLOSED.items():
+        way = means(f"{name}_C_A").sum()
+        shares[f"{short}_closure_of_means"] = means(f"{name}_B_A").sum() / way if way else np.nan
+    same = {f"n_unchanged.{REFUSED}": float((means(REFUSED) == 0).sum())}
+    return levels(shares, "1", RULES, centre=0.0) | levels(same, "families", RULES)
+
+
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
 SHOWN = {
     "*_closure": ("closure", closures),
-    "s1_*": ("classes", outcomes),
-    "s2_not_answered_*": ("main_figure", outcomes),
-    "s2_*": ("unanswered", outcomes),
-    "g?_?": ("main_figure", outcomes),
-    "g?_*": ("changes", differences),
+    "*_closure_of_means": ("closure_table", across),
+    "n_unchanged.*": ("class_changes_s1", across),
+    "s1_*_?_A": ("class_changes_s1", differences),
+    "s2_*_?_A": ("class_changes", differences),
+    "g?_?_A": ("changes", differences),
+    "g2_register_*": ("changes", differences),
+    "s1_*_[ABC]": ("classes_s1", outcomes),
+    "s2_not_answered_[ABC]": ("main_figure", outcomes),
+    "s2_*_share_*": ("unanswered", unanswered),
+    "s2_*_[ABC]": ("unanswered", outcomes),
+    "g?_[ABC]": ("ratings", outcomes),
+    "[gs]?_*": ("tests", tests),
     "missing_*": ("missing", missing),
     "*": ("replies", replies),
 }

@@ -37,7 +37,6 @@ MATRIX = {
 }
 BOUNDS = {"1": 0.05, "points": 0.2}  # a change within it counts as none
 ARROW = " → "
-NO_JUDGE = "No LLM judge has read these replies; `nbh judge {} --model MODEL` asks one, once an endpoint is configured."
 
 
 def share(value_of: float) -> str:
@@ -92,7 +91,7 @@ def unanswered_said(results, detail: int) -> str:
         "no sure change",
         detail,
     )
-    return f"PT leaves {a} of harmless requests unanswered, with IT's late MLPs {b} ({where}), IT {c}."
+    return f"PT fails to answer {a} of harmless requests, with IT's late MLPs {b} ({where}), IT {c}."
 
 
 def voice_said(results, detail: int) -> str:
@@ -147,9 +146,10 @@ def levels_text(result, name: str, shown=share) -> str:
     return ARROW.join(shown(value(quantities, result, f"{name}_{c}")) for c in ("A", "B", "C"))
 
 
-def cell(quantity) -> str:
-    """Return a quantity by prompt as its mean with its interval."""
-    return written(pd.DataFrame([interval_row(quantity.values)]))[0]
+def cell(values) -> str:
+    """Return the mean of values by prompt with its interval; a dash with fewer than two."""
+    row = interval_row(values)
+    return MISSING if np.isnan(row["mean"]) else written(pd.DataFrame([row]))[0]
 
 
 def unanswered_table(results) -> pd.DataFrame:
@@ -169,7 +169,7 @@ def class_changes(results, task: str = "s2") -> pd.DataFrame:
     adjusted = stats.holm(np.ravel(p)).reshape(len(results), len(names))
     rows = {}
     for (title, d), stars in zip(results.items(), adjusted):
-        cells = [cell(kept(quantities, d)[f"{name}_B_A"]) for name in names]
+        cells = [cell(kept(quantities, d)[f"{name}_B_A"].values) for name in names]
         rows[title] = [f"{text}{' *' if one < 0.05 else ''}" for text, one in zip(cells, stars)]
     return turned(pd.DataFrame(rows, index=[OUTCOMES[name].title for name in names]).T, results)
 
@@ -186,8 +186,9 @@ def test_table(results) -> pd.DataFrame:
             change = kept(quantities, results[title])[f"{name}_B_A"]
             values = change.values.dropna("prompt").values
             rows.append({
-                "outcome": OUTCOMES[name].title, "pair": title, "B − A": cell(change), "prompts": test.n, "fell": test.fell,
-                "rose": test.rose, "rose, ties half": share(test.wins), "p": p_value(test.p, 3), "p, Holm": p_value(holm, 3),
+                "outcome": OUTCOMES[name].title, "pair": title, "B − A": cell(change.values), "prompts": test.n,
+                "fell": test.fell, "rose": test.rose, "rose, ties half": share(test.wins), "p": p_value(test.p, 3),
+                "p, Holm": p_value(holm, 3),
                 "p of no effect": p_value(dose_stats.equivalence(values, BOUNDS[change.unit]), 3),
                 "smallest visible": number(dose_stats.detectable(values)),
             })  # fmt: skip
@@ -198,7 +199,7 @@ def control_table(results) -> pd.DataFrame:
     """Return a table of the changes from PT by the scrambled control, and of what the graft changes beyond it."""
     rows = {
         title: {
-            (OUTCOMES[name].title, said_of): cell(kept(quantities, d)[f"{name}_{key}"])
+            (OUTCOMES[name].title, said_of): cell(kept(quantities, d)[f"{name}_{key}"].values)
             for name in MAIN
             for key, said_of in (("scrambled_A", "scrambled − PT"), ("B_scrambled", "graft − scrambled"))
         }
@@ -284,7 +285,7 @@ def by_judge(result, name: str, judge: str) -> str:
         a, b, c = (outcome(result, name, CONDITIONS[each], judge).where(kept_in) for each in ("A", "B", "C"))
     shown = share if OUTCOMES[name].held else number
     means = ARROW.join(shown(float(each.mean())) for each in (a, b, c))
-    return f"{means} ({written(pd.DataFrame([interval_row(b - a)]))[0]})"
+    return f"{means} ({cell(b - a)})"
 
 
 def agreements(results) -> dict[str, pd.DataFrame]:
@@ -298,10 +299,3 @@ def examples(result, n: int = 1) -> SideBySide:
     """
     about = result[["question", "category"]].reset_coords()[["question", "category"]].to_dataframe()
     return side_by_side(result["text"], about, ("A", "B_late", "C"), n=n)
-
-
-def judge_note(results) -> str:
-    """Return which LLM judges have read the replies; without one, how to ask one."""
-    found = {str(name) for d in results.values() for name in d["judge"].values} - {RUBRIC, "reference"}
-    key = next(iter(results.values())).attrs.get("experiment", "EXPERIMENT")
-    return f"Read by {', '.join(sorted(found))}." if found else NO_JUDGE.format(key)
