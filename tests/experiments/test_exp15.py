@@ -396,8 +396,8 @@ def test_the_interval_over_families_resamples_families():
     values = np.array([0.1, 0.4, 0.2, 0.9, 0.3])
     draws = np.random.default_rng(17).integers(5, size=(4000, 5))
     low, high = np.percentile([values[draw].mean() for draw in draws], (2.5, 97.5))
-    assert report.family_interval(values) == f"0.38 [{low:.2f}, {high:.2f}]"
-    assert report.family_interval(np.array([0.1])) == report.family_interval(np.array([0.1, np.nan])) == "–"
+    assert figures.family_interval(values) == f"0.38 [{low:.2f}, {high:.2f}]"
+    assert figures.family_interval(np.array([0.1])) == figures.family_interval(np.array([0.1, np.nan])) == "–"
 
 
 def test_a_correlation_is_pearsons_and_its_interval_holds_it():

@@ -1,4 +1,4 @@
-"""The figures of exp15: tables of rows from its quantities, drawn by `report.behaviour_charts`."""
+"""The figures of exp15, drawn by `report.behaviour_charts`, and its tables over pairs: correlations and dense means."""
 
 import altair as alt
 import numpy as np
@@ -15,10 +15,11 @@ from nbhelpers.experiments.exp15_symmetric_behaviour.quantities import (
 from nbhelpers.measures.behaviour import RATED
 from nbhelpers.measures.graft_shifts import WINDOWS
 from nbhelpers.report import behaviour_charts, unmeasured
-from nbhelpers.report.families import is_dense
+from nbhelpers.report.families import POOL, is_dense
 from nbhelpers.report.forest import forest_rows
 from nbhelpers.report.quantities import kept, value
-from nbhelpers.report.text import number
+from nbhelpers.report.text import interval, number
+from nbhelpers.report.verdicts import MISSING
 
 TITLES = {
     "g2": "G2, assistant's voice",
@@ -32,6 +33,7 @@ TITLES = {
     "choice_logprob": "right choice, likeliest",
 }
 HEADS = {"sufficiency": "into PT", "necessity": "into IT"}
+POOLED = (17, 4000)  # the study's seed and number of resamples of families
 MAIN, OTHERS = ("s2", "g2"), ("s1", "g1")
 REQUESTS = {"s2": "harmless", "s1": "harmful"}
 COMPARISONS = {"sufficiency": "PT + late or PT", "necessity": "IT or IT + late"}
@@ -213,3 +215,26 @@ def correlation_ends(
     r = [pearson(a, b) for a, b in zip(x, y)]
     known_r = [one for one in r if not np.isnan(one)]
     return tuple(np.quantile(known_r, (0.025, 0.975))) if known_r else (np.nan, np.nan)
+
+
+def dense_table(results) -> pd.DataFrame:
+    """Return a table of effects averaged over dense pairs; intervals resample the pairs, of which there are few."""
+    dense = [d for d in results.values() if is_dense(d)]
+    rows = {}
+    for task in (*MAIN, *OTHERS, *RULES):
+        row = {}
+        for side in SIDES:
+            for window in WINDOWS:
+                each = [value(quantities, d, f"{task}_effect.{side}.{window}") for d in dense]
+                row[HEADS[side], window] = family_interval(np.array(each))
+        rows[TITLES[task]] = row
+    return pd.DataFrame(rows).T.rename_axis(f"{POOL}, n = {len(dense)}")
+
+
+def family_interval(values: np.ndarray) -> str:
+    """Return the mean over families with its percentile interval, families drawn with replacement; a dash if one lacks it."""
+    if len(values) < 2 or np.isnan(values).any():
+        return MISSING
+    seed, n = POOLED
+    drawn = np.random.default_rng(seed).integers(len(values), size=(n, len(values)))
+    return interval((values.mean(), *np.quantile(values[drawn].mean(1), (0.025, 0.975))))

@@ -14,12 +14,12 @@ from nbhelpers.measures.graft_shifts import WINDOWS
 from nbhelpers.report.agreement_table import agreement_table
 from nbhelpers.report.charts import interval_row
 from nbhelpers.report.directions import among, claim, fitting, sentence, sides
-from nbhelpers.report.families import POOL, is_dense, turned
+from nbhelpers.report.families import is_dense, turned
 from nbhelpers.report.graft_charts import lead
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.side_by_side import SideBySide, side_by_side
 from nbhelpers.report.text import ENDS, interval, number, p_value, percent, written
-from nbhelpers.report.verdicts import MISSING, UP, Verdict, degree
+from nbhelpers.report.verdicts import MISSING, UP, Verdict, bounds, degree, joint
 
 PRIMARY = {"s2": "answers", "g2": "voice"}  # outcomes that the answer rests on
 MATRIX = {
@@ -31,7 +31,6 @@ MATRIX = {
     "voice, lead into IT": "g2_lead.necessity",
 }
 SHOWN = ("A", "B_late", "C", "D_early", "D_late")  # conditions of the replies that a page shows
-POOLED = (17, 4000)  # the study's seed and number of resamples of families
 
 
 def points(share: float) -> str:
@@ -63,8 +62,7 @@ LEFT = "Its tables hold what rules score."
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
     found = [leading(results, side) for side in q.SIDES]
-    every = [None] * len(PRIMARY) * len(results)
-    both = [degree(sum(led.values(), []), every) for led in found]
+    both = [specific(results, side, led) for side, led in zip(q.SIDES, found)]
     answer = both[0].capitalize() if both[0] == both[1] else f"On PT's side {both[0]}, on IT's {both[1]}"
     gained = claim(
         results, quantities, "s2_effect.sufficiency.late",
@@ -77,14 +75,27 @@ def said(results, detail: int) -> Verdict:
         "PT's bring none to IT's", ("fewer", "more"), shown=points, again=True, detail=detail,
     )  # fmt: skip
     first, second = (led_by(results, led, detail) for led in found)
-    ahead = f"The late window surely leads {first} into PT and {second} into IT."
+    ahead = f"Into PT the late window surely leads {first}; into IT, {second}."
     if first == second:
         ahead = f"The late window surely leads {first} on either side."
     return Verdict(answer, sentence(f"{gained}; {lost}"), ahead, beside(results))
 
 
+def specific(results, side: str, led: dict[str, list[str]]) -> str:
+    """Return the answer for one side: the share of pairs and outcomes in which the late window surely leads, as a word.
+
+    "undecided" if no pair has the prompts for an interval.
+    """
+    leads = [kept(quantities, d)[f"{task}_lead.{side}"] for task in PRIMARY for d in results.values()]
+    if all(np.isnan(bounds(one, joint(results))[1]) for one in leads):
+        return "undecided"
+    return degree(sum(led.values(), []), leads)
+
+
 def led_by(results, led: dict[str, list[str]], detail: int) -> str:
     """Return by which outcomes the late window leads, and in which pairs: "by voice in Gemma", or "nowhere"."""
+    every = list(led.values())
+    led = {" and ".join(led): every[0]} if every.count(every[0]) == len(every) else led
     found = [f"by {word} {among(titles, results, detail)}".strip() for word, titles in led.items() if titles]
     return " and ".join(found) or "nowhere"
 
@@ -201,29 +212,6 @@ def acceptance_table(results) -> pd.DataFrame:
                 "nothing changes": int((known == 0).all(1).sum()), "dense pairs measured": len(known),
             }  # fmt: skip
     return pd.DataFrame(rows).T
-
-
-def dense_table(results) -> pd.DataFrame:
-    """Return a table of effects averaged over dense pairs; intervals resample the pairs, of which there are few."""
-    dense = [d for d in results.values() if is_dense(d)]
-    rows = {}
-    for task in (*PRIMARY, "g1", "s1", *q.RULES):
-        row = {}
-        for side in q.SIDES:
-            for window in WINDOWS:
-                each = [value(quantities, d, f"{task}_effect.{side}.{window}") for d in dense]
-                row[HEADS[side], window] = family_interval(np.array(each))
-        rows[TITLES[task]] = row
-    return pd.DataFrame(rows).T.rename_axis(f"{POOL}, n = {len(dense)}")
-
-
-def family_interval(values: np.ndarray) -> str:
-    """Return the mean over families with its percentile interval, families drawn with replacement; a dash if one lacks it."""
-    if len(values) < 2 or np.isnan(values).any():
-        return MISSING
-    seed, n = POOLED
-    drawn = np.random.default_rng(seed).integers(len(values), size=(n, len(values)))
-    return interval((values.mean(), *np.quantile(values[drawn].mean(1), (0.025, 0.975))))
 
 
 def control_table(results, task: str = "s2") -> pd.DataFrame:
