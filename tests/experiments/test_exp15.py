@@ -5,6 +5,7 @@
 
 import inspect
 import itertools
+import json
 from functools import cache, partial
 
 import altair as alt
@@ -29,7 +30,7 @@ from nbhelpers.models.loading import load_pair
 from nbhelpers.models.prompts import read_as
 from nbhelpers.report.graft_charts import WINDOWS
 from nbhelpers.report.quantities import value
-from tests import shapes, synthetic
+from tests import cells, shapes, synthetic
 from tests.models.test_row_grafts import swapped
 from tests.specs import chart_makers, complete, rows
 
@@ -493,3 +494,32 @@ def test_the_answer_is_by_side_and_by_outcome():
         t: d.assign(rating=d["rating"].where(d["task"] != "g2", 3 + 0 * d["rating"])) for t, d in made.items()
     }
     assert report.verdict(half).answer == "In part" and "by answers" in str(report.verdict(half))
+
+
+def test_the_prompts_of_a_laptop_are_those_that_ship():
+    known = measure.chosen(experiments.experiment_params("exp15", "laptop"))
+    assert len(known) == 64 and {evaluation.category(record) for _, record in known} == set(
+        evaluation.CATEGORIES
+    )
+
+
+# Notebooks
+
+
+@pytest.mark.slow
+def test_the_notebook_measures_a_pair_and_says_how_to_ask_a_language_model(monkeypatch, capsys):
+    caused = synthetic.dataset("llama", "exp14", n_prompts=12)
+    scope = cells.run(monkeypatch, "exp15", {"exp14": caused}, counts=FEW, max_new_tokens=8, n_resamples=100)
+    assert scope["result"].sizes["prompt"] == sum(FEW.values())
+    assert "nbh judge exp15" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_page_across_pairs_has_every_cell(monkeypatch):
+    monkeypatch.setattr(experiments, "open_results", lambda profile, key: results())
+    path = experiments.params.ROOT / "notebooks" / "exp15_across.ipynb"
+    scope = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), scope)
+    assert len(scope["results"]) == 6
