@@ -103,7 +103,8 @@ def opposite(d):
         condition=[name for name in names if name != "B_early_scrambled"]
     )
     control = d.sel(condition=["B_late_scrambled"])
-    return xr.concat([known, control], "condition").sel(condition=CONDITIONS).assign_attrs(d.attrs)
+    whole = xr.concat([known, control], "condition", data_vars="minimal", coords="minimal", compat="override")
+    return whole.sel(condition=CONDITIONS).assign_attrs(d.attrs)
 
 
 @cache
@@ -461,6 +462,7 @@ def shown(found):
     return made
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_of_six_pairs_and_of_one():
     assert chart_makers(figures) <= set(shown(results()))
     one = shown({"Ann": dataset()})
@@ -485,6 +487,7 @@ def test_constant_ratings_and_replies_that_all_agree_have_no_interval_to_fear():
     assert "nan" not in str(made["verdict"]) and of(d, "g2_effect.necessity.late") == 0
 
 
+@pytest.mark.slow
 def test_the_answer_is_by_side_and_by_outcome():
     made = results()
     assert report.verdict(made).answer == "Yes"
