@@ -27,7 +27,7 @@ from nbhelpers.models import evaluation
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.generation import generate
 from nbhelpers.models.loading import load_pair
-from nbhelpers.models.prompts import read_as
+from nbhelpers.models.prompts import Prompt, read_as
 from nbhelpers.report.graft_charts import WINDOWS
 from nbhelpers.report.quantities import value
 from tests import cells, shapes, synthetic
@@ -259,6 +259,18 @@ def test_a_pair_without_checks_choices_or_harmful_prompts_is_measured_as_far_as_
 
 
 # Scores and quantities
+
+
+def test_a_choice_of_the_study_is_read_after_the_request_for_one_letter():
+    prompt = Prompt("a", "content_fact", "Question: Which?\nAnswer:", "Which?")
+    record = {"formats": {"A": "Which?", "B": prompt.text, "C": "Question: One letter. Which?\nAnswer:"}}
+    found = measure.choice_prompt(prompt, record)
+    assert (found.text, found.message) == (record["formats"]["C"], "One letter. Which?")
+    assert (
+        measure.choice_prompt(prompt, {"formats": {"A": "Which?"}})
+        == measure.choice_prompt(prompt, {})
+        == prompt
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """exp15: replies of a pair under grafts of three windows on both sides, their scores, ratings and preferences."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -14,7 +15,7 @@ from nbhelpers.measures.rubric_judge import RubricJudge
 from nbhelpers.models import evaluation, tokens
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.generation import Continuation
-from nbhelpers.models.prompts import Prompt
+from nbhelpers.models.prompts import Prompt, without_wrapper
 
 Known = list[tuple[Prompt, dict]]  # prompts with their records
 HOSTS = {"B": "pt", "D": "it"}  # letter of a grafted condition → its host
@@ -74,6 +75,12 @@ def candidate(decoder: Decoder, prompt_format: str, text: str) -> Continuation:
     return Continuation(tuple(tokens.plain_ids(decoder.tokenizer, said)), True)
 
 
+def choice_prompt(prompt: Prompt, record: dict) -> Prompt:
+    """Return the prompt that asks for one letter alone (format C), if a record has one; else its own."""
+    letter = record.get("formats", {}).get("C")
+    return replace(prompt, text=letter, message=without_wrapper(letter)) if letter else prompt
+
+
 def forced_choice(pair: Pair, known: Known, *, batch_size: int) -> xr.DataArray:
     """Return whether each condition gives the right candidate the largest log p, 0 or 1 (condition, prompt); else NaN.
 
@@ -84,7 +91,7 @@ def forced_choice(pair: Pair, known: Known, *, batch_size: int) -> xr.DataArray:
     right = np.full((len(every), len(known)), np.nan)
     places = [p for p, (_, record) in enumerate(known) if scoring.task(record).role == "choice"]
     sets = [scoring.candidates(known[p][1]) for p in places]
-    repeated = [known[p][0] for p, (texts, _) in zip(places, sets) for _ in texts]
+    repeated = [choice_prompt(*known[p]) for p, (texts, _) in zip(places, sets) for _ in texts]
     ends = np.cumsum([0, *(len(texts) for texts, _ in sets)])
     for host in BASELINES if places else ():
         members = [i for i, arm in enumerate(every) if arm.host == host]
