@@ -172,3 +172,18 @@ def by_side(
     order = sorted([(found[UP], above), (found[DOWN], below)], key=lambda side: -len(side[0]))
     said = [f"{word} {among(titles, results, detail)}".strip() for titles, word in order if titles]
     return ", ".join(said) or neither
+
+
+def in_pairs(titles, results) -> str:
+    """Return in how many pairs something holds, "in two of six" or "in none"; of a single pair, yes or no."""
+    if len(results) == 1:
+        return "yes" if titles else "no"
+    return where(titles, results, again=True).split(" (")[0]
+
+
+def by_mark(results, source: Source, name: str, words: dict[str, str], detail: int = COUNTS) -> str:
+    """Return in which pairs a quantity has each mark: "more in Gemma, undecided in Llama and Qwen"; words: {mark: word}."""
+    found = sides(results, source, name)
+    return ", ".join(
+        f"{word} {among(found[m], results, detail)}".strip() for m, word in words.items() if found[m]
+    )

@@ -482,6 +482,17 @@ def test_the_chosen_dose_is_the_lowest_coherent_one_with_a_band():
     assert quantities.chosen_dose(made().drop_dims("tuning_prompt")) == 0
 
 
+def test_two_doses_above_one_have_a_slope_and_no_trend():
+    whole = made()
+    few = whole.sel(arm=~((whole["group"] == "dose") & (whole["dose"] > 1.5)))
+    assert sorted(d for d in quantities.of_group(few, "dose") if d >= 1) == [1, 1.5]
+    found = quantities.trends(few)
+    assert np.isnan(found["page_p.format.above"].values) and not np.isnan(found["page_p.format.below"].values)
+    half = quantities.score(few, "format", "dose_1.5") - quantities.score(few, "format", "dose_1")
+    np.testing.assert_allclose(found["slope.format.above"].values, half / 0.5)
+    assert "Page p, above 1" in str(report.test_table({"One": few}))
+
+
 def test_the_share_of_the_way_is_a_ratio_of_sums():
     it, pt, v = (
         xr.DataArray(np.array(x), dims="prompt") for x in ([4.0, 2.0, 3.0], [1.0, 1.0, 1.0], [3.0, 2.0, 2.5])
