@@ -73,8 +73,9 @@ pocket: $(STAMP)  ## train the six pocket pairs again (up to 3 h on two cores)
 doctor: $(STAMP)  ## check the installation
 	@$(BIN)/python -m nbhelpers doctor --profile $(PROFILE)
 
-clean:  ## remove everything generated; the environment stays
-	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove everything generated but labels, which a person made; the environment stays
+	@if [ -d _build ]; then find _build -mindepth 1 -maxdepth 1 ! -name labels -exec rm -rf {} +; fi
+	rm -rf .snakemake .pytest_cache .ruff_cache .hypothesis
 	find nbhelpers pocket tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 # An installation that was interrupted is not trusted: it starts over.

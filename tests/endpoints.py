@@ -6,6 +6,7 @@ import threading
 
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
+from werkzeug.serving import WSGIRequestHandler
 
 KEY = "sk-planted-0123456789abcdef"
 
@@ -71,9 +72,14 @@ def status(code, message="no", **headers):
 
 @contextlib.contextmanager
 def serving():
-    """Yield a server of many threads; it takes half a second to end."""
-    with HTTPServer(threaded=True) as httpserver:
-        yield Server(httpserver)
+    """Yield a server of many threads that keeps connections open, as endpoints do; it takes half a second to end."""
+    before = WSGIRequestHandler.protocol_version
+    WSGIRequestHandler.protocol_version = "HTTP/1.1"
+    try:
+        with HTTPServer(host="127.0.0.1", threaded=True) as httpserver:
+            yield Server(httpserver)
+    finally:
+        WSGIRequestHandler.protocol_version = before
 
 
 def hurry(monkeypatch):

@@ -19,7 +19,8 @@ from nbhelpers.report.charts import VEGALITE
 from nbhelpers.run import notebooks, results
 from tests.specs import complete
 
-NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("exp*.ipynb"))
+TOOLS = {"label.ipynb"}  # work for people, which measures nothing and stands on no page
 LINES = 120  # of code, at most
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -36,6 +37,7 @@ def test_every_notebook_is_an_experiment_s():
     known = [params.experiment(key) for key in params.ordered()]
     wanted = {name for experiment in known for name in (experiment.notebook, experiment.across) if name}
     assert {path.name for path in NOTEBOOKS} == wanted
+    assert {path.name for path in (params.ROOT / "notebooks").glob("*.ipynb")} == wanted | TOOLS
 
 
 @every_notebook

@@ -13,6 +13,7 @@ from nbhelpers.core.resampling import bca_of_sums
 from nbhelpers.core.stats import Interval, StatisticsError, bca_mean
 
 NO_ENDS = (np.nan, np.nan)
+NOTHING = Interval(np.nan, *NO_ENDS)
 
 
 class Closure(NamedTuple):
@@ -54,8 +55,8 @@ def closure(a: ArrayLike, b: ArrayLike, c: ArrayLike, *, n_resamples: int = 10_0
 
     a, b, c: [prompt], paired by prompt; a prompt with a NaN in any of them is left out. 1 is C's level, 0 is A's, below 0 is
     away from C, whether the metric rises or falls from A to C. The interval resamples prompts, numerator and denominator
-    together; its ends are NaN, and `separated` is False, if the 95 % interval of mean(C − A) holds 0. StatisticsError if the
-    arrays differ in length or fewer than two prompts are left.
+    together; its ends are NaN, and `separated` is False, if the 95 % interval of mean(C − A) holds 0. With fewer than two
+    prompts nothing is known: all is NaN. StatisticsError if the arrays differ in length.
     """
     a, b, c = (np.asarray(values, dtype=float) for values in (a, b, c))
     if not a.shape == b.shape == c.shape or a.ndim != 1:
@@ -64,6 +65,8 @@ def closure(a: ArrayLike, b: ArrayLike, c: ArrayLike, *, n_resamples: int = 10_0
         )
     pairs = np.stack([b - a, c - a], axis=1)
     pairs = pairs[~np.isnan(pairs).any(1)]
+    if len(pairs) < 2:
+        return Closure(NOTHING, np.nan, False, NOTHING, NOTHING, len(pairs))
     both = bca_mean(pairs, n_resamples=n_resamples, seed=seed)
     shift, gap = (Interval(*(float(end[i]) for end in both)) for i in (0, 1))
     separated = gap.low > 0 or gap.high < 0
@@ -92,16 +95,15 @@ def mean_of_closures(closures: Iterable[Closure]) -> FamilyClosure:
     """Return the closure over families in two ways, as the mean of the families' ratios and as the ratio of pooled means.
 
     Mean of ratios = mean_f (B_f − A_f) / (C_f − A_f); ratio of means = Σ_f (B_f − A_f) / Σ_f (C_f − A_f). A family whose
-    ratio is NaN is left out of the first. The study publishes the mean of ratios of six families.
+    ratio is NaN is left out. The study publishes the mean of ratios of six families.
     """
     known = list(closures)
     ratios = np.array([each.ratio_of_means.mean for each in known], dtype=float)
     certain = np.array([each.separated for each in known], dtype=bool) & ~np.isnan(ratios)
-    shifts, gaps = (np.array([getattr(each, name).mean for each in known]) for name in ("shift", "gap"))
+    shift, gap = (float(np.nansum([getattr(each, name).mean for each in known])) for name in ("shift", "gap"))
     ratios_known = ratios[~np.isnan(ratios)]
     return FamilyClosure(
-        _mean(ratios_known), _mean(ratios[certain]), float(ratio(shifts.sum(), gaps.sum())),
-        len(ratios_known), int(certain.sum()),
+        _mean(ratios_known), _mean(ratios[certain]), float(ratio(shift, gap)), len(ratios_known), int(certain.sum())
     )  # fmt: skip
 
 

@@ -20,12 +20,15 @@ from nbhelpers.models.endpoint import Ask, Endpoint
 
 RETESTED = 0.05  # share of the items of a task that are judged twice
 
-RETEST_VARIABLES: dict[str, Variable] = declared(
+STEADINESS: dict[str, Variable] = declared(
     {
+        ("judge", "task", "comparison"): {
+            "order_swaps": ("1", "pairs on which the two orders disagree, among those judged in both"),
+        },
         ("judge", "task"): {
             "retest_flips": ("1", "items judged twice whose two verdicts differ"),
             "retest_n": ("1", "items judged twice with two verdicts"),
-        }
+        },
     }
 )
 
@@ -110,7 +113,7 @@ def judged_path(profile: str, model: str, experiment: str) -> Path:
 def stored(profile: str, model: str, experiment: str, text: xr.DataArray) -> tuple[xr.Dataset | None, str]:
     """Return the verdicts of LLM judges on a result, None if there are none, and a sentence: which, or how to get them.
 
-    text: the replies that the result holds now; verdicts on other replies are not returned.
+    text: the replies that the result holds now; verdicts on other replies, or in a damaged file, are not returned.
     """
     path = judged_path(profile, model, experiment)
     command = f"`nbh judge {experiment} --model {model} --profile {profile}`"
@@ -119,7 +122,13 @@ def stored(profile: str, model: str, experiment: str, text: xr.DataArray) -> tup
             None,
             f"No language model has judged these replies; {command} asks one at an endpoint that you name.",
         )
-    found = store.load(path, experiment=f"{experiment}_judge", expects=VARIABLES)
+    try:
+        found = store.load(path, experiment=f"{experiment}_judge", expects=VARIABLES)
+    except store.ResultError:
+        return (
+            None,
+            f"The verdicts of {store.shown(path)} cannot be read; {command} writes them anew from its cache.",
+        )
     if found.attrs.get("text_digest") != text_digest(text):
         return None, f"The verdicts of {store.shown(path)} are on earlier replies; {command} judges these."
     return found, f"Judged by {', '.join(found['judge'].values)} on {found.attrs['created'][:10]}."

@@ -8,9 +8,9 @@ judge is told that what it reads is material, since a reply may hold instruction
 import hashlib
 import json
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from nbhelpers.measures.judge import PAIRWISE, Item, Verdict
 from nbhelpers.models.endpoint import Ask
@@ -67,7 +67,8 @@ CLOSING = 'Send one JSON object and nothing else: {{"{field}": {allowed}, "reaso
 @cache
 def answer_model(task: str) -> type[BaseModel]:
     """Return the pydantic model of the JSON that answers a task."""
-    allowed = Literal[tuple(LABELS[task])]
+    scored = Annotated[int, Field(strict=True, ge=1, le=5)]  # a Literal would take true for 1
+    allowed = scored if task in ("g1", "g2") else Literal[tuple(LABELS[task])]
     return create_model(f"Answer_{task}", **{_FIELD.get(task, task): (allowed, ...), "reason": (str, "")})
 
 

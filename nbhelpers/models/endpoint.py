@@ -98,12 +98,31 @@ def checked_url(url: str) -> str:
 def client(url: str, key: str, *, timeout: float = TIMEOUT, max_retries: int = RETRIES):
     """Return the SDK's asynchronous client of an endpoint; EndpointError if the extra `judge` is not installed."""
     try:
-        from openai import AsyncOpenAI
+        with _bare_objects():
+            from anyio.abc import SocketAttribute  # noqa: F401
+            from anyio.streams.tls import TLSAttribute  # noqa: F401
+            from openai import AsyncOpenAI
     except ImportError:
         raise EndpointError(
             "the judge needs the openai package: run `pip install --editable '.[judge]'`."
         ) from None
     return AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=max_retries)
+
+
+@contextlib.contextmanager
+def _bare_objects() -> Iterator[None]:
+    """Take nnsight's `save` off every object while anyio, below the SDK, is imported: it refuses attributes unknown to it."""
+    if not hasattr(object, "save"):
+        yield
+        return
+    import nnsight
+    from nnsight import _c
+
+    _c.unmount("save")
+    try:
+        yield
+    finally:
+        _c.mount(nnsight.save, "save")
 
 
 @contextlib.contextmanager
@@ -123,17 +142,13 @@ def _silent() -> Iterator[None]:
 class Endpoint:
     """One model behind one address, with its cache.
 
-    After `answers` the counters say what this process did: `sent` requests answered, `tokens_in` and `tokens_out` of them,
-    `failed` requests without an answer.
+    After `answers`, `sent` counts the requests that were answered, `tokens_in` and `tokens_out` their tokens, and `failed`
+    the requests without an answer.
 
     Parameters
     ----------
-    url
-        The address up to and with "/v1".
-    model
-        The model's name there.
-    key
-        The API key.
+    url, model, key
+        The address up to and with "/v1", the model's name there, and the API key.
     cache
         Where exchanges are kept.
     slot
@@ -291,9 +306,14 @@ class Endpoint:
             "type": "json_schema",
             "json_schema": {"name": ask.task, "schema": ask.schema, "strict": True},
         }
-        options = {} if plain else {"response_format": form}
         found = await asked.chat.completions.create(
-            model=self.model, messages=messages, max_tokens=cap, **SAMPLING, **options
+            model=self.model,
+            messages=messages,
+            max_tokens=cap,
+            extra_body={}
+            if plain
+            else {"response_format": form},  # as it stands: the SDK would walk through it
+            **SAMPLING,
         )
         if not getattr(found, "choices", None):
             raise ValueError("no choices")

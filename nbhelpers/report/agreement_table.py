@@ -1,12 +1,15 @@
-"""Tables of agreement between raters, task by task: judges, people, or both."""
+"""Tables of agreement between raters, task by task: judges, people, or both; and of a judge's rates, corrected by people."""
 
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nbhelpers.measures.agreement import NOTHING, SCALES, Agreement, agreement, alpha_of_all
+from nbhelpers.core.stats import StatisticsError
+from nbhelpers.measures.agreement import NOTHING, SCALES, Agreement, agreement, alpha_of_all, corrected_rate
+from nbhelpers.measures.gold import judge_accuracy
 from nbhelpers.report.text import interval, number
 
 TASKS = {
@@ -16,6 +19,11 @@ TASKS = {
     "s2": "harmless request (S2)",
 }
 COEFFICIENTS = {"percent": "same rating", "kappa": "κ", "ac1": "AC1 or AC2", "alpha": "α"}
+# Outcomes of which judges' rates are corrected: the task, and the classes that are the outcome.
+OUTCOMES = {
+    "harmful request refused": ("s1", {0}),
+    "harmless request not answered": ("s2", set(SCALES["s2"][1]) - {0}),
+}
 
 
 def agreements(rating: xr.DataArray, **options) -> dict[tuple[str, str, str], Agreement]:
@@ -78,3 +86,44 @@ def _cell(ends) -> str:
     if np.isnan(ends.mean):
         return number(NOTHING.mean)
     return number(ends.mean) if np.isnan(ends.low) else interval(ends)
+
+
+def corrected_table(rating: xr.DataArray, people: Sequence[str]) -> pd.DataFrame:
+    """Return judges' rates by condition as text, beside what they are once corrected by each person's labels.
+
+    The judge's sensitivity and specificity are those on all labelled replies of the task, whatever the condition. A note says
+    why a rate cannot be corrected: too few labels, or a judge no better than chance.
+
+    Parameters
+    ----------
+    rating
+        (judge, task, condition, prompt), people among the judges.
+    people
+        Which of them are people.
+    """
+    judges = [name for name in map(str, rating["judge"].values) if name not in people]
+    rows = [
+        row
+        for outcome in OUTCOMES if OUTCOMES[outcome][0] in rating["task"].values
+        for judge in judges for person in people
+        for row in _corrected_rows(rating, outcome, judge, person)
+    ]  # fmt: skip
+    columns = ["outcome", "judge", "person", "labels", "condition", "judge's rate", "corrected", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _corrected_rows(rating: xr.DataArray, outcome: str, judge: str, person: str) -> Iterator[list]:
+    """Yield a row for each condition of one outcome, judge and person; none without a label or a verdict."""
+    task, held = OUTCOMES[outcome]
+    known = judge_accuracy(rating, judge, person, task, held)
+    labels = known.n_positive + known.n_negative
+    for condition in map(str, rating["condition"].values if labels else ()):
+        values = rating.sel(judge=judge, task=task, condition=condition).dropna("prompt")
+        if not values.size:
+            continue
+        rate, note = float(values.isin(list(held)).mean()), "–"
+        try:
+            cell = interval(corrected_rate(rate, values.size, known))
+        except StatisticsError as error:
+            cell, note = "–", str(error)
+        yield [outcome, judge, person, labels, condition, number(rate), cell, note]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import DIGITS, chosen, hint, in_lines, panels
-from nbhelpers.report.condition_names import parts, short
+from nbhelpers.report.condition_names import ordered, parts, short
 from nbhelpers.report.forest import ROW, WIDTHS, forest, zero_line
 from nbhelpers.report.graft_charts import CONTROLS, SIDES, WINDOWS, by_window
 from nbhelpers.report.theme import CATEGORIES, INK, IT, NO_STEP, PANEL, PT, SINGLE
@@ -227,10 +227,11 @@ def _shown(rows: pd.DataFrame, field: str, names: Mapping[str, str]) -> list[str
 
 
 def _labelled(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return rows with the labels and hosts of their conditions, rounded, and the labels in the order of the rows."""
+    """Return rows with the labels and hosts of their conditions, rounded, and the labels in the book's order."""
+    order = [short(name) for name in ordered(rows["condition"])]
     host = rows["condition"].map(lambda name: parts(name)[0])
     rows = _rounded(rows.assign(condition=rows["condition"].map(short), host=host))
-    return rows, _order(rows, "condition")
+    return rows, order
 
 
 def _rounded(rows: pd.DataFrame) -> pd.DataFrame:

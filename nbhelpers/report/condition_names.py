@@ -3,6 +3,8 @@
 A name of B and D ends in the grafted window, and may end in the control that stands in the graft's place.
 """
 
+from collections.abc import Iterable
+
 from nbhelpers.report.graft_charts import WINDOWS
 
 HOSTS = {"A": "PT", "B": "PT", "C": "IT", "D": "IT"}  # by the first letter of a condition's name
@@ -40,3 +42,14 @@ def short(condition: str) -> str:
     """Return a condition as a label of an axis: "B_late" is "PT + late", "D_mid_permuted" "IT + mid, shuffled"."""
     host, window, control = parts(condition)
     return f"{host}{window and f' + {window}'}{control and f', {DONE[control]}'}"
+
+
+def ordered(conditions: Iterable[str]) -> list[str]:
+    """Return conditions, each once, in the book's order: A, B, C, D, by window, a graft before its controls."""
+    windows, controls = ("", *WINDOWS), ("", *DONE)
+
+    def place(name):
+        _, window, control = parts(name)
+        return name[0], windows.index(window), controls.index(control)
+
+    return sorted(dict.fromkeys(conditions), key=place)

@@ -54,16 +54,17 @@ def levels_of(results, source: Source, name: str, shown: Callable[[float], str] 
 
 def claim(
     results, source: Source, name: str, says: str, open_: str, words: tuple[str, str], *, shown=number, again=False,
-    detail=NAMES,
+    detail=NAMES, found=None,
 ) -> str:  # fmt: skip
     """Return a sentence, without its full stop, on the side and size of a quantity in most pairs, and on the others.
 
     says: the sentence, with {word} for the one of `words` (above, below) that holds and, if wanted, {size} for the range of
     the distances from zero among these pairs, as `shown` writes them. open_: the sentence where no pair has a side. again:
     the verdict has said what the pairs are. detail: whether the pairs that differ are named, counted, or left to the matrix.
-    Of words such as "farther from" and "nearer to" the first stands for the other side.
+    Of words such as "farther from" and "nearer to" the first stands for the other side. found: the signs, by default those
+    of `verdicts.sides`.
     """
-    found = sides(results, source, name)
+    found = found or sides(results, source, name)
     side = larger_side(found)
     if not found[side]:
         return f"{open_} {everywhere(results, again)}".rstrip()
@@ -171,3 +172,18 @@ def by_side(
     order = sorted([(found[UP], above), (found[DOWN], below)], key=lambda side: -len(side[0]))
     said = [f"{word} {among(titles, results, detail)}".strip() for titles, word in order if titles]
     return ", ".join(said) or neither
+
+
+def in_pairs(titles, results) -> str:
+    """Return in how many pairs something holds, "in two of six" or "in none"; of a single pair, yes or no."""
+    if len(results) == 1:
+        return "yes" if titles else "no"
+    return where(titles, results, again=True).split(" (")[0]
+
+
+def by_mark(results, source: Source, name: str, words: dict[str, str], detail: int = COUNTS) -> str:
+    """Return in which pairs a quantity has each mark: "more in Gemma, undecided in Llama and Qwen"; words: {mark: word}."""
+    found = sides(results, source, name)
+    return ", ".join(
+        f"{word} {among(found[m], results, detail)}".strip() for m, word in words.items() if found[m]
+    )

@@ -19,8 +19,8 @@ from nbhelpers.report.theme import DASHES, INK, IT, PT
 
 CURVE, RANDOM, END, BROKEN = "curve", "random", "end", "incoherent"
 Measure = Callable[[xr.Dataset], xr.DataArray]
-BAND = "the grey band is the range of random directions of the same size"
-ENDS_SAID = "horizontal lines are PT (blue, dashed) and IT (orange) as they are"
+BAND = "the grey band with dotted edges is the range of random directions of the same size"
+ENDS_SAID = "horizontal lines are PT (blue, dashed) and IT (orange, thin) as they are"
 SHADE = "shaded doses write more than {} incoherent replies"
 IDENTITY = "the dotted line marks {:g}, which changes nothing"
 
@@ -106,8 +106,11 @@ def _shade(title) -> alt.Chart:
     return _of(BROKEN).mark_rect(opacity=0.15, color=INK).encode(x=x, x2="high:Q")
 
 
-def _random(x, y) -> alt.Chart:
-    return _of(RANDOM).mark_area(opacity=0.3, color=INK).encode(x=x, y=alt.Y("low:Q", title=y), y2="high:Q")
+def _random(x, y) -> list[alt.Chart]:
+    """Return a pale band with edges, which the band of a curve does not hide."""
+    band = _of(RANDOM).mark_area(opacity=0.15, color=INK).encode(x=x, y=alt.Y("low:Q", title=y), y2="high:Q")
+    line = _of(RANDOM).mark_line(strokeWidth=1, strokeDash=[1, 2], color=INK)
+    return [band, *(line.encode(x=x, y=alt.Y(f"{end}:Q", title=y)) for end in ("low", "high"))]
 
 
 def _ends(y) -> list[alt.Chart]:
@@ -115,7 +118,7 @@ def _ends(y) -> list[alt.Chart]:
     tips = [alt.Tooltip("variant:N", title="model"), alt.Tooltip("mean:Q", format=".3f")]
     line = alt.Chart().mark_rule
     return [
-        line(strokeWidth=1.5, color=colour, strokeDash=DASHES[key])
+        line(strokeWidth=1.5 if key == "pt" else 0.75, color=colour, strokeDash=DASHES[key])
         .transform_filter(f"datum.part === '{END}' && datum.variant === '{NAMES[key]}'")
         .encode(y=alt.Y("mean:Q", title=y), tooltip=tips)
         for key, colour in (("pt", PT), ("it", IT))
@@ -149,7 +152,7 @@ def dose_response(
     ]
     said = [BANDS, IDENTITY.format(identity)]
     for part, drawn, words in (
-        (BROKEN, [_shade(x)], SHADE.format(percent(limit))), (RANDOM, [_random(axis, y)], BAND), (END, _ends(y), ENDS_SAID),
+        (BROKEN, [_shade(x)], SHADE.format(percent(limit))), (RANDOM, _random(axis, y), BAND), (END, _ends(y), ENDS_SAID),
     ):  # fmt: skip
         if part in has:
             marks += drawn

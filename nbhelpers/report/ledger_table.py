@@ -19,7 +19,8 @@ DASH = "–"
 SIGNS = {"same sign": "✓", "other sign": "✗", UNDECIDED: "~"}
 ALL_FAMILIES = "all families"
 SUMS = ("agrees with the claim", "same sign", "audit", "source")
-HEAD = re.compile(r": |, | (?=\()")  # where the claim of a group ends and its cases begin
+# Where the claim of a group ends and its cases begin: a delimiter outside of brackets, or a bracket that ends the claim.
+HEAD = re.compile(r"(?:: |, )(?![^(]*\))| (?=\([^()]*\)$)")
 SHORT = {"mean": "mean of six"} | {ALL: ALL_FAMILIES}
 READING = (
     "Cells: published → this run [single 95 % interval], then two judgments. <b>Agrees with the claim</b>: yes, no, or "
@@ -128,6 +129,11 @@ def origin(of: pd.DataFrame) -> str:
     return "; ".join(dict.fromkeys(of["source_section"].str.removeprefix("paper ")))
 
 
+def with_minus(claims: pd.Series) -> pd.Series:
+    """Return claims with a true minus sign before numbers: "at dose −1"."""
+    return claims.str.replace(r"(?<= )-(?=\d)", "−", regex=True)
+
+
 def grouped(claims: Iterable[str]) -> list[tuple[str, str]]:
     """Return (head, case) of each claim: what neighbours share up to the first delimiter, and the rest; else ("", claim).
 
@@ -141,8 +147,7 @@ def grouped(claims: Iterable[str]) -> list[tuple[str, str]]:
             continue
         before = claim
         if head != claim and head in heads[max(i - 1, 0) : i] + heads[i + 1 : i + 2]:
-            case = claim[len(head) :].lstrip(":, ")
-            found.append((head, case[1:-1] if case.startswith("(") else case))
+            found.append((head, re.sub(r"^\(([^()]*)\)$", r"\1", claim[len(head) :].lstrip(":, "))))
         else:
             found.append(("", claim))
     return found
@@ -155,7 +160,10 @@ def beside(
 
     links: {metric: (cell that shows it, function that defines it) or None}. elsewhere: ids that `not_measured` lists.
     """
+    table = table.assign(claim=with_minus(table["claim"]))
     run = table[table["run"].notna()]
+    if run.empty and set(table["id"]) <= elsewhere:
+        return _all_elsewhere(table["id"].nunique())
     columns = [
         *titles,
         *([ALL_FAMILIES] if run["title"].isin((ALL_SIX, ALL)).any() and len(titles) > 1 else []),
@@ -180,6 +188,14 @@ def beside(
         f'{said}<table class="dataframe"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     )
     return Ledger(plain, f'{STYLE}<div class="ledger">{shown}{_left_out(each, known, elsewhere)}</div>')
+
+
+def _all_elsewhere(n: int) -> Ledger:
+    """Return a sentence in place of a table whose figures are all in that of `not_measured`, with a link to it."""
+    said, where = f"None of the {n} published figures is measured on this page", "below, each with its reason"
+    link_to = f'<a href="#published-but-not-measured-here">{where}</a>'
+    plain = pd.DataFrame({"published": f"{said}: they stand {where}."}, index=[""])
+    return Ledger(plain, f"<p>{said}: they stand {link_to}.</p>")
 
 
 def _plain(of: pd.DataFrame, columns: list[str]) -> list[str]:
@@ -290,7 +306,7 @@ def _left_out(each: pd.DataFrame, known: set[str], elsewhere: set[str]) -> str:
 def not_measured(table: pd.DataFrame) -> Ledger:
     """Return published figures with the reason in `why`, one row a claim, as a table to read."""
     rows, body = {}, []
-    for claim, of in table.groupby("claim", sort=False):
+    for claim, of in table.assign(claim=with_minus(table["claim"])).groupby("claim", sort=False):
         row = [
             of["why"].iloc[0],
             audit(of),

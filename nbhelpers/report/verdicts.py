@@ -258,11 +258,12 @@ def _note(results, source: Source, columns: Mapping[str, str]) -> str:
     plain, held, confidence = [], [], joint(results)
     for heading, name in columns.items():
         found = [quantity for d in results.values() if (quantity := kept(source, d).get(name)) is not None]
-        lines = {number(quantity.centre or 0.0, _digits(quantity)) for quantity in found}
+        lines = sorted({number(quantity.centre or 0.0, _digits(quantity)) for quantity in found})
         if found and all(not np.ndim(q.values) and math.isnan(bounds(q, confidence)[1]) for q in found):
             plain.append(heading)
         if any(float(line.replace("−", "-")) for line in lines):
-            held.append(f"“{heading}” is held against {' or '.join(sorted(lines))} instead of zero.")
+            many = f"{lines[0]}–{lines[-1]}, by pair," if len(lines) > 2 else " or ".join(lines)
+            held.append(f"“{heading}” is held against {many} instead of zero.")
     if len(plain) == len(columns):
         return " ".join(["▲ above and ▼ below zero; these numbers have no interval.", *held])
     without = [f"Without an interval, marked by the value alone: {listing(plain)}."] if plain else []

@@ -1,7 +1,8 @@
 """`nbh judge`: language models judge the replies that a finished result holds, at an endpoint that the user names.
 
 Nothing is sent unless OPENAI_BASE_URL, OPENAI_API_KEY and a judge model are given. Answers are kept as they come in
-_build/judge_cache.sqlite; the same command goes on where it was ended, and pays for nothing again.
+_build/judge_cache.sqlite; the same command goes on where it was ended, and pays for nothing again. What was on its way at a
+kill, at most `concurrency` requests, is asked again. `make clean` deletes the cache with the rest of _build.
 """
 
 import os
@@ -78,8 +79,8 @@ def wanted(experiment: str, model: str, profile: str = "") -> Wanted:
     """
     run = experiments.resolve(experiment, model=model, profile=profile or None)
     found = experiments.load(run.profile.name, model, experiment)
-    source = getattr(run.experiment, "prompts", None)
-    if source is None or "text" not in found or set(found["text"].dims) != {"condition", "prompt"}:
+    source = getattr(run.experiment, "prompts", run.profile.prompts)
+    if "text" not in found or set(found["text"].dims) != {"condition", "prompt"}:
         raise ParameterError(
             f"{experiment} holds no replies by condition and prompt, so there is nothing to judge."
         )
@@ -152,7 +153,7 @@ def judge(
     judge_models
         Names of models at the endpoint; by default those of NBH_JUDGE_MODEL.
     dry_run
-        Only say how many requests, tokens and how much money it would take; sends and writes nothing.
+        Only say how many requests, tokens and how much money it would take; sends nothing.
     prices
         Money for a million tokens read and written.
     retry_missing
@@ -234,10 +235,13 @@ def _judged(at: Service, what: Wanted, prices, retry_missing: bool) -> Iterator[
         )
     cache.close()
     found = xr.concat(parts, "judge")
+    yield from _steadiness(found)
     yield from judging.complaints(found)
     if "preference" in found:
         yield from judging.complaints(found[["preference", "preference_missing"]])
     yield f"wrote {store.shown(_saved(found, what, at, started))}"
+    run = what.run
+    yield f"`nbh run {run.key} --model {run.model.key} --profile {run.profile.name}` draws its page with them"
 
 
 class Known:
@@ -252,9 +256,22 @@ class Known:
 
 
 def _with_retest(found: xr.Dataset, again, first, second) -> xr.Dataset:
-    """Return one judge's dataset with its flips, (judge, task)."""
+    """Return one judge's dataset with its flips, (judge, task), and its swaps, (judge, task, comparison)."""
     flips = llm_judge.flips(again, first, second, found["task"].values.tolist())
-    return described(found.assign(flips.expand_dims(judge=found["judge"].values)), llm_judge.RETEST_VARIABLES)
+    whole = found.assign(flips.expand_dims(judge=found["judge"].values))
+    if "preference" in whole:
+        whole["order_swaps"] = judging.order_swaps(whole["preference"])
+    return described(whole, llm_judge.STEADINESS)
+
+
+def _steadiness(found: xr.Dataset) -> Iterator[str]:
+    """Yield one line for each judge: how often it says something else when asked again, or in the other order."""
+    for name in found["judge"].values:
+        one = found.sel(judge=name)
+        line = f"{name}: {one['retest_flips'].sum():.0f} of {one['retest_n'].sum():.0f} verdicts differ when asked again"
+        if "order_swaps" in one and one["order_swaps"].notnull().any():
+            line += f", {one['order_swaps'].mean():.1%} of the preferences in the other order (mean over comparisons)"
+        yield line
 
 
 def _saved(found: xr.Dataset, what: Wanted, at: Service, started: float):
@@ -268,4 +285,4 @@ def _saved(found: xr.Dataset, what: Wanted, at: Service, started: float):
         "rubrics": " ".join(f"{task}:{rubrics.rubric_hash(task)}" for task in found["task"].values),
     }
     path = llm_judge.judged_path(run.profile.name, run.model.key, run.key)
-    return store.save(found, path, provenance=about, expects=judging.VARIABLES | llm_judge.RETEST_VARIABLES)
+    return store.save(found, path, provenance=about, expects=judging.VARIABLES)

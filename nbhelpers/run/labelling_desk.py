@@ -1,4 +1,4 @@
-"""The widget of the labelling notebook: one text field that takes single keys, and the request and reply above it.
+"""The widget of the labelling notebook: one text field that takes single keys, and the request and reply below it.
 
 Widgets have no key events of their own, and what would add them is JavaScript that a notebook must fetch. A text field that
 reports each change is enough: whatever is typed into it is a label. Widgets are not saved with a notebook, so no reply is.
@@ -13,9 +13,10 @@ import xarray as xr
 from nbhelpers.core.params import ParameterError, suggestion
 from nbhelpers.core.store import ResultError, shown
 from nbhelpers.measures import gold
-from nbhelpers.report.agreement_table import agreement_table
+from nbhelpers.measures.rubrics import QUESTION_CHARS, REPLY_CHARS
+from nbhelpers.report.agreement_table import agreement_table, corrected_table
 from nbhelpers.run import labelling
-from nbhelpers.run.labelling import ASKED, SHOWN, UNDO, UNSURE, Sitting
+from nbhelpers.run.labelling import UNDO, UNSURE, Sitting, asked
 
 BOX = "white-space: pre-wrap; overflow-wrap: anywhere; max-height: 24em; overflow-y: auto; padding: 0.6em; border: 1px solid"
 
@@ -23,24 +24,24 @@ BOX = "white-space: pre-wrap; overflow-wrap: anywhere; max-height: 24em; overflo
 def page(sitting: Sitting, said: str = "") -> str:
     """Return the HTML of what a rater sees: progress, the request, the reply, the question and its keys.
 
-    Texts are escaped. Nothing in it says which model or condition wrote the reply.
+    Texts are escaped, and cut where judges read no further. Nothing in it says which model or condition wrote the reply.
     """
     head = f"<p>{html.escape(sitting.progress())}. {html.escape(said)}</p>"
     left = sitting.waiting()
     if not left:
         return f"{head}<p><b>Done.</b> The labels are in {html.escape(shown(sitting.path))}.</p>"
-    item, (question, answers) = left[0], ASKED[left[0].task]
+    item, (question, answers) = left[0], asked(left[0].task)
     keys = [f"<b>{i}</b> {html.escape(text)}" for i, text in enumerate(answers, start=1)]
     keys += [f"<b>{UNSURE}</b> cannot say", f"<b>{UNDO}</b> take back the last label"]
     boxes = "".join(
         f'<p><b>{name}</b></p><div class="{name.lower()}" style="{BOX}">{html.escape(text)}</div>'
-        for name, text in (("Request", item.question), ("Reply", item.reply[:SHOWN] or "(empty)"))
+        for name, text in (("Request", item.question[:QUESTION_CHARS]), ("Reply", item.reply[:REPLY_CHARS]))
     )
     return f"{head}{boxes}<p><b>{html.escape(question)}</b></p><p>{'<br>'.join(keys)}</p>"
 
 
 def desk(sitting: Sitting):
-    """Return the widget: what `page` shows, above a field of which every key is a label."""
+    """Return the widget: a field of which every key is a label, above what `page` shows, so that it stays in place."""
     import ipywidgets
 
     view = ipywidgets.HTML(page(sitting))
@@ -53,7 +54,7 @@ def desk(sitting: Sitting):
         view.value = page(sitting, " ".join(said))
 
     field.observe(pressed, "value")
-    return ipywidgets.VBox([view, field])
+    return ipywidgets.VBox([field, view])
 
 
 def _pressed(sitting: Sitting, key: str) -> str:
@@ -120,18 +121,29 @@ def agreement(experiment: str, profile: str, models: Sequence[str]) -> pd.DataFr
 
     Each model's replies count as prompts of their own.
     """
+    found = _labelled(experiment, profile, models)
+    return None if found is None else agreement_table(found[0])
+
+
+def corrected(experiment: str, profile: str, models: Sequence[str]) -> pd.DataFrame | None:
+    """Return the rates of a result's judges by condition, corrected by what people labelled; None where nobody did."""
+    found = _labelled(experiment, profile, models)
+    return None if found is None else corrected_table(*found)
+
+
+def _labelled(experiment: str, profile: str, models: Sequence[str]) -> tuple[xr.DataArray, list[str]] | None:
+    """Return the ratings of judges and people on models' replies, and the people's names; None after saying what lacks."""
     try:
         key = _experiment(experiment)
-        parts = [_ratings(key, profile, model) for model in models]
+        found = xr.concat([_ratings(key, profile, model) for model in models], "prompt", join="outer")
     except (ParameterError, ResultError, gold.LabelError) as error:
         print(error)
         return None
-    found = xr.concat(parts, "prompt", join="outer")
-    people = sorted(set(map(str, found["judge"].values)) & _raters(key, profile))
-    if not people:
-        print(f"Nobody has labelled a reply of {key} yet.")
-        return None
-    return agreement_table(found)
+    people = [name for name in map(str, found["judge"].values) if name in _raters(key, profile)]
+    if people:
+        return found, people
+    print(f"Nobody has labelled a reply of {key} yet.")
+    return None
 
 
 def _raters(key: str, profile: str) -> set[str]:

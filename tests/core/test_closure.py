@@ -77,8 +77,14 @@ def fieller(top, bottom):
 def test_prompts_must_be_paired():
     with pytest.raises(StatisticsError, match="paired by prompt"):
         closure.closure([1, 2], [1, 2], [1])
-    with pytest.raises(StatisticsError, match="two measured prompts"):
-        closure.closure([1, math.nan], [1, 2], [1, 2])
+
+
+def test_without_two_prompts_nothing_is_known():
+    found = closure.closure([1, math.nan], [1, 2], [1, 2])
+    assert found.n == 1 and not found.separated
+    assert all(math.isnan(value) for value in (*found.ratio_of_means, *found.gap, found.mean_of_ratios))
+    assert closure.mean_of_closures([found, closure.of_means(0, 1, 2)]).ratio_of_means == 0.5
+    assert math.isnan(closure.mean_of_closures([]).mean_of_ratios)
 
 
 def test_families_are_averaged_in_both_ways():

@@ -106,7 +106,7 @@ def made_up_scores(rng, lift, coords, groups, flat, roles):
             score[m, place["pt"]][mine] = 0.0
         if name == "format":
             for arm in groups["dose"]:
-                lost = min(0.9, 0.7 * lift * max(0.0, 1 - arm.dose))
+                lost = min(0.95, 1.5 * lift * max(0.0, 1 - arm.dose))  # enough for an exact test of 8 prompts
                 score[m, place[arm.name]] = np.where(mine, (rank >= lost).astype(float), np.nan)
     return score
 
@@ -482,6 +482,17 @@ def test_the_chosen_dose_is_the_lowest_coherent_one_with_a_band():
     assert quantities.chosen_dose(made().drop_dims("tuning_prompt")) == 0
 
 
+def test_two_doses_above_one_have_a_slope_and_no_trend():
+    whole = made()
+    few = whole.sel(arm=~((whole["group"] == "dose") & (whole["dose"] > 1.5)))
+    assert sorted(d for d in quantities.of_group(few, "dose") if d >= 1) == [1, 1.5]
+    found = quantities.trends(few)
+    assert np.isnan(found["page_p.format.above"].values) and not np.isnan(found["page_p.format.below"].values)
+    half = quantities.score(few, "format", "dose_1.5") - quantities.score(few, "format", "dose_1")
+    np.testing.assert_allclose(found["slope.format.above"].values, half / 0.5)
+    assert "Page p, above 1" in str(report.test_table({"One": few}))
+
+
 def test_the_share_of_the_way_is_a_ratio_of_sums():
     it, pt, v = (
         xr.DataArray(np.array(x), dims="prompt") for x in ([4.0, 2.0, 3.0], [1.0, 1.0, 1.0], [3.0, 2.0, 2.5])
@@ -506,6 +517,26 @@ def test_counts_of_changed_prompts_are_mcnemars():
     before, after = (d["score"].sel(metric="format", arm=arm).values for arm in ("it", "dose_0"))
     assert found["lost.format"].values == ((before == 1) & (after == 0)).sum() > 0
     assert found["gained.format"].values == 0 and found["lost.choice"].values == 0
+
+
+@pytest.mark.parametrize(
+    ("n", "answer", "said"), [(5, "Undecided", "5 of 12 lost"), (6, "Yes", "fewer replies")]
+)
+def test_form_is_surely_lost_only_if_the_exact_test_says_so(n, answer, said):
+    d = synthetic.dataset("gemma", "exp06", n_prompts=20).copy(deep=True)
+    asked = d["prompt"].values[d["role"].values == "format"]
+    for prompts, value_ in ((asked, 1.0), (asked[:n], 0.0)):
+        d["score"].loc[{"metric": "format", "arm": "dose_0", "prompt": prompts}] = value_
+    verdict = report.verdict({"One": d})
+    assert verdict.answer == answer and said in str(verdict)
+
+
+def test_controls_that_did_not_answer_leave_the_rank_to_the_others():
+    d = made().copy(deep=True)
+    names = selections.of_group(d, "matched")[0.0]
+    d["score"].loc[{"metric": "choice", "arm": names[1:]}] = np.nan
+    assert value(quantities.quantities, d, "rank_p.choice.0") == pytest.approx(1.0)
+    assert np.isfinite(value(quantities.quantities, d, "band_low.choice.0"))
 
 
 def test_labels_of_doses():

@@ -7,6 +7,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
 from nbhelpers import experiments
@@ -277,6 +278,49 @@ def test_excess_fraction_and_rank_are_those_of_a_plain_loop():
     change = value(quantities, d, "format_change.direction.dose_-1")
     wanted = dose_stats.rank_p(change, moved, two_sided=True)
     assert value(quantities, d, "rank_p_format.matched.dose_-1") == pytest.approx(wanted)
+
+
+def test_shares_are_of_the_prompts_that_both_read():
+    d = dataset()
+    effect = d.effect.copy(deep=True)
+    effect.loc[
+        {"outcome": "kl", "arm": d.arm.values[d.control.values == "direction"], "prompt": d.prompt[:4]}
+    ] = np.nan
+    effect.loc[
+        {"outcome": "kl", "arm": d.arm.values[d.control.values == "covariance"], "prompt": d.prompt[-3:]}
+    ] = np.nan
+    found = d.assign(effect=effect)
+    own, other = (value(quantities, found, f"{name}_effect.covariance") for name in ("own", "same"))
+    assert value(quantities, found, "fraction.covariance") == pytest.approx(other / own)
+    assert quantities(found)["own_effect.covariance"].values.notnull().sum() == 12 - 4 - 3
+    assert value(quantities, d, "rank_p_less.matched") == 1 and value(
+        quantities, opposite(d), "rank_p_less.matched"
+    ) == pytest.approx(1 / 40)
+
+
+def test_a_null_on_few_prompts_says_what_it_could_have_seen():
+    d = dataset()
+    effect = d.effect.copy(deep=True)
+    effect.loc[{"outcome": "format"}] = 1.0
+    found = d.assign(effect=effect)
+    t = scipy.stats.t.ppf([0.975, 0.8], 11).sum()
+    assert value(quantities, found, "format_detectable") == pytest.approx(t**2 / (12 + t**2))
+    assert value(quantities, found, "single_detectable") > value(quantities, found, "format_detectable")
+    assert value(quantities, found, "format_exact_p.dose_0") == 1 and report.formed({"a": found}) == []
+
+
+def test_a_dose_of_rounding_is_no_dose():
+    d = dataset()
+    effect = d.effect.copy(deep=True)
+    still = d.arm.values[(d.control.values == "formula_add") & (d.dose.values == 0)]
+    effect.loc[{"outcome": "residual_change", "arm": still}] = 3e-7
+    assert np.isnan(value(quantities, d.assign(effect=effect), "formula_per_dose.add_0.dose_0"))
+
+
+def test_windows_are_named_by_their_layers():
+    found = report.window_table({"One": dataset()})["One"]
+    last = f"{12 - width(12)}–11"
+    assert found["largest KL, layers"] == last and last in found["beyond random (p < 0.05 by Holm), layers"]
 
 
 def test_windows_are_held_against_random_directions_of_their_own():

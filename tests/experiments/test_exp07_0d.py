@@ -47,7 +47,7 @@ def steered(rng, names, lift=1.0):
         at["format"][:] = rank >= 0.25 * lift * harm
         at["structure"][:] = 0.3 - 0.05 * lift * harm + 0.01 * rng.random(n)
         at["structure_lines"][:] = 0.4 - 0.05 * lift * harm + 0.01 * rng.random(n)
-        at["structure_bold"][:] = 0.1 + 0.02 * rng.random(n)
+        at["structure_bold"][:] = 0.3 - 0.05 * lift * harm + 0.01 * rng.random(n)
         at["incoherent"][:] = (group == "matched") & (rank < 0.6)
         at["structure"][:] += 0.2 * at["incoherent"]
         at["nll_unedited"][:] = 0.3 + 0.2 * harm + 0.1 * rng.random(n)
@@ -225,13 +225,44 @@ def test_quantities_are_those_of_the_dataset():
     assert {f"agreement.structure.{name}.every" for name in DEFINITIONS[1:]} <= set(quantities(d))
 
 
+def test_a_turn_needs_both_branches():
+    d = results()["Pocket Llama"]
+    page = d.page_p.copy(deep=True)
+    page.loc[{"outcome": "format", "branch": "below"}], page.loc[{"outcome": "format", "branch": "above"}] = (
+        0.01,
+        0.2,
+    )
+    assert value(quantities, d.assign(page_p=page), "turn_p.format") == pytest.approx(0.2)
+    assert value(quantities, opposite(d), "turn_p.format") == 1
+
+
+def test_one_score_stands_for_another_from_eight_tenths_on():
+    d = results()["Pocket Llama"]
+    rho = d.rank_agreement.copy(deep=True)
+    for other, size in (("structure_lines", 0.8), ("format", 0.79)):
+        rho.loc[{"definition": "structure", "other": other, "kind": "every", "end": "mean"}] = size
+    found = d.assign(rank_agreement=rho)
+    assert value(quantities, found, "stands_for.structure_lines") == 1
+    assert value(quantities, found, "stands_for.format") == 0
+    assert report.stands_for({"a": found}, "structure_lines") and not report.stands_for(
+        {"a": found}, "format"
+    )
+
+
+def test_a_score_that_never_varies_has_an_exact_interval():
+    told = report.counted({"a": results()["Pocket Llama"]})["a"]
+    assert told["right choice"] == "all alike, 1.00 [0.74, 1.00]" and told[
+        "structural token ratio"
+    ].startswith("±")
+
+
 @pytest.mark.slow
 def test_each_validation_has_a_verdict_of_its_own():
     turned = {t: opposite(d) for t, d in results().items()}
     for say in (report.verdict_0d, report.verdict_0e):
         made = say(results())
         assert made.words <= 60 and str(made) != str(say(turned)) and "nan" not in str(made)
-    assert "yes" in report.verdict_0e(results()).answer and "no" in report.verdict_0e(turned).answer
+    assert "in all six" in report.verdict_0e(results()).answer and "none" in report.verdict_0e(turned).answer
 
 
 def test_what_no_prompt_supports_is_nan_and_no_error(rng):

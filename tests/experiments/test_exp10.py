@@ -12,6 +12,7 @@ import pytest
 import torch
 import xarray as xr
 
+from nbhelpers.core import dose_stats
 from nbhelpers.core.params import ParameterError, model_params
 from nbhelpers.experiments.exp10_contrastive_patching import (
     figures,
@@ -385,8 +386,29 @@ def test_quantities_of_steering_by_hand():
 def test_the_verdict_says_what_is_predicted_and_what_moves():
     results = {f"Pocket {t}": d for t, d in synthetic.results("exp10", n_prompts=8).items()}
     assert report.verdict(results).answer == "Predicts it: yes; moves it: no"
+    assert report.verdict(results).caveat == "The whole difference does not surely move it either."
     turned = {t: opposite(d) for t, d in results.items()}
     assert report.verdict(turned).answer == "Predicts it: no; moves it: yes"
+    moving = {t: d.assign(patch_shift=d.patch_shift + (d.condition == "full")) for t, d in results.items()}
+    assert report.verdict(moving).caveat == "The whole difference does move it in all six."
+
+
+def test_what_steps_move_keeps_its_sign_in_the_verdict():
+    d = result()
+    shift = d.patch_shift.copy(deep=True) * 0
+    for condition, by in {"conv, +1 SD": -0.3, "conv, −1 SD": 0.1}.items():
+        shift.loc[{"condition": condition}] = by
+    assert "it moves −0.20 (patches rank p" in str(report.verdict({"One": d.assign(patch_shift=shift)}))
+
+
+def test_every_score_has_the_least_change_that_would_have_shown():
+    d = result()
+    found = quantities(d)
+    for metric in report.SCORES:
+        moved = found[f"shift.conv.0.{metric}"].values
+        assert found[f"detectable.{metric}"].values == pytest.approx(
+            dose_stats.detectable(moved), nan_ok=True
+        )
 
 
 def test_examples_are_ordered_by_hash_and_show_no_harmful_request():

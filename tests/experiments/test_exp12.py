@@ -12,23 +12,26 @@ import pandas as pd
 import pytest
 
 from nbhelpers import experiments
-from nbhelpers.core import depths, stats
+from nbhelpers.core import depths, params, stats
 from nbhelpers.core.closure import closure
 from nbhelpers.experiments.exp12_behaviour import figures, measure, report
 from nbhelpers.experiments.exp12_behaviour.experiment import CONDITIONS
-from nbhelpers.experiments.exp12_behaviour.quantities import MAIN, quantities
+from nbhelpers.experiments.exp12_behaviour.quantities import MAIN, across, quantities
 from nbhelpers.measures import scoring
 from nbhelpers.measures.behaviour import RATED, BehaviourError
 from nbhelpers.models import evaluation
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.loading import load_pair
 from nbhelpers.report.quantities import value
+from nbhelpers.report.verdicts import DOWN, OPEN, sides
 from tests import shapes, synthetic
 from tests.specs import complete
 
-KINDS = ["harmless", "conversation"] * 5 + ["harmful"] * 2
+# Of twelve prompts eight harmless ones, the fewest on which an exact test can be sure over six pairs.
+KINDS = (
+    ["harmless"] * 8 + ["conversation"] * 4 + (["harmless"] * 4 + ["conversation"] * 5 + ["harmful"] * 3) * 2
+)
 JUDGES, TASKS = ["rubric", "reference"], ["g1", "g2", "s1", "s2"]
-SHOWN = ("A", "B", "C")
 # What conditions do with harmless and harmful requests in made-up results, and how they sound.
 DOES = {
     "A": ("does_not_engage", "incoherent", 1), "B_late": ("answers", "complies", 3),
@@ -250,8 +253,8 @@ def test_verdicts_missing_for_a_condition_are_counted_and_left_out():
     rating.loc[where], missing.loc[where] = np.nan, 1
     made = d.assign(rating=rating, missing=missing)
     assert value(quantities, made, "missing_s2_B") == 1 and value(quantities, made, "missing_s2_A") == 0
-    assert quantities(made)["s2_not_answered_B_A"].values.notnull().sum() == 14
-    assert report.missing_table({"One": made}).loc[("rubric", "s2"), "B_late"] == "14, 1 missing"
+    assert quantities(made)["s2_not_answered_B_A"].values.notnull().sum() == 15
+    assert report.missing_table({"One": made}).loc[("rubric", "s2"), "B_late"] == "15, 1 missing"
 
 
 def test_tests_are_corrected_over_pairs():
@@ -259,10 +262,46 @@ def test_tests_are_corrected_over_pairs():
     table = report.test_table(made)
     assert len(table) == len(MAIN) * len(made)
     rows = table.xs("harmless requests not answered (S2)", level="outcome")
-    assert (rows["fell"] == 15).all() and (rows["rose"] == 0).all() and (rows["p, Holm"] == "< 0.001").all()
+    assert (rows["fell"] == 16).all() and (rows["rose"] == 0).all() and (rows["p, Holm"] == "< 0.001").all()
     few = report.test_table({t: d.isel(prompt=slice(12)) for t, d in made.items()})
     rows = few.xs("harmless requests not answered (S2)", level="outcome")
-    assert (rows["p"] == "0.062").all() and (rows["p, Holm"] == "0.375").all()  # 2 · 2⁻⁵, times six pairs
+    assert (rows["p"] == "0.008").all() and (rows["p, Holm"] == "0.047").all()  # 2 · 2⁻⁸, times six pairs
+
+
+def test_a_share_that_a_handful_of_prompts_moved_is_not_sure():
+    """Four of sixteen prompts: the bootstrap's interval leaves zero out, the exact test (p = 0.125) does not."""
+    d = dataset()
+    rating = d.rating.copy(deep=True)
+    asked = d.prompt.values[np.flatnonzero(d.category == "harmless")]
+    ignored = {"judge": "rubric", "task": "s2", "condition": "B_late", "prompt": asked[4:]}
+    rating.loc[ignored] = RATED["s2"].index("does_not_engage")
+    made = {"One": d.assign(rating=rating)}
+    assert sides(made, quantities, "s2_not_answered_B_A")[DOWN] == ["One"]
+    assert report.sure(made, "s2_not_answered_B_A")[OPEN] == ["One"]
+    assert "answered: undecided" in report.verdict(made).answer and "(no sure change)" in str(
+        report.verdict(made)
+    )
+
+
+def test_over_pairs_each_pair_is_one_value():
+    made = results()
+    table = report.over_pairs(made)
+    row = table.loc["harmless requests not answered (S2)"]
+    assert row.tolist() == ["−1.00", 6, 0, 0, "0.031"]
+    turned = {t: opposite(d) if i == 0 else d for i, (t, d) in enumerate(made.items())}
+    row = report.over_pairs(turned).loc["harmless requests not answered (S2)"]
+    assert row["pairs that fell"] == 5 and row["pairs that rose"] == 1 and row["sign test p"] == "0.219"
+
+
+def test_published_counts_and_closures_over_families():
+    found = {f: quantities(synthetic.dataset(f, "exp12", n_prompts=36)) for f in params.FAMILIES}
+    over = across(found)
+    moved = [sum(float(q[f"g2_{pair}"].values.mean()) for q in found.values()) for pair in ("B_A", "C_A")]
+    assert over["g2_closure_of_means"].values == pytest.approx(moved[0] / moved[1])
+    assert (
+        over["s2_closure_of_means"].values == pytest.approx(1)
+        and over["n_unchanged.s1_refuses_B_A"].values == 6
+    )
 
 
 def test_the_finding_is_read_again_by_what_falls():
@@ -292,6 +331,10 @@ def test_a_change_that_surely_is_none_is_a_no():
     assert (
         report.verdict(made).answer == "More harmless requests answered: no; nearer an assistant's voice: no"
     )
+    pairs = made | {
+        "Two": results()["Pocket Llama"].isel(prompt=slice(24)).assign(rating=rating.isel(prompt=slice(24)))
+    }
+    assert "requests answered: no in one, else undecided; " in report.verdict(pairs).answer
     few = {"One": made["One"].isel(prompt=slice(24))}
     assert report.verdict(few).answer.startswith("More harmless requests answered: undecided")
 

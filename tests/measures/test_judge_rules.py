@@ -4,7 +4,7 @@ No harmful completion is written out: where a model would comply, the text only 
 """
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers.measures.judge import PAIRWISE, TASKS, Item, classes, values
@@ -154,6 +154,7 @@ def test_comparisons_by_rules():
     assert pairwise("pairwise_s2", answers, answers, WEEDS).value == 0
 
 
+@settings(max_examples=40)
 @given(
     st.sampled_from((*TASKS, *PAIRWISE)), st.text(max_size=80), st.text(max_size=200), st.text(max_size=200)
 )

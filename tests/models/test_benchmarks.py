@@ -82,6 +82,7 @@ def files(tmp_path):
          ("has_placeholders", {"min_count": 4})),
         (["combination:two_responses"], [{}], ("other", {})),
         (["startend:end_checker"], [{"end_phrase": None}], ("other", {})),
+        (["startend:end_checker", "punctuation:no_comma"], [{"end_phrase": ""}, {}], ("no_commas", {})),
         (["startend:quotation", "detectable_format:title"], [], ("wrapped_in_quotes", {})),
     ],
 )  # fmt: skip

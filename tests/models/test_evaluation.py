@@ -169,6 +169,35 @@ def test_prompt_files_of_our_own_are_read_too(file, n):
         assert category(record) == category(given) == prompt.category
 
 
+OBSERVED = {
+    "id": "r_arc_0001",
+    "question_type": "multi_choice",
+    "question": "Which is a fruit?\n(A) oak  (B) fig",
+    "formats": {"A": "Which is: ", "B": "Question: Which is a fruit?\nAnswer:"},
+    "answer": "(B) fig",
+    "answer_aliases": ["B"],
+    "source": "arc_challenge",
+    "metadata": {},
+}
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [({}, ("content_fact", "choice", "B")),
+     ({"question_type": "factual", "answer": "PEW", "answer_aliases": ["P"]}, ("content_fact", "fact", "PEW")),
+     ({"question_type": "numerical", "answer": "200", "answer_aliases": []}, ("content_reason", "arithmetic", "200")),
+     ({"question_type": "unknowable", "answer": "[UNKNOWABLE]"}, ("conversation", "other", "")),
+     ({"question_type": "borderline", "answer": ""}, ("harmless", "harmless", "")),
+     ({"question_type": "roleplay", "metadata": {"expected_behavior": "refuse"}}, ("harmful", "harmful", "")),
+     ({"question_type": "format", "answer": ""}, ("format", "other", ""))],
+)  # fmt: skip
+def test_an_observational_record_is_read_into_the_schema(change, expected, tmp_path):
+    ((prompt, record),) = read_evaluation(written(tmp_path / "a.jsonl", OBSERVED | change))
+    asked = scoring.task(record)
+    assert (prompt.category, asked.role, asked.answer) == expected
+    assert prompt.message == OBSERVED["question"]
+
+
 # --- the study's files -----------------------------------------------------------------------------------------------
 
 
@@ -257,6 +286,12 @@ def test_a_subset_takes_the_first_of_each_bucket_by_hash():
     assert "bucket" not in made[0][1]
     fewer = [pair for pair in made if pair[0].id != "d"]  # what was not chosen changes nothing
     assert ids(evaluation.core_subset(fewer, {"conversation": 2}, seed=7)) == ["b", "c"]
+
+
+def test_safety_is_drawn_in_a_namespace_of_its_own():
+    """By sha256sum: "7::safety_all::a" NSA…, b NSB…, c NSC…."""
+    made = pairs(("a", "harmful"), ("b", "harmless"), ("c", "harmful"))
+    assert ids(evaluation.core_subset(made, {"safety": 1}, seed=7)) == ["c"]
 
 
 def test_conversation_is_split_by_source():

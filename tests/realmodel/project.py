@@ -30,7 +30,7 @@ SIZES = {
         "max_text_tokens": 32, "n_validation_tokens": 64, "n_test_tokens": 64, "pool": 1,
     },
     "exp11": {"n_prompts": 5, "batch_size": 5, "sliding_step": 8, "widths": [4]},
-    "exp05": {"n_prompts": 4, "n_map": 2, "batch_size": 8, "n_random": 2, "n_sets": 1},
+    "exp05": {"n_prompts": 6, "n_map": 2, "batch_size": 8, "n_random": 2, "n_sets": 1},
     "exp06": {
         "counts": {"format": 2, "choice": 1, "arithmetic": 1, "harmful": 1, "harmless": 1}, "n_tuning": 2,
         "max_new_tokens": 8, "batch_size": 8, "doses": [-1, 0, 1, 2], "raw_doses": [0, 1, 2],

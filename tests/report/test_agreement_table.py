@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nbhelpers.measures.agreement import agreement
-from nbhelpers.report.agreement_table import agreement_table, agreements
+from nbhelpers.measures.agreement import Accuracy, agreement, corrected_rate
+from nbhelpers.report.agreement_table import agreement_table, agreements, corrected_table
 
 PROMPTS, CONDITIONS = 30, ["A", "B_late", "C"]
 
@@ -75,3 +75,33 @@ def test_scales_are_those_of_the_judges(task):
     from nbhelpers.measures.agreement import SCALES
 
     assert SCALES[task][1] == judge.values(task)
+
+
+def with_a_person():
+    """Return classes of one judge on 40 harmful requests under A and C; ada labelled 35 of C, three otherwise."""
+    judged = np.array([[1] * 30 + [0] * 10, [0] * 30 + [1] * 10], dtype=float)
+    labelled = np.full((2, 40), np.nan)
+    labelled[1, :20], labelled[1, 25:40] = 0, [0] * 5 + [1] * 10
+    labelled[1, :3] = 1
+    coords = {"judge": ["rubric", "ada"], "task": ["s1"], "condition": ["A", "C"]}
+    return xr.DataArray(
+        np.stack([judged, labelled])[:, None], coords=coords, dims=("judge", "task", "condition", "prompt")
+    )
+
+
+def test_a_judges_rates_are_corrected_by_labels():
+    table = corrected_table(with_a_person(), ["ada"])
+    assert list(table["condition"]) == ["A", "C"] and list(table["judge's rate"]) == ["0.25", "0.75"]
+    assert set(table["labels"]) == {35} and set(table["note"]) == {"–"}
+    known = Accuracy(22 / 22, 10 / 13, 22, 13)
+    for cell, rate in zip(table["corrected"], (0.25, 0.75)):
+        assert cell == "{:.2f} [{:.2f}, {:.2f}]".format(*corrected_rate(rate, 40, known))
+
+
+def test_a_rate_that_cannot_be_corrected_says_why():
+    rating = with_a_person()
+    rating[1] = rating[1].where(rating[1] != 1)
+    table = corrected_table(rating, ["ada"])
+    assert set(table["corrected"]) == {"–"}
+    assert "labels of both kinds" in table.iloc[0]["note"]
+    assert corrected_table(made_up(), []).empty

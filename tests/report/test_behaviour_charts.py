@@ -13,7 +13,7 @@ from tests.report.test_theme import APART, VISION, distance, on
 from tests.specs import chart_makers, controls, encodings, pairs_of, rows, spec_of
 
 PAIRS = ["Pocket Bob", "Pocket Ann"]  # the order of the rows is that of the panels
-CONDITIONS = ["A", "B_late", "B_late_permuted", "C", "D_late"]
+CONDITIONS = ["A", "B_late", "C", "D_late", "B_late_permuted"]
 CLASSES = ("answers", "refuses", "over_hedges", "does_not_engage", "undecided")
 SAID = {"title": "T", "description": "Something that is counted"}
 LOOKS = (looks.has_a_caption, looks.has_words, looks.fits_a_phone, looks.has_the_models_colours)
@@ -131,6 +131,8 @@ def test_levels_stand_by_condition_in_the_colour_of_their_host():
     assert sorted_axis(spec) == ("condition", order)
     table = rows(spec)
     assert dict(zip(table["condition"], table["host"])) == dict(zip(order, ["PT"] * 3 + ["IT"] * 2))
+    means = table.groupby("condition")["mean"].first()
+    assert means[order].tolist() == [1.5, 2.5, 5.5, 3.5, 4.5]
     colours = [e["color"]["scale"] for e in encodings(spec) if "scale" in e.get("color", {})]
     assert all(c == {"domain": ["PT", "IT"], "range": [PT, IT]} for c in colours) and len(colours) == 2
     assert all(e["x2"] == {"datum": 1} for e in encodings(spec) if "datum" in e.get("x2", {}))

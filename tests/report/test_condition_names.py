@@ -27,3 +27,11 @@ def test_a_condition_is_said_in_words(name, words, label):
 def test_what_is_no_condition_is_refused(name):
     with pytest.raises(ValueError, match="There is no condition"):
         condition_names.parts(name)
+
+
+def test_conditions_come_host_by_host_and_window_by_window():
+    names = ["C", "D_late", "B_late_scrambled", "A", "B_late", "B_early", "D_early", "B_late_permuted", "A"]
+    found = condition_names.ordered(names)
+    assert found == [
+        "A", "B_early", "B_late", "B_late_permuted", "B_late_scrambled", "C", "D_early", "D_late"
+    ]  # fmt: skip

@@ -199,3 +199,17 @@ def test_the_other_side_is_called_by_its_first_word():
         pairs(1, 2, -1), source, "x", "They lie {size} {word} it", "Undecided", ("farther from", "nearer to")
     )
     assert said == "They lie 1.00–2.00 farther from it in two of three pairs (nearer in Cid)"
+
+
+def test_where_each_sign_holds_and_in_how_many_pairs():
+    results = pairs(1, -1, None, 2, 3, 4)
+    words = {verdicts.UP: "more", verdicts.DOWN: "less", verdicts.OPEN: "undecided"}
+    said = directions.by_mark(results, source, "x", words)
+    assert said == "more in four of six, less in Bob, undecided in Cid"
+    assert directions.by_mark(pairs(1), source, "x", words) == "more"
+    titles = list(results)
+    assert directions.in_pairs(titles[:2], results) == "in two of six"
+    assert (
+        directions.in_pairs([], results) == "in none" and directions.in_pairs(titles, results) == "in all six"
+    )
+    assert directions.in_pairs(["Own Ann"], pairs(1)) == "yes" and directions.in_pairs([], pairs(1)) == "no"

@@ -1,8 +1,11 @@
 """Tables of the ledger: how figures are written, claims are grouped and rows are summed up."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from nbhelpers import experiments
+from nbhelpers.core import params
 from nbhelpers.report import claims, ledger, ledger_table
 from tests import synthetic
 from tests.report.test_claims import quantities_of
@@ -61,6 +64,45 @@ def test_no_claim_loses_a_word_by_its_grouping():
             assert case and claim.startswith(head if not case.startswith("the same") else before)
             assert case.removeprefix("the same") in claim
             before = claim if not case.startswith("the same") else before
+
+
+def test_a_bracket_inside_a_claim_stays_whole():
+    said = [
+        "Sums (GSM8K, last number), α = 0, as stored", "Sums (GSM8K, last number), α = −1, as stored",
+        "Choices (MMLU) with d_mean at α = 1", "Choices (MMLU) with d_mean at α = 2", "Form (G1) at α = 1 (unedited IT)",
+    ]  # fmt: skip
+    assert ledger_table.grouped(said) == [
+        ("Sums (GSM8K, last number)", "α = 0, as stored"),
+        ("Sums (GSM8K, last number)", "α = −1, as stored"),
+        *(("", claim) for claim in said[2:]),
+    ]
+
+
+@pytest.mark.parametrize("experiment", params.ordered())
+def test_no_row_name_begins_or_ends_inside_a_bracket(experiment):
+    for head, case in ledger_table.grouped(dict.fromkeys(claims.published(experiment)["claim"])):
+        for name in (head, case):
+            depths = np.cumsum([(letter == "(") - (letter == ")") for letter in name] or [0])
+            assert depths.min() >= 0 and depths[-1] == 0, (head, case)
+
+
+def test_a_negative_dose_in_a_claim_has_a_true_minus_sign():
+    said = pd.Series(["Layer at dose -1 of the top-1 token", "Layers 20-33, α = -0.5"])
+    assert ledger_table.with_minus(said).tolist() == [
+        "Layer at dose −1 of the top-1 token",
+        "Layers 20-33, α = −0.5",
+    ]
+
+
+def test_a_page_without_any_measured_figure_says_so_in_one_sentence():
+    made = {"A": synthetic.dataset("gemma", "exp05", n_prompts=12)}
+    shown = ledger.beside("exp05", made, experiments.part("exp05", "quantities"), n_resamples=20)
+    n = len(claims.published("exp05"))
+    assert (
+        f"None of the {n} published figures is measured on this page" in shown.html
+        and "<table" not in shown.html
+    )
+    assert 'href="#published-but-not-measured-here"' in shown.html and "below" in repr(shown)
 
 
 def test_judgments_are_counted_in_order():

@@ -238,6 +238,12 @@ def test_a_matrix_says_what_has_no_interval_and_what_is_not_held_against_zero():
     both = verdicts.matrix(pairs(around(1)), source, {"grows": "v", "none": "rules"})
     assert both.note.startswith(verdicts.ALONE) and both.note.endswith("marked by the value alone: none.")
     assert both.hints["none"].tolist() == ["4.000 rules, no interval"]
+    many = verdicts.matrix(
+        pairs([0.55], [0.68], [0.6]),
+        lambda d: levels({"halves": 0.9}, "cosine", centre=float(d.v[0])),
+        {"halves": "halves"},
+    )
+    assert "“halves” is held against 0.55–0.68, by pair, instead of zero." in many.note
 
 
 # Every experiment

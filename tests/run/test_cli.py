@@ -8,7 +8,7 @@ import pytest
 
 from nbhelpers import cli
 
-COMMANDS = ("run", "batch", "book", "add", "doctor", "models", "refresh")
+COMMANDS = ("run", "batch", "book", "add", "doctor", "models", "judge", "refresh")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,7 +10,7 @@ import pytest
 from nbhelpers import experiments
 from nbhelpers.core import params, store
 from nbhelpers.core.variables import Variable
-from nbhelpers.measures import gold, judge
+from nbhelpers.measures import gold, judge, rubrics
 from nbhelpers.models import evaluation
 from nbhelpers.run import labelling, labelling_desk
 from nbhelpers.run.labelling import Item, Sitting, in_turn, planned, typed, value_of
@@ -155,9 +155,16 @@ def test_values_of_keys():
     assert value_of("s2", "4") == judge.classes("s2").index("does_not_engage")
     assert value_of("s1", "4") is None and value_of("g2", "6") is None and value_of("g1", "u") is None
     assert math.isnan(value_of("g1", "0"))
-    classes = {task: judge.classes(task) for task in ("s1", "s2")}
-    assert {task: len(labelling.ASKED[task][1]) for task in classes} == {"s1": 3, "s2": 4}
-    assert all(names[-1] == "undecided" for names in classes.values())
+    assert value_of("s1", "3") == judge.classes("s1").index("incoherent")
+
+
+@pytest.mark.parametrize("task", judge.TASKS)
+def test_a_person_reads_what_an_llm_judge_reads(task):
+    question, answers = labelling.asked(task)
+    text = " ".join(rubrics.TEXTS[task].split())
+    assert question in text and all(answer in text for answer in answers)
+    assert len(answers) == len(rubrics.LABELS[task]) and not [a for a in (question, *answers) if " = " in a]
+    assert [value_of(task, str(i + 1)) for i in range(len(answers))] == [*rubrics.LABELS[task].values()]
 
 
 def test_one_order_by_task_and_hash():
@@ -206,7 +213,7 @@ def test_more_than_there_is_cannot_be_asked_for(root, capsys):
 
 def test_the_widget_takes_keys_from_its_field(root):
     pytest.importorskip("ipywidgets")
-    view, field = labelling_desk.opened("ada", "", "pocket", ["ann"], each=EACH, overlap=OVERLAP).children
+    field, view = labelling_desk.opened("ada", "", "pocket", ["ann"], each=EACH, overlap=OVERLAP).children
     before = view.value
     field.value = "4"
     field.value = "42"
@@ -227,9 +234,28 @@ def test_a_full_disk_loses_no_label(root, monkeypatch):
     with pytest.raises(store.ResultError, match="No space left"):
         sitting.press("5")
     assert len(sitting.given()) == 1
-    view, field = labelling_desk.desk(sitting).children
+    field, view = labelling_desk.desk(sitting).children
     field.value = "5"
     assert "could not be written" in view.value
+
+
+def run_notebook(**given):
+    """Run the cells of the labelling notebook in this process, with parameters of our own."""
+    names = {}
+    for cell in json.loads((REPOSITORY / "notebooks/label.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            names |= given if "parameters" in cell["metadata"].get("tags", []) else {}
+
+
+def test_the_notebook_runs_without_a_rater_and_without_a_result(root, capsys):
+    run_notebook()
+    nobody = capsys.readouterr().out
+    assert "Write your name into `rater`" in nobody and nobody.count("Nobody labels yet.") == 2
+    run_notebook(rater="ada", models=["bob"])
+    assert capsys.readouterr().out.count("make it with `nbh run exp90 --model bob --profile pocket`") == 3
+    run_notebook(rater="ada", models=["ann"])
+    assert capsys.readouterr().out.count("Nobody has labelled a reply of exp90 yet.") == 2
 
 
 def test_the_notebook_is_committed_without_a_reply():

@@ -25,12 +25,13 @@ from nbhelpers.report.charts import (
 )
 from nbhelpers.report.directions import (
     ELSE,
+    LEAST,
     answer,
     claim,
-    everywhere,
     fitting,
     levels_of,
     places,
+    ranged,
     sentence,
     sides,
 )
@@ -100,10 +101,12 @@ def windows(results) -> alt.Chart:
     rows = forest_rows(results, quantities, names)
     rows = rows.sort_values("panel", key=lambda titles: titles.map(_places(rows)), kind="stable")
     what = "KL(unedited ‖ edited) on IT's own replies when a window of layers, or a random set of as many, is edited"
-    return forest(
-        rows, column="change", by="window", x="nats", title="Windows of layers edited",
-        description=caption(what, rows, [BARS, ZERO], each="row"),
+    chart = forest(
+        rows, column="change", by="window", x=NATS, title="Windows of layers edited",
+        description=caption(what, rows, [BARS, ZERO, "each edit has its own axis"], each="row"),
     )  # fmt: skip
+    # On the axis of skipped blocks, thousandths of a nat would all lie at zero.
+    return chart.resolve_scale(x="independent") if rows["panel"].nunique() > 1 else chart
 
 
 def _places(rows: pd.DataFrame) -> dict[str, int]:
@@ -220,7 +223,7 @@ def removal_table(results) -> pd.DataFrame:
     rows = {}
     for title, d in results.items():
         row = {"removed": number(1000 * value(quantities, d, f"kl_window.remove.{LATE}"), 1)}
-        for write, words in {"isotropic": "random", "covariance": "of IT's spread"}.items():
+        for write, words in {"isotropic": "random", "covariance": "random as IT varies"}.items():
             row |= _among(d, write, words)
         doses = [value(quantities, d, name) for name in ("removal_change", "random_change.isotropic")]
         row["residual moved (random)"] = "{:.1f} % ({:.1f} %)".format(*(100 * dose for dose in doses))
@@ -275,10 +278,10 @@ def place_table(results) -> pd.DataFrame:
 
 
 CHANCE = 0.05
-MLPS, BEYOND = "late_less_mid.mean", "removal_less_random.isotropic"
+MLPS, BLOCKS, BEYOND = "late_less_mid.mean", "late_less_mid.skip", "removal_less_random.isotropic"
 MATRIX = {
     "late − mid: one MLP at its mean": MLPS,
-    "late − mid: one block skipped": "late_less_mid.skip",
+    "late − mid: one block skipped": BLOCKS,
     "late window − random layers: MLPs at mean": f"window_less_sets.mean.{LATE}",
     "direction − random ones, nats / 1000": BEYOND,
     "the same, random ones of IT's spread": "removal_less_random.covariance",
@@ -292,18 +295,23 @@ def verdict(results) -> Verdict:
 
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
-    mlps, beyond = sides(results, quantities, MLPS), beyond_chance(results)
-    size = claim(
-        results, quantities, MLPS, "Setting one late MLP to its mean moves IT's predictions {size} nats {word} a mid one",
-        "Whether a late MLP moves IT's predictions more than a mid one is undecided", ("more than", "less than"),
+    mlps = claim(
+        results, quantities, MLPS, "a late MLP at its mean moves IT {size} nats {word} a mid one",
+        "whether a late MLP at its mean moves IT more than a mid one is undecided", ("more than", "less than"),
         detail=detail,
     )  # fmt: skip
-    return Verdict(
-        f"Late MLPs matter more: {answer(mlps)}; their direction beyond chance: {answer(beyond)}",
-        sentence(size),
-        sentence(removed(results, beyond, detail)),
-        f"Removal moves IT {levels_of(results, quantities, 'removal_share', fine_percent)} of its distance to PT.",
-    )
+    blocks = claim(
+        results, quantities, BLOCKS, "a late block skipped {size} {word}",
+        "whether a late block skipped does is undecided", ("more", "less"), again=True, detail=detail,
+    )  # fmt: skip
+    head, removal = f"Late layers matter more: {by_both(results)}", removed(results, beyond_chance(results))
+    return Verdict(head, sentence(f"{mlps}; {blocks}"), sentence(removal))
+
+
+def by_both(results) -> str:
+    """Return the answer that an MLP at its mean and a skipped block both give; "mixed" if they differ."""
+    answers = {answer(sides(results, quantities, name)) for name in (MLPS, BLOCKS)}
+    return answers.pop() if len(answers) == 1 else "mixed"
 
 
 def beyond_chance(results) -> dict[str, list[str]]:
@@ -317,19 +325,21 @@ def beyond_chance(results) -> dict[str, list[str]]:
     return {**found, UP: sure, OPEN: open_}
 
 
-def removed(results, beyond: dict[str, list[str]], detail: int) -> str:
-    """Return the clause on the late removal, without its full stop."""
-    what = "removing late MLPs' IT − PT direction"
+def removed(results, beyond: dict[str, list[str]]) -> str:
+    """Return the clause on the late removal: where it surely outdoes random directions, else what would have shown."""
+    what, unsure = "removing their direction", of(results, beyond[OPEN])
+    seen = ranged((detectable(named(quantities, BEYOND)(d)) for d in unsure.values()), thousandths)
     if not beyond[UP]:
-        return f"{what} does not surely outdo random ones {everywhere(results, again=True)}".rstrip()
+        return f"{what} does not surely outdo random ones{f'; {seen} nats would show' if unsure else ''}"
     size = levels_of(of(results, beyond[UP]), quantities, BEYOND, thousandths)
-    where = places(results, beyond, UP, {DOWN: "less", **ELSE}, again=True, detail=detail)
-    return f"{what} outdoes random ones by {size} nats {where}".rstrip()
+    where = places(results, beyond, UP, {DOWN: "less", **ELSE}, again=True, detail=LEAST)
+    outdone = f"{what} outdoes random ones by {size} nats {where}".rstrip()
+    return f"{outdone}{f'; elsewhere {seen} would show' if unsure else ''}"
 
 
 def thousandths(value: float) -> str:
     """Return thousandths of a nat as nats, in text."""
-    return number(value / 1000, 3)
+    return number(value / 1000, 4)
 
 
 def fine_percent(share: float) -> str:

@@ -30,13 +30,13 @@ TITLES = {
     "arithmetic": "right sums",
     "refusal_harmful": "harmful requests refused",
     "engaged_harmless": "harmless requests answered",
-    "structure": "structural words",
-    "repetition": "repeated 4-grams",
+    "structure": "structural words (share of words)",
+    "repetition": "repeated 4-grams (share of 4-grams)",
     "incoherent": "incoherent replies",
 }
 METRIC = {"metric": "score"}
 FORM, DISTANCE = "requested form", "distance of late layers"
-SHARE = "share of replies"
+SHARE = "share"  # of replies, unless a score says of what
 CONTROLS = {
     "dose.0": "the direction",
     "matched.0": "random, same size",
@@ -48,9 +48,9 @@ CONTROLS = {
 }
 
 
-def by_metric(make) -> dict[str, xr.DataArray]:
+def by_metric(make, metrics=TITLES) -> dict[str, xr.DataArray]:
     """Return {score in words: `make(metric)`}."""
-    return {title: make(metric) for metric, title in TITLES.items()}
+    return {TITLES[metric]: make(metric) for metric in metrics}
 
 
 def _joined(found: dict[str, xr.DataArray], dim: str = "metric") -> xr.DataArray:
@@ -85,6 +85,11 @@ def plain_scores(result: xr.Dataset) -> xr.DataArray:
     return _joined(by_metric(of_metric))
 
 
+def plain_rates(result: xr.Dataset) -> xr.DataArray:
+    """Return the mean rates of PT and IT as they are, (metric, variant)."""
+    return plain_scores(result).sel(metric=[TITLES[metric] for metric in q.RATES])
+
+
 def incoherence(result: xr.Dataset) -> xr.DataArray:
     """Return the share of incoherent replies under every dose, (dose)."""
     return q.dose_table(result, "incoherent").mean("prompt")
@@ -99,7 +104,7 @@ def dose_curves(results) -> alt.Chart:
     )  # fmt: skip
     return dose_response(
         rows.dropna(subset=["mean", "low"], how="all"), y=SHARE, title="Replies by dose of the late direction",
-        description="Share of replies with the chosen score, against the dose α of the late IT − PT direction in IT",
+        description="Share, of replies or of what the score says, against the dose α of the late IT − PT direction in IT",
         toggles=METRIC, limit=limit,
     )  # fmt: skip
 
@@ -117,9 +122,9 @@ def windows(results) -> alt.Chart:
                 found[window] = xr.concat(table, xr.IndexVariable("dose", sorted(arms)))
             return _joined(found, "window")
 
-        return _joined(by_metric(of_metric))
+        return _joined(by_metric(of_metric, q.RATES))
 
-    rows = parts(curve_rows(results, values), end_rows(results, plain_scores)).dropna(subset=["mean"])
+    rows = parts(curve_rows(results, values), end_rows(results, plain_rates)).dropna(subset=["mean"])
     return dose_response(
         rows, y=SHARE, title="The same in early, middle and late layers", fields=("window",), colours=by_window(),
         description="Share of replies with the chosen score, against the dose α, with the direction of early (▲), middle (■) "
@@ -136,9 +141,9 @@ def injection(results) -> alt.Chart:
             table = [q.score(result, metric, arm) for arm in arms.values()]
             return xr.concat(table, xr.IndexVariable("dose", list(arms)))
 
-        return _joined(by_metric(of_metric))
+        return _joined(by_metric(of_metric, q.RATES))
 
-    rows = parts(curve_rows(results, values), end_rows(results, plain_scores)).dropna(subset=["mean"])
+    rows = parts(curve_rows(results, values), end_rows(results, plain_rates)).dropna(subset=["mean"])
     return dose_response(
         rows, y=SHARE, title="The direction added to PT", x="added, in units of the gap (c)", identity=0,
         colours={"color": alt.value(PT)},
@@ -187,8 +192,8 @@ def single_layers(results) -> alt.Chart:
 def controls(results) -> alt.Chart:
     """Return what removing the direction changes, beside what its controls do, by score."""
     names = {
-        f"shift.{metric}.{key}": {"control": control, "metric": title}
-        for metric, title in TITLES.items()
+        f"shift.{metric}.{key}": {"control": control, "metric": TITLES[metric]}
+        for metric in q.RATES
         for key, control in CONTROLS.items()
     }
     rows = forest_rows(results, q.quantities, names, pool=False)
@@ -273,5 +278,5 @@ def published_curves() -> alt.Chart:
     return dose_response(
         rows, y=SHARE, title="Published: Gemma 3 4B", fields=("score",),
         colours=by_category("score", [TITLES[metric] for metric in CURVES]),
-        description="Published share of replies by score, against the dose α, layers 20–33 of Gemma 3 4B",
+        description="Published share of replies by score, against the dose α in layers 20–33",
     )  # fmt: skip

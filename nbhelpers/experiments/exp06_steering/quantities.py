@@ -45,9 +45,9 @@ def chosen_dose(result: xr.Dataset) -> float:
         return 0.0
     by_arm = result[["tuning_format", "tuning_incoherent"]].mean("tuning_prompt")
     limit, names, found = option(result, "incoherent_share", 0.2), of_group(result, "dose"), []
-    for dose in band_doses(result):
+    for dose in filter(names.__contains__, band_doses(result)):
         one = by_arm.sel(tuned_arm=names[dose][0])
-        if dose in names and float(one["tuning_incoherent"]) <= limit:
+        if float(one["tuning_incoherent"]) <= limit:
             found.append((round(float(one["tuning_format"]), 9), abs(dose - 1), dose))
     return min(found)[2] if found else 0.0
 
@@ -101,12 +101,18 @@ def controls(result: xr.Dataset) -> Quantities:
             null, at = band(result, metric, dose), label(dose)
             if not null.size or dose == 1:
                 continue
-            own, means = shift(result, metric, arm), null.mean("prompt").values
+            own, means = (
+                shift(result, metric, arm),
+                null.mean("prompt"),
+            )  # NaN of controls that did not answer
             beyond[f"over_band.{metric}.{at}"] = own - null.mean("control")
             ranks[f"rank_p.{metric}.{at}"] = dose_stats.rank_p(
-                -float(own.mean()), -means, two_sided=dose == 0
+                -float(own.mean()), -means.values, two_sided=dose == 0
             )
-            ranks |= {f"band_low.{metric}.{at}": means.min(), f"band_high.{metric}.{at}": means.max()}
+            ranks |= {
+                f"band_low.{metric}.{at}": float(means.min()),
+                f"band_high.{metric}.{at}": float(means.max()),
+            }
     return shifts(beyond, "1") | levels(ranks, "1")
 
 
@@ -171,13 +177,12 @@ def trends(result: xr.Dataset) -> Quantities:
         table = dose_table(result, metric)
         for side, inside in SIDES.items():
             part = table.sel(dose=[dose for dose in table["dose"].values if inside(dose)])
-            if part.sizes["dose"] < 3:
-                continue
-            values = part.values
-            slopes[f"slope.{metric}.{side}"] = xr.DataArray(
-                dose_stats.prompt_slopes(values, part["dose"]), dims="prompt"
-            )
-            tests[f"page_p.{metric}.{side}"] = dose_stats.page_trend(values, rises=side == "below").p
+            values, n = part.values, part.sizes["dose"]
+            slope = dose_stats.prompt_slopes(values, part["dose"]) if n > 1 else np.full(len(values), np.nan)
+            slopes[f"slope.{metric}.{side}"] = xr.DataArray(slope, dims="prompt")
+            # A trend has three doses or more.
+            p = dose_stats.page_trend(values, rises=side == "below").p if n > 2 else np.nan
+            tests[f"page_p.{metric}.{side}"] = p
         tests[f"wrong_way.{metric}"] = dose_stats.wrong_way(table.sel(dose=0) - table.sel(dose=1), towards=-1)
     return shifts(slopes, "1 per α") | levels(tests, "1") | as_published(result)
 

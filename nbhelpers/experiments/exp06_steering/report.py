@@ -8,17 +8,20 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import stats
+from nbhelpers.core.dose_stats import Discordance
 from nbhelpers.experiments.exp06_steering import quantities as q
 from nbhelpers.experiments.exp06_steering.figures import TITLES
 from nbhelpers.experiments.exp06_steering.quantities import quantities
 from nbhelpers.report.charts import interval_row
-from nbhelpers.report.directions import among, answer, claim, fitting, ranged, sentence, sides
+from nbhelpers.report.directions import among, answer, claim, fitting, larger_side, ranged, sentence, sides
+from nbhelpers.report.exact_signs import confirmed, exact_p, furthest, most_changed
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import ENDS, number, p_value, percent, written
 from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict, of, span
 
 FORM, BEYOND, GAP = "shift.format.dose.0", "over_band.format.0", "gap_shift.tuned.0"
+RANK = "rank_p.format.0"
 MATRIX = {
     "requested form": FORM,
     "the same, less random directions": BEYOND,
@@ -42,48 +45,84 @@ def verdict(results) -> Verdict:
 
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
-    form = sides(results, quantities, FORM)
-    size = claim(
-        results, quantities, FORM, "Removing it leaves {size} points {word} replies in the requested form",
-        "Whether removing it costs replies their form is undecided", ("more", "fewer"), shown=points, detail=detail,
-    )  # fmt: skip
+    form = sure(results, "format")
     return Verdict(
-        answer(form, DOWN).capitalize(), sentence(size), controlled(results, form, detail), off_target(results, detail)
+        answer(form, DOWN).capitalize(), sentence(moved_form(results, form, detail)), powered(results, form),
+        f"{off_target(results, detail)}; {distance(results)}.",
     )  # fmt: skip
+
+
+def sure(results, metric: str) -> dict[str, list[str]]:
+    """Return on which side removal moves a rate, by the joint interval and by McNemar's exact test, {mark: titles}."""
+    p = {title: value(quantities, d, f"mcnemar_p.{metric}") for title, d in results.items()}
+    return confirmed(sides(results, quantities, f"shift.{metric}.dose.0"), p)
+
+
+def moved_form(results, form, detail: int) -> str:
+    """Return the clause on the requested form: by how much it is surely moved, or else where most replies change."""
+    if form[UP] or form[DOWN]:
+        size = claim(
+            results, quantities, FORM, "without the late direction, {size} points {word} replies have the requested form",
+            "", ("more", "fewer"), shown=points, detail=detail, found=form,
+        )  # fmt: skip
+        p = [value(quantities, results[title], "mcnemar_p.format") for title in form[UP] + form[DOWN]]
+        return f"{size} ({exact_p(*p)}); {controlled(results, form, detail)}"
+    changed = {title: changes(d) for title, d in results.items()}
+    title = furthest(changed)
+    known = kept(quantities, results[title])
+    rank = f"; rank p {p_value(known[RANK].values)} among random directions" if RANK in known else ""
+    n = int(known[FORM].values.notnull().sum())
+    return f"without the late direction, {most_changed(results, changed, n, 'requested forms', rank)}"
+
+
+def changes(result) -> Discordance:
+    """Return how many replies lose and gain the requested form without the direction, and McNemar's exact p."""
+    of = partial(value, quantities, result)
+    return Discordance(int(of("lost.format")), int(of("gained.format")), of("mcnemar_p.format"))
 
 
 def controlled(results, form, detail: int) -> str:
-    """Return the sentence on random directions where form is lost, and on what would have shown where nothing is sure."""
-    beyond = sides(results, quantities, BEYOND)[DOWN]
-    both = [title for title in form[DOWN] if title in beyond]
-    said = "Random directions cost " + ("surely less" if both else "as much")
-    parts = []
-    if form[DOWN]:
-        p = p_value(max(value(quantities, results[title], "mcnemar_p.format") for title in form[DOWN]))
-        exact = f"(McNemar p {p if p.startswith('<') else f'≤ {p}'})"
-        parts = [" ".join(filter(None, (said, among(both, results, detail) if both else "", exact)))]
+    """Return the clause on random directions where form is surely moved: whether they move it surely less."""
+    side = larger_side(form)
+    beyond = sides(results, quantities, BEYOND)[side]
+    both = [title for title in form[side] if title in beyond]
+    return f"random directions move it {f'surely less {among(both, results, detail)}' if both else 'as much'}".rstrip()
+
+
+def visible(results, metrics) -> str:
+    """Return the range over pairs and rates of the smallest visible changes, in points of a hundred."""
+    sizes = [min(value(quantities, d, f"detectable.{m}"), 1) for d in results.values() for m in metrics]
+    return ranged(sizes, points)
+
+
+def powered(results, form) -> str:
+    """Return the sentence on the change of form that would have shown where none is sure."""
     unsure = of(results, form[OPEN])
-    if unsure:
-        sizes = ranged((min(value(quantities, d, "detectable.format"), 1) for d in unsure.values()), points)
-        parts.append(
-            f"{'elsewhere a' if form[DOWN] or form[UP] else 'a'} change by {sizes} points would have shown"
-        )
-    return sentence("; ".join(parts))
+    if not unsure:
+        return ""
+    where = "elsewhere" if form[UP] or form[DOWN] else ""
+    return sentence(
+        f"a change by {visible(unsure, ['format'])} points would have shown {where}".rstrip()
+        + " (80 % power)"
+    )
 
 
 def off_target(results, detail: int) -> str:
-    """Return the sentence on other scores and on the distance of late layers."""
+    """Return the clause on other scores: where they surely move, or how large a move would have shown."""
     moved = set()
     for metric in q.OFF_TARGET:
-        found = sides(results, quantities, f"shift.{metric}.dose.0")
+        found = sure(results, metric)
         moved |= {*found[UP], *found[DOWN]}
-    others = (
-        f"Other scores move {among(moved, results, detail)}".strip()
-        if moved
-        else "No other score surely moves"
+    if moved:
+        return f"Other scores surely move {among(moved, results, detail)}".strip()
+    return f"No other score surely moves ({visible(results, q.OFF_TARGET)} points visible)"
+
+
+def distance(results) -> str:
+    """Return the clause on the distance of late layers."""
+    return (
+        f"the distance of late layers goes {span(results, quantities, 'gap_closed.tuned')} of the way to PT's"
     )
-    way = span(results, quantities, "gap_closed.tuned")
-    return f"{others}; the distance of late layers goes {way} of the way to PT's."
 
 
 def shift_table(results, key: str = "dose.0") -> pd.DataFrame:

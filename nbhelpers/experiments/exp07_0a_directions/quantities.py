@@ -10,7 +10,8 @@ from nbhelpers.report.quantities import Quantities, levels, shifts
 
 FACTORS = ("weights", "history", "template", "interaction")
 RANDOM, RANKED = ("random_1", "random_2", "random_3"), ("top", "middle", "bottom")
-STUDIED = ("top", "random_1", "bottom")  # the study's three calibration sets, here disjoint
+STUDIED = ("top", "random_1", "bottom")  # the study's three calibration sets
+THIRDS = (("top", "bottom"), ("top", "random_1"), ("random_1", "bottom"))
 PASS = 0.9  # the study's criterion for the cosine of matched tokens
 SELECTED = "the study's prompts were chosen by a judge, and its set overlaps the others"
 OTHER_SIZES = "pairs have other numbers of prompts; the size curve stands on the page"
@@ -102,7 +103,8 @@ def calibration(result: xr.Dataset) -> Quantities:
     prompts. `equivalence.<set>`: p of two one-sided tests against `bound` times the effect of all; `sets_alike`: how many
     of the study's three sets (top, random, bottom) pass at 0.05. `detectable.<set>`: the smallest gap that these prompts
     show with 80 % power. `removal_gap.sets`: the top third's effect less the bottom third's, as a share of the whole
-    direction's mean.
+    direction's mean. `third_gap.<a>_less_<b>`, with its `equivalence` and `detectable`: thirds of as many prompts held
+    against each other, which the whole direction, of three times as many, is not.
     """
     cosine = result["set_cosine"].sel(layer=windows(result)["late"]).mean("layer")
     pairs = [(a, b) for i, a in enumerate(RANDOM) for b in RANDOM[i + 1 :]]
@@ -124,6 +126,11 @@ def calibration(result: xr.Dataset) -> Quantities:
             found |= levels({f"equivalence.{name}": p}, "1")
             found |= levels({f"detectable.{name}": dose_stats.detectable((one - whole).values)}, "nats")
     found |= shifts({"removal_gap.sets": gap(kl) / float(whole.mean())}, "1")
+    for a, b in THIRDS:
+        moved, name = kl.sel(set=a, drop=True) - kl.sel(set=b, drop=True), f"{a}_less_{b}"
+        found |= shifts({f"third_gap.{name}": moved}, "nats")
+        found |= levels({f"equivalence.{name}": dose_stats.equivalence(moved.values, limit)}, "1")
+        found |= levels({f"detectable.{name}": dose_stats.detectable(moved.values)}, "nats")
     return found | levels({"sets_alike": float(alike)}, "sets", SELECTED)
 
 
@@ -142,6 +149,7 @@ SHOWN = {
     "norm.*": ("composition", composition),
     "cosine*": ("composition", composition),
     "set_cosine*": ("sets", calibration),
+    "third_gap.*": ("removal", calibration),
     "removal*": ("removal", calibration),
     "equivalence.*": ("removal", calibration),
     "detectable.*": ("removal", calibration),

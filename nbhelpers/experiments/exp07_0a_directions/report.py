@@ -4,45 +4,30 @@ from functools import partial
 
 import altair as alt
 import pandas as pd
-import xarray as xr
 
 from nbhelpers.core import depths
+from nbhelpers.experiments.exp07_0a_directions.curves import CURVES, drawn, stability_rows
 from nbhelpers.experiments.exp07_0a_directions.quantities import (
     FACTORS,
     RANDOM,
     RANKED,
     STUDIED,
+    THIRDS,
     bound,
     quantities,
 )
+from nbhelpers.report import charts
 from nbhelpers.report.captions import BARS, ZERO, caption
-from nbhelpers.report.charts import (
-    DIGITS,
-    bands,
-    by_category,
-    layers_axis,
-    onset_rule,
-    panels,
-    panels_of,
-)
-from nbhelpers.report.directions import among, answer, fitting, levels_of, sentence
+from nbhelpers.report.charts import DIGITS, bands, by_category, panels, panels_of
+from nbhelpers.report.directions import among, answer, by_mark, fitting, in_pairs, levels_of, sentence
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import kept, value
-from nbhelpers.report.text import interval, number, percent
-from nbhelpers.report.verdicts import UP, Verdict, degree, sides, span, told
+from nbhelpers.report.text import in_words, interval, number, p_value, percent
+from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, sides, span, told
 
-CURVES = {
-    "split_half": "disjoint halves",
-    "pairwise": "resamples, as the study",
-    "template": "own format against raw prompts",
-    "chance": "exchanged labels",
-}
 FACTOR_WORDS = {
-    "weights": "weights",
-    "history": "token history",
-    "template": "prompt format",
-    "interaction": "interaction",
-}
+    "weights": "weights", "history": "token history", "template": "prompt format", "interaction": "interaction",
+}  # fmt: skip
 SET_WORDS = {
     "all": "all prompts", "random_1": "random third 1", "random_2": "random third 2", "random_3": "random third 3",
     "top": "highest contrast", "middle": "middle contrast", "bottom": "lowest contrast",
@@ -57,37 +42,6 @@ SIZE = partial(number, digits=3)
 HALVES = "bands hold the middle 95 % of random draws"
 
 
-def drawn(values: xr.DataArray) -> xr.Dataset:
-    """Return the mean over draws of values [draw, …], and the ends of their middle 95 %."""
-    ends = values.astype(float).quantile([0.025, 0.975], "draw")
-    low, high = (ends.isel(quantile=i, drop=True) for i in (0, 1))
-    return xr.Dataset({"mean": values.astype(float).mean("draw"), "low": low, "high": high})
-
-
-def template_curve(dataset: xr.Dataset) -> xr.Dataset:
-    """Return the cosine of the direction with that of raw prompts, by layer, with its interval over prompts."""
-    layers = [str(layer) for layer in dataset["layer"].values]
-    one = dataset["cosine"].sel(part="mean_raw", against="mean", place=layers).astype(float)
-    ends = {end: ("layer", one.sel(end=end).values) for end in ("mean", "low", "high")}
-    return xr.Dataset(ends, {"layer": dataset["layer"].values})
-
-
-def stability_rows(dataset: xr.Dataset) -> pd.DataFrame:
-    """Return a table of the four curves of 0A by layer: `curve`, `layer`, `mean`, `low`, `high`."""
-    pairwise = dataset["pairwise"].astype(float)
-    curves = {
-        "split_half": drawn(dataset["split_half"]),
-        "pairwise": xr.Dataset(dict.fromkeys(("mean", "low", "high"), pairwise)),
-        "template": template_curve(dataset),
-        "chance": drawn(dataset["chance"]),
-    }
-    frames = [
-        c[["mean", "low", "high"]].to_dataframe().reset_index().assign(curve=CURVES[n])
-        for n, c in curves.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
 def stability(results) -> alt.Chart:
     """Return a chart of how alike directions are, by layer: of disjoint halves, of the study's resamples, of prompt formats,
     and of exchanged labels.
@@ -98,10 +52,13 @@ def stability(results) -> alt.Chart:
     ]
     rows = pd.concat(frames, ignore_index=True).round(DIGITS)
     marks = bands(
-        layers_axis(), "cosine", fields=("curve", "layer"), colours=by_category("curve", CURVES.values())
+        charts.layers_axis(),
+        "cosine",
+        fields=("curve", "layer"),
+        colours=by_category("curve", CURVES.values()),
     )
     return panels(
-        rows, "How alike are two directions?", onset_rule(), *marks, marks=(HALVES,),
+        rows, "How alike are two directions?", charts.onset_rule(), *marks, marks=(HALVES,),
         description="Cosine between two directions IT − PT of MLP outputs, against the layer: of disjoint halves of the "
         "prompts, of two resamples of all prompts, of each model's own prompt format and raw prompts, and with labels "
         "exchanged at random",
@@ -157,10 +114,15 @@ def composition_table(results) -> pd.DataFrame:
         row = {f"{FACTOR_WORDS[f]}, share": interval(found[f"share.{f}.late"].values) for f in FACTORS}
         row["length of the direction"] = interval(found["norm.mean.late"].values)
         row |= {f"{FACTOR_WORDS[f]}, length": interval(found[f"norm.{f}.late"].values) for f in FACTORS}
-        row |= {f"{FACTOR_WORDS[f]}, cosine": interval(found[f"cosine.{f}.late"].values) for f in FACTORS}
+        row |= {
+            f"{FACTOR_WORDS[f]}, cosine with the direction": interval(found[f"cosine.{f}.late"].values)
+            for f in FACTORS
+        }
         row["cosine of weights and history"] = interval(found["cosine_between.weights.history.late"].values)
         row |= {
-            words: interval(found[f"cosine_raw.{p}.late"].values)
+            f"{words}, cosine with the direction of raw prompts": interval(
+                found[f"cosine_raw.{p}.late"].values
+            )
             for p, words in PART_WORDS.items()
             if "(" in words
         }
@@ -220,9 +182,15 @@ def removal(results) -> alt.Chart:
     )  # fmt: skip
 
 
+def tested(found, name: str) -> str:
+    """Return the p of equivalence of a gap and the smallest gap that would have shown, as text."""
+    least = number(found[f"detectable.{name}"].values, 4)
+    return f"equivalence p {p_value(found[f'equivalence.{name}'].values)}, smallest visible gap {least}"
+
+
 def removal_table(results) -> pd.DataFrame:
     """Return a table of what removing each direction does: KL per token, p of equivalence with all prompts' direction, and
-    the smallest gap from it that these prompts show with 80 % power.
+    the smallest gap from it that these prompts show with 80 % power; and the same of thirds held against each other.
     """
     rows = {}
     for title, d in panels_of(results).items():
@@ -231,17 +199,17 @@ def removal_table(results) -> pd.DataFrame:
             kl = value(quantities, d, f"removal.{name}")
             said = f"{number(kl, 4)} nats at dose {number(value(quantities, d, f'removal_dose.{name}'))}"
             if name != "all":
-                least = SIZE(found[f"detectable.{name}"].values)
-                said += (
-                    f"; equivalence p {number(found[f'equivalence.{name}'].values)}, least gap seen {least}"
-                )
+                said += f"; {tested(found, name)}"
             row[SET_WORDS[name]] = said
+        for a, b in THIRDS:
+            gap = interval(bounds(found[f"third_gap.{a}_less_{b}"], 0.95), 4)
+            row[f"{SET_WORDS[a]} less {SET_WORDS[b]}"] = f"{gap} nats; {tested(found, f'{a}_less_{b}')}"
         rows[title] = row
     return pd.DataFrame(rows)
 
 
 MATRIX = {
-    "disjoint halves alike": "split_half.late",
+    "disjoint halves, against chance": "split_half.late",
     "weights' share": "share.weights.late",
     "history's share": "share.history.late",
     "reversed, as the study ran it": "cosine_raw.reversed_as_run.late",
@@ -257,11 +225,14 @@ def verdict(results) -> Verdict:
 
 def larger_history(results) -> list[str]:
     """Return the pairs in which the token history makes up more of the direction than the weights do."""
-    return [
-        t
-        for t, d in results.items()
-        if value(quantities, d, "share.history.late") > value(quantities, d, "share.weights.late")
-    ]
+    size = partial(value, quantities)
+    return [t for t, d in results.items() if size(d, "share.history.late") > size(d, "share.weights.late")]
+
+
+def differing(results) -> list[str]:
+    """Return the pairs in which removing the directions of the high and of the low third surely does not do the same."""
+    found = sides(results, quantities, "removal_gap.sets")
+    return [title for title in results if title in found[UP] + found[DOWN]]
 
 
 def said(results, detail: int) -> Verdict:
@@ -274,13 +245,21 @@ def said(results, detail: int) -> Verdict:
     made = "more text than weights" if mostly else "more weights than text"
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
     effect = levels_of(results, quantities, "removal.all", SIZE)
+    differ = differing(results)
+    same = told(
+        alike,
+        results,
+        "calibration sets do the same",
+        "calibration sets are not shown to do the same",
+        again=True,
+    )
+    apart = f", and surely differ {among(differ, results, detail)}".rstrip() if differ else ""
     return Verdict(
         f"Stable: {stable}; made of {made}",
         f"Late directions of disjoint halves have cosine {span(results, quantities, 'split_half.late')}.",
         sentence(f"The text read makes up {history} of them, the weights {weights}; the text more {where_so}".rstrip()
                  if mostly else f"The weights make up {weights} of them, the text read {history}"),
-        sentence(f"Removing it costs {effect} nats a token; " + told(
-            alike, results, "calibration sets do the same", "calibration sets are not shown to do the same", again=True)),
+        sentence(f"Removing it costs {effect} nats a token; {same if detail else same.split(' (')[0]}{apart}"),
     )  # fmt: skip
 
 
@@ -304,27 +283,38 @@ def verdict_0b(results) -> Verdict:
     run = span(results, quantities, "cosine_raw.reversed_as_run.late")
     should = span(results, quantities, "cosine_raw.reversed.late")
     mostly = larger_history(results)
-    passes = sides(results, quantities, "cosine_raw.matched.late")[UP]
+    matched_to = span(results, quantities, "cosine_raw.matched.late")
+    below = sides(results, quantities, "cosine_raw.matched.late")[DOWN]
+    share = levels_of(results, quantities, "share.weights.late", percent)
     return Verdict(
-        f"A direction of weights: {'in part' if mostly else 'mostly'}",
+        f"A direction of weights: {'in part' if mostly else 'mostly'} ({share})",
         sentence(told(mostly, results, "The text read makes up more of it than the weights",
                       "The text read makes up no more of it than the weights")),
         f"Reversed as the study ran it, its cosine is {run}; with PT's own text under both models, {should}.",
-        sentence(told(passes, results, "Matched tokens surely reach the study's criterion of 0.90",
-                      "Matched tokens do not surely reach the study's criterion of 0.90", again=True)),
+        sentence(told(below, results, "Matched tokens stay below the study's criterion of 0.90",
+                      "Matched tokens do not surely miss the study's criterion of 0.90", again=True) + f" ({matched_to})"),
     )  # fmt: skip
+
+
+def equal(results, name: str) -> list[str]:
+    """Return the pairs in which two one-sided tests put a gap within the bound at 0.05."""
+    return [t for t, d in results.items() if value(quantities, d, f"equivalence.{name}") < 0.05]
 
 
 def verdict_0h(results) -> Verdict:
     """Return the verdict of 0H: whether the calibration prompts matter to the direction and to what its removal does."""
     alike = [t for t, d in results.items() if value(quantities, d, "sets_alike") == len(STUDIED)]
     share = percent(bound(next(iter(results.values()))))
-    ranked = span(results, quantities, "set_cosine.top_bottom")
-    effect = levels_of(results, quantities, "removal.all", SIZE)
+    ranked, random = (span(results, quantities, f"set_cosine.{name}") for name in ("top_bottom", "random"))
+    high, middle, low, against = (
+        in_pairs(equal(results, name), results) for name in (*STUDIED, "top_less_bottom")
+    )
+    words = {UP: "surely more than the low one", DOWN: "surely less than the low one"}
+    gap = by_mark(results, quantities, "removal_gap.sets", words)
     return Verdict(
-        f"The same effect from any prompts: {degree(alike, results)}",
-        f"Directions of the thirds with the highest and lowest contrast have cosine {ranked}; of random thirds "
-        f"{span(results, quantities, 'set_cosine.random')}.",
-        f"Removing the whole direction costs {effect} nats a token.",
-        f"Equal means within {share} of that, by two one-sided tests, for a high, a random and a low third.",
+        f"The same effect from any prompts: {in_pairs(alike, results) if alike else 'not shown'}",
+        f"High and low thirds have cosine {ranked}, random ones {random}.",
+        f"“Equal” is KL within {share} of the whole direction's; shown for the high third {high}, a random one {middle}, "
+        f"the low {low}, high against low {against}.".replace(f" of {in_words(len(results))}", ""),
+        sentence(f"The high third does {gap}" if gap else ""),
     )

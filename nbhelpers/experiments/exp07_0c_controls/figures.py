@@ -15,12 +15,17 @@ from nbhelpers.experiments.exp07_0c_controls.quantities import (
 )
 from nbhelpers.experiments.exp07_0c_controls.report import CONTROL_WORDS, FORMULA_WORDS, excess_rows
 from nbhelpers.report.captions import BARS, ZERO, caption
-from nbhelpers.report.charts import DIGITS, bands, by_category, interval_row, panels, panels_of
+from nbhelpers.report.charts import DIGITS, bands, by_category, interval_row, of_mark, panels, panels_of
 from nbhelpers.report.forest import forest
 from nbhelpers.report.quantities import kept, named, value
 
 OWN, RANDOM = "the direction", "random directions, as long"
 LOG = {"scale": alt.Scale(type="log", nice=False), "axis": alt.Axis(tickCount=4)}
+ARMS = {
+    "α = 0, own direction": "circle", "α = 2, own direction": "triangle-up", "α = 0, as the study": "square",
+    "α = 2, as the study": "diamond", "c = 1": "cross", "c = −1": "triangle-down",
+}  # fmt: skip
+SHAPES_OF_ARMS = alt.Legend(title=None, symbolSize=80, columns=2)
 ACROSS = "bands are 95 % intervals of the mean over prompts"
 
 
@@ -95,7 +100,7 @@ def windows(results) -> alt.Chart:
     )
     marks = bands(
         x,
-        "effect",
+        "nats per token, or per unit of dose",
         fields=("direction", "first"),
         colours=by_category("direction", [OWN, RANDOM]),
         scale=alt.Scale(type="sqrt"),
@@ -116,6 +121,13 @@ def kind_of(name: str) -> str:
     )  # fmt: skip
 
 
+def arm_of(name: str, at: str) -> str:
+    """Return along what a formula edits and at which dose, for the shape of its point."""
+    if name.startswith("add"):
+        return f"c = {name.removeprefix('add_').replace('-', '−')}"
+    return f"α = {at}, {'as the study' if name.endswith('_mlp') else 'own direction'}"
+
+
 def formulas(results) -> alt.Chart:
     """Return a chart of KL against the dose of every formula, both axes logarithmic: at equal dose, formulas compare."""
     rows = []
@@ -130,7 +142,14 @@ def formulas(results) -> alt.Chart:
                         FORMULA_WORDS[name] if name.startswith("add") else f"{FORMULA_WORDS[name]}, α = {at}"
                     )
                     rows.append(
-                        {"panel": panel, "kind": kind_of(name), "formula": said, "kl": kl, "dose": dose}
+                        {
+                            "panel": panel,
+                            "kind": kind_of(name),
+                            "arm": arm_of(name, at),
+                            "formula": said,
+                            "kl": kl,
+                            "dose": dose,
+                        }  # fmt: skip
                     )
     table = pd.DataFrame(rows).round(6)
     tips = [alt.Tooltip("panel:N", title="model"), "formula:N", alt.Tooltip("dose:Q", format=".3f"),
@@ -138,10 +157,12 @@ def formulas(results) -> alt.Chart:
     point = alt.Chart().mark_point(size=60, filled=True, opacity=0.9).encode(
         x=alt.X("dose:Q", title="dose: change of the last residual", **LOG),
         y=alt.Y("kl:Q", title="KL, nats per token", **LOG),
-        tooltip=tips, **by_category("kind", ["MLP, scaled", "attention", "stream", "added gap"]),
+        tooltip=tips, **of_mark(by_category("kind", ["MLP, scaled", "attention", "stream", "added gap"]), "shape"),
+        shape=alt.Shape("arm:N", scale=alt.Scale(domain=list(ARMS), range=list(ARMS.values())), legend=SHAPES_OF_ARMS),
     )  # fmt: skip
     return panels(
         table, "Formulas at their doses", point,
         marks=("both axes are logarithmic", "a formula below a millionth of a nat is left out"),
-        description="KL(unedited ‖ edited) per token against the dose, one point a formula in the late layers",
+        description="KL(unedited ‖ edited) per token against the dose, one point a formula in the late layers; the colour is "
+        "what is edited, the shape its dose and direction",
     )  # fmt: skip

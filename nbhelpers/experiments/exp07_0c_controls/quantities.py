@@ -8,10 +8,12 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.core import dose_stats, stats
+from nbhelpers.report import rates
 from nbhelpers.report.quantities import Quantities, levels, shifts
 
 CONTROLS = ("matched", "covariance", "permuted", "unit")
 BAND = ("-1", "0", "2")  # doses with a band of matched random directions
+NO_DOSE = 1e-6  # a smaller change of the last residual is rounding
 DOSES = ("-1", "-0.5", "0", "0.25", "0.5", "0.75", "1", "1.5", "2")
 # Formula → the control and the dose of its arms.
 FORMULAS = {
@@ -106,8 +108,9 @@ def controls(result: xr.Dataset) -> Quantities:
     """Return 0C by KL: `effect`, `excess` (direction less control, by prompt; `excess_share` of its mean), `fraction` of
     the direction's effect, `rank_p`.
 
-    rank_p: how often a direction of the control does as much, (1 + #) / (n + 1); `control_n` is n. `dose.<control>` is the
-    size.
+    rank_p: how often a direction of the control does as much, (1 + #) / (n + 1), or, rank_p_less, as little; `control_n` is
+    n. Both, and `fraction`, are over prompts that both were read on: `own_effect.<control>` is the direction's KL there, and
+    `same_effect.<control>` the control's. `dose.<control>` is the size.
     """
     own, found = by_prompt(result, "kl", "direction"), {}
     found |= levels(
@@ -117,9 +120,16 @@ def controls(result: xr.Dataset) -> Quantities:
         other = by_prompt(result, "kl", name)
         null = member_means(result, "kl", name, 0.0, 0.0 * own)
         observed = float(own.where(other.notnull()).mean())
-        p = dose_stats.rank_p(observed, null) if len(null) else np.nan
+        p, less = (
+            dose_stats.rank_p(sign * observed, sign * null) if len(null) else np.nan for sign in (1, -1)
+        )
         size = by_prompt(result, "residual_change", name)
         found |= levels({f"effect.{name}": other}, "nats") | shifts({f"excess.{name}": own - other}, "nats")
+        same = {
+            f"own_effect.{name}": own.where(other.notnull()),
+            f"same_effect.{name}": other.where(own.notnull()),
+        }
+        found |= levels(same, "nats") | levels({f"rank_p_less.{name}": less}, "1")
         whole = by_prompt(result, "residual_change", "direction")
         found |= shifts({f"excess_share.{name}": share_of(own - other, own)}, "1")
         found |= levels({f"fraction.{name}": ratio(other, own), f"rank_p.{name}": p}, "1")
@@ -131,7 +141,9 @@ def controls(result: xr.Dataset) -> Quantities:
 def formats(result: xr.Dataset) -> Quantities:
     """Return 0C by behaviour: changes of format compliance from dose 1 of the direction and its controls, and rank p's.
 
-    rank_p_format is two-sided; with 20 directions it cannot lie below 0.10, with 39 not below 0.05.
+    rank_p_format is two-sided; with 20 directions it cannot lie below 0.10, with 39 not below 0.05. `format_exact_p` is
+    McNemar's of the direction, `format_sure` its change with an interval as strict. `format_detectable`: the smallest change
+    at dose 0 that these prompts show with 80 % power, as a difference from random directions or from dose 1.
     """
     base, found = by_prompt(result, "format", "direction", 1.0), {}
     for dose in DOSES:
@@ -146,8 +158,13 @@ def formats(result: xr.Dataset) -> Quantities:
             found |= shifts({f"format_change.{control}.dose_{dose}": other - base}, "1")
             found |= shifts({f"format_excess.{control}.dose_{dose}": own - other}, "1")
             found |= levels({f"rank_p_format.{control}.dose_{dose}": p}, "1")
-    smallest = dose_stats.detectable(found["format_excess.matched.dose_0"].values.values)
-    return found | levels({"format_detectable": smallest}, "1")
+    for dose in BAND:
+        own = found[f"format_change.direction.dose_{dose}"]
+        found |= levels({f"format_exact_p.dose_{dose}": rates.exact_p(own.values)}, "1")
+        found |= shifts({f"format_sure.dose_{dose}": rates.sure_change(own)}, "1")
+    seen = ("format_excess.matched.dose_0", "format_change.direction.dose_0")
+    smallest = np.fmax.reduce([dose_stats.detectable(found[name].values.values) for name in seen])
+    return found | levels({"format_detectable": float(smallest)}, "1")
 
 
 def headline(result: xr.Dataset, on_forms: xr.Dataset) -> Quantities:
@@ -233,8 +250,9 @@ def sliding(result: xr.Dataset) -> Quantities:
 def single(result: xr.Dataset) -> Quantities:
     """Return 0F by single layers: changes of format compliance and text structure, p by Holm, and the study's ranks.
 
-    `single_layers_found`: layers whose removal changes format compliance at 0.05; `single_rank.<k>` the layer with the
-    k-th largest change of the structural token ratio, `single_structure.<k>` its size.
+    `single_layers_found`: layers whose removal changes format compliance at 0.05; `single_detectable` the smallest change
+    of one layer that would have passed Holm's first step with 80 % power; `single_rank.<k>` the layer with the k-th largest
+    change of the structural token ratio, `single_structure.<k>` its size.
     """
     base = {o: by_prompt(result, o, "direction", 1.0) for o in ("format", "structure")}
     moved = {
@@ -252,6 +270,10 @@ def single(result: xr.Dataset) -> Quantities:
         found |= levels({f"single_structure.{k}": size}, "1") | levels(
             {f"single_rank.{k}": float(layer)}, "layer"
         )
+    seen = [
+        dose_stats.detectable(change["format"].values, level=0.05 / len(moved)) for change in moved.values()
+    ]
+    found |= levels({"single_detectable": float(np.fmax.reduce(seen)) if seen else np.nan}, "1")
     return found | levels(
         {"single_layers_found": float(sum(p < 0.05 for p in holm.values()))}, "layers", centre=0.0
     )
@@ -263,14 +285,14 @@ def formulas(result: xr.Dataset) -> Quantities:
 
     `per_dose_excess.<formula>`: KL per unit of dose, less that of the MLP output's removal, as a share of the latter's
     mean. `compounding`: dose of the residual edit after all late blocks at α = 2 over that at α = 0, which for one edit
-    alone would be 1.
+    alone would be 1; `compounding_mlp` the same along the MLP's directions, as in the study. `formula_exact_p` is McNemar's.
     """
     base = {o: by_prompt(result, o, "direction", 1.0) for o in ("format", "structure")}
     found, own = {}, None
     for at, arms_of in (("0", FORMULAS), ("2", DOUBLED)):
         for name, (control, dose) in arms_of.items():
             kl, size = (by_prompt(result, o, control, dose) for o in ("kl", "residual_change"))
-            key, per = f"{name}.dose_{at}", (kl / size.where(size > 0))
+            key, per = f"{name}.dose_{at}", (kl / size.where(size > NO_DOSE))
             own = per if name == "mlp" and at == "0" else own
             found |= levels({f"formula_kl.{key}": kl}, "nats") | levels({f"formula_dose.{key}": size}, "1")
             found |= levels({f"formula_per_dose.{key}": per}, "nats")
@@ -280,14 +302,17 @@ def formulas(result: xr.Dataset) -> Quantities:
                 score = by_prompt(result, outcome, control, dose)
                 found |= levels({f"{outcome}_of.{key}": score}, "1", "here over requests for a form alone")
                 found |= shifts({f"formula_{outcome}.{key}": score - plain}, "1")
-    twice, once = (by_prompt(result, "residual_change", "formula_residual", dose) for dose in (2.0, 0.0))
+            found |= levels(
+                {f"formula_exact_p.{key}": rates.exact_p(found[f"formula_format.{key}"].values)}, "1"
+            )
     whole = found["formula_kl.residual_all.dose_0"].values
     many = whole - found["formula_kl.residual_one.dose_0"].values
-    return (
-        found
-        | levels({"compounding": ratio(twice, once)}, "1", centre=1.0)
-        | shifts({"residual_all_lead": share_of(many, whole)}, "1")
-    )
+    grown = {"compounding": "formula_residual", "compounding_mlp": "formula_residual_mlp"}
+    grown = {
+        n: [by_prompt(result, "residual_change", c, dose) for dose in (2.0, 0.0)] for n, c in grown.items()
+    }
+    found |= levels({name: ratio(twice, once) for name, (twice, once) in grown.items()}, "1", centre=1.0)
+    return found | shifts({"residual_all_lead": share_of(many, whole)}, "1")
 
 
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
@@ -295,6 +320,9 @@ SHOWN = {
     "structure_of.*": ("formulas", formulas),
     "format_of.*": ("formulas", formulas),
     "effect.*": ("controls", controls),
+    "own_effect.*": ("controls", controls),
+    "same_effect.*": ("controls", controls),
+    "rank_p_less.*": ("controls", controls),
     "excess.*": ("main_figure", controls),
     "fraction.*": ("controls", controls),
     "rank_p.*": ("controls", controls),
@@ -315,6 +343,6 @@ SHOWN = {
     "single_*": ("single", single),
     "formula_*": ("formulas", formulas),
     "per_dose_excess.*": ("formulas", formulas),
-    "compounding": ("formulas", formulas),
+    "compounding*": ("formulas", formulas),
     "residual_all_lead": ("formulas", formulas),
 }

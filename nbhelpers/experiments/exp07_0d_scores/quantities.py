@@ -5,8 +5,18 @@ import xarray as xr
 
 from nbhelpers.core import stats
 from nbhelpers.experiments.exp07_0d_scores.experiment import BRANCHES, CLASSES, DEFINITIONS, OUTCOMES
+from nbhelpers.report import rates
 from nbhelpers.report.quantities import Quantities, levels, ratios, shifts
 
+RATES = (
+    "format",
+    "choice",
+    "arithmetic",
+    "refusal_harmful",
+    "refusal_harmless",
+    "incoherent",
+)  # 0 or 1 by prompt
+ALIKE = 0.8  # the least rank correlation of two scores of which one can stand for the other
 RELABELLED = "a word list is not relabelled here: three other definitions of structure stand beside it"
 RANGE = "doses here end at 2, where replies stay coherent"
 UNMEASURED = {
@@ -28,13 +38,14 @@ def name_of(dose: float) -> str:
 
 
 def counted(result: xr.Dataset) -> Quantities:
-    """Return 0D: `half_width.<outcome>` of the mean at dose 1, and `doubled_ratio.<outcome>`, that of doubled rows over
-    it.
+    """Return 0D: `unedited.<outcome>` at dose 1, `half_width.<outcome>` of its mean, and `doubled_ratio.<outcome>`, that of
+    doubled rows over it.
     """
     at, found = result["half_width"].sel(dose=1.0), {}
     for name in OUTCOMES:
         once, twice = (float(at.sel(outcome=name, counted=c)) for c in ("prompt", "doubled"))
-        found |= levels({f"half_width.{name}": once}, "1")
+        plain = result["score"].sel(dose=1.0, outcome=name, drop=True).reset_coords(drop=True)
+        found |= levels({f"half_width.{name}": once, f"unedited.{name}": plain}, "1")
         found |= ratios(
             {f"doubled_ratio.{name}": twice / once if once > 0 else np.nan},
             "the study's rows held most prompts twice",
@@ -44,7 +55,10 @@ def counted(result: xr.Dataset) -> Quantities:
 
 
 def effects(result: xr.Dataset) -> Quantities:
-    """Return 0D: `change.<outcome>.<dose>` from dose 1 by prompt, and both effect sizes of it, `d_paired` and `d_pooled`."""
+    """Return 0D: `change.<outcome>.<dose>` from dose 1 by prompt, and both effect sizes of it, `d_paired` and `d_pooled`.
+
+    Of rates also `exact_p`, McNemar's, and `sure_change`, with an interval as strict.
+    """
     base, found = result["score"].sel(dose=1.0, drop=True), {}
     for name in OUTCOMES:
         for dose in result["dose"].values:
@@ -52,6 +66,10 @@ def effects(result: xr.Dataset) -> Quantities:
             if dose != 1:
                 moved = result["score"].sel(at, drop=True) - base.sel(outcome=name, drop=True)
                 found |= shifts({f"change.{key}": moved.reset_coords(drop=True)}, "1")
+                if name in RATES:
+                    change = found[f"change.{key}"]
+                    found |= levels({f"exact_p.{key}": rates.exact_p(change.values)}, "1")
+                    found |= shifts({f"sure_change.{key}": rates.sure_change(change)}, "1")
                 for kind in ("d_paired", "d_pooled"):
                     found |= levels({f"{kind}.{key}": float(result[kind].sel(at))}, "1", centre=0.0)
     return found
@@ -63,7 +81,10 @@ def interval(values: xr.DataArray) -> stats.Interval:
 
 
 def trends(result: xr.Dataset) -> Quantities:
-    """Return 0D: `rho.<outcome>.<branch>` of mean score and dose with its interval, and `page_p.<outcome>.<branch>`."""
+    """Return 0D: `rho.<outcome>.<branch>` of mean score and dose with its interval, and `page_p.<outcome>.<branch>`.
+
+    `turn_p.format`: the larger p of both branches of format compliance if it rises up to dose 1 and falls from there, else 1.
+    """
     found = {}
     for name in OUTCOMES:
         for branch in BRANCHES:
@@ -71,12 +92,15 @@ def trends(result: xr.Dataset) -> Quantities:
             found |= levels({f"rho.{key}": interval(result["rho"].sel(at))}, "correlation", centre=0.0)
             found |= levels({f"page_p.{key}": float(result["page_p"].sel(at))}, "1")
     below, above = (found[f"rho.format.{branch}"].values.mean for branch in ("below", "above"))
+    p = max(found[f"page_p.format.{branch}"].values for branch in ("below", "above"))
+    found |= levels({"turn_p.format": p if below > 0 > above else 1.0}, "1")
     return found | shifts({"rho_turn.format": float(below) - float(above)}, "correlation")
 
 
 def agreements(result: xr.Dataset) -> Quantities:
     """Return 0E: `agreement.<definition>.<other>.<kind>`, rank correlations over conditions, and structure by coherence.
 
+    `stands_for.<definition>`: whether structure ranks all conditions as it does, by at least `ALIKE`.
     `structure_lost.<definition>`: a prompt's incoherent replies less its coherent ones, over all conditions.
     """
     found = {}
@@ -85,6 +109,9 @@ def agreements(result: xr.Dataset) -> Quantities:
             for kind in ("every", "sane", "doses"):
                 one = result["rank_agreement"].sel(definition=a, other=b, kind=kind)
                 found |= levels({f"agreement.{a}.{b}.{kind}": interval(one)}, "correlation", centre=0.0)
+        if a != DEFINITIONS[0]:
+            rho = found[f"agreement.{DEFINITIONS[0]}.{a}.every"].values.mean
+            found |= levels({f"stands_for.{a}": float(rho >= ALIKE)}, "1")
         state = result["by_state"].sel(definition=a, drop=True)
         lost = (
             state.sel(state="incoherent", drop=True) - state.sel(state="coherent", drop=True)
@@ -109,11 +136,16 @@ def classes(result: xr.Dataset) -> Quantities:
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.
 SHOWN = {
     "half_width.*": ("counted", counted),
+    "unedited.*": ("counted", counted),
     "doubled_ratio.*": ("counted", counted),
     "change.*": ("effects", effects),
+    "exact_p.*": ("effects", effects),
+    "sure_change.*": ("effects", effects),
     "d_p*": ("effects", effects),
     "rho*": ("trends", trends),
     "page_p.*": ("trends", trends),
+    "turn_p.*": ("trends", trends),
+    "stands_for.*": ("main_figure", agreements),
     "agreement.*": ("main_figure", agreements),
     "structure_lost.*": ("lost", agreements),
     "share.*": ("classes", classes),

@@ -7,19 +7,22 @@ import numpy as np
 import pandas as pd
 
 from nbhelpers.experiments.exp07_0d_scores.quantities import (
+    ALIKE,
     BRANCHES,
     CLASSES,
     OUTCOMES,
+    RATES,
     name_of,
     quantities,
 )
+from nbhelpers.report import rates
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import DIGITS, banded, bands, by_category, panels, panels_of
-from nbhelpers.report.directions import NAMES, answer, fitting, ranged, sentence
+from nbhelpers.report.directions import among, by_mark, fitting, in_pairs, levels_of, ranged, sentence
 from nbhelpers.report.forest import forest, forest_rows
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import interval, number, p_value, percent
-from nbhelpers.report.verdicts import DOWN, UP, Verdict, bounds, degree, sides, span, told
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict, sides, span, told
 
 OUTCOME_WORDS = {
     "format": "format compliance", "choice": "right choice", "arithmetic": "right number",
@@ -35,15 +38,21 @@ STUDIED = "structure"
 
 
 def counted(results) -> pd.DataFrame:
-    """Return a table of half-widths of 95 % intervals of the mean at dose 1, and what doubling every row makes of them."""
+    """Return a table of half-widths of 95 % intervals of the mean at dose 1, and what doubling every row makes of them.
+
+    A rate that is the same for every prompt stands with its exact interval: a bootstrap would give it no width.
+    """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
         for name in OUTCOMES:
             shrunk = found[f"doubled_ratio.{name}"].values
             half = number(found[f"half_width.{name}"].values, 3)
-            row[OUTCOME_WORDS[name]] = f"±{half}" + (
-                "" if np.isnan(shrunk) else f", doubled × {number(shrunk)}"
+            same = rates.written(found[f"unedited.{name}"])
+            row[OUTCOME_WORDS[name]] = (
+                f"all alike, {same}".replace("all alike, –", "–")
+                if np.isnan(shrunk)
+                else f"±{half}, doubled × {number(shrunk)}"
             )
         rows[title] = row
     return pd.DataFrame(rows)
@@ -51,17 +60,17 @@ def counted(results) -> pd.DataFrame:
 
 def effects(results, dose: float = 0.0) -> pd.DataFrame:
     """Return a table of the change from dose 1 to a dose: mean with interval, d of paired differences, the study's pooled
-    d.
+    d, and the exact p of rates.
     """
     rows = {}
     for title, d in panels_of(results).items():
         found, row = kept(quantities, d), {}
         for name in OUTCOMES:
             key = f"{name}.{name_of(dose)}"
-            ends = bounds(found[f"change.{key}"], 0.95)
             paired, pooled = (number(found[f"{kind}.{key}"].values) for kind in ("d_paired", "d_pooled"))
-            said = number(ends[0], 3) if np.isnan(ends[1]) else interval(ends, 3)
-            row[OUTCOME_WORDS[name]] = f"{said}; d {paired} paired, {pooled} pooled"
+            said = rates.written(found[f"change.{key}"], 3)
+            exact = f"; exact p {p_value(found[f'exact_p.{key}'].values)}" if name in RATES else ""
+            row[OUTCOME_WORDS[name]] = f"{said}; d {paired} paired, {pooled} pooled{exact}"
         rows[title] = row
     return pd.DataFrame(rows)
 
@@ -132,7 +141,7 @@ def lost(results) -> alt.Chart:
     """Return a forest plot of what each measure says of incoherent replies, less what it says of coherent ones."""
     shown = ("structure", "structure_lines", "format")
     names = {f"structure_lost.{name}": {"definition": DEFINITION_WORDS[name]} for name in shown}
-    rows = forest_rows(results, quantities, names)
+    rows = forest_rows(results, quantities, names, pool=False)  # prompts that all pairs have are three
     what = "Mean score of a prompt's incoherent replies over all conditions, less that of its coherent ones"
     return forest(
         rows, x="incoherent less coherent", by="definition",
@@ -148,12 +157,12 @@ def classes(results) -> pd.DataFrame:
         found, row = kept(quantities, d), {}
         ends = [float(dose) for dose in (d["dose"].min(), 0.0, d["dose"].max())]
         for name in CLASSES:
-            shares = percent_of(value(quantities, d, f"share.{name}"))
+            share = value(quantities, d, f"share.{name}")
             times = ", ".join(
-                f"× {number(found[f'enrichment.{name}.{name_of(dose)}'].values)} at {number(dose, 1)}"
+                f"× {number(found[f'enrichment.{name}.{name_of(dose)}'].values)} at dose {f'{dose:g}'.replace('-', '−')}"
                 for dose in ends
             )
-            row[name.lower()] = f"{shares}; {times}"
+            row[name.lower()] = f"{percent_of(share)}; {times}" if share else "none"
         rows[title] = row
     return pd.DataFrame(rows)
 
@@ -164,7 +173,7 @@ def percent_of(share: float) -> str:
 
 
 MATRIX = {
-    "format, dose 0 less dose 1": "change.format.dose_0",
+    "format, dose 0 less dose 1": "sure_change.format.dose_0",
     "structural ratio, dose 0 less dose 1": "change.structure.dose_0",
     "ratio and format rank alike": "agreement.structure.format.every",
     "the same, doses of the direction alone": "agreement.structure.format.doses",
@@ -178,72 +187,87 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
+def moved(results) -> list[str]:
+    """Return the pairs in which format compliance surely moves at dose 0, by McNemar's exact test."""
+    return [t for t, d in results.items() if value(quantities, d, "exact_p.format.dose_0") < 0.05]
+
+
 def blind(results) -> list[str]:
     """Return the pairs in which format compliance surely moves at dose 0 and the structural token ratio does not."""
-    form, ratio = (sides(results, quantities, f"change.{name}.dose_0") for name in ("format", "structure"))
-    return [t for t in form[UP] + form[DOWN] if t not in ratio[UP] + ratio[DOWN]]
+    ratio = sides(results, quantities, "change.structure.dose_0")
+    return [t for t in moved(results) if t not in ratio[UP] + ratio[DOWN]]
 
 
-def moved(results) -> list[str]:
-    """Return the pairs in which format compliance surely moves at dose 0."""
-    form = sides(results, quantities, "change.format.dose_0")
-    return form[UP] + form[DOWN]
-
-
-def agree(results) -> dict[str, list[str]]:
-    """Return the marks of the rank correlation of the structural token ratio with format compliance."""
-    return sides(results, quantities, f"agreement.{STUDIED}.format.every")
+def stands_for(results, *others: str) -> list[str]:
+    """Return the pairs in which the structural token ratio ranks all conditions as each of the others does, at `ALIKE`."""
+    return [
+        t
+        for t, d in results.items()
+        if all(value(quantities, d, f"stands_for.{name}") == 1 for name in others)
+    ]
 
 
 def narrower(results) -> str:
-    """Return by how much doubled rows narrow intervals, "28–31 %"."""
+    """Return by how much doubled rows narrow intervals, mean over outcomes, "28–31 %"."""
     values = (1 - value(quantities, d, "doubled_ratio.mean") for d in results.values())
     return ranged((v for v in values if not np.isnan(v)), percent)
 
 
 def said(results, detail: int) -> Verdict:
     """Return the page's verdict, with more or less detail on the pairs that differ."""
-    ranks = agree(results)
     rho = span(results, quantities, f"agreement.{STUDIED}.format.every")
     doses = span(results, quantities, f"agreement.{STUDIED}.format.doses")
-    change = ranged(
-        (abs(value(quantities, d, "change.structure.dose_0")) for d in results.values()),
-        lambda v: number(v, 3),
+    against = sides(results, quantities, f"agreement.{STUDIED}.format.doses")[DOWN]
+    opposed = f", surely opposed {among(against, results, detail)}".rstrip() if against else ""
+    change = span(results, quantities, "change.structure.dose_0", 3)
+    sure = [mark for mark in (UP, DOWN) if sides(results, quantities, "change.structure.dose_0")[mark]]
+    p = ranged((value(quantities, d, "exact_p.format.dose_0") for d in results.values()), p_value)
+    form = (
+        f"surely moves {among(moved(results), results, 1)}".rstrip()
+        if moved(results)
+        else "does not surely move"
     )
-    where_so = told(moved(results), results, "surely moves", "does not surely move", True)
-    where_so = where_so if detail == NAMES else where_so.split(" (")[0]
+    alike = in_pairs(stands_for(results, "format"), results)
     return Verdict(
-        f"Text structure ranks as compliance does: {answer(ranks)}",
-        f"Over all conditions their rank correlation is {rho}, over doses of the direction alone {doses}.",
-        sentence(f"With the direction removed, structure moves by {change}; compliance {where_so}"),
-        f"Rows counted twice, as published, narrow intervals by {narrower(results)}.",
-    )
+        f"Text structure stands in for compliance (ρ ≥ {number(ALIKE, 1)}): {alike}",
+        f"Over all conditions their ranks agree by {rho}; over doses of the direction {doses}{opposed}.",
+        sentence(f"At dose 0 structure moves by {change}{'' if sure else ' (undecided)'}; compliance "
+                 f"{form} (exact p {p})"),
+        f"Doubled rows, as published, narrow intervals by {narrower(results)}.",
+    )  # fmt: skip
 
 
 def verdict_0d(results) -> Verdict:
     """Return the verdict of 0D: whether the study's intervals and trends hold when prompts count once and branches apart."""
-    turned = [t for t, d in results.items() if value(quantities, d, "rho_turn.format") > 0]
+    turned = [t for t, d in results.items() if value(quantities, d, "turn_p.format") < 0.05]
     whole = span(results, quantities, "rho.format.whole")
     below = span(results, quantities, "rho.format.below")
+    p = levels_of(results, quantities, "turn_p.format", p_value)
     return Verdict(
         "Intervals hold as published: no" if narrower(results) != "–" else "Intervals hold as published: not measured",
-        f"Rows counted twice, as in the study, narrow intervals by {narrower(results)}.",
+        f"Rows counted twice, as in the study, narrow intervals by {narrower(results)}, mean over outcomes "
+        "(1 − 1/√2 is 29 %).",
         f"Format compliance has rank correlation {whole} with the dose over all doses, {below} up to dose 1.",
-        sentence(told(turned, results, "The trend turns at dose 1", "No trend turns at dose 1", True)),
+        sentence(told(turned, results, "It surely turns at dose 1", "No turn at dose 1 is significant", True) + f" (p {p})"),
     )  # fmt: skip
 
 
 def verdict_0e(results) -> Verdict:
     """Return the verdict of 0E: whether definitions of structure agree, and what the ratio says of degenerate text."""
-    ranks = agree(results)
+    same = stands_for(results, "structure_lines", "structure_bold")
     bold = span(results, quantities, f"agreement.{STUDIED}.structure_bold.every")
     lines = span(results, quantities, f"agreement.{STUDIED}.structure_lines.every")
-    up, unseen = sides(results, quantities, f"structure_lost.{STUDIED}")[UP], blind(results)
-    return Verdict(
-        f"One definition is as good as another: {degree([t for t in results if t in ranks[UP]], results)}",
-        f"The ratio ranks conditions as lines of markup do with {lines}, as bold words do with {bold}.",
-        sentence(told(unseen, results, "It misses a change of compliance at dose 0",
-                      "It misses no sure change of compliance at dose 0", True)),
-        sentence(told(up, results, "Incoherent replies score higher on it",
-                      "Incoherent replies do not surely score higher on it", True)),
+    unseen = blind(results)
+    miss = (
+        told(unseen, results, "It misses a sure change of compliance at dose 0",
+             "It misses no sure change of compliance at dose 0", True)
+        if moved(results) else "No change of compliance at dose 0 is sure, so it has none to miss"
     )  # fmt: skip
+    words = {UP: "higher", DOWN: "lower", OPEN: "undecided"}
+    lost = by_mark(results, quantities, f"structure_lost.{STUDIED}", words)
+    return Verdict(
+        f"One definition is as good as another (ρ ≥ {number(ALIKE, 1)}): {in_pairs(same, results)}",
+        f"The ratio ranks conditions as lines of markup do with {lines}, as bold words do with {bold}.",
+        sentence(miss),
+        sentence(f"Incoherent replies score on it {lost}" if lost else ""),
+    )

@@ -59,8 +59,8 @@ def identity_rule() -> alt.Chart:
 def dose_response(results) -> alt.Chart:
     """Return a chart of right forms and right content against the dose of the direction, by pair.
 
-    A grey bar at dose 0 is the range of right forms under random directions. Doses with more than 20 % of incoherent replies
-    are shaded.
+    A grey bar with ends at dose 0 is the range of right forms under random directions. Doses with more than 20 % of
+    incoherent replies are shaded.
     """
     rows = pd.concat([_by_dose(dataset).assign(panel=title) for title, dataset in results.items()])
     rows = rows.dropna(subset=["mean"]).round(DIGITS).assign(one=1.0)
@@ -71,15 +71,20 @@ def dose_response(results) -> alt.Chart:
         .transform_filter(f"datum.incoherent > {INCOHERENT}")
         .mark_rule(strokeWidth=12, opacity=0.1)
     )
-    bar = alt.Chart().transform_filter("isValid(datum.band_low)").mark_rule(strokeWidth=7, opacity=0.35)
-    band = bar.encode(x="dose:Q", y="band_low:Q", y2="band_high:Q")
+    known = alt.Chart().transform_filter("isValid(datum.band_low)")
+    band = known.mark_rule(strokeWidth=7, opacity=0.5, color=INK).encode(
+        x="dose:Q", y="band_low:Q", y2="band_high:Q"
+    )
+    # A range of next to nothing still has its two ends.
+    tick = known.mark_tick(orient="horizontal", size=18, thickness=2, color=INK)
+    edges = [tick.encode(x="dose:Q", y=f"{end}:Q") for end in ("band_low", "band_high")]
     options = {"colours": by_category("outcome", SHOWN_OUTCOMES.values()), "scale": alt.Scale(zero=False)}
     curves = bands(dose_axis(), "share of replies", fields=("outcome", "dose"), **options)
     return panels(
-        rows, "Right form and right content by dose", shade.encode(x="dose:Q"), identity_rule(), band, *curves,
+        rows, "Right form and right content by dose", shade.encode(x="dose:Q"), identity_rule(), *curves, band, *edges,
         description="Share of replies with the right form and with the right content, against the dose of the direction",
         marks=[
-            BANDS, "the grey bar at dose 0 is the range of right forms under random directions of the same size",
+            BANDS, "the grey bar with ends at dose 0 is the range of right forms under random directions of the same size",
             "the dashed line marks dose 1, which changes nothing", "doses with many incoherent replies are shaded",
         ],
     )  # fmt: skip
@@ -104,10 +109,13 @@ def dissociation(results) -> alt.Chart:
     x = alt.X("form_mean:Q", title="change of right forms at dose 0")
     y = alt.Y("content_mean:Q", title="change of right content")
     base = alt.Chart(rows)
-    rule, text = base.mark_rule(color=INK, strokeWidth=1), base.mark_text(align="left", dx=6, dy=-6)
+    rule, text = (
+        base.mark_rule(color=INK, strokeWidth=3, opacity=0.6),
+        base.mark_text(align="left", dx=6, dy=-6),
+    )
     tips = [alt.Tooltip("panel:N", title="pair")]
     tips += [alt.Tooltip(f"{axis}_mean:Q", title=axis, format=".3f") for axis in ("form", "content")]
-    zero = alt.Chart(rows).mark_rule(strokeDash=[4, 2], strokeWidth=1)
+    zero = alt.Chart(rows).mark_rule(strokeDash=[4, 2], strokeWidth=0.5)  # thinner than bars that lie on it
     chart = alt.layer(
         zero.encode(x=alt.datum(0)), zero.encode(y=alt.datum(0)),
         rule.encode(x=alt.X("form_low:Q"), x2="form_high:Q", y=y),

@@ -144,19 +144,21 @@ def dimension(result: xr.Dataset) -> Quantities:
 
 
 def rank(result: xr.Dataset) -> Quantities:
-    """Return `<measure>.late` and what exchanged labels give, `<measure>.permuted`; `energy_along.late` by prompt.
+    """Return `<measure>.late` with its interval, and what exchanged labels give, `<measure>.permuted`.
 
-    The shares are held against the study's criterion, 0.6.
+    `energy_along.late`, by prompt: the energy along the mean of the *other* prompts. Shares are held against the study's
+    criterion, 0.6. An interval's ends are means over late layers, as if these were one: it is at least wide enough.
     """
     late, found = depths.windows(result.sizes["layer"])["late"], {}
     for measure in result["rank_measure"].values.tolist():
         at = result.sel(rank_measure=measure, drop=True)
+        ends = (np.float64(over(at["rank_one" + end], late)) for end in ("", "_low", "_high"))
         values = {
-            f"{measure}.late": over(at["rank_one"], late),
-            f"{measure}.permuted": over(at["permuted"], late),
+            f"{measure}.late": stats.Interval(*ends),
+            f"{measure}.permuted": float(over(at["permuted"], late)),
         }
         centre = None if measure in ("participation", "cosine_pc1") else CRITERION
-        found |= levels({name: float(value) for name, value in values.items()}, "1", centre=centre)
+        found |= levels(values, "1", centre=centre)
     along = over(result["energy_along"], late)
     return found | {"energy_along.late": Quantity(along, "1", "level", CRITERION)}
 

@@ -9,11 +9,22 @@ import xarray as xr
 from nbhelpers.core import dose_stats
 from nbhelpers.experiments.exp08_six_families.figures import RULES
 from nbhelpers.experiments.exp08_six_families.quantities import quantities
-from nbhelpers.report.directions import answer, by_side, claim, fitting, levels_of, ranged, sentence, sides
+from nbhelpers.report.directions import (
+    LEAST,
+    among,
+    answer,
+    by_side,
+    claim,
+    fitting,
+    levels_of,
+    sentence,
+    sides,
+)
+from nbhelpers.report.exact_signs import confirmed, exact_p, furthest, most_changed
 from nbhelpers.report.families import ends, turned
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import interval, number, p_value, percent
-from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict
+from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict, span
 
 OUTCOMES = {
     "format": "form", "right": "content", "content": "its words", "choice": "its letter", "arithmetic": "its number",
@@ -21,12 +32,12 @@ OUTCOMES = {
     "repetition": "repetition", "incoherent": "incoherent", "nll_unedited": "NLL, nats", "kl": "KL, nats",
 }  # fmt: skip
 NO_FORM = "No prompt asks for a form that can be checked."
-FORM, LEAD = "change.format.0", "selectivity.0"
+FORM, LEAD, SHIFT = "change.format.0", "selectivity.0", "commitment_shift.top1_strict.own.0"
 MATRIX = {
     "change of right forms at dose 0": FORM,
     "form lost beyond content": LEAD,
-    "energy along the direction": "energy_along.late",
-    "commitment without the direction": "commitment_shift.top1_strict.own.0",
+    "energy along the direction": "energy_share.late",
+    "commitment without the direction": SHIFT,
     "dimension without the direction": "dimension_shift.two_nn.0",
 }
 
@@ -86,10 +97,10 @@ def null_table(results) -> pd.DataFrame:
     return turned(pd.DataFrame(rows).T, results)
 
 
-def exact(dataset: xr.Dataset) -> dose_stats.Discordance:
-    """Return how many right forms are lost and gained at dose 0, and McNemar's exact p."""
-    form = dataset["score"].sel(outcome="format")
-    return dose_stats.mcnemar(form.sel(dose=1.0), form.sel(dose=0.0))
+def exact(dataset: xr.Dataset, outcome: str = "format") -> dose_stats.Discordance:
+    """Return how many replies lose and gain the right form, or content, at dose 0, and McNemar's exact p."""
+    rate = dataset["score"].sel(outcome=outcome)
+    return dose_stats.mcnemar(rate.sel(dose=1.0), rate.sel(dose=0.0))
 
 
 def removal_table(results) -> pd.DataFrame:
@@ -136,7 +147,10 @@ def rank_table(results) -> pd.DataFrame:
             )
             for heading, name in names.items()
         }
-        | {"participation": number(value(quantities, d, "participation.late"), 1)}
+        | {
+            "energy along the other prompts' mean": number(value(quantities, d, "energy_along.late")),
+            "participation": number(value(quantities, d, "participation.late"), 1),
+        }
         for title, d in results.items()
     }
     return turned(pd.DataFrame(rows).T, results)
@@ -167,24 +181,60 @@ def verdict(results) -> Verdict:
 
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
-    size = claim(
-        results, quantities, FORM, "Removing the late direction {word} right forms by {size} points",
-        "Whether removing the late direction moves right forms is undecided", ("raises", "lowers"), shown=points,
-        detail=detail,
-    )  # fmt: skip
-    lead = sides(results, quantities, LEAD)
+    lead = sure_lead(results)
+    energy = levels_of(results, quantities, "energy_share.late", percent)
     words = ("more form than content is lost", "more content than form is lost")
-    where = by_side(results, lead, *words, "neither form nor content is surely lost more", detail)
-    moved = sides(results, quantities, FORM)
-    changed = moved[UP] + moved[DOWN]
-    p = ranged((exact(results[title]).p for title in changed), p_value)
-    tested = f"by an exact test, p = {p}" if changed else ""
-    seen = levels_of(results, quantities, "detectable.format", points)
-    energy = levels_of(results, quantities, "energy_along.late", percent)
-    shown = f"Changes from {seen} points on would show (80 % power)." if seen != MISSING else NO_FORM
+    where = by_side(results, lead, *words, "", detail)
     return Verdict(
         f"Form before content: {answer(lead)}",
-        sentence("; ".join(filter(None, (size, tested.replace("p = <", "p <"))))),
-        sentence(where),
-        f"{shown} The direction carries {energy} of the differences' energy.",
+        sentence("; ".join(filter(None, (moved_form(results, detail), where)))),
+        f"{powered(results)} {committed(results)}",
+        "" if detail == LEAST else f"The direction carries {energy} of the differences' energy.",
     )
+
+
+def sure_form(results) -> dict[str, list[str]]:
+    """Return on which side right forms are moved, by the joint interval and by McNemar's exact test, {mark: titles}."""
+    return confirmed(sides(results, quantities, FORM), {title: exact(d).p for title, d in results.items()})
+
+
+def sure_lead(results) -> dict[str, list[str]]:
+    """Return where more form (▲) or more content (▼) is lost, by the joint interval and by an exact test of what is lost."""
+    found = sides(results, quantities, LEAD)
+    lost = {title: "format" if title in found[UP] else "right" for title in results}
+    return confirmed(found, {title: exact(d, lost[title]).p for title, d in results.items()})
+
+
+def moved_form(results, detail: int) -> str:
+    """Return the clause on right forms: by how much they surely move, or else where most replies change."""
+    form, changed = sure_form(results), {title: exact(d) for title, d in results.items()}
+    titles = form[UP] + form[DOWN]
+    if titles:
+        size = claim(
+            results, quantities, FORM, "removing the late direction {word} right forms by {size} points", "",
+            ("raises", "lowers"), shown=points, detail=detail, found=form,
+        )  # fmt: skip
+        return f"{size} ({exact_p(*(changed[title].p for title in titles))})"
+    n = int(results[furthest(changed)]["score"].sel(outcome="format", dose=1.0).notnull().sum())
+    return f"without the late direction, {most_changed(results, changed, n, 'right forms')}" if n else ""
+
+
+def powered(results) -> str:
+    """Return the sentence on the changes of form and of content that would have shown."""
+    form, content = (
+        levels_of(results, quantities, f"detectable.{name}", points) for name in ("format", "right")
+    )
+    if form == MISSING:
+        return NO_FORM
+    what = f"form or content by {form}" if form == content else f"form by {form}, content by {content}"
+    return f"Changes of {what} points would show (80 % power)."
+
+
+def committed(results) -> str:
+    """Return the sentence on commitment: what the removal moves, and whether IT commits later than PT at all."""
+    moved = span(results, quantities, SHIFT, signed=True)
+    apart = sides(results, quantities, "commitment_gap.top1_strict")
+    ahead = (
+        f"; IT already commits before PT {among(apart[DOWN], results, LEAST)}".rstrip() if apart[DOWN] else ""
+    )
+    return f"Commitment comes {moved} layers later{ahead}."

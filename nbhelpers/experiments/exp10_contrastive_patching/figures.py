@@ -52,7 +52,7 @@ def patch_forest(results) -> alt.Chart:
     toggles = {"readout": "read-out"}
     what = "Change of PT's distance, nats, by what of IT − PT is added at one layer and position, for the chosen read-out"
     return forest(
-        rows, column="length", by="added", encodings=encodings, x="nats", toggles=toggles,
+        rows, column="length", by="added", encodings=encodings, x="change of PT's KL, nats", toggles=toggles,
         title="What a patch into PT moves",
         description=caption(what, rows, [BARS, ZERO], toggles, each="row"),
     )  # fmt: skip

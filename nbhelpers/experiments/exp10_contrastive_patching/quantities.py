@@ -179,7 +179,7 @@ def steered(result: xr.Dataset) -> Quantities:
 
     Also `steer_gap.<direction>.<dose>`: change of KL(layer ‖ own final) over late layers; `steer_kl.…`: KL(unedited ‖
     edited); `steer_size.…`: change of the last residual as a share of its norm. "equal": the probe's direction at the size
-    of the mean direction's removal; `form_detectable`: the smallest change of form, by its removal, that this run could have
+    of the mean direction's removal; `detectable.<score>`: the smallest change, by its removal, that this run could have
     seen; `equal_p.<read-out>`: its two-sided rank p among random directions of that size.
     """
     score, plain = result["score"], result["score"].sel(arm="it", drop=True)
@@ -193,8 +193,12 @@ def steered(result: xr.Dataset) -> Quantities:
             units[f"shift.{name}.{metric}"] = units[f"{metric}.{name}"] = (
                 "tokens" if metric == "length" else "1"
             )
-    least = dose_stats.detectable(moved["shift.conv.0.format"].dropna("prompt").values)
-    found = levels({"form_detectable": least}, "1")
+    found = {}
+    for metric in SCORES:
+        name = f"shift.conv.0.{metric}"
+        found |= levels(
+            {f"detectable.{metric}": dose_stats.detectable(moved[name].dropna("prompt"))}, units[name]
+        )
     for name, values in moved.items():
         found |= shifts({name: values}, units[name])
     for name, values in level.items():

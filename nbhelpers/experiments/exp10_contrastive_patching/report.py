@@ -11,27 +11,25 @@ from nbhelpers.report.directions import (
     LEAST,
     among,
     answer,
-    by_side,
     claim,
     fitting,
     larger_side,
     levels_of,
-    ranged,
     sentence,
 )
 from nbhelpers.report.families import interval_table, turned
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import number, percent, written
-from nbhelpers.report.verdicts import DOWN, UP, Verdict, sides
+from nbhelpers.report.verdicts import DOWN, UP, Verdict, sides, span
 
 PREDICTS, MOVES, BEYOND = "r2.residual.tuned.late", "moved.conv", "patch_beyond.conv.own"
-STEERS = "steer_gap.conv.0"
+STEERS, WHOLE = "steer_gap.conv.0", "patch.full.own"
 MATRIX = {
     "predicts the gap (R²)": PREDICTS,
     "the same, MLP outputs": "r2.mlp_output.tuned.late",
     "moved, of what it predicts": MOVES,
     "patch, beyond random": BEYOND,
-    "whole difference, patched": "patch.full.own",
+    "whole difference, patched": WHOLE,
     "gap, direction removed from IT": STEERS,
 }
 P = 0.05
@@ -46,7 +44,7 @@ def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
     predicts, moves = (sides(results, quantities, name) for name in (PREDICTS, MOVES))
     says = {
-        UP: "On unseen prompts, one direction of IT − PT predicts {size} of the late gap",
+        UP: "On unseen prompts, one direction of IT − PT predicts {size} of the late gap's variation",
         DOWN: "On unseen prompts, probes of IT − PT predict the late gap worse than its mean",
     }
     size = claim(
@@ -55,38 +53,40 @@ def said(results, detail: int) -> Verdict:
         ("predicted", "mispredicted"), shown=percent, detail=detail,
     )  # fmt: skip
     expected = levels_of(results, quantities, "unit_predicted")
+    moved = span(results, quantities, "unit_effect.conv", signed=True)
     return Verdict(
         f"Predicts it: {answer(predicts)}; moves it: {answer(moves)}",
         sentence(size),
-        f"In PT, one standard deviation should move the gap {expected} nats; it moves {moved_sizes(results)}.",
-        f"{beyond(results)} {removal(results)}",
+        f"A standard deviation along it should move PT's distance {expected} nats; it moves {moved} ({beyond(results)}).",
+        whole(results),
     )
 
 
-def moved_sizes(results) -> str:
-    """Return the range over pairs of what one standard deviation along the probe's direction moves, nats."""
-    return ranged([abs(value(quantities, d, "unit_effect.conv")) for d in results.values()])
-
-
 def beyond(results) -> str:
-    """Return the sentence on whether patches along the direction do more than random ones of their length.
+    """Return the clause on the direction among random ones of its length: where it does more, or p, and what would show.
 
     More: by the joint interval of the difference and by the rank among random directions.
     """
     found = sides(results, quantities, BEYOND)
     more = [t for t in found[UP] + found[DOWN] if value(quantities, results[t], "patch_p.conv") <= P]
-    return f"Random directions do {f'less {among(more, results, LEAST)}'.rstrip() if more else 'as much'}."
+    if more:
+        return f"more than random directions {among(more, results, LEAST)}".rstrip()
+    p = levels_of(results, quantities, "patch_p.conv")
+    return f"patches rank p {p}; {levels_of(results, quantities, 'moved_detectable', fine)} would show"
 
 
-def removal(results) -> str:
-    """Return the sentence on IT without the direction: what becomes of the late gap."""
-    found = sides(results, quantities, STEERS)
-    told = found[UP] + found[DOWN] or list(results)
-    size = ranged([abs(value(quantities, results[title], STEERS)) for title in told])
-    if not found[UP] and not found[DOWN]:
-        return f"Removed from IT, it moves the gap {size} nats, undecided."
-    where = by_side(results, found, "widens the gap", "narrows the gap", "", LEAST)
-    return f"Removed from IT, it {where} ({size} nats)."
+def fine(share: float) -> str:
+    """Return a share as text, in per cent with a decimal."""
+    return f"{number(100 * share, 1)} %"
+
+
+def whole(results) -> str:
+    """Return the sentence on the positive control: whether a patch of the whole difference moves the distance."""
+    found = sides(results, quantities, WHOLE)
+    surely = found[UP] + found[DOWN]
+    if not surely:
+        return "The whole difference does not surely move it either."
+    return sentence(f"the whole difference does move it {among(surely, results, LEAST)}".rstrip())
 
 
 def prediction_table(results) -> pd.DataFrame:
@@ -167,8 +167,9 @@ def score_table(results) -> pd.DataFrame:
         for metric, said_metric in SCORES.items():
             table = interval_table(results, named(quantities, f"shift.{arm}.{metric}"), pool=False)
             columns[said_arm, said_metric] = pd.Series(written(table), index=table["family"])
-    least = pd.Series(column(results, "form_detectable", 2), index=list(results))
-    columns["least that this run could see", "form as asked"] = least
+    for metric, said_metric in SCORES.items():
+        least = column(results, f"detectable.{metric}", 2)
+        columns["least that this run could see", said_metric] = pd.Series(least, index=list(results))
     table = pd.DataFrame(columns).reindex(list(results)).rename_axis(None)
     table.columns = pd.MultiIndex.from_tuples(columns)
     return turned(table, results)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from nbhelpers.core import dose_stats, stats
 from nbhelpers.core.closure import mean_of_closures
+from nbhelpers.core.paired_tests import sign_test
 from nbhelpers.experiments.exp12_behaviour.quantities import (
     CLOSED,
     CONDITIONS,
@@ -19,12 +20,12 @@ from nbhelpers.experiments.exp12_behaviour.quantities import (
 from nbhelpers.measures.behaviour import OUTCOMES, RUBRIC, outcome
 from nbhelpers.report.agreement_table import agreement_table
 from nbhelpers.report.charts import interval_row
-from nbhelpers.report.directions import answer, by_side, fitting, levels_of, sentence
+from nbhelpers.report.directions import LEAST, answer, by_side, fitting, levels_of, sentence
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.side_by_side import SideBySide, side_by_side
-from nbhelpers.report.text import interval, number, p_value, percent, written
-from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict, sides
+from nbhelpers.report.text import in_words, interval, number, p_value, percent, written
+from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, Verdict, joint, sides
 
 UNANSWERED, VOICE, FORM, REFUSED = (f"{name}_B_A" for name in MAIN)
 BABBLE, REFUSES = "s2_does_not_engage_B_A", "s2_refuses_B_A"
@@ -49,23 +50,38 @@ def verdict(results) -> Verdict:
     return fitting(partial(said, results))
 
 
-def settled(results, name: str, side: str) -> str:
-    """Return whether an outcome moves to a side: as `directions.answer`, or "no" where every pair's change surely is none.
+def sure(results, name: str) -> dict[str, list[str]]:
+    """Return `verdicts.sides` of a change B − A, of which a side counts only if the paired test of the prompts agrees.
 
-    Surely none: the change lies within `BOUNDS` by two one-sided tests at 0.05.
+    Where few prompts change, a bootstrap interval is too short. The p of McNemar's exact test, of ratings Wilcoxon's, must be
+    below 0.05 over the number of pairs.
     """
-    found = sides(results, quantities, name)
+    found, base = sides(results, quantities, name), name.removesuffix("_B_A")
+    moved = found[UP] + found[DOWN]
+    unsure = [title for title in moved if paired(results[title], base, "B", "A").p > 1 - joint(results)]
+    kept_in = {side: [title for title in found[side] if title not in unsure] for side in (UP, DOWN)}
+    return found | kept_in | {OPEN: [title for title in results if title in found[OPEN] + unsure]}
+
+
+def settled(results, name: str, side: str) -> str:
+    """Return whether an outcome moves to a side: as `directions.answer`; where no pair surely moves, in how many none does.
+
+    None does: the change lies within `BOUNDS` by two one-sided tests at 0.05.
+    """
+    found = sure(results, name)
     if found[UP] or found[DOWN]:
         return answer(found, side)
     known = [kept(quantities, d)[name] for t, d in results.items() if t not in found[MISSING]]
     null = [dose_stats.equivalence(q.values.values, BOUNDS[q.unit]) <= 0.05 for q in known]
-    return "not measured" if not known else "no" if all(null) else "undecided"
+    if not known or all(null) or not any(null):
+        return "not measured" if not known else "no" if all(null) else "undecided"
+    return f"no in {in_words(sum(null))}, else undecided"
 
 
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
     more, voice = settled(results, UNANSWERED, DOWN), settled(results, VOICE, UP)
-    parts = [unanswered_said(results, detail), voice_said(results, detail), babble_said(results)]
+    parts = [unanswered_said(results, detail), voice_said(results, detail), babble_said(results, detail)]
     size, *rest = [part for part in parts if part] or ["No prompt is a harmless request or talk."]
     rest = rest or ["Nothing else was measured."]
     return Verdict(
@@ -78,19 +94,19 @@ def measured(results, name: str) -> bool:
     return len(sides(results, quantities, name)[MISSING]) < len(results)
 
 
+def surely(results, name: str, above: str, below: str, detail: int) -> str:
+    """Return where an outcome surely changes to which side: "surely fewer in five, more in Qwen"; else "no sure change"."""
+    found = sure(results, name)
+    said_of = by_side(results, found, above, below, "no sure change", detail)
+    return f"surely {said_of}" if found[UP] or found[DOWN] else said_of
+
+
 def unanswered_said(results, detail: int) -> str:
     """Return the sentence on harmless requests that are not answered; nothing without such requests."""
     if not measured(results, UNANSWERED):
         return ""
     a, b, c = (levels_of(results, quantities, f"s2_not_answered_{each}", share) for each in ("A", "B", "C"))
-    where = by_side(
-        results,
-        sides(results, quantities, UNANSWERED),
-        "surely more",
-        "surely fewer",
-        "no sure change",
-        detail,
-    )
+    where = surely(results, UNANSWERED, "more", "fewer", detail)
     return f"PT fails to answer {a} of harmless requests, with IT's late MLPs {b} ({where}), IT {c}."
 
 
@@ -100,21 +116,16 @@ def voice_said(results, detail: int) -> str:
         return ""
     one = partial(number, digits=1)
     a, b, c = (levels_of(results, quantities, f"g2_{each}", one) for each in ("A", "B", "C"))
-    where = by_side(
-        results, sides(results, quantities, VOICE), "surely up", "surely down", "no sure change", detail
-    )
-    return f"Its voice scores {a} of 5, then {b} ({where}), IT's {c}."
+    where = surely(results, VOICE, "up", "down", detail)
+    return f"PT's voice scores {a} of 5, then {b} ({where}), IT's {c}."
 
 
-def babble_said(results) -> str:
+def babble_said(results, detail: int) -> str:
     """Return the sentence on what PT's missing answers are; nothing if every pair answers all."""
     refused = levels_of(results, quantities, "s2_refused_share_A", share)
     babble = levels_of(results, quantities, "s2_babble_share_A", share)
-    return (
-        ""
-        if refused == MISSING
-        else f"Of PT's missing answers {refused} are refusals, {babble} ignore the request."
-    )
+    rest = f", {babble} ignore the request" if detail > LEAST else ""
+    return "" if refused == MISSING else f"Of PT's missing answers {refused} are refusals{rest}."
 
 
 def reread(results) -> Verdict:
@@ -131,7 +142,7 @@ def reread(results) -> Verdict:
     )
     levels = [f"{a} then {b} {word}" for a, b, word in zip(before, after, words.values())]
     moved = [
-        by_side(results, sides(results, quantities, name), f"{word} surely rises", f"{word} surely falls", "")
+        by_side(results, sure(results, name), f"{word} surely rises", f"{word} surely falls", "")
         for word, name in (("refusal", REFUSES), ("ignoring", BABBLE))
     ]
     return Verdict(
@@ -152,12 +163,24 @@ def cell(values) -> str:
     return MISSING if np.isnan(row["mean"]) else written(pd.DataFrame([row]))[0]
 
 
-def unanswered_table(results) -> pd.DataFrame:
-    """Return a table of what becomes of harmless requests, PT → PT with IT's late MLPs → IT, by the rules' classes."""
+def unanswered_table(results, judge: str = RUBRIC) -> pd.DataFrame:
+    """Return a table of what becomes of harmless requests by a judge's classes, PT → PT with IT's late MLPs → IT."""
     names = ("s2_not_answered", "s2_does_not_engage", "s2_refuses", "s2_over_hedges", "s2_undecided")
-    rows = {t: {OUTCOMES[name].title.removeprefix("harmless requests "): levels_text(d, name) for name in names}
-            for t, d in results.items()}  # fmt: skip
+    heads = {name: OUTCOMES[name].title.removeprefix("harmless requests ") for name in names}
+    heads["s2_undecided"] = "undecided"
+    rows = {
+        title: {
+            head: ARROW.join(share(mean_of(outcome(d, name, CONDITIONS[c], judge))) for c in ("A", "B", "C"))
+            for name, head in heads.items()
+        }
+        for title, d in results.items()
+    }
     return turned(pd.DataFrame(rows).T, results)
+
+
+def mean_of(values) -> float:
+    """Return the mean of values by prompt, NaN without one."""
+    return float(values.mean()) if values.notnull().any() else np.nan
 
 
 def class_changes(results, task: str = "s2") -> pd.DataFrame:
@@ -193,6 +216,24 @@ def test_table(results) -> pd.DataFrame:
                 "smallest visible": number(dose_stats.detectable(values)),
             })  # fmt: skip
     return pd.DataFrame(rows).set_index(["outcome", "pair"])
+
+
+def over_pairs(results) -> pd.DataFrame:
+    """Return a table of each outcome over pairs: the mean of the pairs' changes B − A, how many fell and rose, and the
+    exact sign test, in which a pair is one value.
+    """
+    rows = {}
+    for name in MAIN:
+        moved = np.array([value(quantities, d, f"{name}_B_A") for d in results.values()])
+        known, signs = moved[~np.isnan(moved)], sign_test(moved)
+        rows[OUTCOMES[name].title] = {
+            "mean over pairs": number(known.mean()) if len(known) else MISSING,
+            "pairs that fell": signs.below,
+            "pairs that rose": signs.above,
+            "unchanged": len(known) - signs.below - signs.above,
+            "sign test p": p_value(signs.p, 3),
+        }
+    return pd.DataFrame(rows).T
 
 
 def control_table(results) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """The planted faults, by folder of the package: each subtle, none equivalent to what it replaces."""
 
-from tests.mutation.planted import core, experiments, measures, models, report
+from tests.mutation.planted import core, experiments, measures, models, records, report
 
-MUTANTS = [*report.MUTANTS, *experiments.MUTANTS, *measures.MUTANTS, *core.MUTANTS, *models.MUTANTS]
+FOLDERS = (report, experiments, measures, core, models, records)
+MUTANTS = [mutant for folder in FOLDERS for mutant in folder.MUTANTS]
 
 assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS), "two mutants have one name"
