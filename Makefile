@@ -73,8 +73,8 @@ pocket: $(STAMP)  ## train the six pocket pairs again (up to 3 h on two cores)
 doctor: $(STAMP)  ## check the installation
 	@$(BIN)/python -m nbhelpers doctor --profile $(PROFILE)
 
-clean:  ## remove everything generated but labels, which a person made; the environment stays
-	@if [ -d _build ]; then find _build -mindepth 1 -maxdepth 1 ! -name labels -exec rm -rf {} +; fi
+clean:  ## remove everything generated but people's labels and judges' paid answers; the environment stays
+	@if [ -d _build ]; then find _build -mindepth 1 -maxdepth 1 ! -name labels ! -name 'judge_cache.sqlite*' -exec rm -rf {} +; fi
 	rm -rf .snakemake .pytest_cache .ruff_cache .hypothesis
 	find nbhelpers pocket tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 

@@ -15,10 +15,8 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from nbhelpers.measures.judge import PAIRWISE, Item, Verdict
 from nbhelpers.models.endpoint import Ask
 
-QUESTION_CHARS, REPLY_CHARS = (
-    1500,
-    3500,
-)  # what a judge reads of a request and a reply, as in the study's exp15
+# What a judge reads of a request and a reply, as in the study's symmetric follow-up.
+QUESTION_CHARS, REPLY_CHARS = 1500, 3500
 CAP = {task: 160 if task in PAIRWISE else 192 for task in ("g1", "g2", "s1", "s2", *PAIRWISE)}  # tokens
 # What a judge writes for each value of a task, in the order of `judge.classes`; the rules' "undecided" is not offered.
 LABELS: dict[str, dict[object, int]] = {

@@ -47,6 +47,13 @@ SIZES = {
         "max_new_tokens": 8, "n_patched_prompts": 2, "n_forced": 2, "batch_size": 4, "n_random": 4, "n_large": 2,
         "n_permuted": 2,
     },
+    "exp12": {"n_prompts": 10, "max_new_tokens": 8, "batch_size": 8},
+    "exp15": {
+        "counts": dict.fromkeys(
+            ("conversation", "register", "harmful", "harmless", "format", "content_fact", "content_reason", "easy"), 2
+        ),
+        "max_new_tokens": 8, "batch_size": 8,
+    },
 }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -312,3 +314,28 @@ def test_after_a_kill_in_the_middle_nothing_is_paid_twice(server):
     assert len(second) == 73 - free, "only what hung is asked again"
     assert len(set(first[:free]) & set(second)) <= 7, "the retest asks the same on purpose, nothing else does"
     assert int(verdicts().missing.sum()) == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_without_a_traceback_and_keeps_what_was_answered(server):
+    free, ended = 10, threading.Event()
+
+    def script(n, body):
+        if n > free:
+            ended.wait(60)
+        return completion(answer(body))
+
+    server.cleared(script)
+    environment = os.environ | {"NBHELPERS_ROOT": str(params.ROOT), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "nbhelpers", "judge", "exp90", "--model", "ann"]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while len(server.bodies) < free + 16 and process.poll() is None:  # 16 hang: the rest is written
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    ended.set()
+    assert process.returncode == 130 and "Traceback" not in said and KEY not in said
+    (kept,) = sqlite3.connect(judging.cache_path()).execute("SELECT count(*) FROM exchange").fetchone()
+    assert kept >= free

@@ -61,12 +61,13 @@ def written(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Datase
     """Return what all `arms` write, by condition: `text`, `n_tokens`, `capped` (condition, prompt).
 
     The `identities` answer every eighth prompt first. SteeringError if one of them changes a reply, BehaviourError if a graft
-    changes none.
+    changes none. A scrambled control may change no reply to a few prompts; `forced_choice` asserts that it changes residuals.
     """
     sizes = {"max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
     steering.written(pair, identities(pair.n_layers), prompts[::EVERY], {}, **sizes)
     every = arms(pair.n_layers)
-    return behaviour.checked(steering.written(pair, every, prompts, {}, **sizes), every)
+    grafts = [arm for arm in every if arm.change != "scrambled"]
+    return behaviour.checked(steering.written(pair, every, prompts, {}, **sizes), grafts)
 
 
 def candidate(decoder: Decoder, prompt_format: str, text: str) -> Continuation:
