@@ -13,13 +13,13 @@ from nbhelpers.experiments.exp15_symmetric_behaviour.quantities import quantitie
 from nbhelpers.measures.graft_shifts import WINDOWS
 from nbhelpers.report.agreement_table import agreement_table
 from nbhelpers.report.charts import interval_row
-from nbhelpers.report.directions import among, claim, fitting, sentence, sides
+from nbhelpers.report.directions import LEAST, NAMES, among, claim, fitting, sentence, sides
 from nbhelpers.report.families import is_dense, turned
 from nbhelpers.report.graft_charts import lead
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.side_by_side import SideBySide, side_by_side
-from nbhelpers.report.text import ENDS, interval, number, p_value, percent, written
-from nbhelpers.report.verdicts import MISSING, UP, Verdict, bounds, degree, joint
+from nbhelpers.report.text import ENDS, in_words, interval, number, p_value, percent, written
+from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict, bounds, degree, joint, told
 
 PRIMARY = {"s2": "answers", "g2": "voice"}  # outcomes that the answer rests on
 MATRIX = {
@@ -39,8 +39,17 @@ def points(share: float) -> str:
 
 
 def leading(results, side: str) -> dict[str, list[str]]:
-    """Return {outcome in words: the pairs in which the late window is surely ahead of the others on a side}."""
-    return {word: sides(results, quantities, f"{task}_lead.{side}")[UP] for task, word in PRIMARY.items()}
+    """Return {outcome in words: the pairs in which the late window is surely ahead of the others on a side}.
+
+    Surely: the interval of the lead is above zero, jointly over pairs, and exchanged windows rarely lead as far, with p below
+    0.05 over the number of pairs. Where few prompts change, an interval alone is too short.
+    """
+    found = {word: sides(results, quantities, f"{task}_lead.{side}")[UP] for task, word in PRIMARY.items()}
+    level = 1 - joint(results)
+    return {
+        word: [t for t in found[word] if value(quantities, results[t], f"order_p.{task}.{side}") <= level]
+        for task, word in PRIMARY.items()
+    }
 
 
 def measured(results) -> bool:
@@ -63,22 +72,27 @@ def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
     found = [leading(results, side) for side in q.SIDES]
     both = [specific(results, side, led) for side, led in zip(q.SIDES, found)]
-    answer = both[0].capitalize() if both[0] == both[1] else f"On PT's side {both[0]}, on IT's {both[1]}"
-    gained = claim(
-        results, quantities, "s2_effect.sufficiency.late",
-        "With IT's late MLPs, PT answers {size} points {word} harmless requests",
-        "IT's late MLPs bring no sure change to PT's answers to harmless requests", ("more", "fewer"), shown=points,
-        detail=detail,
-    )  # fmt: skip
-    lost = claim(
-        results, quantities, "s2_effect.necessity.late", "with PT's, IT answers {size} points {word}",
-        "PT's bring none to IT's", ("fewer", "more"), shown=points, again=True, detail=detail,
-    )  # fmt: skip
+    answer = both[0].capitalize() if both[0] == both[1] else f"In PT {both[0]}, in IT {both[1]}"
     first, second = (led_by(results, led, detail) for led in found)
-    ahead = f"Into PT the late window surely leads {first}; into IT, {second}."
+    ahead = f"The late window surely leads {first} in PT; in IT {second}."
     if first == second:
         ahead = f"The late window surely leads {first} on either side."
-    return Verdict(answer, sentence(f"{gained}; {lost}"), ahead, beside(results))
+    return Verdict(answer, changed(results, detail), ahead, "" if detail == LEAST else beside(results))
+
+
+def changed(results, detail: int) -> str:
+    """Return the sentence on answers to harmless requests: PT's with IT's late MLPs, and IT's with PT's."""
+    gains, losses = (f"s2_effect.{side}.late" for side in q.SIDES)
+    moved = sides(results, quantities, gains)
+    gained = told([], results, "", "IT's late MLPs surely change no answers of PT")
+    if moved[UP] or moved[DOWN]:
+        says = "With IT's late MLPs, PT answers {size} points {word} harmless requests"
+        gained = claim(results, quantities, gains, says, "", ("more", "fewer"), shown=points, detail=detail)
+    lost = claim(
+        results, quantities, losses, "with PT's, IT answers {size} points {word} harmless requests",
+        "with PT's, IT's answers do not surely change", ("fewer", "more"), shown=points, again=True, detail=detail,
+    )  # fmt: skip
+    return sentence(f"{gained}; {lost}")
 
 
 def specific(results, side: str, led: dict[str, list[str]]) -> str:
@@ -96,8 +110,17 @@ def led_by(results, led: dict[str, list[str]], detail: int) -> str:
     """Return by which outcomes the late window leads, and in which pairs: "by voice in Gemma", or "nowhere"."""
     every = list(led.values())
     led = {" and ".join(led): every[0]} if every.count(every[0]) == len(every) else led
-    found = [f"by {word} {among(titles, results, detail)}".strip() for word, titles in led.items() if titles]
-    return " and ".join(found) or "nowhere"
+    found = [
+        f"by {word} {counted(titles, results, detail)}".strip() for word, titles in led.items() if titles
+    ]
+    return ", ".join(found) or "nowhere"
+
+
+def counted(titles, results, detail: int) -> str:
+    """Return in which pairs something holds, with names or, where words are short, as a count; nothing of a single pair."""
+    if len(results) == 1 or detail == NAMES or len(titles) == len(results):
+        return among(titles, results, detail)
+    return f"in {in_words(len(titles))}"
 
 
 def beside(results) -> str:
@@ -107,9 +130,7 @@ def beside(results) -> str:
         value(quantities, d, name) for d in results.values() for name in names if name in kept(quantities, d)
     ]
     cost = max((one for one in known if not np.isnan(one)), default=np.nan)
-    return (
-        "" if np.isnan(cost) else f"Scrambled changes as large cost IT at most {points(max(cost, 0))} points."
-    )
+    return "" if np.isnan(cost) else f"Scrambled changes cost at most {points(max(cost, 0))} points."
 
 
 def cell(values) -> str:
