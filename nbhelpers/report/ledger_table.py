@@ -162,7 +162,7 @@ def beside(
     """
     table = table.assign(claim=with_minus(table["claim"]))
     run = table[table["run"].notna()]
-    if run.empty and set(table["id"]) <= elsewhere:
+    if len(table) and run.empty and set(table["id"]) <= elsewhere:
         return _all_elsewhere(table["id"].nunique())
     columns = [
         *titles,
