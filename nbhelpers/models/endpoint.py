@@ -6,28 +6,28 @@ what fails then is missing. A key stands in the SDK's header and nowhere else: n
 """
 
 import asyncio
-import contextlib
 import itertools
-import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from nbhelpers.models.endpoint_client import (
+    RETRIES,
+    TIMEOUT,
+    EndpointError,
+    checked_url,
+    client,
+    finished,
+    silent,
+)
 from nbhelpers.models.verdict_cache import About, Exchange, VerdictCache, key_of
 
 SAMPLING = {"temperature": 0, "seed": 0}
-RETRIES = 6  # by the SDK, the only ones
-TIMEOUT = 60  # seconds a request
 CONCURRENCY = 16
 RAISED = 2048  # cap in tokens of the second request, if the first was cut off
 SECRET = 8  # characters; a shorter key is a placeholder such as "none" and is not looked for in answers
 REPAIR = "Your answer could not be read: {problem}. Send it again as one JSON object as described, and nothing else."
-
-
-class EndpointError(RuntimeError):
-    """An endpoint that cannot be asked; the message is one sentence without any key."""
 
 
 class Ask(NamedTuple):
@@ -80,65 +80,6 @@ def steps(ask: Ask) -> Generator[tuple[list[dict], int], Exchange, tuple[object,
         return None, f"not the JSON that was asked for: {error}"
 
 
-def checked_url(url: str) -> str:
-    """Return an endpoint's address without a slash at its end.
-
-    EndpointError if it is none, or holds a name, password or query, which may be a key.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise EndpointError("OPENAI_BASE_URL is no address; write it like https://host/v1.")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise EndpointError(
-            f"OPENAI_BASE_URL for {parts.hostname} holds more than an address; put the key into OPENAI_API_KEY."
-        )
-    return url.rstrip("/")
-
-
-def client(url: str, key: str, *, timeout: float = TIMEOUT, max_retries: int = RETRIES):
-    """Return the SDK's asynchronous client of an endpoint; EndpointError if the extra `judge` is not installed."""
-    try:
-        with _bare_objects():
-            from anyio.abc import SocketAttribute  # noqa: F401
-            from anyio.streams.tls import TLSAttribute  # noqa: F401
-            from openai import AsyncOpenAI
-    except ImportError:
-        raise EndpointError(
-            "the judge needs the openai package: run `pip install --editable '.[judge]'`."
-        ) from None
-    return AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=max_retries)
-
-
-@contextlib.contextmanager
-def _bare_objects() -> Iterator[None]:
-    """Take nnsight's `save` off every object while anyio, below the SDK, is imported: it refuses attributes unknown to it."""
-    if not hasattr(object, "save"):
-        yield
-        return
-    import nnsight
-    from nnsight import _c
-
-    _c.unmount("save")
-    try:
-        yield
-    finally:
-        _c.mount(nnsight.save, "save")
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep HTTP libraries from logging below a warning: at DEBUG they log a server's headers, which may repeat the key."""
-    loggers = [logging.getLogger(name) for name in ("openai", "httpx2", "httpcore2")]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        yield
-    finally:
-        for logger, level in zip(loggers, before):
-            logger.setLevel(level)
-
-
 class Endpoint:
     """One model behind one address, with its cache.
 
@@ -183,8 +124,8 @@ class Endpoint:
 
         EndpointError if the endpoint refuses the key or the model, or fails on every request.
         """
-        with _silent():
-            return asyncio.run(self._online(asks, done))
+        with silent():
+            return finished(self._online(asks, done))
 
     def waiting(self, asks: Sequence[Ask]) -> list[Ask]:
         """Return the questions that would send a request now; sends none."""
@@ -192,7 +133,7 @@ class Endpoint:
         async def needed():
             return [ask for ask in asks if (await self._answer(ask, None)).sent]
 
-        return asyncio.run(needed())
+        return finished(needed())
 
     async def _online(self, asks, done) -> list[Answer]:
         self._gate, self._first = asyncio.Semaphore(self.concurrency), asyncio.Lock()

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nbhelpers.measures.judge import Item
 from nbhelpers.measures.llm_judge import EndpointJudge
-from nbhelpers.models.endpoint import Endpoint, client
+from nbhelpers.models.endpoint import Endpoint
+from nbhelpers.models.endpoint_client import client
 from nbhelpers.models.verdict_cache import Exchange, VerdictCache
 from tests.endpoints import answer, completion, serving, status
 

@@ -1,5 +1,6 @@
 """A judge's endpoint against a real local server: what is answered, retried, repaired, missing, cached, and never written."""
 
+import asyncio
 import json
 import logging
 import re
@@ -65,6 +66,15 @@ def endpoint(server, cache, **options):
 
 def values(found):
     return [answer.value for answer in found]
+
+
+def test_answers_come_where_a_loop_runs_already(server, cache):
+    """A notebook's thread runs one, and so does a browser test."""
+
+    async def inside():
+        return values(endpoint(server, cache).answers([ask(i) for i in range(3)]))
+
+    assert asyncio.run(inside()) == [0, 1, 2]
 
 
 def test_answers_come_in_order_with_temperature_zero_a_seed_and_a_schema(server, cache):
@@ -301,7 +311,7 @@ def test_the_sdk_can_be_imported_after_nnsight():
     code = (
         "import nnsight, sys\n"
         "assert 'openai' not in sys.modules and hasattr(object, 'save')\n"
-        "from nbhelpers.models.endpoint import client\n"
+        "from nbhelpers.models.endpoint_client import client\n"
         "client('http://localhost/v1', 'none')\n"
         "import anyio._backends._asyncio, anyio.streams.tls\n"
         "assert hasattr(object, 'save')\n"

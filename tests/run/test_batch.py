@@ -288,6 +288,7 @@ def reached(folder, source):
                         "experiment",
                         "quantities",
                         "report",
+                        "figures",
                         "params",
                         "schemas",
                         "store",
