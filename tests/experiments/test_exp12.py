@@ -16,14 +16,18 @@ from nbhelpers.core import depths, params, stats
 from nbhelpers.core.closure import closure
 from nbhelpers.experiments.exp12_behaviour import figures, measure, report, tables
 from nbhelpers.experiments.exp12_behaviour.experiment import CONDITIONS
-from nbhelpers.experiments.exp12_behaviour.quantities import MAIN, across, quantities
+from nbhelpers.experiments.exp12_behaviour.quantities import (
+    MAIN,
+    across,
+    quantities,
+)
 from nbhelpers.measures import scoring
 from nbhelpers.measures.behaviour import RATED, BehaviourError
 from nbhelpers.models import evaluation
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.loading import load_pair
 from nbhelpers.report.quantities import value
-from nbhelpers.report.verdicts import DOWN, OPEN, sides
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, sides
 from tests import shapes, synthetic
 from tests.specs import complete
 
@@ -206,7 +210,7 @@ def test_no_gap_gives_no_closure():
     assert all(np.isnan(value(quantities, flat, f"{short}_closure")) for short in ("g1", "g2", "s1", "s2"))
     table = tables.closure_table({"One": flat, "Two": d})
     assert table.loc["One", "assistant's voice (G2)"] == "no gap"
-    assert table.loc["Two", "harmless requests not answered (S2)"].startswith("1.00 [")
+    assert table.loc["Two", "harmless requests not answered (S2)"] == "1.00, alike in all prompts"
     assert figures.closure({"One": flat}).to_dict()["title"].startswith("there is no gap")
 
 
@@ -278,7 +282,10 @@ def test_a_share_that_a_handful_of_prompts_moved_is_not_sure():
     made = {"One": d.assign(rating=rating)}
     assert sides(made, quantities, "s2_not_answered_B_A")[DOWN] == ["One"]
     assert report.sure(made, "s2_not_answered_B_A")[OPEN] == ["One"]
-    assert "answered: undecided" in report.verdict(made).answer and "(no sure change)" in str(
+    cell = report.matrix(made).cells.loc["One", "harmless requests not answered"]
+    assert cell == f"{OPEN} −0.25" and sides(made, quantities, "g2_B_A")[UP] == ["One"]
+    assert report.matrix(made).cells.loc["One", "assistant's voice, points"].startswith(UP)
+    assert "answered: undecided" in report.verdict(made).answer and "(no sure change" in str(
         report.verdict(made)
     )
 
@@ -297,9 +304,9 @@ def test_published_counts_and_closures_over_families():
     found = {f: quantities(synthetic.dataset(f, "exp12", n_prompts=36)) for f in params.FAMILIES}
     over = across(found)
     moved = [sum(float(q[f"g2_{pair}"].values.mean()) for q in found.values()) for pair in ("B_A", "C_A")]
-    assert over["g2_closure_of_means"].values == pytest.approx(moved[0] / moved[1])
+    assert over["g2_closure_of_means"].values.mean == pytest.approx(moved[0] / moved[1])
     assert (
-        over["s2_closure_of_means"].values == pytest.approx(1)
+        over["s2_closure_of_means"].values.mean == pytest.approx(1)
         and over["n_unchanged.s1_refuses_B_A"].values == 6
     )
 
@@ -315,8 +322,14 @@ def test_the_finding_is_read_again_by_what_falls():
             rating.loc[{"task": "s2", "condition": name}] = part.where(part.isnull(), index[kind])
         return report.reread({"One": d.assign(rating=rating)})
 
-    assert said("refuses", "answers").answer == "Fewer refusals: yes; less babble: undecided"
-    assert said("does_not_engage", "answers").answer == "Fewer refusals: undecided; less babble: yes"
+    assert (
+        said("refuses", "answers").answer
+        == "Fewer refusals: yes; less babble: cannot be seen, PT ignores none"
+    )
+    assert (
+        said("does_not_engage", "answers").answer
+        == "Fewer refusals: cannot be seen, PT refuses none; less babble: yes"
+    )
     swapped = said("refuses", "does_not_engage")
     assert swapped.answer == "Fewer refusals: yes; less babble: no" and "ignoring surely rises" in str(
         swapped

@@ -165,17 +165,18 @@ def moved_said(results, detail: int) -> str:
     says = [("voice and presentation", voice)] if alike else [("voice", voice), ("presentation", form)]
     if detail == LEAST:
         says = says[:1]
-    made = [f"{what} {moves(results, found, detail)}" for what, found in says]
-    return sentence(
-        "; ".join(made) + (": replies stop or open new questions" if by_stopping(results) else "")
-    )
+    first, *others = [f"{what} {moves(results, found, detail)}" for what, found in says]
+    if voice[UP] or voice[DOWN]:
+        others = [text.replace("surely ", "") for text in others]  # the first has said it
+    why = ": replies stop or open new questions" if by_stopping(results) else ""
+    return sentence("; ".join([first, *others]) + why)
 
 
 def moves(results, found, detail: int) -> str:
-    """Return where something surely changes: "surely rise in OLMo, fall in Qwen"; else "show no sure change"."""
-    return by_side(
-        results, found, "surely up", "down" if found[UP] else "surely down", "without sure change", detail
-    )
+    """Return where something surely changes: "surely up in OLMo, down in Qwen"; else "without sure change"."""
+    below = "down" if len(found[UP]) >= len(found[DOWN]) > 0 and found[UP] else "surely down"
+    above = "up" if below == "surely down" and found[DOWN] else "surely up"
+    return by_side(results, found, above, below, "without sure change", detail)
 
 
 def by_stopping(results) -> bool:

@@ -45,6 +45,8 @@ def cell(quantity: Quantity) -> str:
     if quantity.unit == "1":
         return rates.written(quantity)
     row = interval_row(quantity.values)
+    if row["low"] == row["high"]:
+        return f"{number(row['mean'])}, alike in all prompts"
     return MISSING if np.isnan(row["mean"]) else written(pd.DataFrame([row]))[0]
 
 
