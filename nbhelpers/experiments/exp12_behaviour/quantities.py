@@ -204,8 +204,7 @@ def missing(result: xr.Dataset) -> Quantities:
 def across(found: Mapping[str, Quantities]) -> Quantities:
     """Return what the study publishes of all families together, from {family: quantities}.
 
-    `<task>_closure_of_means` = Σ (B − A) / Σ (C − A) over families, with the interval of `jackknife`.
-    `n_unchanged.s1_refuses_B_A` counts families.
+    `<task>_closure_of_means` = Σ (B − A) / Σ (C − A) over families; `n_unchanged.s1_refuses_B_A` counts families.
     """
 
     def means(name):
@@ -213,9 +212,7 @@ def across(found: Mapping[str, Quantities]) -> Quantities:
 
     shares = {}
     for name, short in CLOSED.items():
-        shares[f"{short}_closure_of_means"] = jackknife(
-            ratio_of_means, means(f"{name}_B_A"), means(f"{name}_C_A")
-        )
+        shares[f"{short}_closure_of_means"] = ratio_of_means(means(f"{name}_B_A"), means(f"{name}_C_A"))
     same = {f"n_unchanged.{REFUSED}": float((means(REFUSED) == 0).sum())}
     return levels(shares, "1", RULES, centre=0.0) | levels(same, "families", RULES)
 

@@ -174,9 +174,8 @@ def moved_said(results, detail: int) -> str:
 
 def moves(results, found, detail: int) -> str:
     """Return where something surely changes: "surely up in OLMo, down in Qwen"; else "without sure change"."""
-    below = "down" if len(found[UP]) >= len(found[DOWN]) > 0 and found[UP] else "surely down"
-    above = "up" if below == "surely down" and found[DOWN] else "surely up"
-    return by_side(results, found, above, below, "without sure change", detail)
+    said_of = by_side(results, found, "up", "down", "", detail)
+    return f"surely {said_of}" if said_of else "without sure change"
 
 
 def by_stopping(results) -> bool:
