@@ -26,7 +26,7 @@ OUTCOMES = {
 }
 OUTCOME_COLOURS = (CATEGORIES[0], NO_STEP, CATEGORIES[1], CATEGORIES[2])
 CLASS_COLOURS = (*CATEGORIES, NO_STEP, INK)
-GRAFTED = "PT + late is PT with IT's late MLPs, IT + late IT with PT's"
+GRAFTED = {"PT +": "PT + late is PT with IT's late MLPs", "IT +": "IT + late is IT with PT's late MLPs"}
 # How a control looks beside its graft: in grey, one open, one small.
 CONTROL_LOOKS = {
     "permuted": {"filled": False, "size": 45},
@@ -258,7 +258,7 @@ def _size(n_rows: int) -> dict:
 
 def _said(first: str, rows: pd.DataFrame) -> list[str]:
     """Return clauses of a caption: the first, and what grafted conditions are called if there are any."""
-    return [first, GRAFTED] if rows["condition"].str.contains("+", regex=False).any() else [first]
+    return [first, *(text for host, text in GRAFTED.items() if rows["condition"].str.startswith(host).any())]
 
 
 def _ranked(rows: pd.DataFrame, field: str, names: Mapping[str, str]) -> pd.DataFrame:

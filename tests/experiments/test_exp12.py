@@ -14,16 +14,20 @@ import pytest
 from nbhelpers import experiments
 from nbhelpers.core import depths, params, stats
 from nbhelpers.core.closure import closure
-from nbhelpers.experiments.exp12_behaviour import figures, measure, report
+from nbhelpers.experiments.exp12_behaviour import figures, measure, report, tables
 from nbhelpers.experiments.exp12_behaviour.experiment import CONDITIONS
-from nbhelpers.experiments.exp12_behaviour.quantities import MAIN, across, quantities
+from nbhelpers.experiments.exp12_behaviour.quantities import (
+    MAIN,
+    across,
+    quantities,
+)
 from nbhelpers.measures import scoring
 from nbhelpers.measures.behaviour import RATED, BehaviourError
 from nbhelpers.models import evaluation
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.loading import load_pair
 from nbhelpers.report.quantities import value
-from nbhelpers.report.verdicts import DOWN, OPEN, sides
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, sides
 from tests import shapes, synthetic
 from tests.specs import complete
 
@@ -204,16 +208,16 @@ def test_no_gap_gives_no_closure():
     same.loc[{"condition": "C"}] = same.sel(condition="A")
     flat = d.assign(rating=same)
     assert all(np.isnan(value(quantities, flat, f"{short}_closure")) for short in ("g1", "g2", "s1", "s2"))
-    table = report.closure_table({"One": flat, "Two": d})
+    table = tables.closure_table({"One": flat, "Two": d})
     assert table.loc["One", "assistant's voice (G2)"] == "no gap"
-    assert table.loc["Two", "harmless requests not answered (S2)"].startswith("1.00 [")
+    assert table.loc["Two", "harmless requests not answered (S2)"] == "1.00, alike in all prompts"
     assert figures.closure({"One": flat}).to_dict()["title"].startswith("there is no gap")
 
 
 def drawn(made):
     """Every table and chart of results, by name."""
     found = {"s1": figures.classes(made, "s1"), "s2": figures.classes(made, "s2")}
-    for module in (report, figures):
+    for module in (report, tables, figures):
         for name, make in vars(module).items():
             own = inspect.isfunction(make) and make.__module__ == module.__name__
             first = list(inspect.signature(make).parameters.values()) if own else []
@@ -254,16 +258,16 @@ def test_verdicts_missing_for_a_condition_are_counted_and_left_out():
     made = d.assign(rating=rating, missing=missing)
     assert value(quantities, made, "missing_s2_B") == 1 and value(quantities, made, "missing_s2_A") == 0
     assert quantities(made)["s2_not_answered_B_A"].values.notnull().sum() == 15
-    assert report.missing_table({"One": made}).loc[("rubric", "s2"), "B_late"] == "15, 1 missing"
+    assert tables.missing_table({"One": made}).loc[("rubric", "s2"), "B_late"] == "15, 1 missing"
 
 
 def test_tests_are_corrected_over_pairs():
     made = results()
-    table = report.test_table(made)
+    table = tables.test_table(made)
     assert len(table) == len(MAIN) * len(made)
     rows = table.xs("harmless requests not answered (S2)", level="outcome")
     assert (rows["fell"] == 16).all() and (rows["rose"] == 0).all() and (rows["p, Holm"] == "< 0.001").all()
-    few = report.test_table({t: d.isel(prompt=slice(12)) for t, d in made.items()})
+    few = tables.test_table({t: d.isel(prompt=slice(12)) for t, d in made.items()})
     rows = few.xs("harmless requests not answered (S2)", level="outcome")
     assert (rows["p"] == "0.008").all() and (rows["p, Holm"] == "0.047").all()  # 2 · 2⁻⁸, times six pairs
 
@@ -278,18 +282,21 @@ def test_a_share_that_a_handful_of_prompts_moved_is_not_sure():
     made = {"One": d.assign(rating=rating)}
     assert sides(made, quantities, "s2_not_answered_B_A")[DOWN] == ["One"]
     assert report.sure(made, "s2_not_answered_B_A")[OPEN] == ["One"]
-    assert "answered: undecided" in report.verdict(made).answer and "(no sure change)" in str(
+    cell = report.matrix(made).cells.loc["One", "harmless requests not answered"]
+    assert cell == f"{OPEN} −0.25" and sides(made, quantities, "g2_B_A")[UP] == ["One"]
+    assert report.matrix(made).cells.loc["One", "assistant's voice, points"].startswith(UP)
+    assert "answered: undecided" in report.verdict(made).answer and "(no sure change" in str(
         report.verdict(made)
     )
 
 
 def test_over_pairs_each_pair_is_one_value():
     made = results()
-    table = report.over_pairs(made)
+    table = tables.over_pairs(made)
     row = table.loc["harmless requests not answered (S2)"]
     assert row.tolist() == ["−1.00", 6, 0, 0, "0.031"]
     turned = {t: opposite(d) if i == 0 else d for i, (t, d) in enumerate(made.items())}
-    row = report.over_pairs(turned).loc["harmless requests not answered (S2)"]
+    row = tables.over_pairs(turned).loc["harmless requests not answered (S2)"]
     assert row["pairs that fell"] == 5 and row["pairs that rose"] == 1 and row["sign test p"] == "0.219"
 
 
@@ -315,8 +322,14 @@ def test_the_finding_is_read_again_by_what_falls():
             rating.loc[{"task": "s2", "condition": name}] = part.where(part.isnull(), index[kind])
         return report.reread({"One": d.assign(rating=rating)})
 
-    assert said("refuses", "answers").answer == "Fewer refusals: yes; less babble: undecided"
-    assert said("does_not_engage", "answers").answer == "Fewer refusals: undecided; less babble: yes"
+    assert (
+        said("refuses", "answers").answer
+        == "Fewer refusals: yes; less babble: cannot be seen, PT ignores none"
+    )
+    assert (
+        said("does_not_engage", "answers").answer
+        == "Fewer refusals: cannot be seen, PT refuses none; less babble: yes"
+    )
     swapped = said("refuses", "does_not_engage")
     assert swapped.answer == "Fewer refusals: yes; less babble: no" and "ignoring surely rises" in str(
         swapped
@@ -340,7 +353,7 @@ def test_a_change_that_surely_is_none_is_a_no():
 
 
 def test_replies_to_harmful_requests_are_counted_and_not_shown():
-    found = report.examples(dataset())
+    found = tables.examples(dataset())
     assert SECRET not in found.html and SECRET not in found.plain and "6 prompts" in found.plain
     assert "Mara bakes bread" in found.plain
 
@@ -348,7 +361,7 @@ def test_replies_to_harmful_requests_are_counted_and_not_shown():
 def test_judges_that_never_vary_say_so():
     d = dataset()
     flat = d.assign(rating=d.rating.where(d.rating.isnull(), 1.0))
-    table = report.agreements({"One": flat})["One"]
+    table = tables.agreements({"One": flat})["One"]
     assert (table["note"] == "no variation").all()
 
 

@@ -7,10 +7,11 @@ import pandas as pd
 from nbhelpers.experiments.exp12_behaviour.quantities import CLOSED, CONDITIONS, MAIN, gap, quantities
 from nbhelpers.measures.behaviour import OUTCOMES, RATED
 from nbhelpers.report import behaviour_charts
+from nbhelpers.report import rates as exact
 from nbhelpers.report.captions import BARS, ZERO, caption
 from nbhelpers.report.charts import by_category, interval_row
 from nbhelpers.report.forest import forest, forest_rows
-from nbhelpers.report.quantities import named
+from nbhelpers.report.quantities import Quantity, kept
 from nbhelpers.report.unmeasured import words
 
 RATES, RATINGS = ("s2_not_answered", "s1_refuses"), ("g2", "g1")
@@ -21,17 +22,21 @@ NOTHING = "not measured: no prompt is of a kind that this is judged on"
 def level_rows(results, outcomes) -> pd.DataFrame:
     """Return a table of outcomes by condition: `panel`, `condition`, `outcome`, `mean`, `low`, `high`, `prompts`."""
     rows = [
-        interval_row(
-            named(quantities, f"{name}_{short}")(d),
-            panel=title,
-            condition=condition,
-            outcome=OUTCOMES[name].title,
-        )
+        level_row(kept(quantities, d)[f"{name}_{short}"])
+        | {"panel": title, "condition": condition, "outcome": OUTCOMES[name].title}
         for name in outcomes
         for title, d in results.items()
         for short, condition in CONDITIONS.items()
     ]
     return pd.DataFrame(rows).dropna(subset=["mean"])
+
+
+def level_row(quantity: Quantity) -> dict:
+    """Return the mean of a quantity by prompt with its interval; of a share that all prompts have alike, the exact one."""
+    row = interval_row(quantity.values)
+    if quantity.unit != "1" or np.isnan(row["mean"]):
+        return row
+    return row | dict(zip(("mean", "low", "high"), map(float, exact.ends(quantity))))
 
 
 def rates(results) -> alt.Chart:

@@ -4,12 +4,15 @@ Names end in the condition: A (PT), B (PT with IT's late MLPs), C (IT in its cha
 difference, first less second: B_A. `scrambled` is the control of B, a change as large in no direction of use.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from scipy import stats as scipy_stats
 
-from nbhelpers.core.closure import Closure, closure
+from nbhelpers.core.closure import Closure, closure, ratio
+from nbhelpers.core.stats import Interval
 from nbhelpers.measures.behaviour import OUTCOMES, RUBRIC, Paired, compared, new_thread, outcome
 from nbhelpers.report.families import FEWEST
 from nbhelpers.report.quantities import Quantities, Quantity, levels, shifts
@@ -83,10 +86,18 @@ def differences(result: xr.Dataset) -> Quantities:
 
 
 def gap(result: xr.Dataset, name: str) -> Closure | None:
-    """Return the closure (B − A) / (C − A) of an outcome; None with fewer prompts than an interval needs."""
+    """Return the closure (B − A) / (C − A) of an outcome; None with fewer prompts than an interval needs.
+
+    It has no interval if B − A is the same for all prompts, such as 0: resampling them shows no spread.
+    """
     levels_of = [of(result, name, c).values for c in ("A", "B", "C")]
-    enough = (~np.isnan(sum(levels_of))).sum() >= FEWEST
-    return closure(*levels_of) if enough else None
+    if (~np.isnan(sum(levels_of))).sum() < FEWEST:
+        return None
+    found = closure(*levels_of)
+    alike = found.shift.low == found.shift.high
+    return (
+        found._replace(ratio_of_means=Interval(found.ratio_of_means.mean, np.nan, np.nan)) if alike else found
+    )
 
 
 def closures(result: xr.Dataset) -> Quantities:
@@ -119,6 +130,29 @@ def paired(result: xr.Dataset, name: str, condition: str, base: str) -> Paired:
     """Return the paired test of an outcome between two conditions."""
     before, after = (of(result, name, each).values for each in (base, condition))
     return compared(before, after, shares=bool(OUTCOMES[name].held))
+
+
+class Stopping(NamedTuple):
+    """A change of an outcome, and its `part` from the prompts of which one reply goes on to a question of its own and the
+    other does not, a sum over them divided by n; `moved` counts them, n the prompts with a value.
+    """
+
+    change: float
+    part: float
+    moved: int
+    n: int
+
+
+def stopping(result: xr.Dataset, name: str, condition: str = "B", base: str = "A") -> Stopping:
+    """Return how much of a change of an outcome comes from prompts whose stopping changes; NaN without a prompt."""
+    change = (of(result, name, condition) - of(result, name, base)).values
+    before, after = (by_rule(result, "thread", CONDITIONS[c]).values for c in (base, condition))
+    known, moved = ~np.isnan(change), before != after
+    n = int(known.sum())
+    if not n:
+        return Stopping(np.nan, np.nan, 0, 0)
+    part = float(change[known & moved].sum()) / n
+    return Stopping(float(change[known].mean()), part, int((known & moved).sum()), n)
 
 
 def unanswered(result: xr.Dataset) -> Quantities:
@@ -178,10 +212,36 @@ def across(found: Mapping[str, Quantities]) -> Quantities:
 
     shares = {}
     for name, short in CLOSED.items():
-        way = means(f"{name}_C_A").sum()
-        shares[f"{short}_closure_of_means"] = means(f"{name}_B_A").sum() / way if way else np.nan
+        shares[f"{short}_closure_of_means"] = ratio_of_means(means(f"{name}_B_A"), means(f"{name}_C_A"))
     same = {f"n_unchanged.{REFUSED}": float((means(REFUSED) == 0).sum())}
     return levels(shares, "1", RULES, centre=0.0) | levels(same, "families", RULES)
+
+
+def mean_of_ratios(shift, gap) -> float:
+    """Return the mean over pairs of (B − A) / (C − A), pairs without a gap left out."""
+    return float(np.nanmean(ratio(shift, gap))) if np.any(gap) else np.nan
+
+
+def ratio_of_means(shift, gap) -> float:
+    """Return Σ (B − A) / Σ (C − A) over pairs, NaN if the sum of the gaps is 0."""
+    return float(ratio(np.sum(shift), np.sum(gap)))
+
+
+def jackknife(estimate: Callable, shift, gap) -> Interval:
+    """Return an estimate of pairs' shifts and gaps, [pair] each, with a 95 % interval in which a pair is one value.
+
+    Pseudo-values n θ − (n − 1) θ₋ᵢ, of which the mean ± t · sd / √n are the ends around θ: of a mean of ratios this is the t
+    interval. Ends are NaN with fewer than three pairs with a value. Tukey (1958), Ann. Math. Stat. 29.
+    """
+    both = np.stack([shift, gap]).astype(float)
+    both = both[:, ~np.isnan(both).any(0)]
+    n, whole = both.shape[1], estimate(*both) if both.shape[1] else np.nan
+    if n < 3 or np.isnan(whole):
+        return Interval(whole, np.nan, np.nan)
+    without = np.array([estimate(*np.delete(both, i, axis=1)) for i in range(n)])
+    error = np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
+    reach = float(scipy_stats.t.ppf(0.975, n - 1) * error)
+    return Interval(whole, whole - reach, whole + reach)
 
 
 # Pattern of names → the cell that shows these quantities on the page across pairs, and the function that defines them.

@@ -1,43 +1,51 @@
-"""The tables and verdicts of exp12."""
+"""The verdicts of exp12, and the matrix that they rest on."""
 
 from functools import partial
 
 import numpy as np
-import pandas as pd
 
 from nbhelpers.core import dose_stats, stats
-from nbhelpers.core.closure import mean_of_closures
-from nbhelpers.core.paired_tests import sign_test
 from nbhelpers.experiments.exp12_behaviour.quantities import (
-    CLOSED,
     CONDITIONS,
     MAIN,
-    gap,
     of,
     paired,
     quantities,
+    stopping,
 )
-from nbhelpers.measures.behaviour import OUTCOMES, RUBRIC, outcome
-from nbhelpers.report.agreement_table import agreement_table
-from nbhelpers.report.charts import interval_row
-from nbhelpers.report.directions import LEAST, answer, by_side, fitting, levels_of, sentence
-from nbhelpers.report.families import turned
+from nbhelpers.measures.behaviour import REFERENCE, compared, outcome
+from nbhelpers.report import verdicts
+from nbhelpers.report.agreement_table import agreements
+from nbhelpers.report.directions import (
+    LEAST,
+    answer,
+    by_side,
+    fitting,
+    levels_of,
+    ranged,
+    sentence,
+)
 from nbhelpers.report.quantities import kept, value
-from nbhelpers.report.side_by_side import SideBySide, side_by_side
-from nbhelpers.report.text import in_words, interval, number, p_value, percent, written
-from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, Verdict, joint, sides
+from nbhelpers.report.text import in_words, number, percent
+from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, Matrix, Verdict, joint, listing, short, sides
 
 UNANSWERED, VOICE, FORM, REFUSED = (f"{name}_B_A" for name in MAIN)
 BABBLE, REFUSES = "s2_does_not_engage_B_A", "s2_refuses_B_A"
 MATRIX = {
     "harmless requests not answered": UNANSWERED,
     "assistant's voice, points": VOICE,
-    "the same, less the scrambled control": "g2_B_scrambled",
+    "voice beyond the scrambled control": "g2_B_scrambled",
     "presentation, points": FORM,
     "harmful requests refused": REFUSED,
 }
 BOUNDS = {"1": 0.05, "points": 0.2}  # a change within it counts as none
-ARROW = " → "
+AGREED = {"s1": "harmful requests", "s2": "harmless ones", "g2": "voice"}
+MOSTLY = 0.9  # of a change; prompts that account for as much explain it
+SIGNS = (
+    "▲ above and ▼ below zero by the {} interval over prompts (BCa) and by the paired test of the prompts (McNemar's exact "
+    "test of shares, Wilcoxon's of points, p below {}); · undecided, though the interval alone may leave zero out: it is too "
+    "short where a handful of prompts change."
+)
 
 
 def share(value_of: float) -> str:
@@ -51,37 +59,54 @@ def verdict(results) -> Verdict:
 
 
 def sure(results, name: str) -> dict[str, list[str]]:
-    """Return `verdicts.sides` of a change B − A, of which a side counts only if the paired test of the prompts agrees.
+    """Return `verdicts.sides` of a change, such as B − A, of which a side counts only if the paired test of prompts agrees.
 
     Where few prompts change, a bootstrap interval is too short. The p of McNemar's exact test, of ratings Wilcoxon's, must be
     below 0.05 over the number of pairs.
     """
-    found, base = sides(results, quantities, name), name.removesuffix("_B_A")
+    found, asked = sides(results, quantities, name), name.rsplit("_", 2)
     moved = found[UP] + found[DOWN]
-    unsure = [title for title in moved if paired(results[title], base, "B", "A").p > 1 - joint(results)]
+    unsure = [title for title in moved if paired(results[title], *asked).p > 1 - joint(results)]
     kept_in = {side: [title for title in found[side] if title not in unsure] for side in (UP, DOWN)}
     return found | kept_in | {OPEN: [title for title in results if title in found[OPEN] + unsure]}
+
+
+def matrix(results) -> Matrix:
+    """Return the matrix of `MATRIX`, pairs × outcomes, with the signs of `sure`: those that the verdict rests on."""
+    plain = verdicts.matrix(results, quantities, MATRIX)
+    cells = plain.cells.copy()
+    for heading, name in MATRIX.items():
+        unsure = sure(results, name)[OPEN]
+        cells[heading] = [f"{OPEN}{text[1:]}" if t in unsure else text for t, text in cells[heading].items()]
+    several = "jointly held 95 %" if len(results) > 1 else "95 %"
+    return Matrix(cells, plain.hints, SIGNS.format(several, number(1 - joint(results), 3)))
+
+
+def nulls(results, name: str) -> dict[str, float]:
+    """Return {pair: p of no effect} of a change, by two one-sided tests against `BOUNDS`, NaN where it was not measured."""
+    known = {title: kept(quantities, d)[name] for title, d in results.items()}
+    return {title: dose_stats.equivalence(q.values.values, BOUNDS[q.unit]) for title, q in known.items()}
 
 
 def settled(results, name: str, side: str) -> str:
     """Return whether an outcome moves to a side: as `directions.answer`; where no pair surely moves, in how many none does.
 
-    None does: the change lies within `BOUNDS` by two one-sided tests at 0.05.
+    None does: the change lies within `BOUNDS` by two one-sided tests at 0.05, with Holm's correction over pairs.
     """
     found = sure(results, name)
     if found[UP] or found[DOWN]:
         return answer(found, side)
-    known = [kept(quantities, d)[name] for t, d in results.items() if t not in found[MISSING]]
-    null = [dose_stats.equivalence(q.values.values, BOUNDS[q.unit]) <= 0.05 for q in known]
-    if not known or all(null) or not any(null):
-        return "not measured" if not known else "no" if all(null) else "undecided"
-    return f"no in {in_words(sum(null))}, else undecided"
+    known = [p for p in nulls(results, name).values() if not np.isnan(p)]
+    null = stats.holm(known) <= 0.05 if known else np.array([])
+    if not known or null.all() or not null.any():
+        return "not measured" if not known else "no" if null.all() else "undecided"
+    return f"no in {in_words(int(null.sum()))}, else undecided"
 
 
 def said(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
     more, voice = settled(results, UNANSWERED, DOWN), settled(results, VOICE, UP)
-    parts = [unanswered_said(results, detail), voice_said(results, detail), babble_said(results, detail)]
+    parts = [unanswered_said(results, detail), refused_said(results, detail), moved_said(results, detail)]
     size, *rest = [part for part in parts if part] or ["No prompt is a harmless request or talk."]
     rest = rest or ["Nothing else was measured."]
     return Verdict(
@@ -102,30 +127,106 @@ def surely(results, name: str, above: str, below: str, detail: int) -> str:
 
 
 def unanswered_said(results, detail: int) -> str:
-    """Return the sentence on harmless requests that are not answered; nothing without such requests."""
+    """Return the sentence on harmless requests that are answered; nothing without such requests."""
     if not measured(results, UNANSWERED):
         return ""
-    a, b, c = (levels_of(results, quantities, f"s2_not_answered_{each}", share) for each in ("A", "B", "C"))
-    where = surely(results, UNANSWERED, "more", "fewer", detail)
-    return f"PT fails to answer {a} of harmless requests, with IT's late MLPs {b} ({where}), IT {c}."
+    a, b, c = (levels_of(results, quantities, f"s2_answers_{each}", share) for each in ("A", "B", "C"))
+    where = surely(results, "s2_answers_B_A", "more", "fewer", detail)
+    unclear = ranged(
+        (value(quantities, d, f"s2_undecided_{c}") for d in results.values() for c in "AB"), share
+    )
+    unclear = f"; {unclear} undecided" if detail > LEAST else ""
+    return f"PT answers {a} of harmless requests, with IT's late MLPs {b} ({where}{unclear}), IT {c}."
 
 
-def voice_said(results, detail: int) -> str:
-    """Return the sentence on the assistant's voice; nothing without conversation."""
+def refused_said(results, detail: int) -> str:
+    """Return the sentence on harmful requests that are refused; nothing without such requests."""
+    if not measured(results, REFUSED):
+        return ""
+    a, b = (levels_of(results, quantities, f"s1_refuses_{each}", share) for each in ("A", "B"))
+    if a != b:
+        return f"Harmful refusals: {a}, then {b} ({surely(results, REFUSED, 'more', 'fewer', detail)})."
+    seen = ranged((visible(d, REFUSED) for d in results.values()), partial(number, digits=0))
+    blind = f" (under {seen} points unseen)" if detail > LEAST and seen != MISSING else ""
+    return f"Harmful refusals stay at {a}{blind}."
+
+
+def visible(result, name: str) -> float:
+    """Return the smallest change of a share, in percentage points, that a pair's prompts show with a power of 80 %."""
+    return 100 * dose_stats.detectable(kept(quantities, result)[name].values.dropna("prompt").values)
+
+
+def moved_said(results, detail: int) -> str:
+    """Return the sentence on sure changes of voice and presentation, and whether replies stopping explains them."""
     if not measured(results, VOICE):
         return ""
-    one = partial(number, digits=1)
-    a, b, c = (levels_of(results, quantities, f"g2_{each}", one) for each in ("A", "B", "C"))
-    where = surely(results, VOICE, "up", "down", detail)
-    return f"PT's voice scores {a} of 5, then {b} ({where}), IT's {c}."
+    voice, form = (sure(results, name) for name in (VOICE, FORM))
+    alike = all(voice[side] == form[side] for side in (UP, DOWN))
+    says = [("voice and presentation", voice)] if alike else [("voice", voice), ("presentation", form)]
+    if detail == LEAST:
+        says = says[:1]
+    first, *others = [f"{what} {moves(results, found, detail)}" for what, found in says]
+    if voice[UP] or voice[DOWN]:
+        others = [text.replace("surely ", "") for text in others]  # the first has said it
+    why = ": replies stop or open new questions" if by_stopping(results) else ""
+    return sentence("; ".join([first, *others]) + why)
 
 
-def babble_said(results, detail: int) -> str:
-    """Return the sentence on what PT's missing answers are; nothing if every pair answers all."""
-    refused = levels_of(results, quantities, "s2_refused_share_A", share)
-    babble = levels_of(results, quantities, "s2_babble_share_A", share)
-    rest = f", {babble} ignore the request" if detail > LEAST else ""
-    return "" if refused == MISSING else f"Of PT's missing answers {refused} are refusals{rest}."
+def moves(results, found, detail: int) -> str:
+    """Return where something surely changes: "surely up in OLMo, down in Qwen"; else "without sure change"."""
+    said_of = by_side(results, found, "up", "down", "", detail)
+    return f"surely {said_of}" if said_of else "without sure change"
+
+
+def by_stopping(results) -> bool:
+    """Return whether prompts whose stopping changes account for nearly all of every sure change of voice and presentation."""
+    parts = [
+        stopping(results[title], name)
+        for name in ("g2", "g1")
+        for side in (UP, DOWN)
+        for title in sure(results, f"{name}_B_A")[side]
+    ]
+    return bool(parts) and all(each.part / each.change >= MOSTLY for each in parts)
+
+
+def judges_agree(results) -> Verdict:
+    """Return whether the reference judge sees the changes of voice that the rubric judge is sure of, and the judges' κ."""
+    moved = {side: sure(results, VOICE)[side] for side in (UP, DOWN)}
+    surely_moved = [title for title in results if title in moved[UP] + moved[DOWN]]
+    seen = [title for title in surely_moved if witnessed(results, title, title in moved[UP])]
+    lacking = [short(results)[title] for title in surely_moved if title not in seen]
+    kappa = [f"{kappas(results, task)} on {what}" for task, what in AGREED.items()]
+    head = (
+        "no sure change to agree on"
+        if not surely_moved
+        else "yes"
+        if not lacking
+        else "in part"
+        if seen
+        else "no"
+    )
+    second = (
+        f"The reference judge does not see the rules' change of voice in {listing(lacking)}."
+        if lacking
+        else ""
+    )
+    return Verdict(f"On changes of voice: {head}", f"κ over all conditions is {listing(kappa)}.", second)
+
+
+def witnessed(results, title: str, rises: bool) -> bool:
+    """Return whether the reference judge, too, is sure that a pair's voice changes B − A to a side."""
+    result = results[title]
+    mine = of(result, "g2", "A").notnull()
+    before, after = (outcome(result, "g2", CONDITIONS[c], REFERENCE).where(mine).values for c in ("A", "B"))
+    found = compared(before, after, shares=False)
+    return found.p <= 1 - joint(results) and (found.rose > found.fell) == rises
+
+
+def kappas(results, task: str) -> str:
+    """Return the range over pairs of the two offline judges' κ on a task, a dash where nothing varies."""
+    found = [agreements(d["rating"].sel(task=[task]), n_resamples=10) for d in results.values()]
+    first = [next(iter(each.values())).kappa.mean for each in found if each]
+    return ranged([float(each) for each in first])
 
 
 def reread(results) -> Verdict:
@@ -142,201 +243,23 @@ def reread(results) -> Verdict:
     )
     levels = [f"{a} then {b} {word}" for a, b, word in zip(before, after, words.values())]
     moved = [
-        by_side(results, sure(results, name), f"{word} surely rises", f"{word} surely falls", "")
+        f"{word} surely {where}"
         for word, name in (("refusal", REFUSES), ("ignoring", BABBLE))
+        if (where := by_side(results, sure(results, name), "rises", "falls", ""))
     ]
     return Verdict(
-        f"Fewer refusals: {settled(results, REFUSES, DOWN)}; less babble: {settled(results, BABBLE, DOWN)}",
+        f"Fewer refusals: {fewer(results, REFUSES, 'refuses')}; less babble: {fewer(results, BABBLE, 'ignores')}",
         f"Of harmless requests PT, without and with IT's late MLPs, leaves {', '.join(levels)}.",
-        sentence("; ".join(filter(None, moved)) or "no share surely changes"),
+        sentence("; ".join(moved) or "no share surely changes"),
     )
 
 
-def levels_text(result, name: str, shown=share) -> str:
-    """Return the levels of an outcome in A, B and C as text: "98 % → 97 % → 5 %"."""
-    return ARROW.join(shown(value(quantities, result, f"{name}_{c}")) for c in ("A", "B", "C"))
-
-
-def cell(values) -> str:
-    """Return the mean of values by prompt with its interval; a dash with fewer than two."""
-    row = interval_row(values)
-    return MISSING if np.isnan(row["mean"]) else written(pd.DataFrame([row]))[0]
-
-
-def unanswered_table(results, judge: str = RUBRIC) -> pd.DataFrame:
-    """Return a table of what becomes of harmless requests by a judge's classes, PT → PT with IT's late MLPs → IT."""
-    names = ("s2_not_answered", "s2_does_not_engage", "s2_refuses", "s2_over_hedges", "s2_undecided")
-    heads = {name: OUTCOMES[name].title.removeprefix("harmless requests ") for name in names}
-    heads["s2_undecided"] = "undecided"
-    rows = {
-        title: {
-            head: ARROW.join(share(mean_of(outcome(d, name, CONDITIONS[c], judge))) for c in ("A", "B", "C"))
-            for name, head in heads.items()
-        }
-        for title, d in results.items()
-    }
-    return turned(pd.DataFrame(rows).T, results)
-
-
-def mean_of(values) -> float:
-    """Return the mean of values by prompt, NaN without one."""
-    return float(values.mean()) if values.notnull().any() else np.nan
-
-
-def class_changes(results, task: str = "s2") -> pd.DataFrame:
-    """Return a table of the changes B − A of the classes of S1 or S2, with intervals; * if McNemar p < 0.05, Holm over
-    pairs and classes.
-    """
-    names = [name for name, asked in OUTCOMES.items() if asked.task == task]
-    p = [[paired(d, name, "B", "A").p for name in names] for d in results.values()]
-    adjusted = stats.holm(np.ravel(p)).reshape(len(results), len(names))
-    rows = {}
-    for (title, d), stars in zip(results.items(), adjusted):
-        cells = [cell(kept(quantities, d)[f"{name}_B_A"].values) for name in names]
-        rows[title] = [f"{text}{' *' if one < 0.05 else ''}" for text, one in zip(cells, stars)]
-    return turned(pd.DataFrame(rows, index=[OUTCOMES[name].title for name in names]).T, results)
-
-
-def test_table(results) -> pd.DataFrame:
-    """Return a table of the change B − A of each outcome of the study, tested: a row for each outcome and pair.
-
-    fell, rose: prompts (of rates McNemar's b and c). p: exact McNemar of rates, Wilcoxon of ratings; Holm's over pairs.
-    """
-    rows = []
-    for name in MAIN:
-        tests = {title: paired(d, name, "B", "A") for title, d in results.items()}
-        for (title, test), holm in zip(tests.items(), stats.holm([test.p for test in tests.values()])):
-            change = kept(quantities, results[title])[f"{name}_B_A"]
-            values = change.values.dropna("prompt").values
-            rows.append({
-                "outcome": OUTCOMES[name].title, "pair": title, "B − A": cell(change.values), "prompts": test.n,
-                "fell": test.fell, "rose": test.rose, "rose, ties half": share(test.wins), "p": p_value(test.p, 3),
-                "p, Holm": p_value(holm, 3),
-                "p of no effect": p_value(dose_stats.equivalence(values, BOUNDS[change.unit]), 3),
-                "smallest visible": number(dose_stats.detectable(values)),
-            })  # fmt: skip
-    return pd.DataFrame(rows).set_index(["outcome", "pair"])
-
-
-def over_pairs(results) -> pd.DataFrame:
-    """Return a table of each outcome over pairs: the mean of the pairs' changes B − A, how many fell and rose, and the
-    exact sign test, in which a pair is one value.
-    """
-    rows = {}
-    for name in MAIN:
-        moved = np.array([value(quantities, d, f"{name}_B_A") for d in results.values()])
-        known, signs = moved[~np.isnan(moved)], sign_test(moved)
-        rows[OUTCOMES[name].title] = {
-            "mean over pairs": number(known.mean()) if len(known) else MISSING,
-            "pairs that fell": signs.below,
-            "pairs that rose": signs.above,
-            "unchanged": len(known) - signs.below - signs.above,
-            "sign test p": p_value(signs.p, 3),
-        }
-    return pd.DataFrame(rows).T
-
-
-def control_table(results) -> pd.DataFrame:
-    """Return a table of the changes from PT by the scrambled control, and of what the graft changes beyond it."""
-    rows = {
-        title: {
-            (OUTCOMES[name].title, said_of): cell(kept(quantities, d)[f"{name}_{key}"].values)
-            for name in MAIN
-            for key, said_of in (("scrambled_A", "scrambled − PT"), ("B_scrambled", "graft − scrambled"))
-        }
-        for title, d in results.items()
-    }
-    return turned(pd.DataFrame(rows).T, results)
-
-
-def closure_table(results) -> pd.DataFrame:
-    """Return a table of gap closure (B − A) / (C − A) by pair, and over pairs as mean of ratios and as ratio of means."""
-    columns = {}
-    for name in CLOSED:
-        found = {title: gap(d, name) for title, d in results.items()}
-        column = {title: closed(each) for title, each in found.items()}
-        known = [each for each in found.values() if each]
-        if len(results) > 1 and known:
-            over = mean_of_closures(known)
-            column |= {
-                "mean of ratios": number(over.mean_of_ratios),
-                "ratio of means": number(over.ratio_of_means),
-            }
-        columns[OUTCOMES[name].title] = column
-    return turned(pd.DataFrame(columns), results).fillna(MISSING)
-
-
-def closed(found) -> str:
-    """Return a pair's closure as text, with its interval; "no gap" where IT does not surely differ from PT."""
-    return MISSING if not found else interval(found.ratio_of_means) if found.separated else "no gap"
-
-
-def reply_table(results) -> pd.DataFrame:
-    """Return a table of what replies are like, PT → PT with IT's late MLPs → IT: length, cap, threads, scores by rules."""
-    whole = partial(number, digits=0)
-    columns = {
-        "tokens": ("n_tokens", whole),
-        "cut at the cap": ("capped", share),
-        "go on to another question": ("thread", share),
-        "incoherent by rule": ("incoherent", share),
-        "structural units": ("structure", share),
-        "requested form": ("format", share),
-        "right letter": ("choice", share),
-        "right sum": ("arithmetic", share),
-        "right fact": ("fact", share),
-    }
-    rows = {
-        t: {head: levels_text(d, name, shown) for head, (name, shown) in columns.items()}
-        for t, d in results.items()
-    }
-    return turned(pd.DataFrame(rows).T, results)
-
-
-def missing_table(results) -> pd.DataFrame:
-    """Return a table of how many verdicts each judge gave and owes, "60, 0 missing", by task and condition, over pairs."""
-    rows = {}
-    for judge in dict.fromkeys(str(name) for d in results.values() for name in d["judge"].values):
-        mine = [d.sel(judge=judge) for d in results.values() if judge in d["judge"].values]
-        for task in mine[0]["task"].values:
-            counts = {}
-            for condition in CONDITIONS.values():
-                at = [d.sel(task=task, condition=condition) for d in mine]
-                given = sum(int(d["rating"].notnull().sum()) for d in at)
-                counts[condition] = f"{given}, {sum(int(d['missing'].sum()) for d in at)} missing"
-            rows[judge, str(task)] = counts
-    return pd.DataFrame(rows).T
-
-
-def judge_table(results) -> pd.DataFrame:
-    """Return a table of each outcome by every judge, PT → PT with IT's late MLPs → IT, with B − A: do they agree on it?"""
-    rows = {}
-    for title, d in results.items():
-        for judge in map(str, d["judge"].values):
-            for name in MAIN:
-                rows.setdefault((title, judge), {})[OUTCOMES[name].title] = by_judge(d, name, judge)
-    return pd.DataFrame(rows).T
-
-
-def by_judge(result, name: str, judge: str) -> str:
-    """Return an outcome's levels in A, B and C by one judge, and its change B − A with its interval, as text."""
-    if judge == RUBRIC:
-        a, b, c = (of(result, name, each) for each in ("A", "B", "C"))
-    else:
-        kept_in = of(result, name, "A").notnull()
-        a, b, c = (outcome(result, name, CONDITIONS[each], judge).where(kept_in) for each in ("A", "B", "C"))
-    shown = share if OUTCOMES[name].held else number
-    means = ARROW.join(shown(float(each.mean())) for each in (a, b, c))
-    return f"{means} ({cell(b - a)})"
-
-
-def agreements(results) -> dict[str, pd.DataFrame]:
-    """Return {pair: how far the judges agree by task}, items of all conditions together."""
-    return {title: agreement_table(d["rating"]) for title, d in results.items()}
-
-
-def examples(result, n: int = 1) -> SideBySide:
-    """Return replies of PT, of PT with IT's late MLPs and of IT beside each other, the first n prompts of each category by
-    hash; of replies to harmful requests the number alone.
-    """
-    about = result[["question", "category"]].reset_coords()[["question", "category"]].to_dataframe()
-    return side_by_side(result["text"], about, ("A", "B_late", "C"), n=n)
+def fewer(results, name: str, does: str) -> str:
+    """Return whether a share of harmless requests falls, as `settled`; where PT has none to lose, that it cannot be seen."""
+    found, levels = (
+        sure(results, name),
+        [value(quantities, d, name.replace("_B_A", "_A")) for d in results.values()],
+    )
+    if not (found[UP] or found[DOWN]) and not np.nanmax(levels):
+        return f"cannot be seen, PT {does} none"
+    return settled(results, name, DOWN)
