@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 from nbhelpers import experiments
 from nbhelpers.core import depths, stats
 from nbhelpers.core.params import ParameterError
-from nbhelpers.experiments.exp15_symmetric_behaviour import figures, measure, quantities, report
+from nbhelpers.experiments.exp15_symmetric_behaviour import figures, measure, quantities, report, tables
 from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import COMPARISONS
 from nbhelpers.measures import judge, scoring
 from nbhelpers.measures.behaviour import RATED
@@ -397,7 +397,7 @@ def test_a_tie_is_counted_as_largest_and_said_to_be_one():
         if name.startswith("B_"):
             alike["rating"].loc[{"condition": name}] = alike["rating"].sel(condition="A").values
     made = made | {titles[0]: alike, titles[1]: opposite(made[titles[1]])}
-    row = report.acceptance_table(made).loc["S2, into PT"].to_dict()
+    row = tables.acceptance_table(made).loc["S2, into PT"].to_dict()
     assert row == {
         "largest, ties counted": 4,
         "of these ties": 1,
@@ -438,14 +438,14 @@ def test_missing_verdicts_are_counted_by_condition():
     d = dataset().copy(deep=True)
     at = {"judge": "reference", "task": "g1", "condition": "B_mid", "prompt": d["prompt"].values[:2]}
     d["rating"].loc[at], d["missing"].loc[at] = np.nan, 1
-    table = report.missing_table({"Ann": d})["Ann"]
+    table = tables.missing_table({"Ann": d})["Ann"]
     assert table["reference"]["B_mid"] == 2 and table["reference"]["A"] == table["rubric"]["B_mid"] == 0
     assert table["rubric"]["asked of each"] == 36 + 15 + 15 + 3
 
 
 def test_no_reply_to_a_harmful_request_is_shown():
     assert SECRET in " ".join(dataset()["text"].values.ravel())
-    made = report.examples(dataset(), n=3)
+    made = tables.examples(dataset(), n=3)
     assert SECRET not in made.html + made.plain and "not shown" in made.plain
     assert "Mara bakes bread" in made.plain
 
@@ -453,7 +453,7 @@ def test_no_reply_to_a_harmful_request_is_shown():
 def shown(found):
     """Every figure and table of results, drawn."""
     made = {}
-    for module in (figures, report):
+    for module in (figures, report, tables):
         for name, make in vars(module).items():
             own = inspect.isfunction(make) and make.__module__ == module.__name__
             kind = inspect.signature(make).return_annotation if own else None
@@ -470,7 +470,7 @@ def shown(found):
         if isinstance(made_one, alt.TopLevelMixin):
             made_one.to_dict()
     made["verdict"] = report.verdict(found)
-    made["agreement"] = report.agreements(found)
+    made["agreement"] = tables.agreements(found)
     return made
 
 
