@@ -78,7 +78,7 @@ def effects(results, tasks=MAIN) -> alt.Chart:
     said = "; ".join(TITLES[task] for task in tasks if TITLES[task].split(",")[0] in set(rows["measure"]))
     return behaviour_charts.window_shifts(
         rows, x="with IT's MLPs less with PT's", title="What PT gains with IT's MLPs, and IT loses with PT's",
-        description=f"Change of replies with IT's MLPs in a window instead of PT's ({said}): what PT gains, and what IT loses",
+        description=f"Change of replies with IT's MLPs in a window instead of PT's ({said}): PT's gain, IT's loss",
     )  # fmt: skip
 
 

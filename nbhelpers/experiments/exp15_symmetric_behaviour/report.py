@@ -19,6 +19,7 @@ from nbhelpers.report.directions import (
     NAMES,
     among,
     claim,
+    everywhere,
     fitting,
     levels_of,
     ranged,
@@ -27,7 +28,7 @@ from nbhelpers.report.directions import (
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, number, p_value, percent
-from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, Verdict, degree, joint, noun, sides
+from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, Verdict, degree, joint, sides
 
 MATRIX = {
     "answers PT gains, IT's late MLPs": "s2_effect.sufficiency.late",
@@ -131,8 +132,8 @@ def specific(results, side: str, found: dict[str, dict[str, list[str]]]) -> str:
     """
     led = [title for marks in found.values() for title in marks[UP]]
     leads = [(t, task) for task, word in PRIMARY.items() for t in results if t not in found[word][MISSING]]
-    if led:
-        return degree(led, leads)
+    if led or not leads:
+        return degree(led, leads) if led else "undecided"
     return (
         "no" if all(none(results, task, side, t, found[PRIMARY[task]]) for t, task in leads) else "undecided"
     )
@@ -151,12 +152,8 @@ def changed(results, detail: int) -> str:
     if len(moved[MISSING]) == len(results):
         return ""
     visible = levels_of(results, quantities, "detectable.s2.sufficiency.late", points)
-    pairs = (
-        f" in {'all ' if len(results) > 2 else ''}{in_words(len(results))} {noun(results)}"
-        if len(results) > 1
-        else ""
-    )
-    gained = f"no sure change of PT's answers{pairs} (under {visible} points cannot be seen)"
+    seen = "" if visible == MISSING else f" (under {visible} points cannot be seen)"
+    gained = f"no sure change of PT's answers to harmless requests {everywhere(results)}".rstrip() + seen
     if moved[UP] or moved[DOWN]:
         says = "with IT's late MLPs, PT answers {size} points {word} harmless requests"
         gained = claim(
@@ -181,7 +178,7 @@ def changed(results, detail: int) -> str:
 
 
 def early(results) -> str:
-    """Return how many answers PT's early MLPs cost IT in the pairs in which they surely do: ", with early ones 25–75"."""
+    """Return what PT's early MLPs cost IT in the pairs in which they surely do, " (early ones 25–75)", or nothing."""
     name = "s2_effect.necessity.early"
     cost = ranged((value(quantities, results[t], name) for t in sure(results, name)[UP]), points)
     return "" if cost == MISSING else f" (early ones {cost})"
