@@ -56,16 +56,13 @@ def effect_rows(results, tasks) -> pd.DataFrame:
 
 def exact_rows(results, names) -> pd.DataFrame:
     """Return `forest_rows` of each pair, in which shares that are all alike have the exact interval of `rates.ends`."""
-    each = []
-    for name, labels in names.items():
-        rows = forest_rows(results, quantities, {name: labels}, pool=False)
-        for at, row in rows.iterrows():
-            found = kept(quantities, results[row["panel"]])[name]
-            if found.unit == "1" and row["low"] == row["high"]:
-                exact = exact_ends(found)
-                rows.loc[at, ["low", "high"]] = exact.low, exact.high
-        each.append(rows)
-    return pd.concat(each, ignore_index=True)
+    rows = forest_rows(results, quantities, names, pool=False)
+    known = [kept(quantities, d) for d in results.values()]
+    held = [each[name] for name in names for each in known if name in each]
+    for at, quantity in enumerate(held):
+        if quantity.unit == "1" and rows.loc[at, "low"] == rows.loc[at, "high"]:
+            rows.loc[at, ["low", "high"]] = exact_ends(quantity)[1:]
+    return rows
 
 
 def effects(results, tasks=MAIN) -> alt.Chart:

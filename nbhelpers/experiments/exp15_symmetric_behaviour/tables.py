@@ -8,7 +8,7 @@ import xarray as xr
 
 from nbhelpers.core import stats
 from nbhelpers.experiments.exp15_symmetric_behaviour import quantities as q
-from nbhelpers.experiments.exp15_symmetric_behaviour.figures import HEADS, TITLES
+from nbhelpers.experiments.exp15_symmetric_behaviour.figures import HEADS, TITLES, family_interval
 from nbhelpers.experiments.exp15_symmetric_behaviour.quantities import quantities
 from nbhelpers.measures.behaviour import REFERENCE, RUBRIC
 from nbhelpers.measures.graft_shifts import WINDOWS
@@ -79,7 +79,7 @@ def acceptance_table(results) -> pd.DataFrame:
         rows[f"{' or '.join(map(str.upper, PRIMARY))}, {HEADS[side]}"] = {
             "largest, ties counted": int(np.any(largest, axis=0).sum())
         }
-    return pd.DataFrame(rows).T.astype(object).fillna(MISSING)
+    return pd.DataFrame(rows, dtype=object).T.fillna(MISSING)
 
 
 def control_table(results, task: str = "s2") -> pd.DataFrame:
@@ -181,9 +181,8 @@ def controls_said(results) -> str:
     known = {task: {at: one for at, one in each.items() if not np.isnan(one)} for task, each in found.items()}
     parts = []
     if known["s2"]:
-        parts.append(
-            f"Scrambled changes cost IT's answers at most {100 * max(known['s2'].values()):.0f} points."
-        )
+        most = max(0.0, *known["s2"].values())
+        parts.append(f"Scrambled changes cost IT's answers at most {100 * most:.0f} points.")
     if known["g2"]:
         title, side, window = at = max(known["g2"], key=lambda each: abs(known["g2"][each]))
         graft = value(quantities, results[title], f"g2_effect.{side}.{window}")
@@ -237,14 +236,27 @@ def rule_table(results) -> pd.DataFrame:
 
 
 def closure_table(results) -> pd.DataFrame:
-    """Return a table of the share of the way between PT and IT that late MLPs go; no interval where these are not apart."""
-    rows = {}
-    for title, d in results.items():
-        known = kept(quantities, d)
-        names = {
-            (HEADS[side], task.upper()): f"{task}_closure.{side}.late" for side in q.SIDES for task in q.TASKS
+    """Return a table of the share of the way between PT and IT that late MLPs go; no interval where these are not apart.
+
+    The last row, over several pairs, is the mean of the ratios that have one, with an interval that resamples pairs.
+    """
+    names = {
+        (HEADS[side], task.upper()): f"{task}_closure.{side}.late" for side in q.SIDES for task in q.TASKS
+    }
+    known = {title: kept(quantities, d) for title, d in results.items()}
+    rows = {
+        title: {head: said(each[name]) if name in each else MISSING for head, name in names.items()}
+        for title, each in known.items()
+    }
+    if len(results) > 1:
+        apart = {
+            head: [each[name].values for each in known.values() if name in each]
+            for head, name in names.items()
         }
-        rows[title] = {head: said(known[name]) if name in known else MISSING for head, name in names.items()}
+        rows["mean over pairs"] = {
+            head: family_interval(np.array([one.mean for one in found if not np.isnan(one.low)]))
+            for head, found in apart.items()
+        }
     return turned(pd.DataFrame(rows).T, results)
 
 
