@@ -585,8 +585,8 @@ def unchanged(d):
 
 def test_a_null_on_few_prompts_is_undecided_and_says_what_could_be_seen():
     said = report.verdict({"Ann": unchanged(dataset())})
-    assert said.answer == "In PT undecided, in IT yes" and "points cannot be seen" in said.size
-    assert "surely lead in IT" in said.exception and "excluded" in said.caveat
+    assert said.answer == "In PT undecided, in IT yes" and "points go unseen" in said.size
+    assert "surely leads in IT" in said.exception and "possible" in said.caveat
 
 
 def test_a_null_on_many_prompts_is_no():

@@ -19,7 +19,6 @@ from nbhelpers.report.directions import (
     NAMES,
     among,
     claim,
-    everywhere,
     fitting,
     levels_of,
     ranged,
@@ -119,7 +118,7 @@ def told(results, detail: int) -> Verdict:
     both = [specific(results, side, found[side]) for side in q.SIDES]
     first = both[0].capitalize() if both[0] == both[1] else f"In PT {both[0]}, in IT {both[1]}"
     lost = sure(results, "s2_effect.necessity.late")[UP]
-    damage = "Damage is not excluded." if lost and detail > LEAST else ""
+    damage = "Damage is possible." if lost and detail > LEAST else ""
     size = changed(results, detail) or "No prompt is a harmless request."
     return Verdict(first, size, ahead(results, found, detail), damage)
 
@@ -152,8 +151,8 @@ def changed(results, detail: int) -> str:
     if len(moved[MISSING]) == len(results):
         return ""
     visible = levels_of(results, quantities, "detectable.s2.sufficiency.late", points)
-    seen = "" if visible == MISSING else f" (under {visible} points cannot be seen)"
-    gained = f"no sure change of PT's answers to harmless requests {everywhere(results)}".rstrip() + seen
+    seen = "" if visible == MISSING else f" (under {visible} points go unseen)"
+    gained = f"no sure change of PT's answers{seen}"
     if moved[UP] or moved[DOWN]:
         says = "with IT's late MLPs, PT answers {size} points {word} harmless requests"
         gained = claim(
@@ -161,7 +160,8 @@ def changed(results, detail: int) -> str:
         )
     lost, where = "with PT's late MLPs, IT's answers do not surely change", sure(results, losses)
     if where[UP] or where[DOWN]:
-        says = f"with PT's late MLPs IT answers {{size}} points {{word}}{early(results)}"
+        more = early(results) if detail > LEAST else ""
+        says = f"with PT's late MLPs IT answers {{size}} points {{word}} harmless requests{more}"
         lost = claim(
             results,
             quantities,
@@ -185,14 +185,14 @@ def early(results) -> str:
 
 
 def ahead(results, found, detail: int) -> str:
-    """Return the sentence on where the late window surely leads, and where it is surely behind: by which outcome, in what."""
-    leads, behind = (by_host(results, found, mark, detail) for mark in (UP, DOWN))
-    parts = [f"late ones surely lead {leads}" if leads else "late ones have no sure lead"]
-    parts += [f"are surely behind {behind}"] if behind else []
-    return sentence(", ".join(parts))
+    """Return the sentence on where the late window surely leads, and where it surely trails: by which outcome, in what."""
+    leads, behind = by_host(results, found, detail), trails(results, found, detail)
+    parts = [f"late surely leads {leads}" if leads else "late has no sure lead"]
+    parts += [f"{'' if leads else 'it surely '}trails {behind}"] if behind else []
+    return sentence("; ".join(parts))
 
 
-def by_host(results, found, mark: str, detail: int) -> str:
+def by_host(results, found, detail: int, mark: str = UP) -> str:
     """Return in which host and by which outcomes the lead has a mark: "in IT by answers in Gemma, by voice in three"."""
     said_of = {
         HOSTS[side]: by_word(results, {w: m[mark] for w, m in found[side].items()}, detail)
@@ -201,6 +201,19 @@ def by_host(results, found, mark: str, detail: int) -> str:
     if len(set(said_of.values())) == 1:
         return next(iter(said_of.values()))
     return " and ".join(f"in {host} {words}" for host, words in said_of.items() if words)
+
+
+def trails(results, found, detail: int) -> str:
+    """Return by which outcomes the late window trails, where: "by voice in Qwen (PT) and OLMo (IT)"; nothing if nowhere."""
+    first, second = (found[side] for side in q.SIDES)
+    if all(first[word][DOWN] == second[word][DOWN] for word in first):
+        return by_host(results, found, detail, DOWN)
+    parts = []
+    for word in PRIMARY.values():
+        each = {side: found[side][word][DOWN] for side in q.SIDES}
+        hosts = [f"{counted(t, results, detail)} ({HOSTS[side]})".strip() for side, t in each.items() if t]
+        parts += [f"by {word} {' and '.join(hosts)}"] if hosts else []
+    return ", ".join(parts)
 
 
 def by_word(results, led: dict[str, list[str]], detail: int) -> str:
