@@ -434,7 +434,7 @@ def test_words_of_no_request_and_no_baseline_reply_are_broken_ones():
 def test_a_change_is_split_by_whether_the_reply_stops():
     d = without(dataset(), "harmful", "harmless", "format").copy(deep=True)
     at = {"condition": "A", "prompt": d["prompt"].values[:4]}
-    d["text"].loc[at] = "He bakes bread. Question: Who bakes? Answer: He."
+    d["text"].loc[at] = "He bakes bread.\n\nQuestion: Who bakes?\nAnswer: He."
     effect = quantities.effect(d, "g2", "sufficiency", "late")
     assert of(d, "thread_A") == pytest.approx(4 / d.sizes["prompt"]) and of(d, "thread_B_late") == 0
     wanted = float(effect[:4].sum()) / d.sizes["prompt"]

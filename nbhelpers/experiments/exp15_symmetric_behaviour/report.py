@@ -212,7 +212,7 @@ def trails(results, found, detail: int) -> str:
     for word in PRIMARY.values():
         each = {side: found[side][word][DOWN] for side in q.SIDES}
         hosts = [f"{counted(t, results, detail)} ({HOSTS[side]})".strip() for side, t in each.items() if t]
-        parts += [f"by {word} {' and '.join(hosts)}"] if hosts else []
+        parts += [f"by {word} {' and '.join(hosts)}".replace(" and in ", " and ")] if hosts else []
     return ", ".join(parts)
 
 
