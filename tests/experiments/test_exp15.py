@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 from nbhelpers import experiments
 from nbhelpers.core import depths, stats
 from nbhelpers.core.params import ParameterError
-from nbhelpers.experiments.exp15_symmetric_behaviour import figures, measure, quantities, report
+from nbhelpers.experiments.exp15_symmetric_behaviour import figures, measure, quantities, report, tables
 from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import COMPARISONS
 from nbhelpers.measures import judge, scoring
 from nbhelpers.measures.behaviour import RATED
@@ -397,13 +397,76 @@ def test_a_tie_is_counted_as_largest_and_said_to_be_one():
         if name.startswith("B_"):
             alike["rating"].loc[{"condition": name}] = alike["rating"].sel(condition="A").values
     made = made | {titles[0]: alike, titles[1]: opposite(made[titles[1]])}
-    row = report.acceptance_table(made).loc["S2, into PT"].to_dict()
+    row = tables.acceptance_table(made).loc["S2, into PT"].to_dict()
     assert row == {
         "largest, ties counted": 4,
         "of these ties": 1,
         "nothing changes": 1,
         "dense pairs measured": 5,
     }
+
+
+def test_late_by_answers_or_by_voice_counts_each_pair_once():
+    made = {f"Pocket {t}": d for t, d in synthetic.results("exp15", n_prompts=12).items()}
+    titles = [title for title in made if "DeepSeek" not in title]
+    made |= {titles[0]: opposite(made[titles[0]])}
+    mixed = made[titles[1]].copy(deep=True)  # late by voice alone
+    answers = mixed["rating"].sel(condition="B_late", task="s2").values
+    mixed["rating"].loc[{"condition": "B_mid", "task": "s2"}] = answers
+    mixed["rating"].loc[{"condition": "B_late", "task": "s2"}] = mixed["rating"].sel(condition="A", task="s2")
+    table = tables.acceptance_table(made | {titles[1]: mixed})["largest, ties counted"]
+    assert table["S2, into PT"] == 3 and table["G2, into PT"] == table["S2 or G2, into PT"] == 4
+
+
+def test_words_of_no_request_and_no_baseline_reply_are_broken_ones():
+    d = without(dataset(), "harmful", "conversation", "format").copy(deep=True)
+    n = d.sizes["prompt"]
+    d["text"].loc[{"condition": "D_late", "prompt": d["prompt"].values[0]}] = "Pulll it"
+    d["text"].loc[{"condition": "D_late", "prompt": d["prompt"].values[1:]}] = "PULL it 7 out. Request?"
+    d["text"].loc[{"condition": "D_late_scrambled"}] = "Pull it."
+    d["rating"].loc[{"task": "s2", "condition": "D_late", "prompt": d["prompt"].values[2:]}] = 0  # answers
+    row = tables.broken_table({"Ann": d}).loc[("Ann", "late")]
+    assert row["new words, all"] == row["harmless"] == f"{100 / n:.0f} %" and row["prompts"] == n - 1
+    assert row["harmless, scrambled"] == "0 %" and row["of lost answers"] == "50 %"
+    assert row["effect on the rest"].startswith(f"{1 / (n - 1):.2f} [")
+
+
+def test_a_change_is_split_by_whether_the_reply_stops():
+    d = without(dataset(), "harmful", "harmless", "format").copy(deep=True)
+    at = {"condition": "A", "prompt": d["prompt"].values[:4]}
+    d["text"].loc[at] = "He bakes bread.\n\nQuestion: Who bakes?\nAnswer: He."
+    effect = quantities.effect(d, "g2", "sufficiency", "late")
+    assert of(d, "thread_A") == pytest.approx(4 / d.sizes["prompt"]) and of(d, "thread_B_late") == 0
+    wanted = float(effect[:4].sum()) / d.sizes["prompt"]
+    assert of(d, "g2_stopping.sufficiency.late") == pytest.approx(wanted)
+    assert of(d, "g2_stopping.necessity.late") == 0
+    shown_as = tables.stopping_table({"Ann": d}).loc[("Ann", "late"), "G2"]
+    assert shown_as == f"{wanted:.2f} of {float(effect.mean()):.2f}"
+
+
+def test_judges_are_said_to_agree_where_both_are_sure_of_the_same_sign():
+    d = dataset().copy(deep=True)
+    assert "both judges are sure of 4 with the same sign and of 0" in tables.judges_said({"Ann": d})
+    d["rating"].loc[{"judge": "reference", "task": "s2"}] = 0
+    said = tables.judges_said({"Ann": d})
+    assert "sure of 2 with the same sign" in said and "2 only the rubric sees, 0 only the reference" in said
+    assert "alone" in tables.judges_said({"Ann": d.sel(judge=["rubric"])})
+
+
+def test_scrambled_changes_are_said_by_their_largest():
+    d = dataset().copy(deep=True)
+    harmless = d["prompt"].values[d.category.values == "harmless"]
+    d["rating"].loc[{"task": "s2", "condition": "D_mid_scrambled", "prompt": harmless[:3]}] = 3
+    cost = round(100 * 3 / len(harmless))
+    said = tables.controls_said({"Ann": d})
+    assert f"cost IT's answers at most {cost} points" in said and "They move voice most in Ann" in said
+
+
+def test_values_all_alike_have_an_exact_interval_or_none():
+    zeros = xr.DataArray(np.zeros(44), dims="prompt")
+    high = scipy_stats.binomtest(0, 44).proportion_ci(0.95, "exact").high
+    assert tables.cell(zeros, "1") == f"0.00 [−{high:.2f}, {high:.2f}]"
+    assert tables.cell(zeros) == "0.00, all 44 alike" and tables.cell(zeros[:1]) == "–"
 
 
 def test_the_interval_over_families_resamples_families():
@@ -438,14 +501,14 @@ def test_missing_verdicts_are_counted_by_condition():
     d = dataset().copy(deep=True)
     at = {"judge": "reference", "task": "g1", "condition": "B_mid", "prompt": d["prompt"].values[:2]}
     d["rating"].loc[at], d["missing"].loc[at] = np.nan, 1
-    table = report.missing_table({"Ann": d})["Ann"]
+    table = tables.missing_table({"Ann": d})["Ann"]
     assert table["reference"]["B_mid"] == 2 and table["reference"]["A"] == table["rubric"]["B_mid"] == 0
     assert table["rubric"]["asked of each"] == 36 + 15 + 15 + 3
 
 
 def test_no_reply_to_a_harmful_request_is_shown():
     assert SECRET in " ".join(dataset()["text"].values.ravel())
-    made = report.examples(dataset(), n=3)
+    made = tables.examples(dataset(), n=3)
     assert SECRET not in made.html + made.plain and "not shown" in made.plain
     assert "Mara bakes bread" in made.plain
 
@@ -453,7 +516,7 @@ def test_no_reply_to_a_harmful_request_is_shown():
 def shown(found):
     """Every figure and table of results, drawn."""
     made = {}
-    for module in (figures, report):
+    for module in (figures, report, tables):
         for name, make in vars(module).items():
             own = inspect.isfunction(make) and make.__module__ == module.__name__
             kind = inspect.signature(make).return_annotation if own else None
@@ -470,7 +533,7 @@ def shown(found):
         if isinstance(made_one, alt.TopLevelMixin):
             made_one.to_dict()
     made["verdict"] = report.verdict(found)
-    made["agreement"] = report.agreements(found)
+    made["agreement"] = tables.agreements(found)
     return made
 
 
@@ -509,6 +572,39 @@ def test_the_answer_is_by_side_and_by_outcome():
         t: d.assign(rating=d["rating"].where(d["task"] != "g2", 3 + 0 * d["rating"])) for t, d in made.items()
     }
     assert report.verdict(half).answer == "In part" and "by answers" in str(report.verdict(half))
+
+
+def unchanged(d):
+    """A result in which IT's MLPs change nothing in PT."""
+    made = d.copy(deep=True)
+    for name in CONDITIONS:
+        if name.startswith("B_"):
+            made["rating"].loc[{"condition": name}] = made["rating"].sel(condition="A").values
+    return made
+
+
+def test_a_null_on_few_prompts_is_undecided_and_says_what_could_be_seen():
+    said = report.verdict({"Ann": unchanged(dataset())})
+    assert said.answer == "In PT undecided, in IT yes" and "points go unseen" in said.size
+    assert "surely leads in IT" in said.exception and "possible" in said.caveat
+
+
+def test_a_null_on_many_prompts_is_no():
+    said = report.verdict({"Ann": unchanged(dataset(600))})
+    assert said.answer == "In PT no, in IT yes"
+
+
+def test_a_sign_without_its_paired_test_does_not_count():
+    d = dataset()
+    name = "g2_effect.necessity.late"
+    assert report.sure({"Ann": d}, name)["▲"] == ["Ann"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "starred", lambda results, task: dict.fromkeys(
+            itertools.product(results, quantities.SIDES, WINDOWS), False
+        ))  # fmt: skip
+        assert report.sure({"Ann": d}, name)["·"] == ["Ann"]
+        cells = report.matrix({"Ann": d}).cells.loc["Ann"]
+        assert all(text.startswith("·") for text in cells)
 
 
 def test_the_prompts_of_a_laptop_are_those_that_ship():

@@ -18,6 +18,7 @@ from nbhelpers.report import behaviour_charts, unmeasured
 from nbhelpers.report.families import POOL, is_dense
 from nbhelpers.report.forest import forest_rows
 from nbhelpers.report.quantities import kept, value
+from nbhelpers.report.rates import ends as exact_ends
 from nbhelpers.report.text import interval, number
 from nbhelpers.report.verdicts import MISSING
 
@@ -50,11 +51,22 @@ def effect_rows(results, tasks) -> pd.DataFrame:
         for window in WINDOWS
         for kind, control in (("effect", "graft"), ("control", "scrambled"))
     }  # fmt: skip
-    return forest_rows(results, quantities, names, pool=False)
+    return exact_rows(results, names)
+
+
+def exact_rows(results, names) -> pd.DataFrame:
+    """Return `forest_rows` of each pair, in which shares that are all alike have the exact interval of `rates.ends`."""
+    rows = forest_rows(results, quantities, names, pool=False)
+    known = [kept(quantities, d) for d in results.values()]
+    held = [each[name] for name in names for each in known if name in each]
+    for at, quantity in enumerate(held):
+        if quantity.unit == "1" and rows.loc[at, "low"] == rows.loc[at, "high"]:
+            rows.loc[at, ["low", "high"]] = exact_ends(quantity)[1:]
+    return rows
 
 
 def effects(results, tasks=MAIN) -> alt.Chart:
-    """Return the symmetric panel: what IT's MLPs of each window bring, put into PT or left in IT, with controls beside."""
+    """Return the symmetric panel: what PT gains with IT's MLPs of each window, and what IT loses with PT's, with controls."""
     rows = effect_rows(results, tasks).dropna(subset=["mean"])
     if rows.empty:
         return unmeasured.words(
@@ -62,8 +74,8 @@ def effects(results, tasks=MAIN) -> alt.Chart:
         )
     said = "; ".join(TITLES[task] for task in tasks if TITLES[task].split(",")[0] in set(rows["measure"]))
     return behaviour_charts.window_shifts(
-        rows, x="with IT's MLPs less with PT's", title="What a window's MLPs change in replies",
-        description=f"Change of replies with IT's MLPs in a window instead of PT's ({said}), by host",
+        rows, x="with IT's MLPs less with PT's", title="What PT gains with IT's MLPs, and IT loses with PT's",
+        description=f"Change of replies with IT's MLPs in a window instead of PT's ({said}): PT's gain, IT's loss",
     )  # fmt: skip
 
 
@@ -79,7 +91,7 @@ def level_rows(results, names) -> pd.DataFrame:
         for start, title in names.items()
         for name in conditions(next(iter(results.values())))
     }
-    return forest_rows(results, quantities, wanted, pool=False).dropna(subset=["mean"])
+    return exact_rows(results, wanted).dropna(subset=["mean"])
 
 
 def points(results) -> alt.Chart:
@@ -183,7 +195,12 @@ def correlation_table(results) -> pd.DataFrame:
     for (measure, side), of in scatter_rows(results).groupby(["measure", "side"], sort=False):
         low, high = correlation_ends(results, measure.lower(), side)
         r = pearson(of["internal"].values, of["mean"].values)
-        row = {"r": number(r), "95 %, over prompts": f"{number(low)} to {number(high)}", "points": len(of)}
+        row = {
+            "r": number(r),
+            "95 %, over prompts": f"{number(low)} to {number(high)}",
+            "points": len(of),
+            "at zero": int((of["mean"] == 0).sum()),
+        }
         rows[f"{measure}, {HEADS[side]}"] = row
     return pd.DataFrame(rows).T
 

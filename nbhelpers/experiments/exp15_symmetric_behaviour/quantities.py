@@ -16,7 +16,7 @@ from nbhelpers.core.paired_tests import sign_test, wilcoxon
 from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import COMPARISONS
 from nbhelpers.measures import behaviour
 from nbhelpers.measures.graft_shifts import WINDOWS, strongest_window
-from nbhelpers.report.graft_charts import lead, margin
+from nbhelpers.report.graft_charts import lead
 from nbhelpers.report.quantities import Quantities, levels, shifts
 
 SIDES = {"sufficiency": ("B", "A"), "necessity": ("D", "C")}  # side → letter of its grafts, its host as it is
@@ -59,7 +59,8 @@ def conditions(result: xr.Dataset) -> list[str]:
 
 def level(result: xr.Dataset) -> Quantities:
     """Return `<outcome>_<condition>`: mean ratings; shares of the classes of S1 and S2; scores by rule; and the shares of
-    replies that are incoherent, end at the cap, or hold no answer that a strict parser reads (`unparsed`).
+    replies that are incoherent, end at the cap, go on to another question (`thread`), or hold no answer that a strict parser
+    reads (`unparsed`).
     """
     points, shares = {}, {}
     for name in conditions(result):
@@ -71,12 +72,13 @@ def level(result: xr.Dataset) -> Quantities:
         shares |= {f"{rule}_{name}": outcome(result, rule, name) for rule in (*RULES, "incoherent")}
         shares[f"unparsed_{name}"] = 1 - outcome(result, "parsed", name)
         shares[f"capped_{name}"] = values_of(result, "capped", name)
+        shares[f"thread_{name}"] = behaviour.new_thread(result, name).reset_coords(drop=True)
     return levels(points, "points", BY_RUBRIC) | levels(shares, "1", BY_RUBRIC)
 
 
 def effects(result: xr.Dataset) -> Quantities:
-    """Return `<outcome>_effect.<side>.<window>`, by prompt, and how far the late window is ahead: `<outcome>_lead.<side>` of
-    the others and of zero, `<outcome>_margin.<side>` of the others alone.
+    """Return `<outcome>_effect.<side>.<window>`, by prompt, and `<outcome>_lead.<side>`, how far the late window is ahead of
+    the larger of the others or, if none of them is above zero, of zero.
     """
     points, shares = {}, {}
     for name in (*TASKS, *RULES):
@@ -85,8 +87,21 @@ def effects(result: xr.Dataset) -> Quantities:
             by_window = {window: effect(result, name, side, window) for window in WINDOWS}
             found |= {f"{name}_effect.{side}.{window}": values for window, values in by_window.items()}
             found[f"{name}_lead.{side}"] = lead(by_window)
-            found[f"{name}_margin.{side}"] = margin(by_window)
     return shifts(points, "points", BY_RUBRIC) | shifts(shares, "1", BY_RUBRIC)
+
+
+def stopping(result: xr.Dataset) -> Quantities:
+    """Return `<rating>_stopping.<side>.<window>`, by prompt: the part of an effect that comes from prompts on which one of
+    the two replies goes on to another question and the other stops. Its mean and the rest's add up to the effect.
+    """
+    found = {}
+    for side, (letter, base) in SIDES.items():
+        for window in WINDOWS:
+            goes_on = (behaviour.new_thread(result, name).values for name in (base, f"{letter}_{window}"))
+            changed = np.not_equal(*goes_on)
+            for name in POINTS:
+                found[f"{name}_stopping.{side}.{window}"] = effect(result, name, side, window) * changed
+    return shifts(found, "points", BY_RUBRIC)
 
 
 def controls(result: xr.Dataset) -> Quantities:
@@ -240,8 +255,8 @@ def internals(result: xr.Dataset) -> Quantities:
 
 def quantities(result: xr.Dataset) -> Quantities:
     """Return the quantities of exp15."""
-    found = level(result) | effects(result) | controls(result) | tests(result) | order(result)
-    return found | preferences(result) | closures(result) | internals(result)
+    found = level(result) | effects(result) | stopping(result) | controls(result) | tests(result)
+    return found | order(result) | preferences(result) | closures(result) | internals(result)
 
 
 STORED = "a count or setting of the study's files; this run has its own prompts, and counts of its own"
@@ -258,7 +273,7 @@ UNMEASURED = {f"{kind}.{name}": STORED for kind, names in COUNTS.items() for nam
 SHOWN = {
     "*_effect.*": ("main_figure", effects),
     "*_lead.*": ("order", effects),
-    "*_margin.*": ("order", effects),
+    "*_stopping.*": ("stopping", stopping),
     "order_p.*": ("order", order),
     "strongest.*": ("order", order),
     "*_closure.*": ("closure", closures),

@@ -1,36 +1,50 @@
-"""The verdict and the tables of exp15."""
+"""The verdict of exp15, the matrix that it rests on, and the tables of effects, tests and windows."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nbhelpers.core import stats
+from nbhelpers.core import dose_stats, stats
 from nbhelpers.experiments.exp15_symmetric_behaviour import quantities as q
-from nbhelpers.experiments.exp15_symmetric_behaviour.figures import HEADS, TITLES
+from nbhelpers.experiments.exp15_symmetric_behaviour.figures import HEADS
 from nbhelpers.experiments.exp15_symmetric_behaviour.quantities import quantities
+from nbhelpers.experiments.exp15_symmetric_behaviour.tables import PRIMARY, said
 from nbhelpers.measures.graft_shifts import WINDOWS
-from nbhelpers.report.agreement_table import agreement_table
-from nbhelpers.report.charts import interval_row
-from nbhelpers.report.directions import LEAST, NAMES, among, claim, fitting, sentence, sides
-from nbhelpers.report.families import is_dense, turned
-from nbhelpers.report.graft_charts import lead
+from nbhelpers.report import verdicts
+from nbhelpers.report.directions import (
+    LEAST,
+    NAMES,
+    among,
+    claim,
+    fitting,
+    levels_of,
+    ranged,
+    sentence,
+)
+from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
-from nbhelpers.report.side_by_side import SideBySide, side_by_side
-from nbhelpers.report.text import ENDS, in_words, interval, number, p_value, percent, written
-from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict, bounds, degree, joint, told
+from nbhelpers.report.text import in_words, number, p_value, percent
+from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, Verdict, degree, joint, sides
 
-PRIMARY = {"s2": "answers", "g2": "voice"}  # outcomes that the answer rests on
 MATRIX = {
-    "answers, IT's late MLPs into PT": "s2_effect.sufficiency.late",
-    "its lead over other windows": "s2_lead.sufficiency",
-    "answers, PT's late MLPs into IT": "s2_effect.necessity.late",
-    "lead of this one": "s2_lead.necessity",
-    "voice, lead into PT": "g2_lead.sufficiency",
-    "voice, lead into IT": "g2_lead.necessity",
+    "answers PT gains, IT's late MLPs": "s2_effect.sufficiency.late",
+    "lead of late in that gain": "s2_lead.sufficiency",
+    "answers IT loses, PT's late MLPs": "s2_effect.necessity.late",
+    "lead of late in that loss": "s2_lead.necessity",
+    "lead of late in voice PT gains": "g2_lead.sufficiency",
+    "lead of late in voice IT loses": "g2_lead.necessity",
 }
-SHOWN = ("A", "B_late", "C", "D_early", "D_late")  # conditions of the replies that a page shows
+HOSTS = {"sufficiency": "PT", "necessity": "IT"}
+BOUNDS = {"s2": 0.05, "g2": 0.2}  # a change within it counts as none
+NOTE = (
+    "▲ above and ▼ below zero, as the verdict counts it: by an interval that holds jointly over the pairs at 95 % (BCa over "
+    "prompts, Bonferroni), if the paired test of the effect has a * below and, of a lead, exchanged windows rarely lead as "
+    "far; · undecided. "
+    "Tables and figures show single 95 % intervals, which are narrower."
+)
 
 
 def points(share: float) -> str:
@@ -38,18 +52,45 @@ def points(share: float) -> str:
     return f"{100 * share:.0f}"
 
 
-def leading(results, side: str) -> dict[str, list[str]]:
-    """Return {outcome in words: the pairs in which the late window is surely ahead of the others on a side}.
+def starred(results, task: str) -> dict[tuple[str, str, str], bool]:
+    """Return {(pair, side, window): whether an effect's paired test has p < 0.05}, Holm over pairs, sides and windows."""
+    where = [(title, side, window) for title in results for side in q.SIDES for window in WINDOWS]
+    p = [value(quantities, results[title], f"p.{task}.{side}.{window}") for title, side, window in where]
+    return dict(zip(where, stats.holm(p) < 0.05))
 
-    Surely: the interval of the lead is above zero, jointly over pairs, and exchanged windows rarely lead as far, with p below
-    0.05 over the number of pairs. Where few prompts change, an interval alone is too short.
+
+def sure(results, name: str) -> dict[str, list[str]]:
+    """Return `verdicts.sides` of an effect or a lead, of which a side counts only if the paired tests agree.
+
+    An effect, and the late one of a lead above zero, needs its * (`starred`), a lead below zero that of any window. A lead
+    above zero also needs that exchanged windows rarely lead as far, with p below 0.05 over the number of pairs. Where few
+    prompts change, an interval alone is too short.
     """
-    found = {word: sides(results, quantities, f"{task}_lead.{side}")[UP] for task, word in PRIMARY.items()}
-    level = 1 - joint(results)
-    return {
-        word: [t for t in found[word] if value(quantities, results[t], f"order_p.{task}.{side}") <= level]
-        for task, word in PRIMARY.items()
+    (task, kind), (side, *_) = name.split(".")[0].split("_"), name.split(".")[1:]
+    found, stars = sides(results, quantities, name), starred(results, task)
+    rare = {
+        t: value(quantities, d, f"order_p.{task}.{side}") <= 1 - joint(results) for t, d in results.items()
     }
+    agrees = {
+        UP: lambda t: (
+            stars[t, side, name.rsplit(".")[-1] if kind == "effect" else "late"]
+            and (kind == "effect" or rare[t])
+        ),
+        DOWN: lambda t: any(stars[t, side, window] for window in WINDOWS),
+    }
+    kept_in = {mark: [t for t in found[mark] if agrees[mark](t)] for mark in agrees}
+    known = [t for titles in kept_in.values() for t in titles] + found[MISSING]
+    return found | kept_in | {OPEN: [t for t in results if t not in known]}
+
+
+def matrix(results) -> verdicts.Matrix:
+    """Return the matrix of `MATRIX`, with a sign only where `sure` has one."""
+    made = verdicts.matrix(results, quantities, MATRIX)
+    cells = made.cells.copy()
+    for heading, name in MATRIX.items():
+        for title in sure(results, name)[OPEN]:
+            cells.loc[title, heading] = f"{OPEN}{cells.loc[title, heading][1:]}"
+    return replace(made, cells=cells, note=NOTE)
 
 
 def measured(results) -> bool:
@@ -62,95 +103,145 @@ def verdict(results) -> Verdict:
     """Return the verdict: whether what IT's MLPs change in replies is specific to late layers, on each side."""
     if not measured(results):
         return Verdict("Not measured", "No prompt of this run is judged by answers or by voice.", caveat=LEFT)
-    return fitting(partial(said, results))
+    return fitting(partial(told, results))
 
 
 LEFT = "Its tables hold what rules score."
 
 
-def said(results, detail: int) -> Verdict:
+def told(results, detail: int) -> Verdict:
     """Return the verdict, with more or less detail on the pairs that differ."""
-    found = [leading(results, side) for side in q.SIDES]
-    both = [specific(results, side, led) for side, led in zip(q.SIDES, found)]
-    answer = both[0].capitalize() if both[0] == both[1] else f"In PT {both[0]}, in IT {both[1]}"
-    first, second = (led_by(results, led, detail) for led in found)
-    ahead = f"The late window surely leads {first} in PT; in IT {second}."
-    if first == second:
-        ahead = f"The late window surely leads {first} on either side."
-    return Verdict(answer, changed(results, detail), ahead, "" if detail == LEAST else beside(results))
+    found = {
+        side: {word: sure(results, f"{task}_lead.{side}") for task, word in PRIMARY.items()}
+        for side in q.SIDES
+    }
+    both = [specific(results, side, found[side]) for side in q.SIDES]
+    first = both[0].capitalize() if both[0] == both[1] else f"In PT {both[0]}, in IT {both[1]}"
+    lost = sure(results, "s2_effect.necessity.late")[UP]
+    damage = "Damage is possible." if lost and detail > LEAST else ""
+    size = changed(results, detail) or "No prompt is a harmless request."
+    return Verdict(first, size, ahead(results, found, detail), damage)
+
+
+def specific(results, side: str, found: dict[str, dict[str, list[str]]]) -> str:
+    """Return the answer for one side: the share of pairs and outcomes in which the late window surely leads, as a word.
+
+    Where it surely leads in none: "no" if in all of them it is surely behind or leads by less than `BOUNDS` by two one-sided
+    tests at 0.05; else "undecided".
+    """
+    led = [title for marks in found.values() for title in marks[UP]]
+    leads = [(t, task) for task, word in PRIMARY.items() for t in results if t not in found[word][MISSING]]
+    if led or not leads:
+        return degree(led, leads) if led else "undecided"
+    return (
+        "no" if all(none(results, task, side, t, found[PRIMARY[task]]) for t, task in leads) else "undecided"
+    )
+
+
+def none(results, task: str, side: str, title: str, marks: dict[str, list[str]]) -> bool:
+    """Return whether a pair's late window surely does not lead: it is behind, or its lead lies within `BOUNDS`."""
+    lead = kept(quantities, results[title])[f"{task}_lead.{side}"].values.values
+    return title in marks[DOWN] or dose_stats.equivalence(lead, BOUNDS[task]) <= 0.05
 
 
 def changed(results, detail: int) -> str:
-    """Return the sentence on answers to harmless requests: PT's with IT's late MLPs, and IT's with PT's."""
+    """Return the sentences on answers to harmless requests: PT's with IT's late MLPs, IT's with PT's late and early ones."""
     gains, losses = (f"s2_effect.{side}.late" for side in q.SIDES)
-    moved = sides(results, quantities, gains)
-    gained = told([], results, "", "IT's late MLPs surely change no answers of PT")
+    moved = sure(results, gains)
+    if len(moved[MISSING]) == len(results):
+        return ""
+    visible = levels_of(results, quantities, "detectable.s2.sufficiency.late", points)
+    seen = "" if visible == MISSING else f" (under {visible} points go unseen)"
+    gained = f"no sure change of PT's answers{seen}"
     if moved[UP] or moved[DOWN]:
-        says = "With IT's late MLPs, PT answers {size} points {word} harmless requests"
-        gained = claim(results, quantities, gains, says, "", ("more", "fewer"), shown=points, detail=detail)
-    lost = claim(
-        results, quantities, losses, "with PT's, IT answers {size} points {word} harmless requests",
-        "with PT's, IT's answers do not surely change", ("fewer", "more"), shown=points, again=True, detail=detail,
-    )  # fmt: skip
-    return sentence(f"{gained}; {lost}")
+        says = "with IT's late MLPs, PT answers {size} points {word} harmless requests"
+        gained = claim(
+            results, quantities, gains, says, "", ("more", "fewer"), shown=points, detail=detail, found=moved
+        )
+    lost, where = "with PT's late MLPs, IT's answers do not surely change", sure(results, losses)
+    if where[UP] or where[DOWN]:
+        more = early(results) if detail > LEAST else ""
+        says = f"with PT's late MLPs IT answers {{size}} points {{word}} harmless requests{more}"
+        lost = claim(
+            results,
+            quantities,
+            losses,
+            says,
+            "",
+            ("fewer", "more"),
+            shown=points,
+            again=True,
+            detail=detail,
+            found=where,
+        )
+    return f"{sentence(gained)} {sentence(lost)}"
 
 
-def specific(results, side: str, led: dict[str, list[str]]) -> str:
-    """Return the answer for one side: the share of pairs and outcomes in which the late window surely leads, as a word.
-
-    "undecided" if no pair has the prompts for an interval.
-    """
-    leads = [kept(quantities, d)[f"{task}_lead.{side}"] for task in PRIMARY for d in results.values()]
-    if all(np.isnan(bounds(one, joint(results))[1]) for one in leads):
-        return "undecided"
-    return degree(sum(led.values(), []), leads)
+def early(results) -> str:
+    """Return what PT's early MLPs cost IT in the pairs in which they surely do, " (early ones 25–75)", or nothing."""
+    name = "s2_effect.necessity.early"
+    cost = ranged((value(quantities, results[t], name) for t in sure(results, name)[UP]), points)
+    return "" if cost == MISSING else f" (early ones {cost})"
 
 
-def led_by(results, led: dict[str, list[str]], detail: int) -> str:
-    """Return by which outcomes the late window leads, and in which pairs: "by voice in Gemma", or "nowhere"."""
+def ahead(results, found, detail: int) -> str:
+    """Return the sentence on where the late window surely leads, and where it surely trails: by which outcome, in what."""
+    leads, behind = by_host(results, found, detail), trails(results, found, detail)
+    parts = [f"late surely leads {leads}" if leads else "late has no sure lead"]
+    parts += [f"{'' if leads else 'it surely '}trails {behind}"] if behind else []
+    return sentence("; ".join(parts))
+
+
+def by_host(results, found, detail: int, mark: str = UP) -> str:
+    """Return in which host and by which outcomes the lead has a mark: "in IT by answers in Gemma, by voice in three"."""
+    said_of = {
+        HOSTS[side]: by_word(results, {w: m[mark] for w, m in found[side].items()}, detail)
+        for side in q.SIDES
+    }
+    if len(set(said_of.values())) == 1:
+        return next(iter(said_of.values()))
+    return " and ".join(f"in {host} {words}" for host, words in said_of.items() if words)
+
+
+def trails(results, found, detail: int) -> str:
+    """Return by which outcomes the late window trails, where: "by voice in Qwen (PT) and OLMo (IT)"; nothing if nowhere."""
+    first, second = (found[side] for side in q.SIDES)
+    if all(first[word][DOWN] == second[word][DOWN] for word in first):
+        return by_host(results, found, detail, DOWN)
+    parts = []
+    for word in PRIMARY.values():
+        each = {side: found[side][word][DOWN] for side in q.SIDES}
+        hosts = [f"{counted(t, results, detail)} ({HOSTS[side]})".strip() for side, t in each.items() if t]
+        parts += [f"by {word} {' and '.join(hosts)}".replace(" and in ", " and ")] if hosts else []
+    return ", ".join(parts)
+
+
+def by_word(results, led: dict[str, list[str]], detail: int) -> str:
+    """Return by which outcomes the late window leads, and in which pairs: "by voice in Gemma"; nothing if in none."""
     every = list(led.values())
     led = {" and ".join(led): every[0]} if every.count(every[0]) == len(every) else led
     found = [
         f"by {word} {counted(titles, results, detail)}".strip() for word, titles in led.items() if titles
     ]
-    return ", ".join(found) or "nowhere"
+    return ", ".join(found)
 
 
 def counted(titles, results, detail: int) -> str:
     """Return in which pairs something holds, with names or, where words are short, as a count; nothing of a single pair."""
     if len(results) == 1 or detail == NAMES or len(titles) == len(results):
         return among(titles, results, detail)
-    return f"in {in_words(len(titles))}"
-
-
-def beside(results) -> str:
-    """Return the sentence on scrambled changes of the same size: how many answers they cost IT."""
-    names = [f"s2_control.necessity.{window}" for window in WINDOWS]
-    known = [
-        value(quantities, d, name) for d in results.values() for name in names if name in kept(quantities, d)
-    ]
-    cost = max((one for one in known if not np.isnan(one)), default=np.nan)
-    return "" if np.isnan(cost) else f"Scrambled changes cost at most {points(max(cost, 0))} points."
-
-
-def cell(values) -> str:
-    """Return the mean of values by prompt, or the value of an interval, as text with its interval; a dash without any."""
-    if isinstance(values, stats.Interval):
-        return number(float(values.mean)) if np.isnan(values.low) else interval(tuple(map(float, values)))
-    ends = interval_row(values.dropna("prompt"))
-    return written(pd.DataFrame([{name: ends[name] for name in ENDS}]))[0] if ends["prompts"] > 1 else MISSING
+    return among(titles, results, LEAST) if len(titles) == 1 else f"in {in_words(len(titles))}"
 
 
 def effect_table(results, task: str = "s2") -> pd.DataFrame:
     """Return a table of effects by side and window; * if p < 0.05 in the paired test, Holm over pairs, sides and windows."""
-    places = [(side, window) for side in q.SIDES for window in WINDOWS]
-    p = [value(quantities, d, f"p.{task}.{s}.{w}") for d in results.values() for s, w in places]
-    sure = iter(stats.holm(p) < 0.05)
+    stars = starred(results, task)
     rows = {
         title: {
-            (HEADS[side], window): cell(kept(quantities, d)[f"{task}_effect.{side}.{window}"].values)
-            + (" *" if next(sure) else "")
-            for side, window in places
+            (HEADS[side], window): said(kept(quantities, d)[f"{task}_effect.{side}.{window}"])
+            + (" *" if stars[title, side, window] else "")
+            for side in q.SIDES
+            for window in WINDOWS
         }
         for title, d in results.items()
     }
@@ -194,7 +285,7 @@ def order_table(results) -> pd.DataFrame:
             for side in q.SIDES:
                 head = f"{task.upper()}, {HEADS[side]}"
                 row[head, "order"] = ranked(d, task, side)
-                row[head, "late less the next"] = cell(kept(quantities, d)[f"{task}_margin.{side}"].values)
+                row[head, "lead of late"] = said(kept(quantities, d)[f"{task}_lead.{side}"])
                 row[head, "p"] = p_value(value(quantities, d, f"order_p.{task}.{side}"), 3)
                 share = value(quantities, d, f"strongest.{task}.{side}.late")
                 row[head, "late strongest"] = MISSING if np.isnan(share) else percent(share)
@@ -212,139 +303,3 @@ def ranked(result: xr.Dataset, task: str, side: str) -> str:
     for before, name in zip(names, names[1:]):
         said += f" {'=' if round(found[before] - found[name], 9) == 0 else '>'} {name}"
     return said
-
-
-def acceptance_table(results) -> pd.DataFrame:
-    """Return a table of the study's acceptance rule: dense pairs in which the late window has the largest effect.
-
-    As planned there, a tie counts as largest; here ties, and effects that are all zero, are also counted apart.
-    """
-    dense = {title: d for title, d in results.items() if is_dense(d)}
-    rows = {}
-    for side in q.SIDES:
-        for task in PRIMARY:
-            found = [
-                [value(quantities, d, f"{task}_effect.{side}.{w}") for w in WINDOWS] for d in dense.values()
-            ]
-            known = np.round([one for one in found if not np.isnan(one).any()], 9).reshape(-1, len(WINDOWS))
-            late, others = known[:, -1], known[:, :-1].max(1, initial=-np.inf)
-            rows[f"{task.upper()}, {HEADS[side]}"] = {
-                "largest, ties counted": int((late >= others).sum()), "of these ties": int((late == others).sum()),
-                "nothing changes": int((known == 0).all(1).sum()), "dense pairs measured": len(known),
-            }  # fmt: skip
-    return pd.DataFrame(rows).T
-
-
-def control_table(results, task: str = "s2") -> pd.DataFrame:
-    """Return a table of what could be mere damage: effects less those of scrambled controls, effects where both replies are
-    coherent, and the shares of incoherent and of cut replies.
-    """
-    rows = {}
-    for title, d in results.items():
-        known, row = kept(quantities, d), {}
-        for side, (letter, _) in q.SIDES.items():
-            for window in WINDOWS:
-                at, name = f"{side}.{window}", f"{letter}_{window}"
-                over = known.get(f"{task}_over_control.{at}")
-                row[HEADS[side], window, "less scrambled"] = cell(over.values) if over else MISSING
-                row[HEADS[side], window, "both coherent"] = cell(known[f"{task}_coherent.{at}"].values)
-                broken = (value(quantities, d, f"{word}_{name}") for word in ("incoherent", "capped"))
-                row[HEADS[side], window, "incoherent, cut"] = ", ".join(map(percent, broken))
-        rows[title] = row
-    return pd.DataFrame(rows)
-
-
-def preference_table(results) -> pd.DataFrame:
-    """Return a table of preferences: wins less losses with intervals, the sign test's p, and how often the order decides."""
-    rows = {}
-    for title, d in results.items():
-        row = {}
-        for task in q.PAIRWISE:
-            for side in q.COMPARED:
-                at, head = f"{task}.{side}", f"{task.upper()}, {HEADS[side]}"
-                row[head, "wins less losses"] = cell(kept(quantities, d)[f"net_preference.{at}"].values)
-                row[head, "p"] = p_value(value(quantities, d, f"sign_p.{at}"), 3)
-                flips = value(quantities, d, f"flip.{at}")
-                row[head, "order decides"] = MISSING if np.isnan(flips) else percent(flips)
-        rows[title] = row
-    return turned(pd.DataFrame(rows).T, results)
-
-
-def rule_table(results) -> pd.DataFrame:
-    """Return a table of effects on scores by rule, by side and window, and the share of answers that no parser reads."""
-    rows = {}
-    for title, d in results.items():
-        known = kept(quantities, d)
-        for side, (letter, _) in q.SIDES.items():
-            for window in WINDOWS:
-                row = {TITLES[r]: cell(known[f"{r}_effect.{side}.{window}"].values) for r in q.RULES}
-                lost = value(quantities, d, f"unparsed_{letter}_{window}")
-                rows[title, HEADS[side], window] = row | {
-                    "no answer to read": MISSING if np.isnan(lost) else percent(lost)
-                }
-    return pd.DataFrame(rows).T
-
-
-def closure_table(results) -> pd.DataFrame:
-    """Return a table of the share of the way between PT and IT that late MLPs go; no interval where these are not apart."""
-    rows = {}
-    for title, d in results.items():
-        known = kept(quantities, d)
-        names = {
-            (HEADS[side], task.upper()): f"{task}_closure.{side}.late" for side in q.SIDES for task in q.TASKS
-        }
-        rows[title] = {
-            head: cell(known[name].values) if name in known else MISSING for head, name in names.items()
-        }
-    return turned(pd.DataFrame(rows).T, results)
-
-
-def null_table(results) -> pd.DataFrame:
-    """Return a table of what a null of the late window means: p of "within 5 points", and the smallest change to be seen."""
-    rows = {}
-    for title, d in results.items():
-        row = {}
-        for task in q.RATES:
-            for side in q.SIDES:
-                at, head = f"{task}.{side}.late", f"{task.upper()}, {HEADS[side]}"
-                row[head, "p of no effect"] = p_value(value(quantities, d, f"equivalence_p.{at}"), 3)
-                row[head, "smallest visible"] = number(value(quantities, d, f"detectable.{at}"))
-        rows[title] = row
-    return turned(pd.DataFrame(rows).T, results)
-
-
-def judge_table(results) -> pd.DataFrame:
-    """Return a table of the late window's effects, and of how far it leads, by every judge: do they agree on them?"""
-    rows = {}
-    for title, d in results.items():
-        for judge in map(str, d["judge"].values):
-            row = rows.setdefault((title, judge), {})
-            for task in PRIMARY:
-                for side in q.SIDES:
-                    found = {w: q.effect(d, task, side, w, judge=judge) for w in WINDOWS}
-                    row[f"{task.upper()}, {HEADS[side]}", "late"] = cell(found["late"])
-                    row[f"{task.upper()}, {HEADS[side]}", "lead"] = cell(lead(found))
-    return pd.DataFrame(rows).T
-
-
-def agreements(results) -> dict[str, pd.DataFrame]:
-    """Return {pair: how far the judges agree by task}, items of all conditions together."""
-    return {title: agreement_table(d["rating"]) for title, d in results.items()}
-
-
-def missing_table(results) -> pd.DataFrame:
-    """Return a table of the verdicts that judges did not give, by condition: how many are missing of those asked for."""
-    rows = {}
-    for title, d in results.items():
-        for judge in map(str, d["judge"].values):
-            lost = d["missing"].sel(judge=judge).sum(("task", "prompt"))
-            asked = d["rating"].sel(judge=judge).notnull().sum(("task", "prompt")) + lost
-            by_condition = {c: int(lost.sel(condition=c)) for c in q.conditions(d)}
-            rows[title, judge] = by_condition | {"asked of each": int(asked.max())}
-    return pd.DataFrame(rows)
-
-
-def examples(result: xr.Dataset, n: int = 1) -> SideBySide:
-    """Return the replies of five conditions side by side, to the first n prompts of each category by hash, none harmful."""
-    about = result[["question", "category"]].reset_coords()[["question", "category"]].to_dataframe()
-    return side_by_side(result["text"], about, SHOWN, n=n)
