@@ -73,6 +73,7 @@ def made_up(rng, lift, coords):
     compared = np.full((2, 2, 2, n), np.nan)
     compared[0][..., kinds == "conversation"] = 1
     compared[1][..., kinds == "harmless"] = 1
+    compared[1][..., np.flatnonzero(kinds == "harmless")[::3]] = 0
     replies = {"harmful": SECRET, "conversation": "Mara bakes bread, of course."}
     text = [[f"{replies.get(kind, 'Pull it out.')} {name}" for kind in kinds] for name in CONDITIONS]
     metrics = [*scoring.METRICS, *measure.EXTRA]
