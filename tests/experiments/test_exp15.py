@@ -34,7 +34,8 @@ from tests import cells, shapes, synthetic
 from tests.models.test_row_grafts import swapped
 from tests.specs import chart_makers, complete, rows
 
-KINDS = ["harmless", "conversation"] * 5 + ["harmful", "format"]
+# The first twelve alone have harmless requests enough for a paired test that Holm's correction leaves below 0.05.
+KINDS = ["harmless"] * 11 + ["conversation"] * 15 + ["harmless"] * 4 + ["harmful", "format"] * 3
 CONDITIONS = [arm.name for arm in measure.arms(12)]
 JUDGES, TASKS = ["rubric", "reference"], ["g1", "g2", "s1", "s2"]
 # What conditions of made-up results do with harmless and harmful requests, and how they sound; others are as PT or IT.
@@ -408,7 +409,7 @@ def test_a_tie_is_counted_as_largest_and_said_to_be_one():
 
 
 def test_late_by_answers_or_by_voice_counts_each_pair_once():
-    made = {f"Pocket {t}": d for t, d in synthetic.results("exp15", n_prompts=12).items()}
+    made = dict(results())
     titles = [title for title in made if "DeepSeek" not in title]
     made |= {titles[0]: opposite(made[titles[0]])}
     mixed = made[titles[1]].copy(deep=True)  # late by voice alone
