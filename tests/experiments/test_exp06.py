@@ -28,6 +28,7 @@ from nbhelpers.experiments.exp06_steering import (
 from nbhelpers.experiments.exp06_steering.experiment import n_arms
 from nbhelpers.measures import commitment, scoring, steering, tuned_lens
 from nbhelpers.measures.arms import Arm
+from nbhelpers.measures.forced_choice import candidate_ids
 from nbhelpers.measures.refusal import CLASSES
 from nbhelpers.models.generation import generate
 from nbhelpers.models.loading import load_pair
@@ -319,7 +320,7 @@ def test_forced_choice_takes_the_likeliest_whole_reply():
                 assert math.isnan(got)
                 continue
             texts, right = scoring.candidates(record)
-            ids = [measure.candidate_ids(decoder, arm.format, text).ids for text in texts]
+            ids = [candidate_ids(decoder, arm.format, text).ids for text in texts]
             total = [float(log_probabilities(decoder, rows[p], one).sum()) for one in ids]
             assert got == (int(np.argmax(total)) == right)
 

@@ -23,11 +23,12 @@ from nbhelpers.experiments.exp15_symmetric_behaviour import figures, measure, qu
 from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import COMPARISONS
 from nbhelpers.measures import judge, scoring
 from nbhelpers.measures.behaviour import RATED
+from nbhelpers.measures.forced_choice import candidate_ids
 from nbhelpers.models import evaluation
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.generation import generate
 from nbhelpers.models.loading import load_pair
-from nbhelpers.models.prompts import Prompt, read_as
+from nbhelpers.models.prompts import read_as
 from nbhelpers.report.graft_charts import WINDOWS
 from nbhelpers.report.quantities import value
 from tests import cells, shapes, synthetic
@@ -223,9 +224,7 @@ def test_the_likeliest_candidate_is_that_of_plain_forwards():
             texts, right = scoring.candidates(record)
             row = read_as(host, [prompt], arm.format)[0]
             with swapped(host, donor, arm.layers if arm.change == "graft" else ()):
-                total = [
-                    log_probability(host, row, measure.candidate(host, arm.format, t).ids) for t in texts
-                ]
+                total = [log_probability(host, row, candidate_ids(host, arm.format, t).ids) for t in texts]
             assert got == (int(np.argmax(total)) == right), (name, prompt.id)
 
 
@@ -261,18 +260,6 @@ def test_a_pair_without_checks_choices_or_harmful_prompts_is_measured_as_far_as_
 
 
 # Scores and quantities
-
-
-def test_a_choice_of_the_study_is_read_after_the_request_for_one_letter():
-    prompt = Prompt("a", "content_fact", "Question: Which?\nAnswer:", "Which?")
-    record = {"formats": {"A": "Which?", "B": prompt.text, "C": "Question: One letter. Which?\nAnswer:"}}
-    found = measure.choice_prompt(prompt, record)
-    assert (found.text, found.message) == (record["formats"]["C"], "One letter. Which?")
-    assert (
-        measure.choice_prompt(prompt, {"formats": {"A": "Which?"}})
-        == measure.choice_prompt(prompt, {})
-        == prompt
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """exp06: replies of all arms and their scores, what arms predict on IT's own replies, the gap under each dose."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from nbhelpers.experiments.exp06_steering.content import content
 from nbhelpers.experiments.exp06_steering.experiment import CONTROLLED, ROWS, Params
 from nbhelpers.measures import lens, replies, scoring, steering
 from nbhelpers.measures.arms import Arm, Vectors
+from nbhelpers.measures.forced_choice import forced_choice, runs
 from nbhelpers.measures.refusal import CLASSES, engagement
 from nbhelpers.models import corpora, tokens
 from nbhelpers.models.decoder import Decoder, Pair
@@ -93,13 +94,6 @@ def with_baseline(
     return xr.concat(whole, "arm").sel(arm=[*(arm.name for arm in arms), PROMPTED.name])
 
 
-def _runs(pair: Pair, arms: Sequence[Arm]) -> Iterator[tuple[Decoder, str, list[int]]]:
-    """Yield (decoder, prompt format, indices of its arms)."""
-    for host, prompt_format in dict.fromkeys((arm.host, arm.format) for arm in arms):
-        members = [i for i, arm in enumerate(arms) if (arm.host, arm.format) == (host, prompt_format)]
-        yield getattr(pair, host), prompt_format, members
-
-
 @torch.no_grad()
 def mean_nll(
     decoder: Decoder, rows: Sequence[Sequence[int]], read: Sequence[Continuation], *, batch_size: int
@@ -125,7 +119,7 @@ def reply_nll(
     once.
     """
     nll = np.full((len(arms), len(prompts)), np.nan)
-    for decoder, prompt_format, members in _runs(pair, arms):
+    for decoder, prompt_format, members in runs(pair, arms):
         written = {i: steering.continuations(found, arms[i].name) for i in members}
         cells = list({(p, written[i][p].ids): None for i in members for p in range(len(prompts))})
         rows = read_as(decoder, prompts, prompt_format)
@@ -135,34 +129,6 @@ def reply_nll(
         for i in members:
             nll[i] = [known[p, written[i][p].ids] for p in range(len(prompts))]
     return nll
-
-
-def candidate_ids(decoder: Decoder, prompt_format: str, text: str) -> Continuation:
-    """Return a candidate reply as the tokens that the model reads after a prompt; after raw text it opens with a space."""
-    text = text.strip() if prompt_format == "chat" else f" {text.strip()}"
-    return Continuation(tuple(tokens.plain_ids(decoder.tokenizer, text)), True)
-
-
-def forced_choice(
-    pair: Pair, arms: Sequence[Arm], known: Known, vectors: Vectors, *, batch_size: int
-) -> xr.DataArray:
-    """Return whether each arm gives the right candidate the largest log p, 0 or 1 (arm, prompt); NaN without candidates.
-
-    log p(candidate) = Σ_t log p(y_t | prompt, y_<t) of the whole reply with one option's value and letter.
-    """
-    right = np.full((len(arms), len(known)), np.nan)
-    places = [p for p, (_, record) in enumerate(known) if scoring.task(record).role == "choice"]
-    sets = {p: scoring.candidates(known[p][1]) for p in places}
-    repeated = [known[p][0] for p in places for _ in sets[p][0]]
-    ends = np.cumsum([0, *(len(sets[p][0]) for p in places)])
-    for decoder, prompt_format, members in _runs(pair, arms) if places else ():
-        read = [candidate_ids(decoder, prompt_format, text) for p in places for text in sets[p][0]]
-        mine = [arms[i] for i in members]
-        nll = steering.forced(pair, mine, repeated, read, vectors, batch_size=batch_size)["nll"].values
-        total = nll * [len(one.ids) for one in read]
-        for p, start, stop in zip(places, ends, ends[1:]):
-            right[members, p] = total[:, start:stop].argmin(1) == sets[p][1]
-    return xr.DataArray(right, {"arm": [arm.name for arm in arms], "prompt": _ids(known)}, ("arm", "prompt"))
 
 
 def on_own_replies(

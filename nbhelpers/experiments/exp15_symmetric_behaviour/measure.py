@@ -1,7 +1,6 @@
 """exp15: replies of a pair under grafts of three windows on both sides, their scores, ratings and preferences."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -9,13 +8,13 @@ import xarray as xr
 from nbhelpers.core.depths import windows
 from nbhelpers.experiments.exp15_symmetric_behaviour.experiment import COMPARISONS, Params
 from nbhelpers.measures import behaviour, judge, scoring, steering
+from nbhelpers.measures import forced_choice as choice
 from nbhelpers.measures.arms import Arm
 from nbhelpers.measures.reference_judge import reference_judge
 from nbhelpers.measures.rubric_judge import RubricJudge
-from nbhelpers.models import evaluation, tokens
-from nbhelpers.models.decoder import Decoder, Pair
-from nbhelpers.models.generation import Continuation
-from nbhelpers.models.prompts import Prompt, without_wrapper
+from nbhelpers.models import evaluation
+from nbhelpers.models.decoder import Pair
+from nbhelpers.models.prompts import Prompt
 
 Known = list[tuple[Prompt, dict]]  # prompts with their records
 HOSTS = {"B": "pt", "D": "it"}  # letter of a grafted condition → its host
@@ -70,40 +69,10 @@ def written(pair: Pair, prompts: Sequence[Prompt], options: Params) -> xr.Datase
     return behaviour.checked(steering.written(pair, every, prompts, {}, **sizes), grafts)
 
 
-def candidate(decoder: Decoder, prompt_format: str, text: str) -> Continuation:
-    """Return a candidate reply as the tokens that the model reads after a prompt; after raw text it opens with a space."""
-    said = text.strip() if prompt_format == "chat" else f" {text.strip()}"
-    return Continuation(tuple(tokens.plain_ids(decoder.tokenizer, said)), True)
-
-
-def choice_prompt(prompt: Prompt, record: dict) -> Prompt:
-    """Return the prompt that asks for one letter alone (format C), if a record has one; else its own."""
-    letter = record.get("formats", {}).get("C")
-    return replace(prompt, text=letter, message=without_wrapper(letter)) if letter else prompt
-
-
 def forced_choice(pair: Pair, known: Known, *, batch_size: int) -> xr.DataArray:
-    """Return whether each condition gives the right candidate the largest log p, 0 or 1 (condition, prompt); else NaN.
-
-    log p(candidate) = Σ_t log p(y_t | prompt, y_<t) of the whole candidate, in the host's own prompt format. Prompts that are
-    no choice are NaN.
-    """
-    every = arms(pair.n_layers)
-    right = np.full((len(every), len(known)), np.nan)
-    places = [p for p, (_, record) in enumerate(known) if scoring.task(record).role == "choice"]
-    sets = [scoring.candidates(known[p][1]) for p in places]
-    repeated = [choice_prompt(*known[p]) for p, (texts, _) in zip(places, sets) for _ in texts]
-    ends = np.cumsum([0, *(len(texts) for texts, _ in sets)])
-    for host in BASELINES if places else ():
-        members = [i for i, arm in enumerate(every) if arm.host == host]
-        mine = [every[i] for i in members]
-        read = [candidate(getattr(pair, host), mine[0].format, text) for texts, _ in sets for text in texts]
-        nll = steering.forced(pair, mine, repeated, read, {}, batch_size=batch_size)["nll"].values
-        total = nll * [len(one.ids) for one in read]
-        for p, (_, answer), start, stop in zip(places, sets, ends, ends[1:]):
-            right[members, p] = total[:, start:stop].argmin(1) == answer
-    coords = {"condition": [arm.name for arm in every], "prompt": [prompt.id for prompt, _ in known]}
-    return xr.DataArray(right, coords, ("condition", "prompt"))
+    """Return `forced_choice.forced_choice` of all `arms`, 0 or 1 (condition, prompt); NaN where a prompt is no choice."""
+    found = choice.forced_choice(pair, arms(pair.n_layers), known, {}, batch_size=batch_size)
+    return found.rename(arm="condition")
 
 
 def parsed(asked: scoring.Task, text: str) -> float:
