@@ -10,10 +10,7 @@ rows have donors of their own. Ways take turns, and of each the best repeat coun
 seconds of this process.
 """
 
-import argparse
-import os
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +24,7 @@ from nbhelpers.models import loading, prompts
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.decoding import decode
 from nbhelpers.models.generation import generate
-from tests.bench.bench_steer import best_of, endless, random_model, verdict
+from tests.bench.bench_steer import arguments, best_of, endless, random_model, verdict
 
 SWAP, ROUTED = 1.02, 2.0
 
@@ -44,12 +41,6 @@ def swapped(pair, layers):
     finally:
         for layer, mlp in own.items():
             host[layer].mlp = mlp
-
-
-def processor():
-    """The processor's name, as the kernel gives it."""
-    found = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return found[0].partition(": ")[2] if found else "unknown processor"
 
 
 def arms(n_layers):
@@ -126,16 +117,7 @@ def routed(key, options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sizes = dict(layers=16, width=512, vocabulary=32000, rows=32, prompt=32, new=48, prompts=16, repeats=5)
-    for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--cpu-time", action="store_const", dest="clock", const=time.process_time,
-                        default=time.perf_counter)  # fmt: skip
-    options = parser.parse_args()
-    clock = "CPU seconds" if options.clock is time.process_time else "seconds"
-    print(f"{processor()}; float32, {torch.get_num_threads()} threads; {clock}, best of {options.repeats}; "
-          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    options = arguments(__doc__)
     with torch.no_grad():
         pt = random_model(options)
         it = random_model(options, seed=1)

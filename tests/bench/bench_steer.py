@@ -151,8 +151,15 @@ def sweep(key, options):
     )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def processor():
+    """Return the processor's name, as the kernel gives it."""
+    found = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return found[0].partition(": ")[2] if found else "unknown processor"
+
+
+def arguments(about):
+    """Return the sizes of a run and its clock, from the command line, after saying where and how it is timed."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     sizes = dict(layers=16, width=512, vocabulary=32000, rows=32, prompt=32, new=48, prompts=16, repeats=5)
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -160,8 +167,13 @@ def main():
                         default=time.perf_counter)  # fmt: skip
     options = parser.parse_args()
     clock = "CPU seconds" if options.clock is time.process_time else "seconds"
-    print(f"float32, {torch.get_num_threads()} threads; {clock}, best of {options.repeats}; "
+    print(f"{processor()}; float32, {torch.get_num_threads()} threads; {clock}, best of {options.repeats}; "
           f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    return options
+
+
+def main():
+    options = arguments(__doc__)
     with torch.no_grad():
         overhead(
             f"random, d = {options.width}, {options.vocabulary} vocabulary rows",
