@@ -4,10 +4,11 @@ A bootstrap interval of a rate of which a handful of prompts change is too short
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from nbhelpers.core.dose_stats import Discordance
 from nbhelpers.report.text import p_value
-from nbhelpers.report.verdicts import DOWN, OPEN, UP, short
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, Matrix, short
 
 LEVEL = 0.05
 
@@ -20,6 +21,18 @@ def confirmed(found: Mapping[str, list[str]], p: Mapping[str, float]) -> dict[st
     sure = {sign: [title for title in found[sign] if p[title] < LEVEL] for sign in (UP, DOWN)}
     unsure = {title for sign in (UP, DOWN, OPEN) for title in found[sign]} - {*sure[UP], *sure[DOWN]}
     return {**found, **sure, OPEN: [title for title in p if title in unsure]}
+
+
+def only_sure(made: Matrix, unsure: Mapping[str, list[str]], note: str) -> Matrix:
+    """Return a matrix whose signs are open where a further test does not confirm them, with a note that says so.
+
+    unsure: {column: titles of the pairs}.
+    """
+    cells = made.cells.copy()
+    for heading, titles in unsure.items():
+        for title in titles:
+            cells.loc[title, heading] = f"{OPEN}{cells.loc[title, heading][1:]}"
+    return replace(made, cells=cells, note=note)
 
 
 def exact_p(*p: float) -> str:

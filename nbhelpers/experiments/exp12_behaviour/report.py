@@ -25,6 +25,7 @@ from nbhelpers.report.directions import (
     ranged,
     sentence,
 )
+from nbhelpers.report.exact_signs import only_sure
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, number, percent
 from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP, Matrix, Verdict, joint, listing, short, sides
@@ -73,13 +74,10 @@ def sure(results, name: str) -> dict[str, list[str]]:
 
 def matrix(results) -> Matrix:
     """Return the matrix of `MATRIX`, pairs × outcomes, with the signs of `sure`: those that the verdict rests on."""
-    plain = verdicts.matrix(results, quantities, MATRIX)
-    cells = plain.cells.copy()
-    for heading, name in MATRIX.items():
-        unsure = sure(results, name)[OPEN]
-        cells[heading] = [f"{OPEN}{text[1:]}" if t in unsure else text for t, text in cells[heading].items()]
+    unsure = {heading: sure(results, name)[OPEN] for heading, name in MATRIX.items()}
     several = "jointly held 95 %" if len(results) > 1 else "95 %"
-    return Matrix(cells, plain.hints, SIGNS.format(several, number(1 - joint(results), 3)))
+    note = SIGNS.format(several, number(1 - joint(results), 3))
+    return only_sure(verdicts.matrix(results, quantities, MATRIX), unsure, note)
 
 
 def nulls(results, name: str) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The verdict of exp15, the matrix that it rests on, and the tables of effects, tests and windows."""
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -24,6 +23,7 @@ from nbhelpers.report.directions import (
     ranged,
     sentence,
 )
+from nbhelpers.report.exact_signs import only_sure
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import in_words, number, p_value, percent
@@ -85,12 +85,8 @@ def sure(results, name: str) -> dict[str, list[str]]:
 
 def matrix(results) -> verdicts.Matrix:
     """Return the matrix of `MATRIX`, with a sign only where `sure` has one."""
-    made = verdicts.matrix(results, quantities, MATRIX)
-    cells = made.cells.copy()
-    for heading, name in MATRIX.items():
-        for title in sure(results, name)[OPEN]:
-            cells.loc[title, heading] = f"{OPEN}{cells.loc[title, heading][1:]}"
-    return replace(made, cells=cells, note=NOTE)
+    unsure = {heading: sure(results, name)[OPEN] for heading, name in MATRIX.items()}
+    return only_sure(verdicts.matrix(results, quantities, MATRIX), unsure, NOTE)
 
 
 def measured(results) -> bool:
