@@ -105,8 +105,7 @@ def test_an_across_notebook_ran_whole_on_made_up_results(book_root, key):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
     said = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
-    assert said[0] == "loading the library and the results of every pair\n"
-    assert all("`nbh judge " in text for text in said[1:])  # how to ask a language model
+    assert said == ["loading the library and the results of every pair\n"]
     charts = [output["data"][VEGALITE] for output in outputs if VEGALITE in output.get("data", {})]
     named = [[name for name in order if name in TITLES] for chart in charts for order in orders(chart)]
     assert charts and TITLES in named  # as panels, or as the rows of a forest plot
