@@ -5,22 +5,20 @@ line; `load` requires it. This module knows nothing of models, notebooks or char
 """
 
 import contextlib
-import fcntl
-import hashlib
-import io
 import json
-import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
 
 import h5netcdf
 import xarray as xr
 
 from nbhelpers import __version__
-from nbhelpers.core import params, unmeasured
+from nbhelpers.core import blocks, params, sealed, unmeasured
+from nbhelpers.core.sealed import ResultError, shown, unwritable, write_whole
 from nbhelpers.core.variables import Variable, lacking
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "nnsight", "numpy", "scipy", "xarray")
@@ -29,12 +27,8 @@ PROVENANCE = (
     "seed", "wall_time_s", "device", "created",
 )  # fmt: skip
 NOTHING: Mapping[str, Variable] = {}
-_SEAL = b"\nsha256 "
-_SEAL_SIZE = len(_SEAL) + 64 + 1
-
-
-class ResultError(RuntimeError):
-    """A result that is missing, damaged or not what was asked for; the message is one sentence."""
+LARGE = 256 * 2**20  # bytes; the values of a larger file stay on disk until they are read
+__all__ = ["ResultError", "shown", "unwritable", "write_whole"]  # of files, beside what is defined here
 
 
 def result_path(profile: str, model: str, experiment: str) -> Path:
@@ -45,12 +39,6 @@ def result_path(profile: str, model: str, experiment: str) -> Path:
 def artifact_path(run: params.Run, name: str) -> Path:
     """Return the path of a file that an experiment writes beside its dataset."""
     return result_path(run.profile.name, run.model.key, name).with_name(name)
-
-
-def shown(path: Path) -> str:
-    """Return a path as messages show it: relative to the repository's root if it lies inside."""
-    path = Path(path)
-    return path.relative_to(params.ROOT).as_posix() if path.is_relative_to(params.ROOT) else str(path)
 
 
 def _again(path: Path) -> str:
@@ -121,43 +109,58 @@ def joined(*datasets: xr.Dataset) -> xr.Dataset:
 
 
 def save(
-    dataset: xr.Dataset, path: Path, *, provenance: dict, expects: Mapping[str, Variable] = NOTHING
+    dataset: xr.Dataset,
+    path: Path,
+    *,
+    provenance: dict,
+    expects: Mapping[str, Variable] = NOTHING,
+    steps: Sequence[Path] = (),
 ) -> Path:
     """Return `path` after checking the dataset and writing it with its provenance.
 
     The file is written beside the target, then renamed, so an interrupted write or a full disk leaves the earlier
     file unchanged. A file that already holds the same values from the same code is kept, so that results built on it
-    stay up to date. A NUL in a text, which a byte-level model may write, is stored as its symbol ␀. Raises
-    ResultError if a variable of `expects` is missing or the file cannot be written.
+    stay up to date. A NUL in a text, which a byte-level model may write, is stored as its symbol ␀. steps: the files of
+    `blocks.written`, whose steps are added. Raises ResultError if a variable of `expects` is missing or the file cannot
+    be written.
     """
-    missing = [key for key in PROVENANCE if key not in provenance]
+    path, missing = Path(path), [key for key in PROVENANCE if key not in provenance]
     if missing:
         raise ResultError(f"the result for {shown(path)} says nothing of {', '.join(missing)}.")
-    validate(dataset.assign_attrs(provenance), expects)
-    packed = {name: {"zlib": True, "complevel": 4} for name, variable in dataset.data_vars.items()
-              if variable.ndim and variable.dtype.kind in "fiub"}  # fmt: skip
-    dataset = _without_nul(dataset).assign_attrs(provenance)
-    data = bytes(dataset.to_netcdf(engine="h5netcdf", encoding=packed))
-    if not _holds(Path(path), data):
-        write_whole(Path(path), data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n")
+    dataset = dataset.assign_attrs(provenance)
+    validate(dataset, {name: of for name, of in expects.items() if not steps or "step" not in of.dims})
+    with sealed.replacing(path) as partial:
+        with open(partial, "r+b") as file:
+            blocks.without_nul(dataset).to_netcdf(file, engine="h5netcdf", encoding=blocks.packing(dataset))
+        if steps:
+            blocks.append(partial, steps)
+        with open(partial, "rb") as file, xr.open_dataset(file, engine="h5netcdf") as whole:
+            same = _holds(path, validate(whole, expects))
+        if same:
+            partial.unlink()
+        else:
+            sealed.seal(partial)
     return path
 
 
-def _holds(path: Path, data: bytes) -> bool:
-    """Return whether `path` holds an intact result that equals the NetCDF bytes, except for creation time and run time."""
+def _holds(path: Path, new: xr.Dataset) -> bool:
+    """Return whether `path` holds an intact result that equals the dataset, except for creation time and run time."""
     try:
-        held = _checked_bytes(path)
-    except (ResultError, OSError):
-        return False
-    try:
-        with xr.open_dataset(held, engine="h5netcdf") as old, xr.open_dataset(data, engine="h5netcdf") as new:
+        with sealed.opened(path) as file, xr.open_dataset(file, engine="h5netcdf") as old:
             if _lasting(old) != _lasting(new) or old.variables.keys() != new.variables.keys():
                 return False
-            # Variables are read one by one, because a result may be large.
-            pairs = ((old.variables[name], new.variables[name]) for name in old.variables)
-            return all(ours.dtype == theirs.dtype and ours.identical(theirs) for ours, theirs in pairs)
-    except (OSError, ValueError):  # sealed, but no dataset
+            return all(_identical(old.variables[name], new.variables[name]) for name in old.variables)
+    except (sealed.DamagedError, OSError, ValueError):  # damaged, missing, or sealed but no dataset
         return False
+
+
+def _identical(ours: xr.Variable, theirs: xr.Variable) -> bool:
+    """Return whether two variables are equal; they are read in pieces along their last dim, because they may be large."""
+    if ours.dtype != theirs.dtype or ours.sizes != theirs.sizes or not ours.ndim:
+        return ours.dtype == theirs.dtype and ours.identical(theirs)
+    last, width = ours.dims[-1], 64 * blocks.CHUNK
+    pieces = [slice(first, first + width) for first in range(0, max(ours.shape[-1], 1), width)]
+    return all(ours.isel({last: at}).identical(theirs.isel({last: at})) for at in pieces)
 
 
 def _lasting(dataset: xr.Dataset) -> dict:
@@ -165,61 +168,23 @@ def _lasting(dataset: xr.Dataset) -> dict:
     return {name: value for name, value in dataset.attrs.items() if name not in ("created", "wall_time_s")}
 
 
-def _without_nul(dataset: xr.Dataset) -> xr.Dataset:
-    """Return the dataset with U+2400 in place of each NUL in its texts; HDF5 cannot store a NUL."""
-    texts = {
-        name: variable.str.replace("\0", "\u2400", regex=False)
-        for name, variable in dataset.data_vars.items()
-        if variable.dtype.kind in "OUT"
-    }
-    return dataset.assign({name: text.assign_attrs(dataset[name].attrs) for name, text in texts.items()})
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to a file beside `path`, sync it, and rename it to `path`; ResultError if that fails.
-
-    Of two processes that write one file, the second waits. A folder that stands in the way is moved aside.
-    """
-    partial = path.with_name(f".{path.name}.partial")
+@contextlib.contextmanager
+def _checked(path: Path) -> Iterator[BinaryIO]:
+    """Yield the checked file of a result; ResultError if it is missing, damaged or no NetCDF file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if partial.exists() and not os.path.samestat(os.fstat(file.fileno()), os.stat(partial)):
-                return write_whole(path, data)  # the one before has renamed it
-            file.truncate(0)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            if path.is_dir() and not path.is_symlink():
-                path.rename(path.with_name(f"{path.name}.{os.getpid()}.aside"))
-            os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise unwritable(path, error) from None
-
-
-def unwritable(path: Path, error: OSError) -> ResultError:
-    """Return the error for a file that could not be written."""
-    return ResultError(
-        f"{shown(path)} could not be written ({error.strerror or error}); what was there is untouched: free some room or "
-        "allow writing, and run it again."
-    )
-
-
-def _checked_bytes(path: Path) -> bytes:
-    """Return the NetCDF part of a file after checking its SHA-256, because HDF5 may crash on a damaged file."""
-    try:
-        raw = path.read_bytes()
+        file = sealed.opened(path)
     except FileNotFoundError:
         raise ResultError(f"there is no result {shown(path)} yet; make it with {_again(path)}.") from None
     except OSError as error:
         raise _unreadable(path, error.strerror) from None
-    data, seal = raw[:-_SEAL_SIZE], raw[-_SEAL_SIZE:]
-    if seal != _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n":
-        raise _unreadable(path, "its checksum is wrong")
-    return data
+    except sealed.DamagedError as error:
+        raise _unreadable(path, str(error)) from None
+    try:
+        yield file
+    except OSError:
+        raise _unreadable(path, "it is no NetCDF file") from None
+    finally:
+        file.close()
 
 
 def _unreadable(path: Path, why: str) -> ResultError:
@@ -231,15 +196,20 @@ def _unreadable(path: Path, why: str) -> ResultError:
 def load(
     path: Path, *, experiment: str | None = None, expects: Mapping[str, Variable] = NOTHING
 ) -> xr.Dataset:
-    """Return one result, fully loaded into memory.
+    """Return one result, in memory unless its file is `LARGE`: then its values are read when they are used.
 
     Raises ResultError, with the file and the remedy, if it is missing, truncated, not of this project or this
     experiment, or lacks a variable of `expects`.
     """
     path = Path(path)
-    with xr.open_dataset(_checked_bytes(path), engine="h5netcdf") as dataset:
+    with _checked(path) as file:
+        if path.stat().st_size > LARGE:
+            dataset = xr.open_dataset(path, engine="h5netcdf")
+        else:
+            with xr.open_dataset(file, engine="h5netcdf") as opened:
+                dataset = opened.load()
         _of(experiment, dataset.attrs, path)
-        return validate(dataset, expects, path).load()
+        return validate(dataset, expects, path)
 
 
 def attributes(
@@ -247,13 +217,9 @@ def attributes(
 ) -> dict:
     """Return the attributes of the result that `load` would return, in a tenth of the time, since no values are read."""
     path = Path(path)
-    data = io.BytesIO(_checked_bytes(path))
-    try:
-        with h5netcdf.File(data, "r") as file:
-            found = dict(file.attrs)
-            dims = {each: file.variables[each].dimensions for each in file.variables.keys() & expects.keys()}
-    except OSError:
-        raise _unreadable(path, "it is no NetCDF file") from None
+    with _checked(path) as data, h5netcdf.File(data, "r") as file:
+        found = dict(file.attrs)
+        dims = {each: file.variables[each].dimensions for each in file.variables.keys() & expects.keys()}
     _refuse_incomplete(lacking(dims, expects), _of(experiment, found, path), path)
     found.pop("coordinates", None)  # NetCDF's own attribute, which `load` turns into coordinates
     return found
@@ -262,12 +228,9 @@ def attributes(
 def sizes(path: Path, *, experiment: str | None = None) -> dict[str, int]:
     """Return the length of every dimension of the result that `load` would return; no values are read."""
     path = Path(path)
-    try:
-        with h5netcdf.File(io.BytesIO(_checked_bytes(path)), "r") as file:
-            _of(experiment, dict(file.attrs), path)
-            return {name: dim.size for name, dim in file.dimensions.items()}
-    except OSError:
-        raise _unreadable(path, "it is no NetCDF file") from None
+    with _checked(path) as data, h5netcdf.File(data, "r") as file:
+        _of(experiment, dict(file.attrs), path)
+        return {name: dim.size for name, dim in file.dimensions.items()}
 
 
 def _of(experiment: str | None, attrs: Mapping, path: Path) -> str | None:

@@ -15,7 +15,7 @@ Slices never import each other. An experiment of `params/experiments/` without a
 import importlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -102,16 +102,17 @@ def described(
     return whole.assign_attrs(attributes | {"experiment": name or run.key})
 
 
-def save(dataset: xr.Dataset) -> Path:
+def save(dataset: xr.Dataset, *, steps: Sequence[Path] = ()) -> Path:
     """Return the path of a described dataset after checking and saving it; ResultError if it is not complete.
 
-    An experiment's artifacts are written before its dataset, which records their digests.
+    An experiment's artifacts are written before its dataset, which records their digests. steps: files of blocks, whose
+    steps the file will hold as well.
     """
     a = dict(dataset.attrs)
     path = store.result_path(a["profile"], a["model"], a["experiment"])
     if a["experiment"] in keys("experiments") and (names := experiment(a["experiment"]).artifacts):
         a["artifacts"] = json.dumps(artifact_digests(path.parent, names))
-    return store.save(dataset, path, provenance=a, expects=variables(a["experiment"]))
+    return store.save(dataset, path, provenance=a, expects=variables(a["experiment"]), steps=steps)
 
 
 def artifact_digests(folder: Path, names: list[str]) -> dict[str, str]:

@@ -15,9 +15,9 @@ from nbhelpers.models.prompts import Prompt, choose, digest, render
 
 def replies(observed: xr.Dataset, history: str, prompts: Sequence[str]) -> list[Continuation]:
     """Return one model's replies to the named prompts, stop token included, from a capture's dataset."""
-    of = observed.isel(step=np.flatnonzero((observed.history == history).values))
+    at = np.flatnonzero((observed.history == history).values)
     index = {name: i for i, name in enumerate(observed.prompt.values.tolist())}
-    ids, prompt = of.token_id.values, of.prompt_index.values
+    ids, prompt = observed.token_id.values[at], observed.prompt_index.values[at]
     stopped = observed.stopped.sel(variant=history).values
     return [
         Continuation(tuple(ids[prompt == index[name]].tolist()), bool(stopped[index[name]]))

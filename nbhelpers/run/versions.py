@@ -17,7 +17,7 @@ from nbhelpers.run import notebooks
 SCIENCE, DRAWING = ("core", "models", "measures"), ("report",)
 # Modules of `core` that declare parameters and results. Their code is not hashed: values are hashed, results checked.
 RECORDS = {"core.params", "core.schemas", "core.store", "core.variables", "core.cost", "core.mistakes", "core.digests",
-           "core.yaml_loader"}  # fmt: skip
+           "core.yaml_loader", "core.sealed"}  # fmt: skip
 # Modules of a slice that measure nothing.
 DECLARED, DRAWN = "experiment", ("quantities", "report", "figures")
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from nbhelpers import experiments
-from nbhelpers.core import params, store
+from nbhelpers.core import params, sealed, store
 from nbhelpers.core.variables import Variable
 from tests import synthetic
 from tests.specs import complete
@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_the_old_result(written, monkeypatch, failing):
     if failing == "write":
         monkeypatch.setattr("builtins.open", full)
     else:
-        monkeypatch.setattr(store.os, failing, full)
+        monkeypatch.setattr(sealed.os, failing, full)
     with pytest.raises(store.ResultError, match="could not be written .No space left on device"):
         store.save(dataset * 2, path, provenance=provenance)
     monkeypatch.undo()
@@ -176,7 +176,7 @@ def test_a_killed_write_leaves_the_old_result(written, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.os, "replace", killed)
+    monkeypatch.setattr(sealed.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         store.save(dataset * 2, path, provenance=provenance)
     assert path.read_bytes() == before

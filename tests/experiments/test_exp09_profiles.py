@@ -119,7 +119,7 @@ def test_strata_weighted_by_their_steps_make_the_whole_curve():
 
 def test_steps_that_few_prompts_reach_are_left_open():
     made = handmade.observed((4, 3, 4, 2))
-    found = exp09_measure.cosine_by_step(made, fewest=3)
+    found = exp09_measure.cosine_by_step(exp09_measure.cosine_sums(made), fewest=3)
     reached = [n for n in range(4) if np.isfinite(found.sel(token=n)).all()]
     assert reached == [1, 2] and np.isnan(found.sel(token=[0, 3])).all()
     pt = made.delta_cosine.sel(variant="pt", component="block")

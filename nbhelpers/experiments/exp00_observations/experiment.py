@@ -24,6 +24,14 @@ class Params(GenerationParams):
     )
     # A subsample of four fifths must keep ten neighbours of every state.
     n_neighbours: int = Field(default=32, ge=32, description="nearest neighbours kept of every state")
+    kept_bits: int = Field(
+        default=23, ge=6, le=23, description="of the mantissa of every number by step; 23 keeps all"
+    )
+
+
+def step_bytes(n_layers: int) -> int:
+    """Return how many bytes both models' measurements of one step of a history take in memory."""
+    return 2 * 4 * n_layers * (2 * PER_LENS + PER_STEP)
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:

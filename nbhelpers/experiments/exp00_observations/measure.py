@@ -14,11 +14,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from nbhelpers.core import blocks
 from nbhelpers.core.depths import depth
 from nbhelpers.core.params import VARIANTS, LackingError, ModelParams, ParameterError
 from nbhelpers.core.schemas import PromptSet
 from nbhelpers.core.unmeasured import joint, noted
-from nbhelpers.experiments.exp00_observations.experiment import FEWEST, Params
+from nbhelpers.experiments.exp00_observations.experiment import FEWEST, HISTORIES, Params, step_bytes
 from nbhelpers.measures import (
     delta_cosine,
     lens,
@@ -31,7 +32,7 @@ from nbhelpers.measures import (
 from nbhelpers.measures.steps import LENSES
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.forward import Batch, Stream, narrow, replay
-from nbhelpers.models.generation import Continuation
+from nbhelpers.models.generation import Continuation, generate
 from nbhelpers.models.prompts import Prompt, load_prompts, read_as
 from nbhelpers.models.token_classes import token_classes
 from nbhelpers.models.unembedding import Unembedding
@@ -197,6 +198,37 @@ def observe_pair(
     return steps.assign(
         neuron_mass=xr.concat(masses, "variant"), near_ties=(("variant", "prompt"), np.array(tied))
     ).assign_attrs(lacking)
+
+
+def block_spans(n_layers: int, n_prompts: int, options: Params) -> list[range]:
+    """Return the prompts of each block that is generated, measured and written at once."""
+    a_prompt = HISTORIES * options.max_new_tokens * step_bytes(n_layers)
+    return blocks.spans(n_prompts, a_prompt, options.batch_size)
+
+
+def block(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    ids: Mapping[str, Sequence[Sequence[int]]],
+    lenses: Mapping[str, tuned_lens.TunedLens],
+    part: range,
+    options: Params,
+    **lens_options,
+) -> xr.Dataset:
+    """Return what both models write to the prompts of one block, and every measurement of both texts by both models.
+
+    prompts, ids: of all blocks; ids by variant, as each model reads them. part: the indices of the block's prompts.
+    lens_options: `lens_compile`.
+    """
+    some = {v: [ids[v][i] for i in part] for v in VARIANTS}
+    sizes = dict(batch_size=options.batch_size)
+    made = {
+        d.variant: generate(d, some[d.variant], max_new_tokens=options.max_new_tokens, **sizes) for d in pair
+    }
+    steps = observe_pair(pair, some, made, lenses, lens_rows=options.lens_rows, **sizes, **lens_options)
+    steps = blocks.rounded(steps, options.kept_bits)
+    found = with_texts(steps, made, [prompts[i] for i in part], pair.it.tokenizer)
+    return found.assign_coords(prompt_index=found.prompt_index + np.int64(part.start))
 
 
 def weights_moved(model: ModelParams, n_layers: int) -> xr.Dataset:

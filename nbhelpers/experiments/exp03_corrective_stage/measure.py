@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 
+from nbhelpers.core import blocks
 from nbhelpers.core.depths import onset, phases
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.core.schemas import CommitmentParams
@@ -81,15 +82,13 @@ def minds(steps: xr.Dataset, n_prompts: int) -> xr.Dataset:
         "late_flips": by_class(changes, kinds, n_prompts),
         "kl_adjacent_at_change": by_class(size.drop_vars("layer", errors="ignore"), kinds, n_prompts),
     }
-    return xr.Dataset(found).assign(class_share=class_share(kinds))
+    return xr.Dataset(found).assign(class_count=class_count(kinds))
 
 
-def class_share(kinds: np.ndarray) -> xr.DataArray:
-    """Return the share of steps of each token class, (token_class)."""
+def class_count(kinds: np.ndarray) -> xr.DataArray:
+    """Return the number of steps of each token class, (token_class)."""
     counts = np.bincount(kinds, minlength=len(CLASSES))
-    return xr.DataArray(
-        counts / max(counts.sum(), 1), dims="token_class", coords={"token_class": list(CLASSES)}
-    )
+    return xr.DataArray(counts, dims="token_class", coords={"token_class": list(CLASSES)})
 
 
 def commitment_by_confidence(
@@ -164,15 +163,27 @@ def by_confidence(observed: xr.Dataset, variant: str, history: str, options: Com
 
 
 def where_both_agree(observed: xr.Dataset, variant: str, history: str) -> xr.Dataset:
-    """Return KL curves by whether both models' final top-1 token is the same, and the share of steps at which it is."""
+    """Return KL curves by whether both models' final top-1 token is the same, and at how many of how many steps it is."""
     steps = history_steps(observed, variant, history)
     other = history_steps(observed, VARIANTS[variant == "pt"], history)
     agrees = final_token(steps) == final_token(other)
     split = by_agreement(steps, agrees, observed.sizes["prompt"])
-    return xr.Dataset({"kl_by_agreement": split, "agreement": float(agrees.mean())})
+    return xr.Dataset({"kl_by_agreement": split, "agreeing": agrees.sum(), "compared": agrees.size})
+
+
+def of_block(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
+    """Return every measure of one block of prompts, for both models on both histories, with counts in place of shares."""
+    found = [over_histories(observed, m) for m in (curves, by_phase, changes_of_mind, where_both_agree)]
+    return joined(*found, over_histories(observed, by_confidence, options))
+
+
+def with_shares(found: xr.Dataset) -> xr.Dataset:
+    """Return measures of all blocks with the share of each token class, and of steps at which both models agree."""
+    classes = found.class_count / found.class_count.sum("token_class").clip(min=1)
+    found = found.assign(class_share=classes, agreement=found.agreeing / found.compared)
+    return found.drop_vars(["class_count", "agreeing", "compared"])
 
 
 def summarise(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
-    """Return exp03's dataset for one pair, without neurons: every measure for both models on both histories."""
-    found = [over_histories(observed, m) for m in (curves, by_phase, changes_of_mind, where_both_agree)]
-    return joined(*found, over_histories(observed, by_confidence, options))
+    """Return exp03's dataset for one pair, without neurons, block by block of prompts."""
+    return with_shares(blocks.over(observed, of_block, options)).assign_attrs(joint([observed]))

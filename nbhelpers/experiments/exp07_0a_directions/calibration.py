@@ -36,10 +36,11 @@ def contrasts(observed: xr.Dataset, prompts: Sequence[str]) -> np.ndarray:
     """
     texts = observed["text"].sel(prompt=list(prompts)).transpose("variant", "prompt")
     ratio = {v: np.array([structure(t) for t in texts.sel(variant=v).values.tolist()]) for v in ("pt", "it")}
-    on_it = observed.isel(step=np.flatnonzero((observed.history == "it").values))
-    last = on_it["target_log_probability"].sel(variant="pt", lens="raw").isel(layer=-1).values
+    on_it = np.flatnonzero((observed.history == "it").values)
+    last = observed["target_log_probability"].sel(variant="pt", lens="raw").isel(layer=-1).values[on_it]
+    prompt = observed.prompt_index.values[on_it]
     index = {name: i for i, name in enumerate(observed.prompt.values.tolist())}
-    nll = np.array([-last[on_it.prompt_index.values == index[name]].mean() for name in prompts])
+    nll = np.array([-last[prompt == index[name]].mean() for name in prompts])
     return ratio["it"] - ratio["pt"] + nll / nll.max()
 
 

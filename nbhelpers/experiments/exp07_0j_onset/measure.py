@@ -10,9 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from nbhelpers.core.params import VARIANTS
 from nbhelpers.experiments.exp07_0j_onset.experiment import Params, rule_names
+from nbhelpers.measures.steps import free_steps, prompt_means
 
 NONE = -1  # no onset
+
+
+def differences(observed: xr.Dataset) -> xr.Dataset:
+    """Return IT − PT of each prompt's mean δ-cosine on own texts, `delta_cosine_shift` (prompt, component, layer)."""
+    n = observed.sizes["prompt"]
+    pt, it = (prompt_means(free_steps(observed, v).delta_cosine, n) for v in VARIANTS)
+    return xr.Dataset({"delta_cosine_shift": it - pt})
 
 
 def baseline(n_layers: int) -> range:

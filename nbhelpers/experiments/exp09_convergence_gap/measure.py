@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import xarray as xr
 
-from nbhelpers.core import stats
+from nbhelpers.core import blocks, stats
 from nbhelpers.core.params import VARIANTS
 from nbhelpers.core.schemas import CommitmentParams
 from nbhelpers.core.store import joined
@@ -126,17 +126,29 @@ def by_confidence(observed: xr.Dataset, edges: Sequence[float]) -> xr.Dataset:
     )
 
 
-def cosine_by_step(observed: xr.Dataset, fewest: int = 5) -> xr.DataArray:
-    """Return the mean δ-cosine of the block by generation step, (variant, token, layer); NaN below `fewest` prompts."""
-    width, found = int(observed.token.max()) + 1, []
+def cosine_sums(observed: xr.Dataset) -> xr.Dataset:
+    """Return the sum of the block's δ-cosine by generation step, and how many values and prompts it has.
+
+    `cosine_sum`, `cosine_count` (variant, token, layer); `prompts_at` (variant, token).
+    """
+    width, sums, counts, prompts = int(observed.token.max()) + 1, [], [], []
     for variant in VARIANTS:
         steps = free_steps(observed, variant)
-        values = steps.delta_cosine.sel(component="block", drop=True).transpose("layer", "step")
-        means = stats.prompt_means(values.values, steps.token.values, width)
-        means[np.bincount(steps.token.values, minlength=width) < fewest] = np.nan
-        found.append(means)
-    coords = {"variant": list(VARIANTS), "token": np.arange(width)}
-    return xr.DataArray(np.stack(found), dims=("variant", "token", "layer"), coords=coords)
+        values = steps.delta_cosine.sel(component="block", drop=True).transpose("layer", "step").values
+        token, known = steps.token.values, ~np.isnan(values)
+        sums.append([np.bincount(token, row, width) for row in np.where(known, values.astype(float), 0.0)])
+        counts.append([np.bincount(token, row, width) for row in known])
+        prompts.append(np.bincount(token, minlength=width))
+    dims = ("variant", "layer", "token")
+    found = {"cosine_sum": (dims, sums), "cosine_count": (dims, counts), "prompts_at": (dims[::2], prompts)}
+    coords = {"variant": list(VARIANTS), "token": np.arange(width), "layer": observed.layer.values}
+    return xr.Dataset(found, coords).transpose("variant", "token", "layer")
+
+
+def cosine_by_step(sums: xr.Dataset, fewest: int = 5) -> xr.DataArray:
+    """Return the mean δ-cosine of the block by generation step, (variant, token, layer); NaN below `fewest` prompts."""
+    means = sums.cosine_sum / sums.cosine_count.where(sums.cosine_count > 0)
+    return means.where(sums.prompts_at >= fewest).transpose("variant", "token", "layer")
 
 
 def gaps_and_delays(profile: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
@@ -168,17 +180,29 @@ def of_both(observed: xr.Dataset, measure: Callable, *options) -> xr.Dataset:
     return xr.concat(parts, "variant").assign_coords(variant=list(VARIANTS))
 
 
+def of_block(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
+    """Return all measures of one block of prompts that come from steps."""
+    own = of_both(observed, free_profile), of_both(observed, commitment, options)
+    strata_of = by_confidence(observed, options.confidence_edges)
+    return joined(*own, matched_curves(observed), strata_of, cosine_sums(observed))
+
+
 def assembled(observed: xr.Dataset, *parts: xr.Dataset) -> xr.Dataset:
-    """Return measures as one dataset, with the texts' lengths and categories and the δ-cosine by generation step."""
+    """Return measures of all blocks as one dataset, with the texts' lengths and categories and the δ-cosine by step."""
     kept = {name: observed[name] for name in ("n_tokens", "stopped", "category")}
     coords = {name: observed[name] for name in ("prompt", "layer", "depth")}
-    found = joined(*parts).assign(kept).assign_coords(coords)
-    return found.assign(delta_cosine_by_step=cosine_by_step(observed))
+    sums = ["cosine_sum", "cosine_count", "prompts_at"]
+    found = joined(*parts)
+    by_step = cosine_by_step(found[sums])
+    return found.drop_vars(sums).assign(kept).assign_coords(coords).assign(delta_cosine_by_step=by_step)
+
+
+def profiles(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
+    """Return all measures that come from steps, block by block of prompts."""
+    return assembled(observed, blocks.over(observed, of_block, options))
 
 
 def summarise(observed: xr.Dataset, options: CommitmentParams) -> xr.Dataset:
-    """Return exp09's dataset for one pair, without its side panels: all measures that come from steps."""
-    own = of_both(observed, free_profile), of_both(observed, commitment, options)
-    strata_of = by_confidence(observed, options.confidence_edges)
-    profile = assembled(observed, *own, matched_curves(observed), strata_of)
+    """Return exp09's dataset for one pair, without its side panels: the profiles, the gaps and the delays."""
+    profile = profiles(observed, options)
     return joined(profile, gaps_and_delays(profile, options))

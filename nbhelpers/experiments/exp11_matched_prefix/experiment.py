@@ -28,6 +28,14 @@ class Params(ForwardParams):
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1, 2, 4), min_length=1, strict=False, description="of early, mid and late windows"
     )
+    kept_bits: int = Field(
+        default=23, ge=6, le=23, description="of the mantissa of every number by step; 23 keeps all"
+    )
+
+
+def step_bytes(n_layers: int) -> int:
+    """Return how many bytes the steps that later experiments read take in memory for one token of a reply."""
+    return EIGHT * n_layers * (2 * 24 + 60)  # for each lens, and for geometry and projections
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
@@ -40,9 +48,7 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     tokens = e.n_prompts * (reply + PROMPT_TOKENS)
     stream = L * size.width * BYTES[run.model.dtype] * e.batch_size * reply
     readouts = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, read-outs
-    kept = (
-        EIGHT * L * (2 * 24.0 + 60.0) * e.n_prompts * reply
-    )  # bytes for each lens, and for geometry and projections
+    kept = 1.0 * step_bytes(L) * e.n_prompts * reply
     translators = 2.0 * L * size.width**2 * 4
     held = weights(run, size, 2) + translators + 2 * max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept
     passes = forwards * batches(e.n_prompts, e.batch_size)

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from nbhelpers.core import depths
+from nbhelpers.core import blocks, depths
 from nbhelpers.core.params import ParameterError
-from nbhelpers.experiments.exp11_matched_prefix.experiment import Params
+from nbhelpers.experiments.exp11_matched_prefix.experiment import Params, step_bytes
 from nbhelpers.measures import tuned_lens
 from nbhelpers.measures.graft_shifts import STUDY_THRESHOLD, by_window, shifts
 from nbhelpers.measures.matched_prefix import matched_prefix, with_steps
@@ -72,11 +72,43 @@ def forced_replies(
     return both.sel(condition=forced.condition.values), steps
 
 
-def assembled(forced: xr.Dataset, swept: xr.Dataset, prompts: Sequence[Prompt]) -> xr.Dataset:
-    """Return one dataset of `forced_replies` and `sweep`, with each prompt's category and message."""
-    texts = {"category": [p.category for p in prompts], "message": [p.message for p in prompts]}
+def block_spans(n_layers: int, written: Mapping[str, Sequence[Continuation]], options: Params) -> list[range]:
+    """Return the prompts of each block that is read and written at once."""
+    longest = max(len(reply.ids) for reply in written["it"])
+    return blocks.spans(len(written["it"]), longest * step_bytes(n_layers), options.batch_size)
+
+
+def block(
+    pair: Pair,
+    prompts: Sequence[Prompt],
+    written: Mapping[str, Sequence[Continuation]],
+    lenses: Mapping[str, tuned_lens.TunedLens],
+    part: range,
+    options: Params,
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return all read-outs of one block of prompts, but for `with_windows`, and the steps that later experiments read.
+
+    prompts, written: of all blocks; replies by teacher. lenses: by variant. part: the indices of the block's prompts.
+    """
+    some, replies = (
+        prompts[part.start : part.stop],
+        {v: [made[i] for i in part] for v, made in written.items()},
+    )
+    shared = shared_options(lenses, options)
+    forced, steps = forced_replies(pair, some, replies, **shared)
+    swept = sweep(pair, some, replies["it"], options, **shared)
+    texts = {"category": [p.category for p in some], "message": [p.message for p in some]}
     found = forced.merge(swept, combine_attrs="drop").assign_attrs(n_layers=forced.attrs["n_layers"])
-    return found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
+    found = found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
+    steps = blocks.rounded(steps, options.kept_bits)
+    return found, steps.assign_coords(prompt_index=steps.prompt_index + np.int64(part.start))
+
+
+def with_windows(found: xr.Dataset, options: Params) -> xr.Dataset:
+    """Return the read-outs of all blocks with `sweep_first` and `sweep_width` (sweep), first layer and width of windows."""
+    windows = swept_windows(found.attrs["n_layers"], options)
+    ends = {"first": [layers.start for layers in windows.values()], "width": list(map(len, windows.values()))}
+    return found.assign({f"sweep_{name}": ("sweep", values) for name, values in ends.items()})
 
 
 def measure(
@@ -86,11 +118,9 @@ def measure(
     lenses: Mapping[str, tuned_lens.TunedLens],
     options: Params,
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return exp11's dataset and the steps that later experiments read. written: replies by teacher; lenses: by variant."""
-    shared = shared_options(lenses, options)
-    forced, steps = forced_replies(pair, prompts, written, **shared)
-    swept = sweep(pair, prompts, written["it"], options, **shared)
-    return assembled(forced, swept, prompts), steps
+    """Return exp11's dataset and the steps that later experiments read, in memory, from one block of all prompts."""
+    found, steps = block(pair, prompts, written, lenses, range(len(prompts)), options)
+    return with_windows(found, options), steps
 
 
 def shared_options(lenses: Mapping[str, tuned_lens.TunedLens], options: Params) -> dict:
@@ -102,8 +132,7 @@ def shared_options(lenses: Mapping[str, tuned_lens.TunedLens], options: Params) 
 def sweep(pair: Pair, prompts, written, options: Params, **shared) -> xr.Dataset:
     """Return the shifts in the final fifth by windows of other places and widths, on IT's replies, each host's own lens.
 
-    `sweep_<read-out>` (side, sweep, lens, prompt) for each of `SWEPT`; `sweep_first` and `sweep_width` (sweep): the first
-    layer and the number of layers of each window. side: as in `graft_shifts.by_window`.
+    `sweep_<read-out>` (side, sweep, lens, prompt) for each of `SWEPT`. side: as in `graft_shifts.by_window`.
     """
     windows = swept_windows(pair.n_layers, options)
     late = list(depths.final_fifth(pair.n_layers))
@@ -111,6 +140,4 @@ def sweep(pair: Pair, prompts, written, options: Params, **shared) -> xr.Dataset
     found = matched_prefix(pair, prompts, written, conditions, shared=(), layers=late, **shared)
     changed = by_window(shifts(found)).sel(region="final_fifth", basis="host", drop=True)
     changed = changed[list(SWEPT)].reset_coords(drop=True).sel(window=list(windows)).rename(window="sweep")
-    ends = {"first": [layers.start for layers in windows.values()], "width": list(map(len, windows.values()))}
-    about = {f"sweep_{name}": ("sweep", values) for name, values in ends.items()}
-    return changed.rename({name: f"sweep_{name}" for name in SWEPT}).assign(about)
+    return changed.rename({name: f"sweep_{name}" for name in SWEPT})

@@ -8,7 +8,7 @@ module takes datasets of steps from `nbhelpers.measures.matched_prefix`.
 import numpy as np
 import xarray as xr
 
-from nbhelpers.core import resampling, stats
+from nbhelpers.core import blocks, resampling, stats
 from nbhelpers.core.depths import final_fifth
 from nbhelpers.measures.graft_shifts import AXES, PROJECTIONS, baselines
 
@@ -68,23 +68,33 @@ def correlations(
     baseline or if the baseline was not projected. given: the entropy that a partial correlation holds fixed, see `GIVEN`;
     for "shift", its change. Condition "pooled": all conditions together.
     """
-    levels, base = features(steps, basis=basis, scale=scale), baselines(steps)
+    sums, about = {}, {}
+    for block in blocks.each(steps):
+        for kind, found in by_kind(block, basis=basis, scale=scale).items():
+            # Any block's spread serves: standardising changes no correlation, it only keeps sums exact.
+            first = about.setdefault(kind, (found.drop_dims("step"), scaling(stacked(found))))
+            values = standardised(stacked(found), first[1])
+            sums.setdefault(kind, []).append(moments(values, block.prompt_index.values))
+    measured = about["level"][0].condition.values.tolist()
+    found = [
+        correlated(np.concatenate(sums[kind]), about[kind][0], **draws).reindex(condition=[*measured, POOLED])
+        for kind in sums
+    ]
+    return xr.concat(found, xr.IndexVariable("kind", list(sums)))
+
+
+def by_kind(steps: xr.Dataset, **options) -> dict[str, xr.Dataset]:
+    """Return {kind: features} of `KINDS`, the same variables as levels, within prompts, and as shifts from the baseline."""
+    levels, base, prompt = features(steps, **options), baselines(steps), steps.prompt_index.values
     measured = levels.condition.values.tolist()
     grafted = [name for name in measured if base[name] != name and base[name] in measured]
     before = levels.sel(condition=[base[name] for name in grafted]).assign_coords(condition=grafted)
-    prompt = steps.prompt_index.values
-    kinds = {
-        "level": levels,
-        "within_prompt": levels.map(lambda values: centred(values, prompt)),
-        "shift": levels.sel(condition=grafted) - before,
-    }
-    found = [
-        correlated(each, prompt, **draws).reindex(condition=[*measured, POOLED])
-        for each in kinds.values()
-        if each.sizes["condition"]
-    ]
-    known = [kind for kind, each in kinds.items() if each.sizes["condition"]]
-    return xr.concat(found, xr.IndexVariable("kind", known))
+    kinds = (
+        levels,
+        levels.map(lambda values: centred(values, prompt)),
+        levels.sel(condition=grafted) - before,
+    )
+    return {kind: each for kind, each in zip(KINDS, kinds) if each.sizes["condition"]}
 
 
 def by_scale(steps: xr.Dataset, **draws) -> xr.Dataset:
@@ -101,13 +111,12 @@ def centred(values: xr.DataArray, prompt: np.ndarray) -> xr.DataArray:
     return values - np.moveaxis(means[at], 0, -1)
 
 
-def correlated(found: xr.Dataset, prompt: np.ndarray, **draws) -> xr.Dataset:
+def correlated(sums: np.ndarray, found: xr.Dataset, **draws) -> xr.Dataset:
     """Return r of each feature with KL, plain and partial, and its ends over prompts, (given, feature, condition, lens).
 
-    found: from `features`; prompt: [step]. The last condition, "pooled", joins all others. A step that lacks a value
-    is left out. StatisticsError with fewer than two prompts.
+    sums: from `moments`; found: what holds their coordinates. The last condition, "pooled", joins all others. A step that
+    lacks a value is left out. StatisticsError with fewer than two prompts.
     """
-    sums = moments(stacked(found), prompt)
     sums = np.concatenate([sums, sums.sum(1, keepdims=True)], axis=1)
     ends = resampling.bca_of_sums(sums, _partial_correlations, **draws)
     dims = ("condition", "lens", "given", "feature")
@@ -118,16 +127,23 @@ def correlated(found: xr.Dataset, prompt: np.ndarray, **draws) -> xr.Dataset:
 
 
 def stacked(found: xr.Dataset) -> np.ndarray:
-    """Return features, KL and both entropies of every step, standardised, [condition, lens, variable, step].
-
-    Every variable is standardised over all conditions and steps, which changes no correlation and keeps sums exact.
-    """
+    """Return features, KL and both entropies of every step, [condition, lens, variable, step]."""
     value = found.value.expand_dims(lens=found.lens).transpose("condition", "lens", "feature", "step").values
     rest = [found[name].transpose("condition", "lens", "step").values[:, :, None]
             for name in ("kl", *GIVEN[1:])]  # fmt: skip
-    both = np.concatenate([value, *rest], axis=2)
-    spread = np.nanstd(both, axis=(0, 3), keepdims=True)
-    return (both - np.nanmean(both, axis=(0, 3), keepdims=True)) / np.where(spread > 0, spread, 1.0)
+    return np.concatenate([value, *rest], axis=2)
+
+
+def scaling(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the spread of each variable over all conditions and steps, [1, lens, variable, 1]."""
+    over = dict(axis=(0, 3), keepdims=True)
+    return np.nanmean(values, **over), np.nanstd(values, **over)
+
+
+def standardised(values: np.ndarray, scale: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return values [condition, lens, variable, step] less the mean and over the spread of `scaling`."""
+    mean, spread = scale
+    return (values - mean) / np.where(spread > 0, spread, 1.0)
 
 
 def moments(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ directions of late MLP updates, and correlates of the late shift. All replies ar
 import numpy as np
 import xarray as xr
 
+from nbhelpers.core import blocks
 from nbhelpers.core.depths import final_fifth
 from nbhelpers.core.schemas import ExperimentParams
 from nbhelpers.core.stats import prompt_means
@@ -39,11 +40,12 @@ def summarise(steps: xr.Dataset, tokenizer, options: ExperimentParams) -> xr.Dat
     (scale, kind, given, feature, measured, lens) of cosines and projections.
     """
     draws = options.model_dump(include={"n_resamples", "confidence", "seed"})
-    counts = support.replaced(steps, tokenizer)
+    counts = blocks.over(steps, support.replaced, tokenizer)
+    measures = {"gains": support.rank_gains, "wins": support.late_wins,
+                "updates": update_means, "overlaps": overlap_means}  # fmt: skip
     return assembled(
-        steps, counts, shares=support.shares(counts, **draws), gains=support.rank_gains(steps),
-        wins=support.late_wins(steps), related=correlates.by_scale(steps, **draws),
-        updates=update_means(steps), overlaps=overlap_means(steps),
+        steps, counts, shares=support.shares(counts, **draws), related=correlates.by_scale(steps, **draws),
+        **{name: blocks.over(steps, measure) for name, measure in measures.items()},
     )  # fmt: skip
 
 

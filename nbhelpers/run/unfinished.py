@@ -1,0 +1,43 @@
+"""Blocks of a run that has not finished: kept in `_build/unfinished` until its result is written, so that it goes on."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from nbhelpers.core import blocks, params, sealed
+from nbhelpers.run import versions
+
+
+def folder(run: params.Run) -> Path:
+    """Return the folder of a run's blocks, named by its version: other parameters, weights or code find none of them."""
+    inside = params.ROOT / "_build" / "unfinished" / run.profile.name / run.model.key
+    return inside / f"{run.key}-{versions.measure_version(run)}"
+
+
+def measured(
+    run: params.Run,
+    parts: Sequence[range],
+    measure: Callable[[range], dict[str, xr.Dataset]],
+    names: Sequence[str],
+) -> dict[str, list[Path]]:
+    """Return {name: files of a run's blocks}; blocks that an earlier, stopped run has left are not measured again.
+
+    parts: the prompts of each block. measure: returns a block's datasets by name. Blocks of other versions are removed.
+    """
+    place = folder(run)
+    for old in place.parent.glob(f"{run.key}-*"):
+        if old != place:
+            shutil.rmtree(old, ignore_errors=True)
+    ready = sum(
+        all(sealed.is_whole(place / f"{name}.{i:05d}.nc") for name in names) for i in range(len(parts))
+    )
+    if ready:
+        print(f"{ready} of {len(parts)} blocks of prompts lay ready from a run that was stopped")
+    return blocks.written(place, parts, measure, names)
+
+
+def forget(run: params.Run) -> None:
+    """Remove a run's blocks, once its result holds them."""
+    shutil.rmtree(folder(run), ignore_errors=True)
