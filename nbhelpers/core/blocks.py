@@ -14,7 +14,7 @@ import xarray as xr
 from nbhelpers.core import sealed
 
 LARGEST = 640 * 2**20  # bytes of one block in memory; some copies of it are held while it is made
-CHUNK = 2048  # steps in one chunk of a file
+CHUNK = 8192  # steps in one chunk of a file
 ALL_BITS = 23  # of a float32's mantissa
 
 

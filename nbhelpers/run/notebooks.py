@@ -210,7 +210,11 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False, again: 
             return path
         with kernel_environment(run.profile, local=not (run.model.pt.hub or run.model.it.hub)):
             output = executed_path(run.profile.name, source.name, run.model.key)
-            execute(source, output, given, label=label, version=version, bar=bar)
+            try:
+                execute(source, output, given, label=label, version=version, bar=bar)
+            except KeyboardInterrupt:
+                _say_what_is_kept(run, label)
+                raise
         expects = experiments.variables(run.key)
         if store.attributes(path, experiment=run.key, expects=expects)["parameter_hash"] != run.hash:
             raise BatchError(
@@ -218,6 +222,16 @@ def measure(run: params.Run, *, version: str, own=(), bar: bool = False, again: 
             )
         results.measured(run, now=True)
     return path
+
+
+def _say_what_is_kept(run: params.Run, label: str) -> None:
+    """Print how many blocks of a stopped run the next one finds, if it writes blocks."""
+    from nbhelpers.run import unfinished  # which needs this module
+
+    if blocks := unfinished.kept(run):
+        print(
+            f"{label}: blocks of prompts that are kept: {blocks}; the same command goes on after them.", flush=True
+        )
 
 
 def upstream(run: params.Run, key: str):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from nbhelpers.core import blocks, params, sealed
+from nbhelpers.core import blocks, params
 from nbhelpers.run import versions
 
 
@@ -30,12 +30,14 @@ def measured(
     for old in place.parent.glob(f"{run.key}-*"):
         if old != place:
             shutil.rmtree(old, ignore_errors=True)
-    ready = sum(
-        all(sealed.is_whole(place / f"{name}.{i:05d}.nc") for name in names) for i in range(len(parts))
-    )
-    if ready:
-        print(f"{ready} of {len(parts)} blocks of prompts lay ready from a run that was stopped")
+    if ready := kept(run):
+        print(f"{ready} of {len(parts)} blocks of prompts lie ready from a run that was stopped")
     return blocks.written(place, parts, measure, names)
+
+
+def kept(run: params.Run) -> int:
+    """Return how many blocks of a run have been written."""
+    return len({path.name.split(".")[-2] for path in folder(run).glob("[!.]*.nc")})
 
 
 def forget(run: params.Run) -> None:

@@ -35,7 +35,7 @@ class Params(ForwardParams):
 
 def step_bytes(n_layers: int) -> int:
     """Return how many bytes the steps that later experiments read take in memory for one token of a reply."""
-    return EIGHT * n_layers * (2 * 24 + 60)  # for each lens, and for geometry and projections
+    return EIGHT * n_layers * (2 * 24 + 44)  # for each lens, and for the MLP's geometry and projections
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:

@@ -100,7 +100,7 @@ def block(
     texts = {"category": [p.category for p in some], "message": [p.message for p in some]}
     found = forced.merge(swept, combine_attrs="drop").assign_attrs(n_layers=forced.attrs["n_layers"])
     found = found.assign({name: ("prompt", np.array(values, dtype=object)) for name, values in texts.items()})
-    steps = blocks.rounded(steps, options.kept_bits)
+    steps = blocks.rounded(steps.sel(component=["mlp"]), options.kept_bits)
     return found, steps.assign_coords(prompt_index=steps.prompt_index + np.int64(part.start))
 
 
