@@ -114,11 +114,11 @@ def combined(parts: Sequence):
     how = dict(data_vars="all", coords="minimal", compat="override", join="exact", combine_attrs="override")
     found = xr.concat([part[along] for part in parts], "prompt", **how)
     rest = [part.drop_vars(along).drop_dims("prompt", errors="ignore") for part in parts]
-    if rest[0].data_vars:
-        aligned = xr.align(*rest, join="outer", fill_value=0)
-        with xr.set_options(keep_attrs=True):
-            total = sum(aligned[1:], start=aligned[0])
-        found = xr.merge([found, total], compat="override", join="outer")
+    aligned = xr.align(*rest, join="outer", fill_value=0)
+    with xr.set_options(keep_attrs=True):
+        total = sum(aligned[1:], start=aligned[0])
+    # Coordinates that only steps have, such as the names of lenses, come with the rest.
+    found = xr.merge([found, total], compat="override", join="outer")
     return found.assign_attrs(parts[0].attrs)
 
 

@@ -230,7 +230,8 @@ def _say_what_is_kept(run: params.Run, label: str) -> None:
 
     if blocks := unfinished.kept(run):
         print(
-            f"{label}: blocks of prompts that are kept: {blocks}; the same command goes on after them.", flush=True
+            f"{label}: blocks of prompts that are kept: {blocks}; the same command goes on after them.",
+            flush=True,
         )
 
 

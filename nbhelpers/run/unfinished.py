@@ -6,6 +6,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from nbhelpers import experiments
 from nbhelpers.core import blocks, params
 from nbhelpers.run import versions
 
@@ -19,20 +20,27 @@ def folder(run: params.Run) -> Path:
 def measured(
     run: params.Run,
     parts: Sequence[range],
-    measure: Callable[[range], dict[str, xr.Dataset]],
+    measure: Callable[[range], Sequence[xr.Dataset]],
     names: Sequence[str],
+    **about,
 ) -> dict[str, list[Path]]:
     """Return {name: files of a run's blocks}; blocks that an earlier, stopped run has left are not measured again.
 
-    parts: the prompts of each block. measure: returns a block's datasets by name. Blocks of other versions are removed.
+    parts: the prompts of each block. measure: returns a block's datasets, those of the names: the experiment's and its
+    artifacts'. about: `started` and `device` of `experiments.described`. Blocks of other versions are removed.
     """
+
+    def of_block(part: range) -> dict[str, xr.Dataset]:
+        found = zip(names, measure(part), strict=True)
+        return {name: experiments.described(each, run, name=name, **about) for name, each in found}
+
     place = folder(run)
     for old in place.parent.glob(f"{run.key}-*"):
         if old != place:
             shutil.rmtree(old, ignore_errors=True)
     if ready := kept(run):
         print(f"{ready} of {len(parts)} blocks of prompts lie ready from a run that was stopped")
-    return blocks.written(place, parts, measure, names)
+    return blocks.written(place, parts, of_block, names)
 
 
 def kept(run: params.Run) -> int:

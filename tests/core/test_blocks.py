@@ -58,7 +58,8 @@ def test_blocks_joined_are_what_one_block_gives(tmp_path, size):
         np.testing.assert_array_equal(steps[name], whole[name])
         assert found[name].dtype == whole[name].dtype and found[name].attrs["units"] == whole[name].units
     assert found.text.values.tolist() == [f"says {i}␀" for i in range(5)]
-    assert found.prompt.values.tolist() == whole.prompt.values.tolist()
+    for name in ("prompt", "lens", "layer"):
+        assert found[name].values.tolist() == whole[name].values.tolist() and name in found.indexes
     assert (found.mass == 5).all()  # what has no prompt is added up
 
 

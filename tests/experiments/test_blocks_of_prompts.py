@@ -74,7 +74,7 @@ def test_a_capture_in_blocks_is_the_capture(monkeypatch):
     chosen, ids = c.chosen[:5], {v: c.ids[v][:5] for v in VARIANTS}
 
     def captured(parts):
-        return [exp00_measure.block(c.pair, chosen, ids, c.lenses, part, options) for part in parts]
+        return [exp00_measure.block(c.pair, chosen, ids, c.lenses, part, options)[0] for part in parts]
 
     monkeypatch.setattr(blocks, "LARGEST", 4 * 2 * 6 * step_bytes(c.pair.n_layers))
     parts = exp00_measure.block_spans(c.pair.n_layers, 5, options)

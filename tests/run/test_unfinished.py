@@ -22,11 +22,11 @@ def block(part):
     while part.start == 2 and (params.ROOT / "hold-ann").exists():
         time.sleep(0.05)
     index = np.repeat(np.array(part), 3)
-    return {"exp90": xr.Dataset({"value": ("step", index + 0.5, about)}, {"prompt_index": ("step", index)})}
+    return [xr.Dataset({"value": ("step", index + 0.5, about)}, {"prompt_index": ("step", index)})]
 
 
 about = {"units": "1", "long_name": "v"}
-files = unfinished.measured(run, [range(2), range(2, 4)], block, ["exp90"])["exp90"]
+files = unfinished.measured(run, [range(2), range(2, 4)], block, ["exp90"], started=0.0, device="cpu")["exp90"]
 attributes = store.provenance(run, wall_time_s=0.0, device="cpu")
 whole = blocks.small(files).assign(n=((), 1.0, about))
 store.save(whole, store.result_path(profile, model, "exp90"), provenance=attributes, steps=files)
