@@ -19,7 +19,8 @@ from tests.stubs import REPOSITORY
 
 PACKAGE = REPOSITORY / "nbhelpers"
 # Lines of a file, of the code of a function, and of core, models and measures together. The last was 6,000 while the package
-# knew six families; other pairs, files and machines took some of the rest, directions, judges of behaviour and captures larger than memory the most.
+# knew six families; other pairs, files and machines took some of the rest, directions, judges of behaviour and captures
+# larger than memory the most.
 LARGEST, LONGEST, SCIENCE = 350, 40, 13_250
 # What is written for readers may point to any experiment, and the command line's help has an example.
 PROSE = ("README.md", "book/", "nbhelpers/cli.py")

@@ -4,8 +4,14 @@
 from tests.mutation.mutant import Mutant as M
 
 STATS, SUMS, DEPTHS = "core/stats.py", "core/resampling.py", "core/depths.py"
+BLOCKS = "core/blocks.py"
 
 MUTANTS = [
+    M(BLOCKS, "// batch_size) * batch_size", "// batch_size) * batch_size + 1", "a block that ends within a batch"),
+    M(BLOCKS, "((raw >> np.uint32(drop)) & np.uint32(1))", "np.uint32(1)", "ties are rounded up"),
+    M(BLOCKS, 'join="outer", fill_value=0)', 'join="inner")', "sums over the steps that all blocks have"),
+    M(BLOCKS, "            start += length\n", "            start += 0\n", "each block is written over the one before"),
+    M(BLOCKS, "index[start:stop] - index.dtype.type(first)", "index[start:stop]", "prompts of a later block keep their numbers"),
     M(STATS, "hits / len(signs) if every else (hits + 1) / (len(signs) + 1)", "hits / len(signs)",
       "a drawn p-value may be 0"),
     M(STATS, "hits / len(signs) if every else (hits + 1) / (len(signs) + 1)", "(hits + 1) / (len(signs) + 1)",
