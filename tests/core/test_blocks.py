@@ -32,7 +32,7 @@ def made(part, seed=0):
         {
             "history": ("step", np.repeat(["a", "b"], len(index) // 2)),
             "prompt_index": ("step", index),
-            "prompt": [f"p{i}" for i in part],
+            "prompt": [f"p{10**i}" for i in part],
             "lens": ["raw", "tuned"],
             "layer": np.arange(3),
         },
