@@ -1,6 +1,6 @@
 """A Slurm cluster of two nodes on this machine's loopback address: munged, slurmctld and two slurmd, in one folder.
 
-python -m tests.slurm.cluster FOLDER    start it, print the variable that Slurm's commands need, and wait for Ctrl-C
+python -m tests.slurm.cluster FOLDER    start it, print the variables that Slurm's commands need, and wait for Ctrl-C
 """
 
 import contextlib
@@ -51,7 +51,7 @@ JobRequeue=1
 SlurmdParameters=config_overrides
 NodeName=nbh1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs={cores} RealMemory={memory} State=UNKNOWN
 NodeName=nbh2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs={cores} RealMemory={memory} State=UNKNOWN
-PartitionName=nbh Nodes=nbh1,nbh2 Default=YES MaxTime=60 State=UP
+PartitionName=nbh Nodes=nbh1,nbh2 Default=YES MaxTime=1440 State=UP
 """
 
 
@@ -84,18 +84,18 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """A running cluster. Its commands find it by the variable SLURM_CONF, which `environment` holds."""
+    """A running cluster. Its commands find it by SLURM_CONF and PATH, which `environment` holds."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.environment = os.environ | {
-            "SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+            "SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{folder}/bin:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
         }  # fmt: skip
         self.daemons: dict[str, subprocess.Popen] = {}
 
     def configure(self, cores: int, memory: int) -> None:
         """Write the configuration and the key of munge; memory: MiB of each node."""
-        for name in ("state", *(f"spool.{node}" for node in NODES)):
+        for name in ("bin", "state", *(f"spool.{node}" for node in NODES)):
             (self.folder / name).mkdir()
         controller, first, second = free_ports(3)
         text = CONFIGURATION.format(
@@ -103,6 +103,10 @@ class Cluster:
             memory=memory, controller=controller, first=first, second=second,
         )  # fmt: skip
         (self.folder / "slurm.conf").write_text(text)
+        # Snakemake takes SLURM_CONF from the environment of srun, which elsewhere reads the system's configuration.
+        srun = self.folder / "bin/srun"
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {program("srun")} "$@"\n')
+        srun.chmod(0o755)
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
         (self.folder / "munge.key").chmod(0o400)
 
@@ -197,7 +201,7 @@ def main(folder: Path) -> None:
         running(folder.resolve(), cores=os.cpu_count() or 1, memory=8000),
         contextlib.suppress(KeyboardInterrupt),
     ):
-        print(f"export SLURM_CONF={folder.resolve()}/slurm.conf", flush=True)
+        print(f"export SLURM_CONF={folder.resolve()}/slurm.conf PATH={folder.resolve()}/bin:$PATH", flush=True)
         signal.pause()
 
 

@@ -1,4 +1,4 @@
-"""A batch on a real Slurm of two nodes: jobs are killed, a node is drained, the controller restarts; results stay the same."""
+"""A batch on a real Slurm of two nodes: a job is requeued, one killed, a node drained, the controller restarted."""
 
 import os
 import shutil
@@ -86,14 +86,13 @@ def slurm(tmp_path_factory):
 
 
 def one_running(slurm, batch, besides=()):
-    """Return the id of a job that has run for some seconds, once there is one."""
+    """Return the id of a running job, once there is one."""
 
     def running():
         assert batch.poll() is None, "the batch ended early"
         return [job for job in slurm.jobs("RUNNING") if job not in besides]
 
     slurm.wait_for(running, "no job runs", 90)
-    time.sleep(3)
     return running()[0]
 
 
