@@ -215,6 +215,8 @@ def command(
     call += ["--cores", str(cores)] if executor == LOCAL else ["--executor", executor, "--jobs", str(cores)]
     call += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input", "code"]
     call += ["--resources", f"gpu={gpus}"] if gpus else []
+    # The plugin forgets its jobs, and waits for ever, once this many questions in a row had no answer: five by default.
+    call += ["--slurm-status-attempts", "600"] if executor == "slurm" else []
     call += options
     call += ["--config", f"profile=!!str {profile}"]  # else Snakemake would take 1e5 for a number
     return [*call, "--", target]

@@ -201,7 +201,9 @@ def main(folder: Path) -> None:
         running(folder.resolve(), cores=os.cpu_count() or 1, memory=8000),
         contextlib.suppress(KeyboardInterrupt),
     ):
-        print(f"export SLURM_CONF={folder.resolve()}/slurm.conf PATH={folder.resolve()}/bin:$PATH", flush=True)
+        print(
+            f"export SLURM_CONF={folder.resolve()}/slurm.conf PATH={folder.resolve()}/bin:$PATH", flush=True
+        )
         signal.pause()
 
 

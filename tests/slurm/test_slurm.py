@@ -24,15 +24,11 @@ SIZES = {
     "exp09": {},
 }  # fmt: skip
 # Two jobs at once, one a node; a job that fails is tried twice; ask Slurm often, since jobs are short.
+# This Slurm keeps no accounts, so sacct knows nothing.
 OPTIONS = [
-    "--jobs",
-    "2",
-    "--retries",
-    "2",
-    "--slurm-requeue",
-    "--slurm-init-seconds-before-status-checks",
-    "2",
-]
+    "--jobs", "2", "--retries", "2", "--slurm-requeue", "--slurm-status-command", "squeue",
+    "--slurm-init-seconds-before-status-checks", "2",
+]  # fmt: skip
 OWN = {"created", "wall_time_s"}  # attributes of a run, not of what it measured
 
 
