@@ -75,7 +75,7 @@ def slurm(tmp_path_factory):
     """Return a running cluster of two nodes of one core; skip with a sentence where there can be none."""
     try:
         cluster.require(install=os.environ.get("NBH_INSTALL_SLURM") == "1")
-        with cluster.running(tmp_path_factory.mktemp("slurm"), cores=1, memory=4000) as found:
+        with cluster.running(tmp_path_factory.mktemp("slurm"), cores=1, memory=16000) as found:
             yield found
     except cluster.Unavailable as reason:
         pytest.skip(str(reason))
