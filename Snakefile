@@ -1,8 +1,7 @@
 """Every experiment on every model of a profile, the comparison of the models, the book.
 
-`make book` calls this through `nbh batch`. By hand, also on a cluster:
+`make book` calls this through `nbh batch`, which also runs it on a cluster. By hand:
     snakemake --cores 8 --resources gpu=2 --keep-going --config profile=paper
-    snakemake --executor slurm --jobs 12 --keep-going --config profile=paper
 What a step depends on is its `version`, a digest of contents, so its files are `ancient`: their times do not count.
 Its outputs are stamps, not the results themselves, which Snakemake would delete before their successors are there.
 """
@@ -77,6 +76,8 @@ for key, experiment in EXPERIMENTS.items():
         threads: THREADS
         resources:
             gpu=CHOSEN.gpus,
+            mem_mb=lambda wildcards, attempt, key=key: attempt * graph.asked(key, wildcards.model, PROFILE)["mem_mb"],
+            runtime=lambda wildcards, attempt, key=key: attempt * graph.asked(key, wildcards.model, PROFILE)["runtime"],
         shell:
             f"{PYTHON_M} nbhelpers run {{params.key:q}} --model {{wildcards.model:q}} --profile {{params.profile:q}}"
 
@@ -95,6 +96,8 @@ for key, experiment in ACROSS.items():
             key=key,
             profile=PROFILE,
             version=lambda wildcards, key=key: versions.compare_version(key),
+        resources:
+            **graph.LEAST,
         shell:
             f"{PYTHON_M} nbhelpers run {{params.key:q}}_across --profile {{params.profile:q}}"
 
@@ -108,5 +111,7 @@ rule html:
     params:
         profile=PROFILE,
         version=versions.book_version(),
+    resources:
+        **graph.LEAST,
     shell:
         f"{PYTHON_M} nbhelpers book --profile {{params.profile:q}}"

@@ -12,7 +12,7 @@ import typer
 
 from nbhelpers import experiments
 from nbhelpers.core import params, store
-from nbhelpers.run import kernels, locks, notebooks, results
+from nbhelpers.run import locks, notebooks, results
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -139,26 +139,23 @@ def _dry_run(experiment: str, model: str, profile: str, parameter) -> None:
 
 @app.command("batch")
 def batch_(
+    options: Annotated[list[str], typer.Argument(help="Snakemake's own options, after --.")] = (),
     profile: Profile = "pocket",
-    cores: Annotated[int, typer.Option(min=1, help="CPU cores to use.")] = os.cpu_count() or 1,
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores; of a cluster, jobs.")] = os.cpu_count() or 1,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs to use; 0 takes those that are seen.")] = 0,
     target: Annotated[str, typer.Option(help="all (with the book), compared or measured.")] = "all",
+    executor: Annotated[str, typer.Option(help="local, slurm or another of Snakemake's.")] = "local",
 ):
     """Run everything of a profile that is missing or out of date, with Snakemake.
 
-    Example: nbh batch --profile paper --gpus 4
+    Example: nbh batch --profile paper --executor slurm -- --jobs 12 --retries 1
 
     After a kill or a failure, the same command runs what is missing. The log is _build/batch.log.
     """
     from nbhelpers.run import graph
 
-    if target not in graph.TARGETS:
-        known = params.suggestion(target, graph.TARGETS)
-        raise params.ParameterError(f"there is no target {target!r}; {known}.")
-    wanted = params.profile_params(profile).gpus
-    if not graph.run(
-        profile, cores=cores, gpus=gpus or (len(kernels.gpus()) if wanted else 0), target=target
-    ):
+    own = {"target": target, "executor": executor, "options": options}
+    if not graph.run(profile, cores=cores, gpus=gpus, **own):
         raise typer.Exit(1)
 
 

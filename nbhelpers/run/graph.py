@@ -5,6 +5,8 @@ on. A fresh clone, a touched file or an edited comment does not change it. How a
 """
 
 import contextlib
+import functools
+import math
 import os
 import re
 import signal
@@ -12,20 +14,24 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
 from nbhelpers import experiments
 from nbhelpers.core import digests, params, store
-from nbhelpers.run import kernels, notebooks, results, warm
+from nbhelpers.run import estimate, kernels, notebooks, results, warm
 from nbhelpers.run.locks import require_writable, taken
 from nbhelpers.run.versions import compare_version, measure_version, step_version
 
+LOCAL = "local"  # the executor that runs steps on this machine
 TARGETS = ("all", "compared", "measured")
 TOTAL = re.compile(r"^total +(\d+)$")
+JOB = re.compile(r"^(?:(?:local)?rule (?P<rule>\w+):|    jobid: (?P<job>\d+)|    wildcards: model=(?P<model>.+)"
+                 r"|Finished jobid: (?P<done>\d+).*)$")  # fmt: skip
 STEP = re.compile(r"^(\d+) of (\d+) steps")
+LEAST = {"mem_mb": 2000, "runtime": 240}  # of every job of a cluster: MB and minutes
 TOKEN = "NBHELPERS_BATCH_TOKEN"  # in the environment of all processes that a batch starts
 WATCH = "import sys; sys.stdin.read(); from nbhelpers.run import graph; graph.end_group(int(sys.argv[1]), sys.argv[2])"
 
@@ -43,6 +49,21 @@ def measure_inputs(key: str, model: str, profile: str) -> list[str]:
     named = (("models", model), ("profiles", profile), ("experiments", key))
     files += [params.ROOT / "params" / kind / f"{name}.yml" for kind, name in named]
     return [path for path in map(store.shown, files) if not {"{", "}"} & set(path)]
+
+
+@functools.cache
+def asked(key: str, model: str, profile: str) -> dict[str, int]:
+    """Return what a scheduler is asked for one step: mem_mb, the estimate and a quarter of it more, and runtime, minutes.
+
+    LEAST, the memory of Python and its libraries, comes on top. On this machine, or where no estimate can be made, it is all.
+    """
+    if not os.environ.get(kernels.SCHEDULER):
+        return LEAST
+    try:
+        cost = estimate.cost(experiments.resolve(key, model=model, profile=profile))
+    except params.ParameterError:
+        return LEAST
+    return LEAST | {"mem_mb": LEAST["mem_mb"] + math.ceil(1.25 * cost.memory / 2**20)}
 
 
 def steps(profile: str) -> list[tuple[str, str]]:
@@ -182,54 +203,75 @@ def outlived_by_none(group: int, token: str) -> Iterator[None]:
         watcher.wait()
 
 
-def command(profile: str, cores: int, gpus: int, target: str) -> list[str]:
-    """Return the Snakemake command."""
-    call = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        "Snakefile",
-        "--cores",
-        str(cores),
-        "--keep-going",
-    ]
+def command(
+    profile: str, cores: int, gpus: int, target: str, executor: str = LOCAL, options: Sequence[str] = ()
+) -> list[str]:
+    """Return the Snakemake command.
+
+    cores: on this machine, or, with another executor, how many jobs are with the scheduler at once. options: Snakemake's own,
+    which win over those given here but for the profile.
+    """
+    call = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--keep-going"]
+    call += ["--cores", str(cores)] if executor == LOCAL else ["--executor", executor, "--jobs", str(cores)]
     call += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input", "code"]
-    call += ["--config", f"profile=!!str {profile}"]  # else Snakemake would take 1e5 for a number
     call += ["--resources", f"gpu={gpus}"] if gpus else []
+    # The plugin forgets its jobs, and waits for ever, once this many questions in a row had no answer: five by default.
+    call += ["--slurm-status-attempts", "600"] if executor == "slurm" else []
+    call += options
+    call += ["--config", f"profile=!!str {profile}"]  # else Snakemake would take 1e5 for a number
     return [*call, "--", target]
 
 
-def _environment(profile: str) -> dict[str, str]:
-    """Return the environment of the graph's jobs: the settings of their runs, with this interpreter as `python`."""
+def require_target(target: str, options: Sequence[str]) -> None:
+    """Raise ParameterError for a target that there is not, or for words that cannot be Snakemake's options."""
+    if target not in TARGETS:
+        raise params.ParameterError(f"there is no target {target!r}; {params.suggestion(target, TARGETS)}.")
+    if options and not options[0].startswith("-"):
+        raise params.ParameterError(
+            f"{options[0]!r} is no option; Snakemake's own stand after `--`, such as `-- --jobs 12`."
+        )
+
+
+def _environment(profile: str, executor: str = LOCAL) -> dict[str, str]:
+    """Return the environment of the graph's jobs: the settings of their runs, with this interpreter as `python`.
+
+    A scheduler chooses the GPUs of its jobs, and their processes must be its own, not forks of a server beside the batch.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     chosen = params.profile_params(profile)
     pairs = [params.model_params(model) for model in chosen.models]
     settings = kernels.settings(chosen, local=not any(pair.pt.hub or pair.it.hub for pair in pairs))
+    settings |= {} if executor == LOCAL else {kernels.SCHEDULER: executor, warm.ADDRESS: "0"}
     return os.environ | settings | {"PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
-def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool:
+def run(
+    profile: str, *, cores: int, gpus: int = 0, target: str = "all", executor: str = LOCAL,
+    options: Sequence[str] = (),
+) -> bool:  # fmt: skip
     """Return whether every step of a profile's graph is done; a line is printed for each finished step.
 
     `target` is "measured" (the datasets), "compared" (also the across-model notebooks) or "all" (also the book). A
     step that fails leaves its partial notebook and does not stop the others. After a kill at any moment, the next call
-    runs what is missing. The whole log is `_build/batch.log`.
+    runs what is missing. The whole log is `_build/batch.log`. Of `executor` and `options`, see `command`.
     """
+    require_target(target, options)
     require_writable()
+    if executor == LOCAL and not gpus and params.profile_params(profile).gpus:
+        gpus = len(kernels.gpus())
     with sole_batch() as lock:
         models, token = params.profile_params(profile).models, uuid.uuid4().hex
         print(f"profile {profile}: looking for what is missing or out of date", flush=True)
         read_weights(models)
         for sentence in settle(profile):
             print(sentence, flush=True)
-        call = command(profile, cores, gpus, target)
+        call = command(profile, cores, gpus, target, executor, options)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         job = subprocess.Popen(
             # A process that has used a GPU must not be forked; besides, GPU runs take much longer than the imports.
-            call if gpus else warm.with_server(call), cwd=params.ROOT, env=_environment(profile) | {TOKEN: token},
+            call if gpus or executor != LOCAL else warm.with_server(call),
+            env=_environment(profile, executor) | {TOKEN: token}, cwd=params.ROOT, start_new_session=True,
             encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True,
         )  # fmt: skip
         try:
             lock.write_text(f"{job.pid} {token}")
@@ -243,9 +285,22 @@ def run(profile: str, *, cores: int, gpus: int = 0, target: str = "all") -> bool
             signal.signal(signal.SIGTERM, before)
 
 
+def note_job(line: str, jobs: dict[str, str]) -> None:
+    """Keep in `jobs` what Snakemake's log says: what the job of each number runs, and under "done" the last that ended."""
+    for kind, text in (found.groupdict() if (found := JOB.match(line)) else {}).items():
+        if text and kind == "done":
+            jobs["done"] = jobs.get(text, "")
+        elif text:
+            jobs[kind] = text
+            what, _, task = jobs.get("rule", "").rpartition("_")
+            who = jobs["model"] if kind == "model" else "all models"
+            if kind != "rule":
+                jobs[jobs["job"]] = f"{what} · {who}" if task in ("measure", "across") else ""
+
+
 def follow(job: subprocess.Popen) -> bool:
     """Return whether a Snakemake process succeeded, after printing its steps as they finished."""
-    start, waiting, failures, tail = time.time(), [], [], []
+    start, waiting, failures, tail, jobs = time.time(), [], [], [], {}
     with open(params.ROOT / "_build" / "batch.log", "w", encoding="utf-8") as log:
         for line in job.stdout:
             log.write(line)
@@ -261,9 +316,13 @@ def follow(job: subprocess.Popen) -> bool:
                 print(f"to run: {int(total[1]) - 1}", flush=True)
             elif line.startswith("Nothing to be done"):
                 print("nothing to run: every result is up to date", flush=True)
-            elif step and waiting:
-                # Snakemake counts the target itself as its last step; we do not.
-                print(f"[{step[1]}/{int(step[2]) - 1}] {waiting.pop(0)}", flush=True)
+            elif step and (waiting or jobs.get("done")):
+                # Snakemake counts the target itself as its last step; we do not. What jobs of a cluster print is not here.
+                print(
+                    f"[{step[1]}/{int(step[2]) - 1}] {waiting.pop(0) if waiting else jobs['done']}",
+                    flush=True,
+                )
+            note_job(line, jobs)
     done = job.wait() == 0
     if not done and not failures:
         print("\n".join(tail))

@@ -22,6 +22,7 @@ QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
 # Left alone, glibc gives large blocks back to the system after each use and asks for them again: a tenth of the time of
 # decoding in page faults. Other C libraries do not read these. 32 MiB is the most that it takes; then 256 MiB.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+SCHEDULER = "NBHELPERS_SCHEDULER"  # set in jobs of a cluster, where the scheduler gives each its GPUs
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -94,7 +95,7 @@ def listed(visible: str, count: int | None = None) -> list[str]:
 def gpu_slots(count: int) -> Iterator[dict[str, str]]:
     """Yield the environment that gives a run `count` GPUs that no other run of this repository holds."""
     names = gpus() if count else []
-    if not count or len(names) < count:
+    if not count or len(names) < count or os.environ.get(SCHEDULER):
         yield {}
         return
     folder, said = params.ROOT / "_build" / "gpu", False
