@@ -1,6 +1,8 @@
 """Estimates of cost: hand-worked counts, and a dry run that lists everything, loads nothing and asks no network."""
 
 import json
+import math
+import re
 import shutil
 import socket
 import subprocess
@@ -244,3 +246,14 @@ def test_a_gpu_profile_parts_its_memory_and_a_cpu_profile_has_none(run_cli):
 def test_grafts_fit_a_card_of_75_gib(model):
     found = estimate.cost(experiments.resolve("exp11", model=model))
     assert found.memory < 75 * 2**30 and found.host < 5 * 2**30
+
+
+def test_the_readme_says_what_the_dry_run_says(run_cli):
+    said = run_cli("run", "--dry-run", "--profile", "paper")[1].splitlines()
+    memory = [re.findall(r"([\d.]+) GiB", line) for line in said[1:-2] if line.count("GiB") == 3]
+    gpu, host = (math.ceil(max(float(row[k]) for row in memory)) for k in (0, 1))
+    disk, weights, hours = map(math.ceil, map(float, re.findall(r"([\d.]+) (?:GiB|h )", said[-2])[:3]))
+    section = (REPOSITORY / "README.md").read_text(encoding="utf-8").split("## The paper's six models")[1]
+    for words in (f"{weights} GiB of disk for weights and {disk} GiB for results", f"at most {gpu} GiB are held",
+                  f"{host} GiB of host memory", f"{hours} hours of matrix products at 300 TFLOPS"):  # fmt: skip
+        assert words in " ".join(section.split()), words
