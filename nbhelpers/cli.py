@@ -61,6 +61,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be run and what it takes.")
     ] = False,
+    rate: Annotated[float, typer.Option(min=0, help="TFLOPS of a dry run; 0 takes a default.")] = 0,
 ):
     """Run one experiment's notebook on one model and write its dataset.
 
@@ -70,14 +71,13 @@ def run(
     *.partial.ipynb. The across-model notebook reads the datasets of a profile: nbh run exp09_across --profile
     pocket
 
-    With --dry-run no weights are loaded: parameters are checked, and prompts, tokens, forward passes and memory are
-    printed, for all experiments or models if none is named: nbh run --dry-run --profile paper
+    With --dry-run no weights are loaded: parameters are checked, and prompts, tokens, forward passes, memory, disk
+    and time are printed, for all experiments or models if none is named: nbh run --dry-run --profile paper
     """
     if dry_run:
-        return _dry_run(experiment, model, profile, parameter)
+        return _dry_run(experiment, model, profile, parameter, rate)
     if not experiment:
-        known = ", ".join(params.ordered())
-        raise params.ParameterError(f"name the experiment; allowed: {known}.")
+        raise params.ParameterError(f"name the experiment; allowed: {', '.join(params.ordered())}.")
 
     start, in_batch = time.time(), os.environ.get("NBHELPERS_BATCH") == "1"
     key, across = experiment.removesuffix("_across"), experiment.endswith("_across")
@@ -122,7 +122,7 @@ def _measure(key, model, profile, own, in_batch):
     return notebooks.measure(resolved, version=version, own=own, bar=sys.stderr.isatty())
 
 
-def _dry_run(experiment: str, model: str, profile: str, parameter) -> None:
+def _dry_run(experiment: str, model: str, profile: str, parameter, rate: float) -> None:
     """Print the cost of one or all experiments on one or all models of a profile."""
     from nbhelpers.run import estimate
 
@@ -132,7 +132,7 @@ def _dry_run(experiment: str, model: str, profile: str, parameter) -> None:
         raise params.ParameterError(f"name the experiment that the parameters are of; allowed: {known}.")
     keys = params.ordered([experiment] if experiment else None)
     models = [model] if model else params.profile_params(chosen).models
-    for line in estimate.table(chosen, keys, models, {experiment: own}):
+    for line in estimate.table(chosen, keys, models, {experiment: own}, rate):
         typer.echo(line)
     typer.echo("Tokens are upper bounds, memory is what must be held at once; nothing was loaded or run.")
 

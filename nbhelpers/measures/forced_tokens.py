@@ -6,13 +6,14 @@ prompts and agree in their steps. This module reads nothing out; `matched_prefix
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from nbhelpers.measures import delta_cosine, lens
 from nbhelpers.models.conditions import Condition, condition_edits
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.forward import Batch, Stream, forced_batch, forward
-from nbhelpers.models.generation import Continuation, batches_by_length
+from nbhelpers.models.generation import Continuation, by_length
 from nbhelpers.models.tokens import TokenizerError
 
 
@@ -31,20 +32,25 @@ def check_same_ids(pt, it, rows: Sequence[Sequence[int]]) -> None:
             )
 
 
-def matched_batches(
+def matched_order(
+    prompts: Mapping[str, Sequence[Sequence[int]]], continuations: Sequence[Continuation]
+) -> np.ndarray:
+    """Return the indices of the prompts, those with the longest rendering and reply first."""
+    longest = [max(map(len, both)) for both in zip(*prompts.values(), strict=True)]
+    return by_length([range(long + len(c.ids)) for long, c in zip(longest, continuations, strict=True)])
+
+
+def matched_batch(
+    chosen: Sequence[int],
     prompts: Mapping[str, Sequence[Sequence[int]]],
     continuations: Sequence[Continuation],
-    batch_size: int,
     pad_id: int,
-) -> Iterator[dict[str, Batch]]:
-    """Yield {"raw", "chat": batch} whose measured positions are the same steps in the same order, right-padded.
+) -> dict[str, Batch]:
+    """Return {"raw", "chat": batch} whose measured positions are the same steps in the same order, right-padded.
 
     prompts: ids of each prompt, by rendering. The last forced token is left out of the input: nothing depends on it.
     """
-    longest = [max(map(len, both)) for both in zip(*prompts.values(), strict=True)]
-    rows = [range(long + len(c.ids)) for long, c in zip(longest, continuations, strict=True)]
-    for chosen in batches_by_length(rows, batch_size):
-        yield {name: forced_batch(chosen, ids, continuations, pad_id) for name, ids in prompts.items()}
+    return {name: forced_batch(chosen, ids, continuations, pad_id) for name, ids in prompts.items()}
 
 
 def streams(

@@ -16,12 +16,13 @@ from nbhelpers import progress
 from nbhelpers.core import depths
 from nbhelpers.core.params import NATIVE
 from nbhelpers.measures import delta_cosine, graft_shifts, tuned_lens, update_directions
-from nbhelpers.measures.forced_tokens import check_same_ids, matched_batches, shape_of, streams
+from nbhelpers.measures.forced_tokens import check_same_ids, matched_batch, matched_order, shape_of, streams
 from nbhelpers.measures.graft_shifts import GRID, by_prompt
 from nbhelpers.measures.lens_conditions import cells_for, compare
 from nbhelpers.models.conditions import OTHER, TEACHER, Condition
 from nbhelpers.models.decoder import Pair
 from nbhelpers.models.edits import InterventionError
+from nbhelpers.models.fitting import in_batches
 from nbhelpers.models.forward import narrow
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, check_fit, render
@@ -35,20 +36,18 @@ DESCRIBED = ("host", "prompt_format", "baseline", "window", "control")
 def translated(
     stacks: Sequence[Sequence[Tensor]], tuned: tuned_lens.TunedLens, layers: Sequence[int]
 ) -> list[list[Tensor]]:
-    """Return stacks of residuals [stack][layer][token, d] with those of `layers` translated, the others as they are.
+    """Return stacks of residuals [stack][layer][token, d], those of `layers` in their order, translated.
 
     A residual that stacks share stays one tensor.
     """
     seen = {}
 
     def moved(layer, h):
-        if layer not in layers:
-            return h
         if (layer, id(h)) not in seen:
             seen[layer, id(h)] = tuned_lens.translate_layer(tuned, layer, h)
         return seen[layer, id(h)]
 
-    return [[moved(layer, h) for layer, h in enumerate(stack)] for stack in stacks]
+    return [[moved(layer, h) for layer, h in zip(layers, stack, strict=True)] for stack in stacks]
 
 
 def read_bases(
@@ -62,15 +61,16 @@ def read_bases(
 ) -> dict[str, Tensor]:
     """Return {read-out: [lens, basis, condition, layer, token]}; options and read-outs are those of `compare`.
 
-    residuals: of each condition. basis: "host" reads each condition through its own model's lens, "pt" or "it" all
-    through that model's; what two bases share is read once. lenses: tuned lens by variant; None for the raw lens alone.
-    `teacher` is a condition's name here, and so are the conditions of `candidates`.
+    residuals: of each condition, at `layers` alone. basis: "host" reads each condition through its own model's lens, "pt"
+    or "it" all through that model's; what two bases share is read once. lenses: tuned lens by variant; None for the raw
+    lens alone. `teacher` is a condition's name here, and so are the conditions of `candidates`.
     """
-    names, out = [condition.name for condition in conditions], None
+    names, out, layers = [condition.name for condition in conditions], None, options.pop("layers")
     teacher, (closely, near) = (
         names.index(options.pop("teacher")),
         options.pop("candidates", None) or ((), ()),
     )
+    near = [at for at, layer in enumerate(layers) if layer in near]
     for reader in OTHER:
         through = {i for i, c in enumerate(conditions) if reader in bases or c.host == reader}
         members = sorted(through | {teacher})
@@ -78,7 +78,7 @@ def read_bases(
         based = [place[names.index(conditions[i].baseline)] for i in members]
         candidates = ([place[i] for i in members if names[i] in closely], near) if closely else None
         stacks = [[residuals[names[i]] for i in members]]
-        stacks += [translated(stacks[0], lenses[reader], options["layers"])] if lenses else []
+        stacks += [translated(stacks[0], lenses[reader], layers)] if lenses else []
         for k, stack in enumerate(stacks):
             found = compare(stack, getattr(pair, reader).unembedding, targets, teacher=place[teacher],
                             baseline=based, candidates=candidates, **options)  # fmt: skip
@@ -126,17 +126,25 @@ def measure(
     options, bases = {"teacher": TEACHER[teacher], "layers": layers, "cells": cells}, ("host", *shared)
     candidates = (projected, depths.final_fifth(pair.n_layers))
     _check(pair, prompts, continuations, conditions, [options["teacher"], *projected])
-    batches = list(matched_batches(prompts, continuations, batch_size, pair.pt.pad_id))
-    for batch in progress(batches, "matched prefix"):
+
+    def read(chosen):
+        batch = matched_batch(chosen, prompts, continuations, pair.pt.pad_id)
         made = _made(pair, batch, conditions, projected, seed, options)
         targets, residuals = batch["raw"].targets, made.pop("residual")
-        read = read_bases(
+        values = read_bases(
             pair, conditions, residuals, targets, lenses, bases, candidates=candidates, **options
         )
-        found = xr.Dataset({name: (READ_DIMS, narrow(values)) for name, values in read.items()} | made)
+        found = xr.Dataset({name: (READ_DIMS, narrow(value)) for name, value in values.items()} | made)
         last = found.isel(layer=-1, lens=0, basis=0, drop=True)
         found["nll"], found["free_top1"] = -last.target_log_probability, last.top1
-        yield _labelled(found, pair, batch["raw"], continuations, conditions, bases, layers)
+        return _labelled(found, pair, batch["raw"], continuations, conditions, bases, layers)
+
+    order, what = (
+        matched_order(prompts, continuations),
+        f"{pair.key} matched prefix, {len(conditions)} conditions",
+    )
+    for _, found in progress(in_batches(order, batch_size, read, what), "matched prefix"):
+        yield found
 
 
 def _check(pair, prompts, continuations, conditions, wanted):
@@ -152,10 +160,11 @@ def _check(pair, prompts, continuations, conditions, wanted):
 
 
 def _made(pair, batch, conditions, projected, seed, options):
-    """{name: (dims, array)} of what needs no lens, and "residual" {condition: [layer][token, d]}."""
+    """{name: (dims, array)} of what needs no lens, and "residual" {condition: [layer][token, d]} at the layers to read."""
     residual, shapes, pushes, layers = {}, {}, {}, options["layers"]
     for condition, stream in streams(pair, batch, conditions, seed):
-        residual[condition.name], shapes[condition.name] = stream.residual, shape_of(stream)
+        residual[condition.name] = [stream.residual[layer] for layer in layers]
+        shapes[condition.name] = shape_of(stream)
         if condition.name in projected:
             unembedding = getattr(pair, condition.host).unembedding
             rows = unembedding.rows(batch["raw"].targets)
@@ -190,7 +199,7 @@ def _beside_teacher(residual, names, options):
     made, teacher = {}, residual[options["teacher"]]
     for name, measured in (("cosine", delta_cosine.cosine), ("distance", _distance)):
         values = [
-            torch.stack([measured(residual[each][layer], teacher[layer]) for layer in options["layers"]])
+            torch.stack([measured(h, of_teacher) for h, of_teacher in zip(residual[each], teacher)])
             for each in names
         ]
         made[f"residual_{name}_teacher"] = READ_DIMS[2:], narrow(torch.stack(values))

@@ -17,7 +17,8 @@ from transformers import DynamicCache
 
 from nbhelpers.core.params import ParameterError
 from nbhelpers.models.decoder import Decoder
-from nbhelpers.models.generation import Continuation, batches_by_length, cut_at_stop, left_pad
+from nbhelpers.models.fitting import in_batches
+from nbhelpers.models.generation import Continuation, by_length, cut_at_stop, left_pad
 from nbhelpers.models.row_edits import Applied, RowChange, applied, check
 
 COMPACT = 0.125  # rows are dropped once this share of them is finished
@@ -44,10 +45,10 @@ def decode(
 ) -> Decoded:
     """Return the greedy continuation of each row of ids under the edits, in the order of the rows.
 
-    edits: with tensors of one entry a row (or one for all). batch_size: rows decoded together, those of like length. The
-    edits act on every position: the prompt's and each generated token's but the last, whose forward is not needed. Each
-    token is the arg max over real tokens, the stop token included. ParameterError if rows do not fit the
-    context; InterventionError if an edit fits neither the model nor the rows.
+    edits: with tensors of one entry a row (or one for all). batch_size: rows decoded together, those of like length,
+    fewer where memory does not suffice. The edits act on every position: the prompt's and each generated token's but the
+    last, whose forward is not needed. Each token is the arg max over real tokens, the stop token included. ParameterError
+    if rows do not fit the context; InterventionError if an edit fits neither the model nor the rows.
     """
     longest = max(map(len, rows), default=0)
     if decoder.context and longest + max_new_tokens > decoder.context:
@@ -59,13 +60,16 @@ def decode(
         check(edit, decoder, len(rows))
     found: list[Continuation | None] = [None] * len(rows)
     positions = np.zeros(len(rows), dtype=np.int64)
-    batches = batches_by_length(rows, batch_size)
-    for batch in tqdm(batches, desc=f"{decoder.variant} decode", disable=None):
-        index = torch.as_tensor(batch)
-        here = [edit.of(index) for edit in edits]
+
+    def written(batch):
+        here = [edit.of(torch.as_tensor(batch)) for edit in edits]
         with applied(decoder, here, len(batch)) as state:
             ids = _decode(decoder, [rows[i] for i in batch], state, max_new_tokens)
-        positions[batch] = state.positions.numpy()
+        return ids, state.positions.numpy()
+
+    batches = in_batches(by_length(rows), batch_size, written, f"{decoder.name} decode")
+    for batch, (ids, reached) in tqdm(batches, desc=f"{decoder.variant} decode", disable=None):
+        positions[batch] = reached
         for i, row in zip(batch, ids):
             found[i] = cut_at_stop(row, decoder.stop_ids)
     return Decoded(found, positions)

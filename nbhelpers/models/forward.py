@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.edits import Edit, edits_by_layer, visit
-from nbhelpers.models.generation import Continuation, batches_by_length
+from nbhelpers.models.fitting import in_batches
+from nbhelpers.models.generation import Continuation, batches_by_length, by_length
 from nbhelpers.models.unembedding import rounding
 
 LAYERED = ("residual", "attention_update", "mlp_output", "mlp_update")  # what a stream holds of every layer
@@ -111,13 +112,13 @@ def replay_batches(
     prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation], batch_size: int, pad_id: int
 ) -> list[Batch]:
     """Return the batches that force prompts' continuations, rows of like length together."""
-    rows = [
-        range(len(prompt) + len(continuation.ids) - 1)
-        for prompt, continuation in zip(prompts, continuations, strict=True)
-    ]
-    return [
-        forced_batch(chosen, prompts, continuations, pad_id) for chosen in batches_by_length(rows, batch_size)
-    ]
+    chosen = batches_by_length(forced_rows(prompts, continuations), batch_size)
+    return [forced_batch(rows, prompts, continuations, pad_id) for rows in chosen]
+
+
+def forced_rows(prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation]) -> list[range]:
+    """Return the positions of each row of a forced batch: its prompt and all of its continuation but the last token."""
+    return [range(len(p) + len(c.ids) - 1) for p, c in zip(prompts, continuations, strict=True)]
 
 
 def resume_layer(edits: Sequence[Edit], resume: Stream | None) -> int:
@@ -248,15 +249,21 @@ def replay(
     *,
     batch_size: int = 32,
 ) -> Iterator[tuple[Batch, Stream]]:
-    """Yield each batch with its captured stream; one batch is in memory at a time.
+    """Yield each batch with its captured stream; one batch at a time is in memory, a smaller one where it does not suffice.
 
     Give continuations of another model to measure this one under a matched history (teacher forcing).
     """
-    batches = replay_batches(prompts, continuations, batch_size, decoder.pad_id)
-    for number, batch in enumerate(tqdm(batches, desc=f"{decoder.variant} measure", disable=None)):
-        stream = forward(decoder, batch)
-        if number == 0:
+
+    def read(chosen):
+        batch = forced_batch(chosen, prompts, continuations, decoder.pad_id)
+        return batch, forward(decoder, batch)
+
+    order, checked = by_length(forced_rows(prompts, continuations)), False
+    read_all = in_batches(order, batch_size, read, f"{decoder.name} measure")
+    for _, (batch, stream) in tqdm(read_all, desc=f"{decoder.variant} measure", disable=None):
+        if not checked:
             check_stream(stream, decoder.name)
+            checked = True
         yield batch, stream
 
 

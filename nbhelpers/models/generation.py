@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from nbhelpers.core.params import ParameterError
 from nbhelpers.models.decoder import Decoder
+from nbhelpers.models.fitting import in_batches
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,13 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device=None) -> dict[st
 
 def batches_by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[np.ndarray]:
     """Return the row indices of each batch; rows of similar length go together, longest first, to save padding."""
-    order = np.argsort([-len(row) for row in rows], kind="stable")
+    order = by_length(rows)
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def by_length(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the indices of rows, longest first."""
+    return np.argsort([-len(row) for row in rows], kind="stable")
 
 
 def cut_at_stop(ids: Sequence[int], stops: Sequence[int]) -> Continuation:
@@ -68,11 +74,12 @@ def generate(
 ) -> list[Continuation]:
     """Return the greedy continuation of each prompt, in the order of the prompts.
 
-    prompts: ids of each prompt, already rendered (`prompts.render`); max_new_tokens: cap on generated tokens, the stop token
-    included; batch_size: rows decoded together. Rows are left-padded with an attention mask, from which `transformers`
-    derives position ids, so batching does not change a row's tokens. Unreal vocabulary rows are never chosen. Nothing else
-    of a checkpoint's generation_config is obeyed but its stop ids, so each token is the arg max of the model's own logits.
-    ParameterError if a prompt and its continuation do not fit into the model's context.
+    prompts: ids of each prompt, already rendered (`prompts.render`); max_new_tokens: cap on generated tokens, the stop
+    token included; batch_size: rows decoded together, fewer where memory does not suffice. Rows are left-padded with an
+    attention mask, from which `transformers` derives position ids, so batching does not change a row's tokens. Unreal
+    vocabulary rows are never chosen. Nothing else of a checkpoint's generation_config is obeyed but its stop ids, so each
+    token is the arg max of the model's own logits. ParameterError if a prompt and its continuation do not fit into the
+    model's context.
     """
     longest = max(map(len, prompts), default=0)
     if decoder.context and longest + max_new_tokens > decoder.context:
@@ -82,11 +89,14 @@ def generate(
         )
     settings = clean_settings(decoder, max_new_tokens)
     results: list[Continuation | None] = [None] * len(prompts)
-    for batch in tqdm(
-        batches_by_length(prompts, batch_size), desc=f"{decoder.variant} generate", disable=None
-    ):
+
+    def written(batch):
         inputs = left_pad([prompts[i] for i in batch], decoder.pad_id, decoder.module.device)
         output = decoder.lm.generate(inputs, generation_config=settings)
-        for i, row in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist()):
+        return output[:, inputs["input_ids"].shape[1] :].tolist()
+
+    batches = in_batches(by_length(prompts), batch_size, written, f"{decoder.name} generate")
+    for batch, rows in tqdm(batches, desc=f"{decoder.variant} generate", disable=None):
+        for i, row in zip(batch, rows):
             results[i] = cut_at_stop(row, decoder.stop_ids)
     return results

@@ -6,14 +6,19 @@ counts are those of each experiment's slice.
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from nbhelpers import experiments
-from nbhelpers.core import checkpoint_files
+from nbhelpers.core import checkpoint_files, params
 from nbhelpers.core.cost import Cost
 from nbhelpers.core.params import ModelParams, ParameterError, Run
 from nbhelpers.core.schemas import Size
+
+GPU_RATE = 300.0  # TFLOPS in bf16; a third of what an H100 promises
 
 
 def size_of(model: ModelParams) -> Size:
@@ -70,38 +75,75 @@ def amount(n: float) -> str:
     return f"{n:,.0f}" if n else "–"
 
 
-def table(
-    profile: str, keys: list[str], models: list[str], own: Mapping[str, dict] | None = None
-) -> list[str]:
-    """Return the lines of a dry run: the parameter hash and the cost of every experiment on every model.
+def flops(cost: Cost, size: Size) -> float:
+    """Return the operations of a run's matrix products: 2 a parameter and token, 2·V·d a residual that is unembedded."""
+    passes = 2.0 * size.parameters * (cost.generated + cost.forced)
+    return passes + 2.0 * size.vocabulary * size.width * cost.read
 
-    own: {experiment: parameters that the user sets}.
+
+def measured_rate(width: int = 1024, repeats: int = 5) -> float:
+    """Return the TFLOPS that a float32 matrix product reaches on this machine's processor, the best of some tries."""
+    a = np.ones((width, width), np.float32)
+    best = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2e-12 * width**3 / best
+
+
+def duration(seconds: float) -> str:
+    """Return a time as short text: 40 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def gib(n_bytes: float) -> str:
+    """Return a number of bytes as text, in GiB."""
+    return f"{n_bytes / 2**30:.1f} GiB"
+
+
+COLUMNS = {"model": 18, "experiment": 12, "parameters": 14, "prompts": 9, "generated": 11, "forced": 11, "forwards": 10,
+           "GPU": 11, "host": 11, "disk": 11, "time": 10}  # fmt: skip
+
+
+def table(
+    profile: str,
+    keys: list[str],
+    models: list[str],
+    own: Mapping[str, dict] | None = None,
+    rate: float | None = None,
+) -> list[str]:
+    """Return the lines of a dry run: the parameter hash and the cost of every experiment on every model, and their sums.
+
+    own: {experiment: parameters that the user sets}. rate: TFLOPS; None takes `GPU_RATE` in a profile with GPUs, else what
+    `measured_rate` finds. Without a GPU, the host holds the model too.
     """
-    widths = (18, 12, 14, 9, 11, 11, 10, 12, 10)
-    header = (
-        "model",
-        "experiment",
-        "parameters",
-        "prompts",
-        "generated",
-        "forced",
-        "forwards",
-        "memory",
-        "result",
-    )
-    lines = ["".join(name.ljust(width) for name, width in zip(header, widths))]
+    on_gpu = params.profile_params(profile).gpus > 0
+    rate = rate or (GPU_RATE if on_gpu else measured_rate())
+    lines, seconds, disk = [_row(COLUMNS)], 0.0, 0.0
     for model in models:
         for key in keys:
             run = experiments.resolve(key, model=model, profile=profile, **(own or {}).get(key, {}))
             c = cost(run)
+            takes = flops(c, size_of(run.model)) / (rate * 1e12)
+            seconds, disk = seconds + takes, disk + c.result
             counts = [amount(n) for n in (c.prompts, c.generated, c.forced, c.forwards)]
-            cells = (
-                model,
-                key,
-                run.hash,
-                *counts,
-                f"{c.memory / 2**30:.1f} GiB",
-                f"{c.result / 2**20:.0f} MiB",
-            )
-            lines.append("".join(str(cell).ljust(width) for cell, width in zip(cells, widths)).rstrip())
-    return lines
+            memory = (gib(c.memory), gib(c.host)) if on_gpu else ("–", gib(c.memory + c.host))
+            lines.append(_row([model, key, run.hash, *counts, *memory, gib(c.result), duration(takes)]))
+    total = f"In all: {gib(disk)} of results, {gib(_downloads(models))} of weights from the hub"
+    return [
+        *lines,
+        f"{total}, {duration(seconds)} of matrix products at {rate:.3g} TFLOPS, one run after the other.",
+    ]
+
+
+def _row(cells) -> str:
+    return "".join(str(cell).ljust(width) for cell, width in zip(cells, COLUMNS.values())).rstrip()
+
+
+def _downloads(models: list[str]) -> float:
+    """Return the size of the weights that pairs take from the hub, 16 bits a parameter, bytes."""
+    pairs = [params.model_params(model) for model in models]
+    return 2.0 * sum(size_of(p).parameters * sum(c.hub is not None for c in (p.pt, p.it)) for p in pairs)

@@ -414,7 +414,8 @@ def test_a_lens_that_is_not_the_models_stops_the_pass():
 def test_batches_match_step_for_step():
     prompts = {"raw": [[1, 2], [1, 2, 3, 4]], "chat": [[5, 6, 7], [5]]}
     replies = [generation.Continuation((8, 9), False), generation.Continuation((7,), True)]
-    (batch,) = forced_tokens.matched_batches(prompts, replies, 2, 0)
+    order = forced_tokens.matched_order(prompts, replies)
+    batch = forced_tokens.matched_batch(order, prompts, replies, 0)
     raw, chat = batch["raw"], batch["chat"]
     assert raw.rows.tolist() == chat.rows.tolist() == [0, 1]
     assert raw.input_ids.tolist() == [[1, 2, 8, 0], [1, 2, 3, 4]]

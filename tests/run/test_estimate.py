@@ -1,6 +1,8 @@
 """Estimates of cost: hand-worked counts, and a dry run that lists everything, loads nothing and asks no network."""
 
 import json
+import math
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 
 from nbhelpers import experiments
 from nbhelpers.core import params
-from nbhelpers.core.cost import PROMPT_TOKENS
+from nbhelpers.core.cost import PROMPT_TOKENS, Cost
 from nbhelpers.core.schemas import Size
 from nbhelpers.experiments.exp00_observations import experiment as exp00_experiment
 from nbhelpers.run import estimate
@@ -31,10 +33,11 @@ def test_exp00_by_hand():
     assert found.forwards == 2 * 2 * 3 + 2 * 2 * 5
     # 12 numbers a lens and 8 without one, of 12 layers in either model, 4 bytes each, for each step of both texts.
     assert found.result == 160 * 12 * 2 * (2 * 12 + 8) * 4
+    assert found.host == 4 * found.result and found.read == 4 * 2 * 160 * 12
     weights, lenses = 2 * 1_374_048 * 4, 2 * 12 * 96 * 96 * 4
     stream, clouds = 4 * 12 * 4 * 8 * 96 * 4, 2 * 20 * 12 * 96 * 4
     buffers = 4 * 1000 * (6 * 64 + 96)
-    assert found.memory == pytest.approx(weights + lenses + max(stream + buffers, clouds) + found.result)
+    assert found.memory == pytest.approx(weights + lenses + max(stream + buffers, clouds))
 
 
 def test_a_steps_numbers_are_those_of_the_schema():
@@ -90,7 +93,7 @@ def test_exp01_forces_each_prompt_once_a_model():
 
 @pytest.mark.parametrize("key", ["exp03", "exp04", "exp07_0j", "exp09"])
 def test_an_experiment_that_only_reads_holds_what_it_reads(key):
-    assert cost(key) == estimate.Cost(memory=2 * cost("exp00").result)
+    assert cost(key) == estimate.Cost(host=2 * cost("exp00").result)
 
 
 def test_a_models_cap_on_tokens_is_counted():
@@ -147,8 +150,8 @@ def offline(monkeypatch):
 
 
 def cells(said):
-    """The rows of a printed table as lists of words, the header and the last sentence left out."""
-    return [line.split() for line in said.splitlines()[1:-1]]
+    """The rows of a printed table as lists of words, the header and the last two sentences left out."""
+    return [line.split() for line in said.splitlines()[1:-2]]
 
 
 @pytest.mark.parametrize("profile", ["paper", "laptop", "pocket"])
@@ -187,7 +190,7 @@ def test_a_dry_run_counts_the_parameters_given(run_cli):
 
 
 def test_the_columns_of_a_dry_run_stand_apart(run_cli):
-    header, *rows = run_cli("run", "--dry-run", "--profile", "paper")[1].splitlines()[:-1]
+    header, *rows = run_cli("run", "--dry-run", "--profile", "paper")[1].splitlines()[:-2]
     assert header.split()[:4] == ["model", "experiment", "parameters", "prompts"]
     assert all(len(row.split()) >= 11 for row in rows)
 
@@ -204,3 +207,53 @@ def test_parameters_of_bin_files_are_counted(tmp_path, dtype):
     (folder / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
     found, counted = estimate.size_of(own).parameters, estimate.size_of(whole).parameters
     assert found == pytest.approx(counted, rel=0.05)
+
+
+def test_operations_by_hand():
+    size = Size(layers=2, width=10, vocabulary=50, heads=2, parameters=1000)
+    assert estimate.flops(Cost(generated=3, forced=4, read=5.0), size) == 2 * 1000 * 7 + 2 * 50 * 10 * 5
+
+
+@pytest.mark.parametrize("seconds, said", [(40, "40 s"), (700, "12 min"), (12240, "3.4 h")])
+def test_times_are_short(seconds, said):
+    assert estimate.duration(seconds) == said
+
+
+def test_the_sums_of_a_dry_run_follow_the_rate(run_cli):
+    """Half the rate takes twice the time; weights of pairs that are here are not downloaded."""
+    slow, fast = (
+        run_cli("run", "exp00", "--dry-run", "-m", "llama31_8b", "--rate", rate)[1].splitlines()
+        for rate in ("100", "200")
+    )
+    assert "at 100 TFLOPS" in slow[-2] and "at 200 TFLOPS" in fast[-2]
+    hours = [float(lines[-2].split(" h of matrix")[0].split()[-1]) for lines in (slow, fast)]
+    assert hours[0] == pytest.approx(2 * hours[1], rel=0.1)
+    _, said, _ = run_cli("run", "exp00", "--dry-run", "-m", "llama_pocket")
+    assert "0.0 GiB of weights" in said.splitlines()[-2]
+
+
+def test_a_gpu_profile_parts_its_memory_and_a_cpu_profile_has_none(run_cli):
+    paper, pocket = (
+        cells(run_cli("run", "exp00", "--dry-run", "-m", model)[1])[-1]
+        for model in ("llama31_8b", "llama_pocket")
+    )
+    assert paper[-6:][0::2][0] and paper.count("GiB") == 3 and pocket.count("GiB") == 2 and "–" in pocket
+
+
+@pytest.mark.parametrize(
+    "model", ["gemma3_4b", "llama31_8b", "qwen3_4b", "mistral_7b", "deepseek_v2_lite", "olmo2_7b"]
+)
+def test_grafts_fit_a_card_of_75_gib(model):
+    found = estimate.cost(experiments.resolve("exp11", model=model))
+    assert found.memory < 75 * 2**30 and found.host < 5 * 2**30
+
+
+def test_the_readme_says_what_the_dry_run_says(run_cli):
+    said = run_cli("run", "--dry-run", "--profile", "paper")[1].splitlines()
+    memory = [re.findall(r"([\d.]+) GiB", line) for line in said[1:-2] if line.count("GiB") == 3]
+    gpu, host = (math.ceil(max(float(row[k]) for row in memory)) for k in (0, 1))
+    disk, weights, hours = map(math.ceil, map(float, re.findall(r"([\d.]+) (?:GiB|h )", said[-2])[:3]))
+    section = (REPOSITORY / "README.md").read_text(encoding="utf-8").split("## The paper's six models")[1]
+    for words in (f"{weights} GiB of disk for weights and {disk} GiB for results", f"at most {gpu} GiB are held",
+                  f"{host} GiB of host memory", f"{hours} hours of matrix products at 300 TFLOPS"):  # fmt: skip
+        assert words in " ".join(section.split()), words

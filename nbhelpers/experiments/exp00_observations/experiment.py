@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from nbhelpers.core.cost import BYTES, Cost, batches, lens_buffers, weights
+from nbhelpers.core.cost import BYTES, Cost, batches, in_blocks, lens_buffers, stored, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import GenerationParams, Size
 from nbhelpers.core.variables import declared
 
 HISTORIES = 2  # PT's tokens and IT's
+READINGS = 4  # of a state: two lenses of the model's own, two of the other's
 PER_LENS, PER_STEP = 12, 8  # numbers kept per layer, step and model: for each lens; for geometry
 
 
@@ -42,11 +43,11 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     stream = 4 * size.layers * e.batch_size * e.max_new_tokens * size.width * BYTES[run.model.dtype]
     clouds = 2.0 * e.n_cloud_prompts * size.layers * size.width * 4
     lenses = 2.0 * size.layers * size.width**2 * 4
-    a_step = 4 * size.layers * 2 * (2 * PER_LENS + PER_STEP)
+    steps = 2.0 * tokens * step_bytes(size.layers)
     held = weights(run, size, 2) + lenses + max(stream + lens_buffers(size, e.lens_rows), clouds)
-    return Cost(
-        e.n_prompts, 2 * tokens, 4 * tokens, passes, held + 2 * tokens * a_step, 2.0 * tokens * a_step
-    )
+    read = READINGS * 4.0 * tokens * size.layers
+    made = 2 * tokens, 4 * tokens, passes
+    return Cost(e.n_prompts, *made, held, stored(steps, e.kept_bits), in_blocks(4 * steps), read)
 
 
 VARIABLES = declared(

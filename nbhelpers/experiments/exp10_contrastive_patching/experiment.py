@@ -57,19 +57,25 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp10: probes' tokens are forced twice, patches are one token each, arms write and read replies."""
     e, L = run.experiment, size.layers
     n, reply = sum(e.counts.values()), needs["exp00"][0].experiment.max_new_tokens
-    patches = 2 * e.n_patched_layers * (e.n_random + e.n_large + 13)
+    conditions = e.n_random + e.n_large + 13
+    patches = 2 * e.n_patched_layers * conditions
+    rows = max(
+        conditions, 4 * e.batch_size
+    )  # of one forward: a patched layer's conditions, or more where more fit
     forced = 2 * (e.n_prompts + e.n_test) * (reply + PROMPT_TOKENS)
     forced += 5 * e.n_patched_prompts * patches + (n_arms(e) + e.n_large) * e.n_forced * (
         reply + PROMPT_TOKENS
     )
     kept = 3.0 * 4 * L * size.width * (e.n_prompts + e.n_test) * min(e.per_prompt, reply)
-    cache = 2.0 * L * size.width * BYTES[run.model.dtype] * max(patches, e.batch_size) * PROMPT_TOKENS
-    logits = 6 * 4.0 * size.vocabulary * max(patches, e.lens_rows)
+    cache = 2.0 * L * size.width * BYTES[run.model.dtype] * rows * PROMPT_TOKENS
+    logits = 6 * 4.0 * size.vocabulary * max(rows, e.lens_rows)
     passes = (
         2 * (e.n_prompts + e.n_test) // e.batch_size + 5 * e.n_patched_prompts + n_arms(e) * e.max_new_tokens
     )
-    held = weights(run, size, 2) + kept + cache + logits
-    return Cost(n, n * n_arms(e) * e.max_new_tokens, forced, passes, held, 4.0 * n * (patches * 4 + L * 16))
+    held = weights(run, size, 2) + cache + logits
+    return Cost(
+        n, n * n_arms(e) * e.max_new_tokens, forced, passes, held, 4.0 * n * (patches * 4 + L * 16), kept
+    )
 
 
 VARIABLES = declared(

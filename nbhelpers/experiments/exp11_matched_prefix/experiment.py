@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, batches, weights
+from nbhelpers.core import depths
+from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, batches, in_blocks, stored, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size
 from nbhelpers.core.variables import declared
@@ -50,9 +51,14 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     readouts = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, read-outs
     kept = 1.0 * step_bytes(L) * e.n_prompts * reply
     translators = 2.0 * L * size.width**2 * 4
-    held = weights(run, size, 2) + translators + 2 * max(GRAFTED, swept) * stream + 4.0 * CELLS * 8 + kept
+    fifth = len(depths.final_fifth(L)) / L  # the sweep keeps no other layers
+    # Residuals and their translations; the streams of three baselines, which later conditions resume from.
+    streams = (2 * max(GRAFTED, swept * fifth) + 3 * 5) * stream
+    held = weights(run, size, 2) + translators + streams + 4.0 * CELLS * 8
     passes = forwards * batches(e.n_prompts, e.batch_size)
-    return Cost(e.n_prompts, 0, forwards * tokens, passes, held, readouts + kept)
+    read = 4.0 * (GRAFTED + EIGHT + swept * fifth) * L * e.n_prompts * reply  # two lenses, two bases
+    result = readouts + stored(kept, e.kept_bits)
+    return Cost(e.n_prompts, 0, forwards * tokens, passes, held, result, readouts + in_blocks(4 * kept), read)
 
 
 VARIABLES = declared(
