@@ -119,7 +119,9 @@ def combined(parts: Sequence):
         total = sum(aligned[1:], start=aligned[0])
     # Coordinates that only steps have, such as the names of lenses, come with the rest.
     found = xr.merge([found, total], compat="override", join="outer")
-    if "prompt" in parts[0].coords:  # concatenation keeps the first block's width of text, and cuts longer names
+    if (
+        "prompt" in parts[0].coords
+    ):  # concatenation keeps the first block's width of text, and cuts longer names
         found = found.assign_coords(prompt=np.concatenate([part.prompt.values for part in parts]))
     return found.assign_attrs(parts[0].attrs)
 

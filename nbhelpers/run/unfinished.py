@@ -48,6 +48,8 @@ def kept(run: params.Run) -> int:
     return len({path.name.split(".")[-2] for path in folder(run).glob("[!.]*.nc")})
 
 
-def forget(run: params.Run) -> None:
-    """Remove a run's blocks, once its result holds them."""
+def save(run: params.Run, result: xr.Dataset, steps: Sequence[Path] = ()) -> Path:
+    """Return the path of a run's saved result, see `experiments.save`; then its blocks are no longer needed, and removed."""
+    path = experiments.save(result, steps=steps)
     shutil.rmtree(folder(run), ignore_errors=True)
+    return path

@@ -105,6 +105,13 @@ def test_every_correlation_equals_numpys(scale):
     assert found.value.sel(kind="shift", condition=["C", "A'"]).isnull().all()
 
 
+def from_features(found, prompt):
+    """The correlations of made-up features."""
+    values = exp13_correlates.stacked(found)
+    values = exp13_correlates.standardised(values, exp13_correlates.scaling(values))
+    return exp13_correlates.correlated(exp13_correlates.moments(values, prompt), found, **FEW).value
+
+
 def test_partial_correlation_by_hand():
     """Given z, x and y that are z plus opposite noise correlate at −1, though each goes with the other through z."""
     z, noise = np.repeat([0.0, 3.0, 6.0, 9.0], 2), np.tile([1.0, -1.0], 4)
@@ -115,11 +122,7 @@ def test_partial_correlation_by_hand():
          "late_entropy": (dims["kl"], z[None, None]), "final_entropy": (dims["kl"], np.zeros((1, 1, 8)))},
         {"feature": ["x"], "condition": ["C"], "lens": ["raw"]},
     )  # fmt: skip
-    r = (
-        exp13_correlates.correlated(found, np.repeat([0, 1, 2, 3], 2), **FEW)
-        .value.sel(condition="C")
-        .squeeze()
-    )
+    r = from_features(found, np.repeat([0, 1, 2, 3], 2)).sel(condition="C").squeeze()
     assert float(r.sel(given="nothing")) == pytest.approx(np.corrcoef(z + noise, z - noise)[0, 1])
     assert float(r.sel(given="late_entropy")) == pytest.approx(-1)
     assert np.isnan(r.sel(given="final_entropy"))  # what does not vary holds nothing fixed
@@ -131,7 +134,7 @@ def test_what_the_given_says_all_of_has_no_partial_correlation():
     found["value"] = (found.late_entropy.sel(lens="raw", drop=True) * 3 + 1e3).expand_dims(
         feature=["anti_kl"]
     )
-    r = exp13_correlates.correlated(found, steps.prompt_index.values, **FEW).value.sel(lens="raw")
+    r = from_features(found, steps.prompt_index.values).sel(lens="raw")
     assert r.sel(given="late_entropy", condition=list(PROJECTED)).isnull().all()
     assert r.sel(given=["nothing", "final_entropy"]).notnull().all()
 

@@ -1,6 +1,7 @@
 """Every value that a schema allows runs a notebook to its end; what a published figure needs is compared only with itself."""
 
 import json
+import re
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -14,6 +15,7 @@ from nbhelpers.report import ledger
 from tests import cells, synthetic
 from tests.experiments.test_unmeasured import observed
 
+SAVED = re.compile(r"experiments\.save\(result\)|unfinished\.save\(run, result(?:, files)?\)")
 STRATA = [[1e-6, 0.999999], [0.05, 0.1], [0.98, 0.99]]
 EDGES = {
     "exp09": [
@@ -145,9 +147,9 @@ def test_a_notebook_saves_before_it_draws(path):
         return
     book = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in book if cell["cell_type"] == "code"]
-    (saved,) = [i for i, text in enumerate(code) if "experiments.save(result)" in text]
+    (saved,) = [i for i, text in enumerate(code) if SAVED.search(text)]
     drawn = [i for i, text in enumerate(code) if any(f"{module}." in text for module in ("report", "figures", "ledger"))
              and "import" not in text]  # fmt: skip
     assert all(i > saved for i in drawn)
-    after = code[saved].partition("experiments.save(result)")[2].strip().splitlines()
+    after = SAVED.split(code[saved])[-1].strip().splitlines()
     assert len(after) <= 1 and all(line.startswith("print(") for line in after)

@@ -13,6 +13,7 @@ from tests.run.test_outside import start
 from tests.stubs import MEASURE, code, write_notebook
 
 BLOCKS = """
+import shutil
 from nbhelpers.core import blocks
 from nbhelpers.run import unfinished
 
@@ -30,7 +31,7 @@ files = unfinished.measured(run, [range(2), range(2, 4)], block, ["exp90"], star
 attributes = store.provenance(run, wall_time_s=0.0, device="cpu")
 whole = blocks.small(files).assign(n=((), 1.0, about))
 store.save(whole, store.result_path(profile, model, "exp90"), provenance=attributes, steps=files)
-unfinished.forget(run)
+shutil.rmtree(unfinished.folder(run))
 """
 
 
