@@ -41,7 +41,7 @@ def capture_costs(options):
     ids = torch.randint(20, options.vocabulary, (options.rows, 32 + 96), generator=generator).tolist()
     made = [Continuation(tuple(row[32:]), False) for row in ids]
     (batch,) = forward.replay_batches([row[:32] for row in ids], made, options.rows, 0)
-    methods = {"bare forward": bare, "forward with capture": forward.capture}
+    methods = {"bare forward": bare, "forward with capture": forward.forward}
     times = bench_lens.seconds(options, methods, (decoder, batch))
     bench_lens.heading(options, tokens=batch.input_ids.numel())
     print(f"{len(batch.targets)} of the tokens measured")

@@ -11,6 +11,7 @@ machine, --cpu-time counts the seconds of this process only.
 import argparse
 import gc
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -160,11 +161,20 @@ def peak(script, name, options, **changes):
     return int(run.stdout)
 
 
+def processor():
+    """Return what multiplies here: the processor's name, the vector instructions that torch uses, and its threads."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
 def heading(options, tokens=None):
-    """Print what was measured, and how."""
+    """Print what was measured, on what, and how."""
+    print(processor())
     clock = "CPU seconds" if options.clock is time.process_time else "seconds"
     print(f"{options.layers} layers, {tokens or options.tokens} tokens, d = {options.width}, {options.vocabulary} vocabulary "
-          f"rows, float32, {torch.get_num_threads()} threads; {clock}, best of {options.repeats}")  # fmt: skip
+          f"rows, float32; {clock}, best of {options.repeats}")  # fmt: skip
 
 
 def table(times, peaks, bound, unit, of="products"):
