@@ -33,7 +33,9 @@ def test_exp00_by_hand():
     assert found.forwards == 2 * 2 * 3 + 2 * 2 * 5
     # 12 numbers a lens and 8 without one, of 12 layers in either model, 4 bytes each, for each step of both texts.
     steps = 160 * 12 * 2 * (2 * 12 + 8) * 4
-    assert found.result == steps * 25 / 32  # 23 bits of mantissa are kept, and two more are left of sign and exponent
+    assert (
+        found.result == steps * 25 / 32
+    )  # 23 bits of mantissa are kept, and two more are left of sign and exponent
     assert found.host == 4 * steps and found.read == 4 * 2 * 160 * 12
     weights, lenses = 2 * 1_374_048 * 4, 2 * 12 * 96 * 96 * 4
     stream, clouds = 4 * 12 * 4 * 8 * 96 * 4, 2 * 20 * 12 * 96 * 4
