@@ -4,6 +4,7 @@ The sizes of a model come from `size` in its parameter file, or else from its lo
 counts are those of each experiment's slice.
 """
 
+import functools
 import json
 import math
 import time
@@ -92,6 +93,18 @@ def measured_rate(width: int = 1024, repeats: int = 5) -> float:
     return 2e-12 * width**3 / best
 
 
+@functools.cache
+def rate_of(on_gpu: bool) -> float:
+    """Return the TFLOPS that a run is assumed to reach: `GPU_RATE`, or what this machine's processor does."""
+    return GPU_RATE if on_gpu else measured_rate()
+
+
+def seconds(run: Run, rate: float | None = None) -> float:
+    """Return the time of a run's matrix products at `rate` TFLOPS, by default that of `rate_of`; all else comes on top."""
+    rate = rate or rate_of(run.profile.gpus > 0)
+    return flops(cost(run), size_of(run.model)) / (rate * 1e12)
+
+
 def duration(seconds: float) -> str:
     """Return a time as short text: 40 s, 12 min, 3.4 h."""
     if seconds < 100:
@@ -121,21 +134,21 @@ def table(
     `measured_rate` finds. Without a GPU, the host holds the model too.
     """
     on_gpu = params.profile_params(profile).gpus > 0
-    rate = rate or (GPU_RATE if on_gpu else measured_rate())
-    lines, seconds, disk = [_row(COLUMNS)], 0.0, 0.0
+    rate = rate or rate_of(on_gpu)
+    lines, spent, disk = [_row(COLUMNS)], 0.0, 0.0
     for model in models:
         for key in keys:
             run = experiments.resolve(key, model=model, profile=profile, **(own or {}).get(key, {}))
             c = cost(run)
-            takes = flops(c, size_of(run.model)) / (rate * 1e12)
-            seconds, disk = seconds + takes, disk + c.result
+            takes = seconds(run, rate)
+            spent, disk = spent + takes, disk + c.result
             counts = [amount(n) for n in (c.prompts, c.generated, c.forced, c.forwards)]
             memory = (gib(c.memory), gib(c.host)) if on_gpu else ("–", gib(c.memory + c.host))
             lines.append(_row([model, key, run.hash, *counts, *memory, gib(c.result), duration(takes)]))
     total = f"In all: {gib(disk)} of results, {gib(_downloads(models))} of weights from the hub"
     return [
         *lines,
-        f"{total}, {duration(seconds)} of matrix products at {rate:.3g} TFLOPS, one run after the other.",
+        f"{total}, {duration(spent)} of matrix products at {rate:.3g} TFLOPS, one run after the other.",
     ]
 
 

@@ -32,6 +32,7 @@ JOB = re.compile(r"^(?:(?:local)?rule (?P<rule>\w+):|    jobid: (?P<job>\d+)|   
                  r"|Finished jobid: (?P<done>\d+).*)$")  # fmt: skip
 STEP = re.compile(r"^(\d+) of (\d+) steps")
 LEAST = {"mem_mb": 2000, "runtime": 240}  # of every job of a cluster: MB and minutes
+SLACK = 8  # times the estimated time that a job may take: decoding is far slower than its products
 TOKEN = "NBHELPERS_BATCH_TOKEN"  # in the environment of all processes that a batch starts
 WATCH = "import sys; sys.stdin.read(); from nbhelpers.run import graph; graph.end_group(int(sys.argv[1]), sys.argv[2])"
 
@@ -53,17 +54,24 @@ def measure_inputs(key: str, model: str, profile: str) -> list[str]:
 
 @functools.cache
 def asked(key: str, model: str, profile: str) -> dict[str, int]:
-    """Return what a scheduler is asked for one step: mem_mb, the estimate and a quarter of it more, and runtime, minutes.
+    """Return what a scheduler is asked for one step: mem_mb and runtime, minutes.
 
-    LEAST, the memory of Python and its libraries, comes on top. On this machine, or where no estimate can be made, it is all.
+    Memory is the estimate of what the host holds and a quarter of it more, with the memory of Python and its libraries on
+    top; runtime is `SLACK` times that of the matrix products, which are all that is estimated. `LEAST` is the least of both,
+    and all on this machine or where no estimate can be made.
     """
     if not os.environ.get(kernels.SCHEDULER):
         return LEAST
     try:
-        cost = estimate.cost(experiments.resolve(key, model=model, profile=profile))
+        run = experiments.resolve(key, model=model, profile=profile)
+        cost, seconds = estimate.cost(run), estimate.seconds(run)
     except params.ParameterError:
         return LEAST
-    return LEAST | {"mem_mb": LEAST["mem_mb"] + math.ceil(1.25 * cost.memory / 2**20)}
+    held = cost.host + (0 if run.profile.gpus else cost.memory)  # with a GPU, the model lies there
+    return {
+        "mem_mb": LEAST["mem_mb"] + math.ceil(1.25 * held / 2**20),
+        "runtime": max(LEAST["runtime"], math.ceil(SLACK * seconds / 60)),
+    }
 
 
 def steps(profile: str) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from nbhelpers.core import params
 from nbhelpers.core.cost import PROMPT_TOKENS, Cost
 from nbhelpers.core.schemas import Size
 from nbhelpers.experiments.exp00_observations import experiment as exp00_experiment
-from nbhelpers.run import estimate
+from nbhelpers.run import estimate, graph, kernels
 from tests.stubs import REPOSITORY
 
 
@@ -260,3 +260,20 @@ def test_the_readme_says_what_the_dry_run_says(run_cli):
     for words in (f"{weights} GiB of disk for weights and {disk} GiB for results", f"at most {gpu} GiB are held",
                   f"{host} GiB of host memory", f"{hours} hours of matrix products at 300 TFLOPS"):  # fmt: skip
         assert words in " ".join(section.split()), words
+
+
+def test_a_scheduler_is_asked_for_the_estimate_and_more(monkeypatch):
+    """On a GPU the host holds blocks alone; without one it holds the models too. Long runs get eight times their products."""
+    graph.asked.cache_clear()
+    assert graph.asked("exp11", "llama31_8b", "paper") == graph.LEAST  # on this machine nobody is asked
+    monkeypatch.setenv(kernels.SCHEDULER, "slurm")
+    graph.asked.cache_clear()
+    run = experiments.resolve("exp11", model="llama31_8b")
+    found, cost = graph.asked("exp11", "llama31_8b", "paper"), estimate.cost(run)
+    assert found["mem_mb"] == 2000 + math.ceil(1.25 * cost.host / 2**20) < 8000
+    assert found["runtime"] == math.ceil(8 * estimate.seconds(run) / 60) > 240
+    small = graph.asked("exp11", "llama_pocket", "pocket")
+    whole = estimate.cost(experiments.resolve("exp11", model="llama_pocket"))
+    assert small == {"mem_mb": 2000 + math.ceil(1.25 * (whole.host + whole.memory) / 2**20), "runtime": 240}
+    assert graph.asked("exp11", "nothing_here", "pocket") == graph.LEAST
+    graph.asked.cache_clear()
