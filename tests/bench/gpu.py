@@ -142,9 +142,8 @@ def read(pair, residual, rows: int, repeats: int) -> dict:
 def grafted(pair, prompts, replies, repeats: int) -> dict:
     """Return what the eight symmetric conditions cost as forwards, beside as many bare forwards."""
     chosen = conditions.symmetric_conditions(pair.n_layers)
-    (batches,) = forced_tokens.matched_batches(
-        {"raw": prompts, "chat": prompts}, replies, len(prompts), pair.it.pad_id
-    )
+    formats = {"raw": prompts, "chat": prompts}
+    batches = forced_tokens.matched_batch(range(len(prompts)), formats, replies, pair.it.pad_id)
     ids, mask = (batches["raw"].input_ids.to(device()), batches["raw"].attention_mask.to(device()))
     with torch.no_grad():
         bare = seconds(

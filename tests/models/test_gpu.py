@@ -1,0 +1,112 @@
+"""What runs on a GPU beside the same on the CPU: generation in bfloat16, float32 and compiled lens, capture, grafts."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from nbhelpers.core.params import model_params
+from nbhelpers.measures import forced_tokens, lens
+from nbhelpers.models import conditions, forward, generation, prompts
+from nbhelpers.models.loading import load_pair
+from nbhelpers.models.unembedding import Unembedding
+from tests.stubs import REPOSITORY
+
+on_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that PyTorch can use"),
+]
+DEVICE = "cuda"
+
+
+def pair(**changes):
+    """Pocket Llama, where and as its parameters say."""
+    return load_pair(model_params("llama_pocket").model_copy(update=changes))
+
+
+def written(decoder, n=6, tokens=12):
+    """Prompts as the decoder reads them, and what it writes."""
+    ids = prompts.render(decoder, prompts.load_prompts("pocket/prompts.jsonl", n))
+    return ids, generation.generate(decoder, ids, max_new_tokens=tokens, batch_size=4)
+
+
+def streams_of(decoder, ids, made):
+    """The only batch of a forced pass."""
+    ((batch, stream),) = forward.replay(decoder, ids, made, batch_size=len(ids))
+    return batch, stream
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("marked", [pytest.param(0, marks=on_gpu)])
+def test_a_gpu_writes_what_its_forced_pass_expects(dtype, marked):
+    """Each token is the forced pass's best up to rounding; in float32 the text is the CPU's."""
+    there = pair(device_map="auto", dtype=dtype).it
+    assert there.module.device.type == DEVICE
+    ids, made = written(there)
+    if dtype == "float32":
+        assert made == written(pair().it)[1]
+    batch, stream = streams_of(there, ids, made)
+    lens.check_identity(stream.last_residual, stream.last_logits, there.unembedding)
+    found = lens.lens_metrics(
+        stream.residual, there.unembedding, metrics=("top1", "top1_probability", "target_log_probability"),
+        targets=batch.targets.to(there.module.device),
+    )  # fmt: skip
+    gap = found["top1_probability"][-1].log() - found["target_log_probability"][-1]
+    of = (found["top1"][-1].cpu().numpy(), batch.targets.numpy(), gap.cpu().numpy())
+    lens.greedy_ties(*of, there.module.dtype, "the GPU")  # raises where rounding cannot be the reason
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("marked", [pytest.param(0, marks=on_gpu)])
+def test_the_lens_of_a_gpu_is_that_of_the_cpu(compile, marked):
+    draw = torch.Generator().manual_seed(0)
+    residual = list(torch.randn(4, 70, 32, generator=draw).cumsum(0))
+    weight, targets = torch.randn(5000, 32, generator=draw), torch.randint(5000, (70,), generator=draw)
+    metrics = (*lens.METRICS, "target_log_probability", "target_rank")
+
+    def read(device, **how):
+        unembedding = Unembedding(
+            torch.nn.RMSNorm(32).to(device), weight.to(device), torch.arange(5000, device=device)
+        )
+        given = [h.to(device) for h in residual]
+        return lens.lens_metrics(given, unembedding, metrics=metrics, targets=targets.to(device), **how)
+
+    here, there = read("cpu"), read(DEVICE, compile=compile, rows=32)
+    for name, values in here.items():
+        np.testing.assert_allclose(there[name].cpu(), values, rtol=2e-4, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("marked", [pytest.param(0, marks=on_gpu)])
+def test_grafts_of_a_gpu_are_those_of_the_cpu(marked):
+    found = []
+    for device_map in (None, "auto"):
+        both = pair(device_map=device_map)
+        raw, _ = written(both.pt)
+        chat, made = written(both.it)
+        batch = forced_tokens.matched_batch(
+            range(len(made)), {"raw": raw, "chat": chat}, made, both.pt.pad_id
+        )
+        streams = forced_tokens.streams(both, batch, conditions.symmetric_conditions(both.n_layers), 0)
+        found.append({condition.name: stream.residual[-1].cpu() for condition, stream in streams})
+    assert found[0].keys() == found[1].keys()
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs(tmp_path):
+    """Its figures mean nothing at this size; all of them are there."""
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "tests/bench/gpu.py", "--small", "--shapes", "llama31_8b", "--out", str(out)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for what in (
+        "generation, tokens a second",
+        "capture",
+        "lens, compiled",
+        "tuned lens, step",
+        "grafts, forwards",
+    ):
+        assert what in out.read_text() and what in done.stdout
