@@ -42,6 +42,12 @@ def project(folder: Path, error: str, names=(NOTEBOOK,), read=READ) -> list[Path
     shutil.copytree(REPOSITORY / "params", folder / "params")
     if error == "published_sign":
         _turn_published(folder / "params/published.csv")
+    (folder / "notebooks").mkdir()
+    for path in (REPOSITORY / "notebooks").glob(
+        "*.ipynb"
+    ):  # a version of a run is of all notebooks that it needs
+        if path.name not in names:
+            (folder / "notebooks" / path.name).symlink_to(path)
     return [_with_error(next((REPOSITORY / "notebooks").rglob(name)), error, folder) for name in names]
 
 
