@@ -119,9 +119,8 @@ def combined(parts: Sequence):
         total = sum(aligned[1:], start=aligned[0])
     # Coordinates that only steps have, such as the names of lenses, come with the rest.
     found = xr.merge([found, total], compat="override", join="outer")
-    if (
-        "prompt" in parts[0].coords
-    ):  # concatenation keeps the first block's width of text, and cuts longer names
+    # Concatenation keeps the first block's width of text, and would cut longer names.
+    if "prompt" in parts[0].coords:
         found = found.assign_coords(prompt=np.concatenate([part.prompt.values for part in parts]))
     return found.assign_attrs(parts[0].attrs)
 
@@ -157,21 +156,17 @@ def _create(whole, name, variable, dim):
     """Create in the whole file a variable like that of a block, packed in chunks."""
     for each in variable.dimensions:
         if each not in whole.dimensions:
-            whole.dimensions[each] = len(variable[...]) if variable.ndim == 1 else _size(variable, each)
+            whole.dimensions[each] = variable.shape[variable.dimensions.index(each)]
     shape = [whole.dimensions[each].size for each in variable.dimensions]
     packed = {}
     if all(shape):
         chunks = [min(CHUNK, n) if each == dim else n for each, n in zip(variable.dimensions, shape)]
-        # A chunk holds one series of layers, so that a reader of one lens or model skips the others.
-        chunks[: max(0, len(chunks) - 2)] = [1] * max(0, len(chunks) - 2)
+        # A chunk holds all layers of one lens of one model, so that a reader of another skips it.
+        chunks[:-2] = [1] * len(chunks[:-2])
         packed = dict(chunks=tuple(chunks), compression="gzip", compression_opts=4, shuffle=True)
     made = whole.create_variable(name, variable.dimensions, variable.dtype, **packed)
     for key, value in variable.attrs.items():
         made.attrs[key] = value
-
-
-def _size(variable, dim):
-    return variable.shape[variable.dimensions.index(dim)]
 
 
 def each(dataset: xr.Dataset, dim: str = "step") -> Iterator[xr.Dataset]:

@@ -72,6 +72,10 @@ def _path_or_set(value):
 Prompts = Annotated[str | PromptSet, BeforeValidator(_path_or_set)]
 
 
+# Of an experiment that keeps numbers of every step; 23 bits are all, see `blocks.rounded`.
+KeptBits = Annotated[int, Field(ge=6, le=23, description="of the mantissa of every number by step")]
+
+
 class ExperimentParams(Record):
     """The parameters that every experiment has."""
 

@@ -12,9 +12,9 @@ from nbhelpers.run import versions
 
 
 def folder(run: params.Run) -> Path:
-    """Return the folder of a run's blocks, named by its version: other parameters, weights or code find none of them."""
+    """Return the folder of a run's blocks, named by its parameters and its version: other weights or code find none."""
     inside = params.ROOT / "_build" / "unfinished" / run.profile.name / run.model.key
-    return inside / f"{run.key}-{versions.measure_version(run)}"
+    return inside / f"{run.key}-{run.hash}-{versions.measure_version(run)}"
 
 
 def measured(
@@ -27,7 +27,8 @@ def measured(
     """Return {name: files of a run's blocks}; blocks that an earlier, stopped run has left are not measured again.
 
     parts: the prompts of each block. measure: returns a block's datasets, those of the names: the experiment's and its
-    artifacts'. about: `started` and `device` of `experiments.described`. Blocks of other versions are removed.
+    artifacts'. about: `started` and `device` of `experiments.described`. Blocks of the same parameters by
+    other code are removed; those of other parameters may be those of a longer run, and stay.
     """
 
     def of_block(part: range) -> dict[str, xr.Dataset]:
@@ -35,7 +36,7 @@ def measured(
         return {name: experiments.described(each, run, name=name, **about) for name, each in found}
 
     place = folder(run)
-    for old in place.parent.glob(f"{run.key}-*"):
+    for old in place.parent.glob(f"{run.key}-{run.hash}-*"):
         if old != place:
             shutil.rmtree(old, ignore_errors=True)
     if ready := kept(run):

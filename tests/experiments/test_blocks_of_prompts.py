@@ -15,10 +15,11 @@ from nbhelpers.experiments.exp07_0j_onset import measure as exp07_0j_measure
 from nbhelpers.experiments.exp09_convergence_gap import measure as exp09_measure
 from nbhelpers.experiments.exp11_matched_prefix import measure as exp11_measure
 from nbhelpers.experiments.exp13_token_support import measure as exp13_measure
-from nbhelpers.models.generation import Continuation
 from nbhelpers.report.quantities import value
 from tests.experiments.test_exp00 import KEYS, case
 from tests.experiments.test_exp11 import OPTIONS as EXP11
+from tests.experiments.test_exp11 import block as grafts_of
+from tests.experiments.test_exp11 import whole as grafted
 from tests.grafted import case as grafted_case
 
 
@@ -57,14 +58,22 @@ def test_readers_of_the_capture_do_not_depend_on_its_blocks(size):
 
 
 def test_readers_of_grafted_steps_do_not_depend_on_their_blocks():
-    given = grafted_case("llama")
-    shorter = [Continuation(text.ids[: max(1, len(text.ids) - 1)], False) for text in given.made]
-    _, steps = exp11_measure.measure(
-        given.pair, given.chosen, {"it": given.made, "pt": shorter}, given.lenses, EXP11
-    )
-    options, tokenizer = schemas.ExperimentParams(n_resamples=100), given.pair.it.tokenizer
+    _, steps = grafted()
+    options = schemas.ExperimentParams(n_resamples=100)
+    tokenizer = grafted_case("llama").pair.it.tokenizer
     one = exp13_measure.summarise(steps, tokenizer, options)
     same(exp13_measure.summarise(in_blocks(steps, 2), tokenizer, options), one, rtol=1e-5, atol=1e-6)
+
+
+def test_grafts_in_blocks_are_the_grafts():
+    """The first batch of two prompts and the third prompt are blocks of their own."""
+    apart, (whole, all_steps) = [grafts_of(range(2)), grafts_of(range(2, 3))], grafted()
+    found = exp11_measure.with_windows(blocks.combined([found for found, _ in apart]), EXP11)
+    same(found[list(whole.data_vars)], whole, rtol=2e-3, atol=2e-4)
+    how = dict(data_vars="minimal", coords="minimal", compat="override")
+    steps = xr.concat([steps for _, steps in apart], "step", **how)
+    same(steps, all_steps, rtol=2e-3, atol=2e-3)
+    np.testing.assert_array_equal(steps.prompt_index, all_steps.prompt_index)
 
 
 def test_a_capture_in_blocks_is_the_capture(monkeypatch):
@@ -74,7 +83,7 @@ def test_a_capture_in_blocks_is_the_capture(monkeypatch):
     chosen, ids = c.chosen[:5], {v: c.ids[v][:5] for v in VARIANTS}
 
     def captured(parts):
-        return [exp00_measure.block(c.pair, chosen, ids, c.lenses, part, options)[0] for part in parts]
+        return [exp00_measure.block(c.pair, chosen, ids, c.lenses, part, options) for part in parts]
 
     monkeypatch.setattr(blocks, "LARGEST", 4 * 2 * 6 * step_bytes(c.pair.n_layers))
     parts = exp00_measure.block_spans(c.pair.n_layers, 5, options)

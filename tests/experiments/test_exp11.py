@@ -20,13 +20,19 @@ from tests.specs import complete
 OPTIONS = exp11_experiment.Params(n_prompts=3, batch_size=2, sliding_width=5, sliding_step=4, widths=[2])
 
 
-@cache
-def whole():
-    """exp11 of one pair on three prompts; PT's replies are IT's, cut by a token."""
+def block(part):
+    """exp11 of some of three prompts of one pair; PT's replies are IT's, cut by a token."""
     given = case("llama")
     shorter = [Continuation(text.ids[: max(1, len(text.ids) - 1)], False) for text in given.made]
     written = {"it": given.made, "pt": shorter}
-    return exp11_measure.measure(given.pair, given.chosen, written, given.lenses, OPTIONS)
+    return exp11_measure.block(given.pair, given.chosen, written, given.lenses, part, OPTIONS)
+
+
+@cache
+def whole():
+    """exp11 of all three prompts in one block: its dataset, and the steps that later experiments read."""
+    found, steps = block(range(3))
+    return exp11_measure.with_windows(found, OPTIONS), steps
 
 
 def observed():

@@ -14,11 +14,13 @@ from nbhelpers.models.loading import load_pair
 from nbhelpers.models.unembedding import Unembedding
 from tests.stubs import REPOSITORY
 
-on_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that PyTorch can use"),
-]
 DEVICE = "cuda"
+
+
+def on_gpu(test):
+    """Mark a test that runs where a GPU is, and is skipped elsewhere."""
+    here = torch.cuda.is_available()
+    return pytest.mark.gpu(pytest.mark.skipif(not here, reason="there is no GPU that PyTorch can use")(test))
 
 
 def pair(**changes):
@@ -39,8 +41,8 @@ def streams_of(decoder, ids, made):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("marked", [pytest.param(0, marks=on_gpu)])
-def test_a_gpu_writes_what_its_forced_pass_expects(dtype, marked):
+@on_gpu
+def test_a_gpu_writes_what_its_forced_pass_expects(dtype):
     """Each token is the forced pass's best up to rounding; in float32 the text is the CPU's."""
     there = pair(device_map="auto", dtype=dtype).it
     assert there.module.device.type == DEVICE
@@ -59,8 +61,8 @@ def test_a_gpu_writes_what_its_forced_pass_expects(dtype, marked):
 
 
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("marked", [pytest.param(0, marks=on_gpu)])
-def test_the_lens_of_a_gpu_is_that_of_the_cpu(compile, marked):
+@on_gpu
+def test_the_lens_of_a_gpu_is_that_of_the_cpu(compile):
     draw = torch.Generator().manual_seed(0)
     residual = list(torch.randn(4, 70, 32, generator=draw).cumsum(0))
     weight, targets = torch.randn(5000, 32, generator=draw), torch.randint(5000, (70,), generator=draw)
@@ -78,8 +80,8 @@ def test_the_lens_of_a_gpu_is_that_of_the_cpu(compile, marked):
         np.testing.assert_allclose(there[name].cpu(), values, rtol=2e-4, atol=2e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("marked", [pytest.param(0, marks=on_gpu)])
-def test_grafts_of_a_gpu_are_those_of_the_cpu(marked):
+@on_gpu
+def test_grafts_of_a_gpu_are_those_of_the_cpu():
     found = []
     for device_map in (None, "auto"):
         both = pair(device_map=device_map)

@@ -65,13 +65,18 @@ def test_a_stopped_run_loses_one_block(in_blocks, number):
     assert not unfinished.folder(resolved).exists()
 
 
-def test_blocks_of_other_parameters_are_not_used(in_blocks):
+def test_only_blocks_of_the_same_parameters_by_other_code_are_removed(in_blocks):
+    """A short run in between must not cost the blocks of a long one."""
     resolved = experiments.resolve("exp90", model="ann")
-    other = experiments.resolve("exp90", model="ann", seed=1)
-    assert unfinished.folder(resolved) != unfinished.folder(other)
-    old = unfinished.folder(other)
-    old.mkdir(parents=True)
-    (old / "exp90.00000.nc").write_bytes(b"whatever")
+    place, other = (
+        unfinished.folder(resolved),
+        unfinished.folder(experiments.resolve("exp90", model="ann", seed=1)),
+    )
+    old = place.with_name(f"exp90-{resolved.hash}-000000000000")
+    for each in (old, other):
+        each.mkdir(parents=True)
+        (each / "exp90.00000.nc").write_bytes(b"whatever")
     (in_blocks / "hold-ann").unlink()
     notebooks.measure(resolved, version=versions.measure_version(resolved))
-    assert trace(in_blocks) == ["0", "2"] and not old.exists()
+    assert trace(in_blocks) == ["0", "2"]
+    assert other.exists() and not old.exists() and not place.exists()

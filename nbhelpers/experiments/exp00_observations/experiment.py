@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nbhelpers.core.cost import BYTES, Cost, batches, in_blocks, lens_buffers, stored, weights
 from nbhelpers.core.params import Run
-from nbhelpers.core.schemas import GenerationParams, Size
+from nbhelpers.core.schemas import GenerationParams, KeptBits, Size
 from nbhelpers.core.variables import declared
 
 HISTORIES = 2  # PT's tokens and IT's
@@ -25,9 +25,7 @@ class Params(GenerationParams):
     )
     # A subsample of four fifths must keep ten neighbours of every state.
     n_neighbours: int = Field(default=32, ge=32, description="nearest neighbours kept of every state")
-    kept_bits: int = Field(
-        default=23, ge=6, le=23, description="of the mantissa of every number by step; 23 keeps all"
-    )
+    kept_bits: KeptBits = 23
 
 
 def step_bytes(n_layers: int) -> int:

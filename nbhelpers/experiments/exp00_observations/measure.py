@@ -214,7 +214,7 @@ def block(
     part: range,
     options: Params,
     **lens_options,
-) -> tuple[xr.Dataset]:
+) -> xr.Dataset:
     """Return what both models write to the prompts of one block, and every measurement of both texts by both models.
 
     prompts, ids: of all blocks; ids by variant, as each model reads them. part: the indices of the block's prompts.
@@ -228,7 +228,7 @@ def block(
     steps = observe_pair(pair, some, made, lenses, lens_rows=options.lens_rows, **sizes, **lens_options)
     steps = blocks.rounded(steps, options.kept_bits)
     found = with_texts(steps, made, [prompts[i] for i in part], pair.it.tokenizer)
-    return (found.assign_coords(prompt_index=found.prompt_index + np.int64(part.start)),)
+    return found.assign_coords(prompt_index=found.prompt_index + np.int64(part.start))
 
 
 def weights_moved(model: ModelParams, n_layers: int) -> xr.Dataset:

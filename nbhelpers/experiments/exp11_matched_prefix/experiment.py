@@ -8,7 +8,7 @@ from pydantic import Field
 from nbhelpers.core import depths
 from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, batches, in_blocks, stored, weights
 from nbhelpers.core.params import Run
-from nbhelpers.core.schemas import ForwardParams, Size
+from nbhelpers.core.schemas import ForwardParams, KeptBits, Size
 from nbhelpers.core.variables import declared
 
 GRAFTED, EIGHT, CELLS = 18, 8, 1 << 23  # all conditions; `symmetric_conditions`; logits read at once
@@ -29,9 +29,7 @@ class Params(ForwardParams):
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1, 2, 4), min_length=1, strict=False, description="of early, mid and late windows"
     )
-    kept_bits: int = Field(
-        default=23, ge=6, le=23, description="of the mantissa of every number by step; 23 keeps all"
-    )
+    kept_bits: KeptBits = 23
 
 
 def step_bytes(n_layers: int) -> int:

@@ -90,10 +90,8 @@ def block(
 
     prompts, written: of all blocks; replies by teacher. lenses: by variant. part: the indices of the block's prompts.
     """
-    some, replies = (
-        prompts[part.start : part.stop],
-        {v: [made[i] for i in part] for v, made in written.items()},
-    )
+    some = [prompts[i] for i in part]
+    replies = {v: [made[i] for i in part] for v, made in written.items()}
     shared = shared_options(lenses, options)
     forced, steps = forced_replies(pair, some, replies, **shared)
     swept = sweep(pair, some, replies["it"], options, **shared)
@@ -109,18 +107,6 @@ def with_windows(found: xr.Dataset, options: Params) -> xr.Dataset:
     windows = swept_windows(found.attrs["n_layers"], options)
     ends = {"first": [layers.start for layers in windows.values()], "width": list(map(len, windows.values()))}
     return found.assign({f"sweep_{name}": ("sweep", values) for name, values in ends.items()})
-
-
-def measure(
-    pair: Pair,
-    prompts: Sequence[Prompt],
-    written: Mapping[str, Sequence[Continuation]],
-    lenses: Mapping[str, tuned_lens.TunedLens],
-    options: Params,
-) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return exp11's dataset and the steps that later experiments read, in memory, from one block of all prompts."""
-    found, steps = block(pair, prompts, written, lenses, range(len(prompts)), options)
-    return with_windows(found, options), steps
 
 
 def shared_options(lenses: Mapping[str, tuned_lens.TunedLens], options: Params) -> dict:
