@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "nbhelpers"
 # larger than memory the most.
 LARGEST, LONGEST, SCIENCE = 350, 40, 13_250
 # What is written for readers may point to any experiment, and the command line's help has an example.
-PROSE = ("README.md", "book/", "nbhelpers/cli.py")
+PROSE = ("README.md", "book/", "nbhelpers/cli/")
 SUFFIXES = {".py", ".yml", ".csv", ".md", ".ipynb", ".toml", ""}
 FOLDERS = ("nbhelpers", "notebooks", "params", "book")
 
@@ -132,8 +132,8 @@ def test_the_science_stays_readable():
 
 def test_every_module_has_its_folder():
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == {"core", "models", "measures", "report", "experiments", "run", "book"}
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "cli.py"}
+    assert folders == {"core", "models", "measures", "report", "experiments", "run", "book", "cli"}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
 def test_the_readme_says_where_every_formula_is():

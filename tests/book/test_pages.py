@@ -112,13 +112,13 @@ def test_a_model_s_page_opens_with_title_note_and_answer(tmp_path):
 
 
 def test_links_to_source_lead_from_a_model_s_page_too(tmp_path):
-    html = '<a href="../source/nbhelpers/cli.html#L3">'
+    html = '<a href="../source/nbhelpers/cli/runs.html#L3">'
     shown = code("ledger") | {
         "outputs": [{"output_type": "display_data", "data": {"text/html": html}, "metadata": {}}]
     }
     path = written(tmp_path / "one.ipynb", markdown("# Title"), shown)
     page = json.loads(build.model_page(path, "across.ipynb", "One", "", ""))["cells"]
-    assert page[1]["outputs"][0]["data"]["text/html"] == '<a href="../../source/nbhelpers/cli.html#L3">'
+    assert page[1]["outputs"][0]["data"]["text/html"] == '<a href="../../source/nbhelpers/cli/runs.html#L3">'
 
 
 def test_a_model_s_page_without_an_answer_keeps_its_order(tmp_path):

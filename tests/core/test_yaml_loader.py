@@ -5,7 +5,8 @@ import math
 import pytest
 import yaml
 
-from nbhelpers import cli, experiments
+from nbhelpers import experiments
+from nbhelpers.cli import runs
 from nbhelpers.core import params
 from nbhelpers.core.yaml_loader import Dumper, Loader
 
@@ -47,7 +48,7 @@ def test_infinity_is_read_and_then_refused_by_every_schema():
     for text in (".inf", "-.inf", ".nan", "1e999", "[0.1, .inf]"):
         name = "kl_grid" if "[" in text else "kl_threshold"
         with pytest.raises(params.ParameterError, match="it should be a finite number|greater than 0"):
-            experiments.resolve("exp09", model="qwen_pocket", **cli._parameters([f"{name}={text}"]))
+            experiments.resolve("exp09", model="qwen_pocket", **runs.parameters([f"{name}={text}"]))
 
 
 REFUSED = {
@@ -72,7 +73,7 @@ def test_what_cannot_be_read_is_one_sentence(text, problem):
     with pytest.raises(
         params.ParameterError, match=f"^-p seed is not valid YAML at line \\d+: .*{problem}"
     ) as error:
-        cli._parameters([f"seed={text}"])
+        runs.parameters([f"seed={text}"])
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
 
 
@@ -98,7 +99,7 @@ def test_a_file_is_named_with_its_line(project, before, after, sentence):
 
 def test_a_parameter_is_given_once():
     with pytest.raises(params.ParameterError, match="^-p seed is given twice; give it once.$"):
-        cli._parameters(["seed=1", "n_prompts=4", "seed=1"])
+        runs.parameters(["seed=1", "n_prompts=4", "seed=1"])
 
 
 EXAMPLES = {
@@ -117,7 +118,7 @@ EXAMPLES = {
 @pytest.mark.parametrize("text, sentence", EXAMPLES.items(), ids=EXAMPLES)
 def test_a_wrong_value_is_told_in_good_grammar(text, sentence):
     with pytest.raises(params.ParameterError) as error:
-        experiments.resolve("exp09", model="qwen_pocket", **cli._parameters([text]))
+        experiments.resolve("exp09", model="qwen_pocket", **runs.parameters([text]))
     assert sentence in str(error.value)
 
 

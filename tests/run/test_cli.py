@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nbhelpers import cli
+from nbhelpers.cli import runs
 
 COMMANDS = ("run", "batch", "book", "add", "doctor", "models", "judge", "refresh")
 
@@ -87,7 +88,7 @@ def test_the_module_runs_as_a_script(project):
 
 
 def test_values_have_their_types():
-    found = cli._parameters(["a=3", "b=0.5", "c=[1, 2]", "d=text", "e=null"])
+    found = runs.parameters(["a=3", "b=0.5", "c=[1, 2]", "d=text", "e=null"])
     assert found == {"a": 3, "b": 0.5, "c": [1, 2], "d": "text", "e": None}
 
 

@@ -14,6 +14,7 @@ import sys
 import pytest
 
 from nbhelpers import cli, experiments
+from nbhelpers.cli import runs
 from nbhelpers.core import params, store
 from nbhelpers.run import doctor, graph, locks, notebooks, results, versions
 from tests.run.test_batch import alive, measure, start_batch, trace, wait_for
@@ -157,7 +158,7 @@ def test_too_many_prompts_are_refused_before_anything_starts(chained, monkeypatc
     for refused in (
         measure,
         lambda: graph.run("pocket", cores=1),
-        lambda: cli._measure("exp90", "ann", "", {}, False),
+        lambda: runs.measure("exp90", "ann", "", {}, False),
     ):
         with pytest.raises(params.ParameterError, match=re.escape(said)):
             refused()
@@ -317,7 +318,7 @@ def test_a_comparison_of_results_that_are_out_of_date_is_refused(project, run_cl
         store.ResultError,
         match=r"exp90 · bob: made with other .* Make it anew with `nbh run exp90 --model bob",
     ):
-        cli._compare("exp90", "pocket")
+        runs.compare("exp90", "pocket")
 
 
 def test_executed_notebooks_that_are_out_of_date_are_known(project):
