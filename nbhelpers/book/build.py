@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from nbhelpers.book import assets, cards, pages, source
+from nbhelpers.book import assets, cards, origins, pages, source
 from nbhelpers.core import params, store
 from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
@@ -137,12 +137,16 @@ def assemble(profile: str, folder: Path) -> list[str]:
     toc, keys = contents(folder, profile)
     for key in keys:
         write_pages(profile, key, folder)
+    origins.write(profile, keys, folder)
     for path in folder.rglob("*.md"):
         text = pages.filled(path.read_text(encoding="utf-8"), profile, f"book/{path.relative_to(folder)}")
         path.write_text(text, encoding="utf-8")
-    drawn = {"training_loss": charts.training_loss(cards.read()), "windows": windows.windows_figure()}
-    for name, chart in drawn.items():
-        text = json.dumps(chart.to_dict(), ensure_ascii=False)
+    drawn = {
+        "training_loss": (charts.training_loss(cards.read()), "Data: the model cards in pocket/"),
+        "windows": (windows.windows_figure(), "Drawn from nbhelpers.core.depths, which defines the windows"),
+    }
+    for name, (chart, words) in drawn.items():
+        text = json.dumps(origins.said(chart.to_dict(), f"{words}."), ensure_ascii=False)
         (folder / f"{name}.vl.json").write_text(text, encoding="utf-8")
     shutil.copytree(assets.write(params.ROOT / "_build" / "scripts"), folder / "assets", dirs_exist_ok=True)
     (folder / "_toc.yml").write_text(

@@ -23,6 +23,9 @@ from nbhelpers.run.results import executed_path
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
 QUESTION = re.compile(r"\*\*Questions?\.\*\*\s+(.+?\?)", re.DOTALL)
+NULL = re.compile(
+    r"\b(no|none|not|hardly|little|undecided)\b", re.IGNORECASE
+)  # what an answer without an effect says
 VERDICT = "verdict"  # the name of the cell that states it
 MAIN = "main_figure"  # the name of the cell that other pages quote
 PARTS = (
@@ -89,6 +92,17 @@ def answers(profile: str) -> str:
             [f"[{params.experiment(key).title}]({place})", question(key), f"**{found.answer}.** {found.size}"]
         )
     return table(["experiment", "question", "answer"], rows)
+
+
+def nulls(profile: str) -> str:
+    """Return the list of answers that find nothing or leave it open: those that say no, none, hardly or undecided."""
+    found = [(key, verdict(profile, key)) for key in in_order()]
+    items = [
+        f"- [{params.experiment(key).title}](runs/{params.experiment(key).across}): **{said.answer}.** {said.size}"
+        for key, said in found
+        if NULL.search(said.answer)
+    ]
+    return "\n".join(items) or "No answer of this run is null."
 
 
 def whose(profile: str) -> str:
@@ -161,7 +175,7 @@ def windows(profile: str) -> str:
 INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        verdict, answers, whose, model_tabs, windows,
+        verdict, answers, nulls, whose, model_tabs, windows,
         cards.pocket_sizes, cards.pocket_gates, cards.pocket_misses, cards.pocket_extra, cards.pocket_samples,
     )
 }  # fmt: skip

@@ -10,19 +10,27 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.osutil import relative_uri
 
+from nbhelpers.book import origins
+from nbhelpers.book.sphinx_pages import anchor
 from nbhelpers.report.charts import VEGALITE
 
+RESULTS = "reproducibility.html", "#each-experiment"  # where all results stand with their parameters
 FIGURE = """<figure class="chart" id="figure-{n}">
 <div class="vegalite" role="group" aria-label="Figure {n}. {text}"><script type="application/json">{spec}</script></div>
 <figcaption><a class="figure-number" href="#figure-{n}">Figure {n}.</a> {text}</figcaption>
-<details class="chart-data"><summary>Data of figure {n}</summary></details>
+{origin}<details class="chart-data"><summary>Data of figure {n}</summary></details>
 </figure>"""
 
 
-def drawing(spec) -> nodes.raw:
-    """Return the node of a chart, which holds its specification; `number_figures` makes it a figure."""
-    return nodes.raw(text=json.dumps(spec, ensure_ascii=False), format="html", is_chart=True)
+def drawing(spec, page: str = "", cell: str = "") -> nodes.raw:
+    """Return the node of a chart, which holds its specification; `number_figures` makes it a figure.
+
+    page, cell: where the chart was made, if that is another page of the book.
+    """
+    text = json.dumps(spec, ensure_ascii=False)
+    return nodes.raw(text=text, format="html", is_chart=True, page=page, cell=cell)
 
 
 def caption(spec: dict) -> str:
@@ -33,10 +41,13 @@ def caption(spec: dict) -> str:
     return spec.get("description") or f"{title or 'A chart without a title'}."
 
 
-def figure(text: str, number: int) -> str:
-    """Return the HTML of a numbered figure from a chart's specification as JSON."""
+def figure(text: str, number: int, origin: str = "") -> str:
+    """Return the HTML of a numbered figure from a chart's specification as JSON; origin: the line that says whence it is."""
     # `</` would end the script element early.
-    return FIGURE.format(n=number, text=escape(caption(json.loads(text))), spec=text.replace("</", "<\\/"))
+    spec = text.replace("</", "<\\/")
+    return FIGURE.format(
+        n=number, text=escape(caption(json.loads(text))), spec=spec, origin=origin and f"{origin}\n"
+    )
 
 
 def named_charts(notebook: Path, name: str) -> list[dict]:
@@ -44,6 +55,11 @@ def named_charts(notebook: Path, name: str) -> list[dict]:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells if cell["metadata"].get("name") == name for output in cell["outputs"]]
     return [output["data"][VEGALITE] for output in outputs if VEGALITE in output.get("data", {})]
+
+
+def relative_to_source(path: Path, source: Path) -> str:
+    """Return the name of a page from the path of its file and the book's source folder."""
+    return path.resolve().relative_to(source.resolve()).with_suffix("").as_posix()
 
 
 class VegaLite:
@@ -76,14 +92,40 @@ class Chart(SphinxDirective):
         found = named_charts(path, self.arguments[1])
         if not found:
             raise self.error(f"{source} has no cell named {self.arguments[1]!r} that shows a chart")
-        return [drawing(spec) for spec in found]
+        page = relative_to_source(path, Path(self.env.srcdir))
+        return [drawing(spec, page, self.arguments[1]) for spec in found]
 
 
 def number_figures(app, doctree, docname):
-    """Make each chart of a page a figure, numbered in reading order."""
+    """Make each chart of a page a figure, numbered in reading order, with a line that says where it comes from."""
     charts = [node for node in doctree.findall(nodes.raw) if node.get("is_chart")]
+    known = origins.read(Path(app.srcdir)) if charts else {}
     for number, node in enumerate(charts, 1):
-        node.replace_self(nodes.raw(text=figure(node.astext(), number), format="html", is_chart=True))
+        text = figure(node.astext(), number, origin(known, node, docname))
+        node.replace_self(nodes.raw(text=text, format="html", is_chart=True))
+
+
+def origin(known: dict[str, dict], chart: nodes.raw, docname: str) -> str:
+    """Return the line that says where a chart of a page comes from, "" if nothing says so.
+
+    A chart that no experiment's notebook made says it itself, in Vega-Lite's `usermeta`.
+    """
+    page, cell = chart["page"] or docname, chart["cell"] or cell_of(chart)
+    if page not in known:
+        said = json.loads(chart.astext()).get("usermeta", {}).get(origins.SAID)
+        return origins.LINE.format(escape(said)) if said else ""
+    here, there = f"{docname}.html", f"{page}.html"
+    to_cell = f"{relative_uri(here, there) if page != docname else ''}#{anchor(cell)}"
+    return origins.line(known[page], cell, to_cell, relative_uri(here, RESULTS[0]) + RESULTS[1])
+
+
+def cell_of(node: nodes.Node) -> str:
+    """Return the name of the notebook's cell in which a node stands, "" without one."""
+    while node is not None:
+        if name := isinstance(node, nodes.Element) and node.get("cell_metadata", {}).get("name"):
+            return name
+        node = node.parent
+    return ""
 
 
 def load_scripts(app, pagename, templatename, context, doctree):

@@ -3,12 +3,13 @@
 import json
 import re
 from html import unescape
+from types import SimpleNamespace
 
 import pytest
 from docutils import nodes
 from docutils.utils.math import MathError
 
-from nbhelpers.book import assets, source, sphinx_pages, sphinx_vega
+from nbhelpers.book import assets, origins, source, sphinx_pages, sphinx_vega
 from tests import synthetic
 
 WORDS = {
@@ -57,15 +58,60 @@ def test_a_caption_is_the_description_or_else_the_title(spec, caption):
     assert sphinx_vega.caption(spec) == caption
 
 
-def test_figures_are_numbered_in_reading_order():
+def test_figures_are_numbered_in_reading_order(tmp_path):
     page = nodes.section()
     page += [sphinx_vega.drawing({"title": "a"}), nodes.paragraph(), sphinx_vega.drawing({"title": "b"})]
-    sphinx_vega.number_figures(None, page, "page")
+    sphinx_vega.number_figures(SimpleNamespace(srcdir=tmp_path), page, "page")
     shown = [
         re.search(r"Figure (\d+)\.</a> (\w)", node.astext()).groups() for node in page.findall(nodes.raw)
     ]
     assert shown == [("1", "a"), ("2", "b")]
     assert all(node["is_chart"] for node in page.findall(nodes.raw))
+
+
+ORIGIN = {
+    "notebook": "exp09_across.ipynb",
+    "data": "exp09.nc of two pairs",
+    "needs": [],
+    "parameters": [],
+    "code": ["abc12", "def34"],
+}
+
+
+def figures_of(folder, page, docname, known):
+    """Return the HTML of a page's figures once the builder has written where those of `known` come from."""
+    (folder / origins.FILE).write_text(json.dumps(known), encoding="utf-8")
+    sphinx_vega.number_figures(SimpleNamespace(srcdir=folder), page, docname)
+    return [node.astext() for node in page.findall(nodes.raw)]
+
+
+def test_a_line_under_a_figure_says_which_cell_data_and_code_made_it(tmp_path):
+    cell = nodes.container(cell_metadata={"name": "main_figure"})
+    cell += sphinx_vega.drawing({"title": "a"})
+    page = nodes.section()
+    page += cell
+    (html,) = figures_of(tmp_path, page, "runs/exp09_across", {"runs/exp09_across": ORIGIN})
+    line = re.search(r'<p class="figure-origin">(.+?)</p>', html)[1]
+    assert '<a href="#main-figure"><code>main_figure</code></a> of <code>exp09_across.ipynb</code>' in line
+    assert "<code>exp09.nc of two pairs</code>" in line and "<code>abc12</code>, <code>def34</code>" in line
+    assert 'href="../reproducibility.html#each-experiment">parameters</a>' in line
+
+
+def test_a_figure_that_another_page_repeats_leads_to_its_own_cell(tmp_path):
+    page = nodes.section()
+    page += sphinx_vega.drawing({"title": "a"}, "runs/exp09_across", "gap_figure")
+    (html,) = figures_of(tmp_path, page, "index", {"runs/exp09_across": ORIGIN})
+    assert 'href="runs/exp09_across.html#gap-figure"' in html and 'href="reproducibility.html#each' in html
+
+
+def test_a_chart_of_no_experiment_says_itself_where_it_comes_from(tmp_path):
+    page = nodes.section()
+    page += [
+        sphinx_vega.drawing(origins.said({"title": "a"}, "Data: cards.")),
+        sphinx_vega.drawing({"title": "b"}),
+    ]
+    said, silent = figures_of(tmp_path, page, "pocket", {})
+    assert '<p class="figure-origin">Data: cards.</p>' in said and "figure-origin" not in silent
 
 
 def test_every_formula_of_the_book_is_known():
