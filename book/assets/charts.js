@@ -115,7 +115,7 @@
     await view.renderer("svg").initialize(canvas).runAsync();
     chart.view = view;
     place.style.minHeight = "";
-    place.dataset.drawn = "yes";
+    place.dataset.drawn = Math.ceil(performance.now()); // ms since the page was asked for
   }
 
   // A chart that is not drawn yet keeps about its height, so that a link into the page lands where it should.
@@ -246,6 +246,12 @@
     resized.observe(chart.place);
     const details = chart.place.parentElement.querySelector("details.chart-data");
     details?.addEventListener("toggle", () => showData(chart, details));
+    // By keyboard a chart is its numbers: Enter on the chart opens them.
+    chart.place.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.target !== chart.place || !details) return;
+      details.open = true;
+      details.querySelector("summary").focus();
+    });
   }
   new MutationObserver(() => charts.forEach(update)).observe(page, { attributeFilter: ["data-theme"] });
 

@@ -18,7 +18,7 @@ from nbhelpers.report.charts import VEGALITE
 
 RESULTS = "reproducibility.html", "#each-experiment"  # where all results stand with their parameters
 FIGURE = """<figure class="chart" id="figure-{n}">
-<div class="vegalite" role="group" aria-label="Figure {n}. {text}"><script type="application/json">{spec}</script></div>
+<div class="vegalite" role="group" tabindex="0" aria-label="Figure {n}. {text}"><script type="application/json">{spec}</script></div>
 <figcaption><a class="figure-number" href="#figure-{n}">Figure {n}.</a> {text}</figcaption>
 {origin}<details class="chart-data"><summary>Data of figure {n}</summary></details>
 </figure>"""
@@ -99,18 +99,18 @@ class Chart(SphinxDirective):
 def number_figures(app, doctree, docname):
     """Make each chart of a page a figure, numbered in reading order, with a line that says where it comes from."""
     charts = [node for node in doctree.findall(nodes.raw) if node.get("is_chart")]
-    known = origins.read(Path(app.srcdir)) if charts else {}
+    known, cells = origins.read(Path(app.srcdir)) if charts else {}, cells_of(doctree)
     for number, node in enumerate(charts, 1):
-        text = figure(node.astext(), number, origin(known, node, docname))
+        text = figure(node.astext(), number, origin(known, node, docname, cells.get(id(node), "")))
         node.replace_self(nodes.raw(text=text, format="html", is_chart=True))
 
 
-def origin(known: dict[str, dict], chart: nodes.raw, docname: str) -> str:
-    """Return the line that says where a chart of a page comes from, "" if nothing says so.
+def origin(known: dict[str, dict], chart: nodes.raw, docname: str, within: str) -> str:
+    """Return the line that says where a chart of a page comes from, "" if nothing says so; within: the name of its cell.
 
     A chart that no experiment's notebook made says it itself, in Vega-Lite's `usermeta`.
     """
-    page, cell = chart["page"] or docname, chart["cell"] or cell_of(chart)
+    page, cell = chart["page"] or docname, chart["cell"] or within
     if page not in known:
         said = json.loads(chart.astext()).get("usermeta", {}).get(origins.SAID)
         return origins.LINE.format(escape(said)) if said else ""
@@ -119,13 +119,14 @@ def origin(known: dict[str, dict], chart: nodes.raw, docname: str) -> str:
     return origins.line(known[page], cell, to_cell, relative_uri(here, RESULTS[0]) + RESULTS[1])
 
 
-def cell_of(node: nodes.Node) -> str:
-    """Return the name of the notebook's cell in which a node stands, "" without one."""
-    while node is not None:
-        if name := isinstance(node, nodes.Element) and node.get("cell_metadata", {}).get("name"):
-            return name
-        node = node.parent
-    return ""
+def cells_of(doctree: nodes.document) -> dict[int, str]:
+    """Return {id of a chart's node: name of the cell in which it stands}, read from above: parents of hidden cells mislead."""
+    return {
+        id(node): cell["cell_metadata"]["name"]
+        for cell in doctree.findall(nodes.container)
+        if cell.get("cell_metadata", {}).get("name")
+        for node in cell.findall(nodes.raw)
+    }
 
 
 def load_scripts(app, pagename, templatename, context, doctree):

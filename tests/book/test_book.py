@@ -133,6 +133,33 @@ def test_pages_hold_what_they_insert(book_root):
     assert "`0.1.0+synthetic`" in text["reproducibility"]
 
 
+def test_the_first_page_tells_the_story_in_five_figures_and_names_what_is_null(book_root, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", book_root)
+    text = (book_root / "_build/book/index.md").read_text()
+    assert len(re.findall(r"^```\{chart\} runs/\w+_across\.ipynb main_figure$", text, re.MULTILINE)) == 5
+    listed = re.findall(r"^- \[.+?\]\((.+?)\): ", text.partition("## What is null")[2], re.MULTILINE)
+    said = {f"runs/{params.experiment(key).across}": pages.verdict("pocket", key).answer for key in KEYS}
+    assert sorted(listed) == sorted(place for place, answer in said.items() if pages.NULL.search(answer))
+
+
+def test_every_figure_of_a_notebook_says_where_it_comes_from(book_root):
+    """Its cell is an anchor of the page that the line leads to; data and notebook are of the experiment."""
+    html = book_root / "_build/html"
+    for page in [html / "index.html", *(html / "runs").rglob("*.html")]:
+        figures = re.findall(r'<figure class="chart".+?</figure>', page.read_text(), re.DOTALL)
+        for figure in figures:
+            line = re.search(r'<p class="figure-origin">(.+?)</p>', figure)[1]
+            cell, notebook, data = re.search(
+                r'href="(.*?)".+? of <code>(.+?)</code>; data <code>(.+?)</code>', line
+            ).groups()
+            place, _, anchor = cell.partition("#")
+            there = (page.parent / place).read_text() if place else page.read_text()
+            assert f' id="{anchor}"' in there and data.split("/")[-1].startswith(notebook.split("_")[0]), (
+                page,
+                line,
+            )
+
+
 def test_the_first_page_answers_every_experiment(book_root):
     text = (book_root / "_build/book/index.md").read_text()
     rows = re.findall(r"^\| \[(.+?)\]\((.+?)\) \| (.+?\?) \| \*\*.+?\*\* .+ \|$", text, re.MULTILINE)
@@ -223,12 +250,15 @@ def test_three_clicks_lead_to_any_claim_s_value_figure_and_source(book_root):
 def test_a_fault_fails_the_build_and_leaves_the_book(book_root, monkeypatch):
     monkeypatch.setattr(params, "ROOT", book_root)
     before = {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}
-    path, contents = book_root / "book/reproducibility.md", book_root / "book/_toc.yml"
-    whole, all_pages = path.read_text(), contents.read_text()
+    path, contents, first = (
+        book_root / "book" / name for name in ("reproducibility.md", "_toc.yml", "index.md")
+    )
+    whole, all_pages, story = path.read_text(), contents.read_text(), first.read_text()
     wrong = f"\n[nowhere](nowhere.md)\n\n```{{chart}} runs/{ACROSS.rsplit('/')[-1]} no_such_cell\n```\n"
     try:
         path.write_text(whole + wrong)
         contents.write_text(FEW_PAGES)
+        first.write_text("# One experiment\n\n% insert: verdict exp09\n")
         keys, few = params.keys, params.ordered(["exp09"])  # with what it builds on
         monkeypatch.setattr(params, "keys", lambda kind: few if kind == "experiments" else keys(kind))
         with pytest.raises(build.BookError) as error:
@@ -236,6 +266,7 @@ def test_a_fault_fails_the_build_and_leaves_the_book(book_root, monkeypatch):
     finally:
         path.write_text(whole)
         contents.write_text(all_pages)
+        first.write_text(story)
     assert "no cell named 'no_such_cell'" in str(error.value)
     assert "nowhere" in str(error.value) and "book/reproducibility.md" in str(error.value)
     assert before == {path: path.stat().st_mtime_ns for path in (book_root / "_build/html").rglob("*.html")}

@@ -320,6 +320,29 @@ def test_a_link_to_a_closed_part_opens_it(visit):
     )
 
 
+def test_a_chart_is_reached_by_keyboard_and_gives_its_numbers(visit):
+    page = visit("index.html")
+    place = page.locator("div.vegalite").first
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        if place.evaluate("place => document.activeElement === place"):
+            break
+    assert place.get_attribute("aria-label").startswith("Figure 1. KL(final")
+    page.keyboard.press("Enter")
+    data = page.locator("figure.chart").first.locator("details.chart-data")
+    data.locator("table").wait_for()
+    assert data.locator("summary").evaluate("summary => document.activeElement === summary")
+    assert data.get_by_role("link", name="all as CSV").is_visible()
+
+
+@pytest.mark.parametrize("name", ["index.html", ACROSS, across_page("exp11")])
+def test_the_first_chart_is_drawn_within_two_seconds(visit, name):
+    """The best of three visits, since other tests share the machine; ms since the page was asked for."""
+    when = "places => Math.min(...places.map(place => Number(place.dataset.drawn)))"
+    took = [all_drawn(visit(name)).locator("div.vegalite").evaluate_all(when) for _ in range(3)]
+    assert 0 < min(took) <= 2000
+
+
 def test_the_lens_is_chosen_by_keyboard(visit):
     page = visit(ACROSS)
     before = chosen(page)
