@@ -18,7 +18,8 @@ from nbhelpers.report.charts import VEGALITE
 
 RESULTS = "reproducibility.html", "#each-experiment"  # where all results stand with their parameters
 FIGURE = """<figure class="chart" id="figure-{n}">
-<div class="vegalite" role="group" tabindex="0" aria-label="Figure {n}. {text}"><script type="application/json">{spec}</script></div>
+<div class="vegalite" role="group" tabindex="0" aria-label="Figure {n}. {text}">
+<script type="application/json">{spec}</script></div>
 <figcaption><a class="figure-number" href="#figure-{n}">Figure {n}.</a> {text}</figcaption>
 {origin}<details class="chart-data"><summary>Data of figure {n}</summary></details>
 </figure>"""
@@ -120,7 +121,7 @@ def origin(known: dict[str, dict], chart: nodes.raw, docname: str, within: str) 
 
 
 def cells_of(doctree: nodes.document) -> dict[int, str]:
-    """Return {id of a chart's node: name of the cell in which it stands}, read from above: parents of hidden cells mislead."""
+    """Return {id of a chart's node: name of the cell in which it stands}, read downwards since hidden cells lose parents."""
     return {
         id(node): cell["cell_metadata"]["name"]
         for cell in doctree.findall(nodes.container)
