@@ -19,6 +19,7 @@ from nbhelpers.measures import tuned_lens
 from nbhelpers.measures.commitment import kl_stays
 from nbhelpers.measures.directions import unit
 from nbhelpers.models.decoder import Decoder
+from nbhelpers.models.fitting import in_batches
 from nbhelpers.models.generation import Continuation, left_pad
 from nbhelpers.models.row_edits import RowEdit, applied
 from nbhelpers.models.unembedding import rounding
@@ -115,11 +116,13 @@ def patched(
     found = np.full((len(READ), n_conditions, len(layers), n_tokens), np.nan)
     at_once = max(1, min(len(layers), batch_size // n_conditions))
     per_batch = max(1, batch_size // (n_conditions * at_once))
-    order = np.argsort([-len(row) for row in rows], kind="stable")
-    for start in progress(range(0, len(order), per_batch), "patch"):
-        chosen = [int(i) for i in order[start : start + per_batch] if (test.prompt == i).any()]
+
+    order, what = np.argsort([-len(row) for row in rows], kind="stable"), f"{decoder.name} patch"
+
+    def of_prompts(some):  # what a batch that fails has written, smaller ones write again
+        chosen = [int(i) for i in some if (test.prompt == i).any()]
         if not chosen:
-            continue
+            return
         cache = Cached(decoder, [rows[i] for i in chosen])
         for step in range(1, POSITIONS + 1):
             here = [(k, at[0]) for k, i in enumerate(chosen)
@@ -128,12 +131,18 @@ def patched(
             if here:
                 lines, tokens = map(list, zip(*here))
                 following = [ids[k] for k in lines]
-                for first in range(0, len(layers), at_once):
-                    part = slice(first, first + at_once)
+
+                def of_layers(some):
+                    part = slice(some[0], some[-1] + 1)
                     h = cache.branch(lines, following, plan[tokens][:, part], layers[part])
                     _check(decoder, h, test.last[tokens], step)
                     found[:, :, part, tokens] = read(decoder, h, layers[part], tuned)
+
+                list(in_batches(range(len(layers)), at_once, of_layers, f"{what}, layers"))
             cache.advance(ids)
+
+    for _ in progress(in_batches(order, per_batch, of_prompts, what), "patch"):
+        pass
     return by_prompt(found, test.prompt, len(rows))
 
 
@@ -180,7 +189,7 @@ class Cached:
         repeat = lambda values: torch.as_tensor(values, device=self.device).repeat_interleave(each, 0)  # noqa: E731
         cache = copy.deepcopy(self.cache)
         index = repeat(lines)
-        cache.batch_select_indices(index)
+        cache.batch_select_indices(index.cpu())  # which serves layers of a cache on any device
         edits = []
         for k, layer in enumerate(layers):
             offset = torch.zeros_like(plan)
@@ -198,7 +207,7 @@ class Cached:
             finally:
                 for handle in handles:
                     handle.remove()
-        return torch.stack(kept).view(len(blocks), n, *plan.shape[1:])
+        return torch.stack([h.to(self.device) for h in kept]).view(len(blocks), n, *plan.shape[1:])
 
 
 def _check(decoder: Decoder, h: Tensor, last: Tensor, step: int) -> None:
