@@ -90,7 +90,8 @@ class ModelParams(Record):
     attention: Literal["sdpa", "eager"] = "sdpa"
     device_map: str | None = None
     placement: Literal["together", "apart", "it_on_host"] = Field(
-        default="together", description="of the pair: as device_map says, on two GPUs, or IT in the host's memory"
+        default="together",
+        description="of the pair: as device_map says, on two GPUs, or IT in the host's memory",
     )
     chat: dict[str, Any] = {}
     max_new_tokens: int | None = Field(default=None, ge=1, description="cap on new tokens in any experiment")

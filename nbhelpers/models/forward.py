@@ -18,7 +18,7 @@ from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.edits import Edit, edits_by_layer, visit
 from nbhelpers.models.fitting import in_batches
 from nbhelpers.models.generation import Continuation, batches_by_length, by_length
-from nbhelpers.models.placement import at
+from nbhelpers.models.placement import taken
 from nbhelpers.models.unembedding import rounding
 
 LAYERED = ("residual", "attention_update", "mlp_output", "mlp_update")  # what a stream holds of every layer
@@ -178,14 +178,14 @@ def forward(
         kept = nnsight.save({name: [] for name in LAYERED})
         entering = nnsight.save({})
         before = _enter(decoder.layers, start, resume)
-        embedding = nnsight.save(at(before, where, home))
+        embedding = nnsight.save(taken(before, where, home))
         for layer in range(start, decoder.n_layers):
             if layer in keep:
                 entering[layer] = before
             seen = visit(decoder.layers[layer], planned.get(layer, ()))
             for name in LAYERED:
                 same = name == "mlp_update" and seen[name] is seen["mlp_output"]
-                kept[name].append(kept["mlp_output"][-1] if same else at(seen[name], where, home))
+                kept[name].append(kept["mlp_output"][-1] if same else taken(seen[name], where, home))
             before = seen["residual"]
         last_residual = nnsight.save(before[:, -1])
         last_logits = nnsight.save(decoder.lm.output.logits[:, -1])
@@ -248,8 +248,8 @@ def residuals(
 ) -> Iterator[list[Tensor]]:
     """Yield the residual stream after every block, [layer][token, d], batch by batch of rows of ids.
 
-    Every position counts but each row's first, whose state depends on no context. Rows of like length share a batch, a smaller
-    one where memory does not suffice.
+    Every position counts but each row's first, whose state depends on no context. Rows of like length share a batch, fewer
+    where memory does not suffice.
     """
     device, pad_id = decoder.module.device, decoder.pad_id
 
@@ -267,7 +267,7 @@ def residuals(
 def _residuals(decoder, inputs, measured):
     """[layer][token, d] where `measured` [row, position]."""
     with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
-        kept = nnsight.save([at(block.output, (measured,), decoder.home) for block in decoder.layers])
+        kept = nnsight.save([taken(block.output, (measured,), decoder.home) for block in decoder.layers])
     return kept
 
 

@@ -1,7 +1,8 @@
 """Where the models of a pair lie, and how one model's tensors come to the other's modules.
 
 A pair may share one device, lie on two GPUs, or leave IT in the host's memory; `accelerate` may spread each model over
-devices. A module that lies elsewhere is called by `through`, a tensor is indexed by `at`; where all lie together, neither copies.
+devices. A module that lies elsewhere is called by `through`, a tensor there is read by `taken`; neither copies where all lie
+together.
 """
 
 import copy
@@ -28,7 +29,7 @@ def through(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return module(x.to(device_of(module, x.device))).to(x.device)
 
 
-def at(h: Tensor, where: tuple[Tensor, ...], device: torch.device) -> Tensor:
+def taken(h: Tensor, where: tuple[Tensor, ...], device: torch.device) -> Tensor:
     """Return h[where] on a device; h and the indices may lie on others."""
     return h[tuple(index.to(h.device) for index in where)].to(device)
 
@@ -43,10 +44,10 @@ def beside(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def device_map(params: ModelParams, variant: str) -> Any:
-    """Return the device map for one model of a pair, from `device_map` and `placement` of the pair's parameters.
+    """Return the device map for one model of a pair, by `device_map` and `placement` of its parameters.
 
-    "together": `device_map` as it is. "apart": PT on the first GPU, IT on the second. "it_on_host": PT on the first GPU, IT in
-    the host's memory. `device_map: meta`, with which no weights are read, stays. ParameterError if there are fewer GPUs.
+    "together": `device_map` as it is. "apart": PT on the first GPU, IT on the second. "it_on_host": PT on the first GPU, IT
+    in the host's memory. `device_map: meta`, with which no weights are read, stays. ParameterError if there are fewer GPUs.
     """
     if params.placement == "together" or params.device_map == "meta":
         return params.device_map

@@ -66,9 +66,9 @@ def gap(
     commit = np.full((*shape, len(RULES), len(prompts)), np.nan, dtype=np.float32)
     rows = {"it": read_as(pair.it, prompts, "chat"), "pt": read_as(pair.pt, prompts, "raw")}
 
-    def measured(batch):  # what a batch that fails has written, smaller ones write again
-        chosen_rows = batch.rows
-        for r, stream, batch, decoder, final in _readers(pair, arms, rows, read, vectors, batch):
+    def measured(own_batch):  # what a batch that fails has written, smaller ones write again
+        chosen_rows = own_batch.rows
+        for r, stream, batch, decoder, final in _readers(pair, arms, rows, read, vectors, own_batch):
             values = _lens_read(decoder, stream, lenses[decoder.variant], final, options)
             for i, own in enumerate(values.values()):
                 for k, name in enumerate(ENDS):

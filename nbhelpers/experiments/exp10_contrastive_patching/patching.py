@@ -6,6 +6,7 @@ position alone. All layers and conditions of a prompt are rows of one batch, wit
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -130,20 +131,25 @@ def patched(
             ids = [replies[i].ids[min(step, len(replies[i].ids)) - 1] for i in chosen]
             if here:
                 lines, tokens = map(list, zip(*here))
-                following = [ids[k] for k in lines]
-
-                def of_layers(some):
-                    part = slice(some[0], some[-1] + 1)
-                    h = cache.branch(lines, following, plan[tokens][:, part], layers[part])
-                    _check(decoder, h, test.last[tokens], step)
-                    found[:, :, part, tokens] = read(decoder, h, layers[part], tuned)
-
-                list(in_batches(range(len(layers)), at_once, of_layers, f"{what}, layers"))
+                following = lines, [ids[k] for k in lines]
+                tried = partial(
+                    _tried, cache, following, plan[tokens], layers, test.last[tokens], step, tuned
+                )
+                for some, values in in_batches(range(len(layers)), at_once, tried, f"{what}, layers"):
+                    found[:, :, slice(some[0], some[-1] + 1), tokens] = values
             cache.advance(ids)
 
     for _ in progress(in_batches(order, per_batch, of_prompts, what), "patch"):
         pass
     return by_prompt(found, test.prompt, len(rows))
+
+
+def _tried(cache, following, plan, layers, last, step, tuned, some) -> np.ndarray:
+    """Return `read` of patches after some layers (indices of `layers`, in a row) at the next token of some prompts."""
+    part = slice(some[0], some[-1] + 1)
+    h = cache.branch(*following, plan[:, part], layers[part])
+    _check(cache.decoder, h, last, step)
+    return read(cache.decoder, h, layers[part], tuned)
 
 
 def by_prompt(values: np.ndarray, prompt: np.ndarray, n_prompts: int) -> np.ndarray:
