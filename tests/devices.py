@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
@@ -130,14 +130,29 @@ def bare(value):
     return value.value if isinstance(value, Placed) else value
 
 
-def spread(decoder, devices) -> None:
-    """Put a model's embedding, two parts of its blocks, its norm and its head on five devices, as accelerate does."""
-    model, stack = decoder.module, decoder.stack._module
+def put_decoder(decoder, device) -> None:
+    """Put a whole model on a device."""
+    put(decoder.module, device)
+
+
+def parts(decoder) -> list:
+    """Return a model's embedding, the lower and the upper half of its blocks, its norm and its head, as lists of modules."""
+    stack = decoder.stack._module
     half = len(stack.layers) // 2
-    groups = [[stack.embed_tokens], stack.layers[:half], stack.layers[half:], [stack.norm],
-              [model.get_output_embeddings()]]  # fmt: skip
-    put(model, devices[0])
-    for group, device in zip(groups, devices):
+    head = decoder.module.get_output_embeddings()
+    return [[stack.embed_tokens], stack.layers[:half], stack.layers[half:], [stack.norm], [head]]
+
+
+def spread(decoder, places) -> None:
+    """Put a model's `parts` on five devices, as accelerate does: each moves its input to its own device."""
+    put(decoder.module, places[0])
+    for group, device in zip(parts(decoder), places):
         for module in group:
             put(module, device)
             add_hook_to_module(module, AlignDevicesHook(execution_device=device))
+
+
+def gather(decoder) -> None:
+    """Put a model back on the CPU."""
+    remove_hook_from_module(decoder.module, recurse=True)
+    put(decoder.module, HOST)
