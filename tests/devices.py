@@ -21,6 +21,10 @@ WITHOUT_DRIVER = {
     torch.Tensor.contiguous: lambda h, **_: h.clone(memory_format=torch.contiguous_format),
     torch.Tensor.__invert__: torch.bitwise_not,
     torch.Tensor.tolist: lambda h: h.cpu().tolist(),
+    torch.Tensor.__int__: lambda h: int(h.cpu()),
+    torch.Tensor.__float__: lambda h: float(h.cpu()),
+    torch.Tensor.__bool__: lambda h: bool(h.cpu()),
+    torch.Tensor.__index__: lambda h: int(h.cpu()),
 }
 MOVING = {"_to_copy", "copy_"}
 
