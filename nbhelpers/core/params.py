@@ -89,6 +89,10 @@ class ModelParams(Record):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
     device_map: str | None = None
+    placement: Literal["together", "apart", "it_on_host"] = Field(
+        default="together",
+        description="of the pair: as device_map says, on two GPUs, or IT in the host's memory",
+    )
     chat: dict[str, Any] = {}
     max_new_tokens: int | None = Field(default=None, ge=1, description="cap on new tokens in any experiment")
     size: Size | None = None
@@ -102,8 +106,8 @@ class ModelParams(Record):
         return text
 
 
-# What decides how a pair is shown, and nothing that is measured.
-SHOWN = {"size", "published_as", "mixture"}
+# What decides how a pair is shown or where it lies, and nothing that is measured.
+SHOWN = {"size", "published_as", "mixture", "placement"}
 
 
 class ProfileParams(Record):

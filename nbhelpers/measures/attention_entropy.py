@@ -17,7 +17,7 @@ from torch import Tensor
 from nbhelpers import progress
 from nbhelpers.core.params import LackingError, ParameterError
 from nbhelpers.models.decoder import Decoder
-from nbhelpers.models.forward import Batch, replay_batches
+from nbhelpers.models.forward import Batch, read_batches
 from nbhelpers.models.generation import Continuation
 
 
@@ -113,7 +113,11 @@ def last_position_attention(
     if not length.all():
         raise ParameterError("a prompt without tokens has no last position: leave empty rows out.")
     # A continuation of one token adds nothing to the input, and its step is the last token of the prompt.
-    batches = replay_batches(rows, [Continuation((0,), False)] * len(rows), batch_size, decoder.pad_id)
+    nothing = [Continuation((0,), False)] * len(rows)
+    batches = read_batches(
+        decoder, rows, nothing, lambda batch: (batch.rows, _of(decoder, _read, decoder, batch, attention)),
+        batch_size=batch_size, what="attention",
+    )  # fmt: skip
     shape, config = (len(rows), decoder.n_layers), decoder.config
     visible = _of(decoder, visible_keys, config, length) if attention else np.zeros(shape, np.int64)
     read = {
@@ -122,9 +126,9 @@ def last_position_attention(
     }
     read["residual"] = np.empty((*shape, config.hidden_size), np.float32)
     with eager_attention(decoder) if attention else nullcontext():
-        for batch in progress(batches, f"{decoder.variant} attention"):
-            for name, values in _of(decoder, _read, decoder, batch, attention).items():
-                read[name][batch.rows] = values
+        for chosen, found in progress(batches, f"{decoder.variant} attention"):
+            for name, values in found.items():
+                read[name][chosen] = values
     return LastPosition(visible_keys=visible, length=length, **read)
 
 

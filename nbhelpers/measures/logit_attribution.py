@@ -216,7 +216,9 @@ def _chosen_breadth(decoder, readout, data):
     for number in np.unique(layer):
         here = layer == number
         which, back = np.unique(neuron[here], return_inverse=True)
-        breadth = vocabulary_breadth(write_matrix(decoder_blocks(decoder)[number])[which], readout)
+        breadth = vocabulary_breadth(
+            write_matrix(decoder_blocks(decoder)[number])[which].to(readout.device), readout
+        )
         for name in values:
             values[name][here] = breadth[name].cpu().numpy()[back]
     ratio, dims = values.pop("promote_ratio"), data.neuron.dims

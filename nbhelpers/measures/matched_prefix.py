@@ -87,7 +87,7 @@ def read_bases(
             for b, basis in enumerate(bases):
                 mine = [i for i in members if reader == (conditions[i].host if basis == "host" else basis)]
                 for name, values in found.items():
-                    out[name][k, b, mine] = values[[place[i] for i in mine]]
+                    out[name][k, b, mine] = values[[place[i] for i in mine]].to(out[name].device)
     return out
 
 
@@ -122,7 +122,7 @@ def measure(
     condition that is missing, TokenizerError for an id of two meanings.
     """
     layers = sorted({*(range(pair.n_layers) if layers is None else layers), pair.n_layers - 1})
-    cells = cells or cells_for(pair.pt.unembedding.weight.device)
+    cells = cells or min(cells_for(decoder.home) for decoder in pair)
     options, bases = {"teacher": TEACHER[teacher], "layers": layers, "cells": cells}, ("host", *shared)
     candidates = (projected, depths.final_fifth(pair.n_layers))
     _check(pair, prompts, continuations, conditions, [options["teacher"], *projected])
@@ -172,12 +172,12 @@ def _made(pair, batch, conditions, projected, seed, options):
     names = [condition.name for condition in conditions]
     made = {"residual": residual} | _beside_teacher(residual, names, options)
     for name in ("delta_cosine", "update_norm"):
-        values = torch.stack([shapes[each][name][:, layers] for each in names], dim=1)
-        made[name] = ("component", *READ_DIMS[2:]), narrow(values)
+        values = [narrow(shapes[each][name][:, layers]) for each in names]
+        made[name] = ("component", *READ_DIMS[2:]), np.stack(values, axis=1)
     for name in graft_shifts.PROJECTIONS if pushes else ():
         nothing = torch.full_like(pushes[projected[0]][name], torch.nan)
-        values = [pushes[each][name] if each in pushes else nothing for each in names]
-        made[name] = ("axis", *READ_DIMS[2:]), narrow(torch.stack(values, dim=1))
+        values = [narrow(pushes[each][name] if each in pushes else nothing) for each in names]
+        made[name] = ("axis", *READ_DIMS[2:]), np.stack(values, axis=1)
     return made
 
 
@@ -199,10 +199,10 @@ def _beside_teacher(residual, names, options):
     made, teacher = {}, residual[options["teacher"]]
     for name, measured in (("cosine", delta_cosine.cosine), ("distance", _distance)):
         values = [
-            torch.stack([measured(h, of_teacher) for h, of_teacher in zip(residual[each], teacher)])
+            narrow(torch.stack([measured(h, of.to(h.device)) for h, of in zip(residual[each], teacher)]))
             for each in names
         ]
-        made[f"residual_{name}_teacher"] = READ_DIMS[2:], narrow(torch.stack(values))
+        made[f"residual_{name}_teacher"] = READ_DIMS[2:], np.stack(values)
     return made
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nbhelpers.core.params import LackingError
 from nbhelpers.models.decoder import STREAM, Decoder, block_layout
 from nbhelpers.models.forward import Stream
+from nbhelpers.models.placement import device_of
 
 _TILE = 2**24
 
@@ -166,10 +167,12 @@ def neuron_layers(decoder: Decoder, stream: Stream) -> Iterator[NeuronLayer]:
     before = [stream.embedding, *stream.residual]
     for layer, block in enumerate(decoder_blocks(decoder)):
         x, output = before[layer] + stream.attention_update[layer], stream.mlp_output[layer]
+        place = device_of(block, x.device)
         try:
-            found = neuron_layer(block, x, output)
+            found = neuron_layer(block, x.to(place), output.to(place))
         except LackingError as error:
             raise LackingError(f"{decoder.key}: in layer {layer}, {error}") from None
+        found = NeuronLayer(*(each if each is None else each.to(x.device) for each in found))
         update, made = stream.mlp_update[layer].float(), found.activation @ found.write
         made = found.scale[:, None] * (made if found.bias is None else made + found.bias)
         if not (made - update).norm() <= 0.1 * update.norm() + 1e-3:

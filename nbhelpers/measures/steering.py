@@ -5,6 +5,7 @@ tokens (`forced`). Texts are scored in `measures/scoring`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from nbhelpers import progress
 from nbhelpers.measures.arms import Arm, SteeringError, Vectors, row_edits, row_grafts
 from nbhelpers.models.decoder import Decoder, Pair
 from nbhelpers.models.decoding import decode
-from nbhelpers.models.forward import forced_batch
-from nbhelpers.models.generation import Continuation, batches_by_length
+from nbhelpers.models.fitting import in_batches
+from nbhelpers.models.forward import Batch, forced_batch
+from nbhelpers.models.generation import Continuation, by_length
 from nbhelpers.models.prompts import Prompt, check_fit, read_as
 from nbhelpers.models.row_edits import RowChange, applied, block_outputs, first_layers, resumed
 
@@ -166,22 +168,36 @@ def _read_forced(decoder, rows, replies, edits, members, found, batch_size) -> N
     lengths = [range(len(row) + len(reply.ids)) for row, reply in zip(rows, replies)]
     first = first_layers(edits, len(members), decoder.n_layers).numpy()
     order = np.argsort(first, kind="stable")
-    for chosen in progress(batches_by_length(lengths, per_batch), f"{decoder.variant} force"):
+
+    def read(chosen):
         batch = forced_batch(chosen, rows, replies, decoder.pad_id)
-        targets = decoder.unembedding.rows(batch.targets)
         states = block_outputs(decoder, batch.input_ids, batch.attention_mask, range(decoder.n_layers))
-        plain = _measured(states[-1], batch, 1)[0]
-        base = log_probabilities(decoder, plain)
+        compared = partial(_read_arms, decoder, edits, batch, states, first)
         group = max(1, batch_size // len(chosen))
-        for start in range(0, len(members), group):
-            part = order[start : start + group]
-            at = int(first[part[0]])
-            for k, h in zip(
-                part, last_residuals(decoder, batch, edits, part, first=at, before=states[at - 1])
-            ):
-                for name, values in _compare(base, plain, log_probabilities(decoder, h), h, targets).items():
-                    sums = np.bincount(batch.row_of_step, values.double().cpu().numpy(), len(rows))
-                    found[name][members[k], chosen] = sums[chosen] / np.bincount(batch.row_of_step)[chosen]
+        return list(in_batches(order, group, compared, f"{decoder.name} force, arms of a batch"))
+
+    batches = in_batches(by_length(lengths), per_batch, read, f"{decoder.name} force")
+    for chosen, parts in progress(batches, f"{decoder.variant} force"):
+        for part, values in parts:
+            for name, each in values.items():
+                found[name][np.ix_(np.asarray(members)[part], chosen)] = each
+
+
+def _read_arms(decoder, edits, batch, states, first, part) -> dict[str, np.ndarray]:
+    """Return the read-outs of some arms on a batch, {name: [arm, row]}; states: what each block returns without edits."""
+    targets, at = decoder.unembedding.rows(batch.targets), int(first[part[0]])
+    plain = _measured(states[-1], batch, 1)[0]
+    base, found = log_probabilities(decoder, plain), []
+    for h in last_residuals(decoder, batch, edits, part, first=at, before=states[at - 1]):
+        steps = _compare(base, plain, log_probabilities(decoder, h), h, targets)
+        found.append({name: by_row(values, batch) for name, values in steps.items()})
+    return {name: np.stack([each[name] for each in found]) for name in READ}
+
+
+def by_row(values: Tensor, batch: Batch) -> np.ndarray:
+    """Return the mean of values [token] over the measured positions of each row of a batch, [row]."""
+    row = np.repeat(np.arange(len(batch.rows)), [len(steps) for steps in batch.steps])
+    return np.bincount(row, values.double().cpu().numpy()) / np.bincount(row)
 
 
 def last_residuals(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nbhelpers.core.params import ModelParams, ParameterError
 from nbhelpers.models import tokens
+from nbhelpers.models.placement import beside
 from nbhelpers.models.unembedding import Unembedding
 
 # For each block layout, the (submodule, side) at which a tensor of the residual stream is found. "pre": norms before the
@@ -197,10 +198,15 @@ class Decoder:
             end = tokens.turn_end(tokenizer, self.name, **self.template_options)
         return tokens.stop_ids(tokenizer, self.module.generation_config.eos_token_id, end)
 
+    @property
+    def home(self) -> torch.device:
+        """The device of the unembedding, on which a stream and all read-outs lie."""
+        return self.module.get_output_embeddings().weight.device
+
     @cached_property
     def unembedding(self) -> Unembedding:
         """The final norm and the real rows of the unembedding matrix, as input of the lens."""
-        norm = operator.attrgetter(self.stack_path)(self.module).norm
+        norm = beside(operator.attrgetter(self.stack_path)(self.module).norm, self.home)
         weight = self.module.get_output_embeddings().weight.detach()
         rows = torch.as_tensor(self.real_tokens.nonzero()[0], device=weight.device)
         kept = weight if len(rows) == len(weight) else weight[rows]

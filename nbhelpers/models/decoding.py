@@ -99,9 +99,9 @@ def _decode(decoder: Decoder, rows, state: Applied, max_new_tokens: int) -> list
             break
         ids, mask = token[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         if done.float().mean() >= COMPACT:
-            left = (~done).nonzero()[:, 0]
+            left = (~done).nonzero()[:, 0].cpu()  # which serves layers of a cache on any device
             cache.batch_select_indices(left)
-            state.select(left.cpu())
+            state.select(left)
             ids, mask, done = ids[left], mask[left], done[left]
     return made.tolist()
 
@@ -113,7 +113,7 @@ def _forward(decoder: Decoder, ids: Tensor, mask: Tensor, cache: DynamicCache) -
         input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
         logits_to_keep=1,
     )  # fmt: skip
-    return out.logits[:, -1]
+    return out.logits[:, -1].to(ids.device)
 
 
 def _prefill(decoder: Decoder, ids: Tensor, mask: Tensor, cache: DynamicCache, edits) -> Tensor:
@@ -124,8 +124,9 @@ def _prefill(decoder: Decoder, ids: Tensor, mask: Tensor, cache: DynamicCache, e
         return _forward(decoder, ids, mask, cache)
     with spread(decoder.stack._module.layers[first:], index, len(both)):
         logits = _forward(decoder, *both.chunk(2, 1), cache)
+    kept = index.cpu()
     for layer in cache.layers[:first]:
-        layer.batch_select_indices(index)
+        layer.batch_select_indices(kept)
     return logits
 
 

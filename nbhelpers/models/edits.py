@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nbhelpers.models.decoder import Decoder, mlp_norms, residual_multiplier, stream_tensor
+from nbhelpers.models.placement import through
 
 SCOPES = ("mlp", "block")
 # Where an edit can act, in the order of the forward pass: instead of the block, instead of its MLP, on what the MLP
@@ -65,7 +66,7 @@ def graft(
 
 def _graft_mlp(donor, source):
     def change(block):
-        block.mlp.skip(donor.layers[source].mlp(block.mlp.input))
+        block.mlp.skip(through(donor.layers[source].mlp, block.mlp.input))
 
     return change
 
@@ -75,7 +76,7 @@ def _graft_block(donor, source):
         theirs = donor.layers[source]
         before, _ = mlp_norms(theirs)
         middle = stream_tensor(block, "residual_mid")
-        block.mlp.skip(theirs.mlp(middle if before is None else before(middle)))
+        block.mlp.skip(through(theirs.mlp, middle if before is None else through(before, middle)))
 
     return change
 
@@ -84,7 +85,7 @@ def _graft_norm(donor, source):
     def change(block):
         (_, own_after), (_, after) = mlp_norms(block), mlp_norms(donor.layers[source])
         if own_after is not None:
-            own_after.skip(after(block.mlp.output))  # steered, if it was
+            own_after.skip(through(after, block.mlp.output))  # steered, if it was
 
     return change
 
@@ -113,7 +114,7 @@ def _scrambled(donor, layer, seed):
     def change(block):
         x = block.mlp.input
         own = block.mlp.output
-        delta = donor.layers[layer].mlp(x) - own
+        delta = through(donor.layers[layer].mlp, x) - own
         block.mlp.output = own + delta[..., order.to(own.device)] * signs.to(own)
 
     return change

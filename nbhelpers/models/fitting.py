@@ -15,14 +15,18 @@ from nbhelpers.core.params import ParameterError
 _FITTED: dict[str, int] = {}
 
 
+class TooLargeError(ParameterError, MemoryError):
+    """One row alone does not fit into memory; where its work is part of a larger one, that has fewer rows then."""
+
+
 def in_batches(
     order: Sequence[int], batch_size: int, work: Callable[[np.ndarray], Any], what: str
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Yield (rows, work(rows)) for parts of `order` of at most `batch_size` rows, less where memory does not suffice.
 
     order: indices of rows, longest first, so that memory runs out at once if at all. what: names the work and the model; the
-    size that fitted is remembered under it. work must leave nothing behind if it fails. ParameterError if one row alone
-    does not fit.
+    size that fitted is remembered under it. work must leave nothing behind if it fails; it may have batches of its own.
+    TooLargeError if one row alone does not fit.
     """
     size, at, order = min(batch_size, _FITTED.get(what, batch_size)), 0, np.asarray(order)
     while at < len(order):
@@ -58,9 +62,9 @@ def _release() -> None:
 
 
 def _halved(n: int, what: str) -> int:
-    """Return half a number of rows, after saying so; ParameterError if there was one."""
+    """Return half a number of rows, after saying so; TooLargeError if there was one."""
     if n == 1:
-        raise ParameterError(
+        raise TooLargeError(
             f"{what}: one row alone does not fit into memory; free memory, lower max_new_tokens, or spread the model over "
             "more GPUs."
         )

@@ -4,8 +4,9 @@ No lens, no generation: this module turns ids into tensors [layer, token, d]. Th
 mask, padding on the right changes nothing to its left (tested against each row alone on all six architectures).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import nnsight
 import numpy as np
@@ -17,6 +18,7 @@ from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.edits import Edit, edits_by_layer, visit
 from nbhelpers.models.fitting import in_batches
 from nbhelpers.models.generation import Continuation, batches_by_length, by_length
+from nbhelpers.models.placement import taken
 from nbhelpers.models.unembedding import rounding
 
 LAYERED = ("residual", "attention_update", "mlp_output", "mlp_update")  # what a stream holds of every layer
@@ -61,7 +63,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream at the measured positions of one forward, in the model's dtype.
+    """The residual stream at the measured positions of one forward, in the model's dtype, on the unembedding's device.
 
     `embedding` [token, d] enters block 0. Per layer, [token, d]: `residual` leaves the block, before the final norm;
     `attention_update` and `mlp_update` are what the block adds to the stream; `mlp_output` is what the MLP module returns,
@@ -116,6 +118,28 @@ def replay_batches(
     return [forced_batch(rows, prompts, continuations, pad_id) for rows in chosen]
 
 
+def read_batches(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Continuation],
+    read: Callable[[Batch], Any],
+    *,
+    batch_size: int,
+    what: str,
+) -> Iterator[Any]:
+    """Yield what `read` makes of each of `replay_batches`, and of smaller ones where memory does not suffice for it.
+
+    read must leave nothing behind if it fails. what: names it in messages.
+    """
+
+    def made(chosen):
+        return read(forced_batch(chosen, prompts, continuations, decoder.pad_id))
+
+    order = by_length(forced_rows(prompts, continuations))
+    for _, found in in_batches(order, batch_size, made, f"{decoder.name} {what}"):
+        yield found
+
+
 def forced_rows(prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation]) -> list[range]:
     """Return the positions of each row of a forced batch: its prompt and all of its continuation but the last token."""
     return [range(len(p) + len(c.ids) - 1) for p, c in zip(prompts, continuations, strict=True)]
@@ -147,21 +171,21 @@ def forward(
     StreamError if a measured residual is not finite.
     """
     planned, start = edits_by_layer(edits, decoder.n_layers), resume_layer(edits, resume)
-    device = decoder.module.device
-    row, column = (index.to(device) for index in batch.where)
+    device, home = decoder.module.device, decoder.home
+    where = tuple(index.to(device) for index in batch.where)
     inputs = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
     with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
         kept = nnsight.save({name: [] for name in LAYERED})
         entering = nnsight.save({})
         before = _enter(decoder.layers, start, resume)
-        embedding = nnsight.save(before[row, column])
+        embedding = nnsight.save(taken(before, where, home))
         for layer in range(start, decoder.n_layers):
             if layer in keep:
                 entering[layer] = before
             seen = visit(decoder.layers[layer], planned.get(layer, ()))
             for name in LAYERED:
                 same = name == "mlp_update" and seen[name] is seen["mlp_output"]
-                kept[name].append(kept["mlp_output"][-1] if same else seen[name][row, column])
+                kept[name].append(kept["mlp_output"][-1] if same else taken(seen[name], where, home))
             before = seen["residual"]
         last_residual = nnsight.save(before[:, -1])
         last_logits = nnsight.save(decoder.lm.output.logits[:, -1])
@@ -224,21 +248,26 @@ def residuals(
 ) -> Iterator[list[Tensor]]:
     """Yield the residual stream after every block, [layer][token, d], batch by batch of rows of ids.
 
-    Every position counts but each row's first, whose state depends on no context. Rows of like length share a batch.
+    Every position counts but each row's first, whose state depends on no context. Rows of like length share a batch, fewer
+    where memory does not suffice.
     """
     device, pad_id = decoder.module.device, decoder.pad_id
-    for chosen in batches_by_length(rows, batch_size):
+
+    def read(chosen):
         ids, mask = padded([rows[i] for i in chosen], pad_id)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         measured = mask.clone()
         measured[:, 0] = 0
-        yield _residuals(decoder, inputs, measured.bool().to(device))
+        return _residuals(decoder, inputs, measured.bool().to(device))
+
+    for _, found in in_batches(by_length(rows), batch_size, read, f"{decoder.name} residuals"):
+        yield found
 
 
 def _residuals(decoder, inputs, measured):
     """[layer][token, d] where `measured` [row, position]."""
     with decoder.lm.trace(inputs, use_cache=False, logits_to_keep=1):
-        kept = nnsight.save([block.output[measured] for block in decoder.layers])
+        kept = nnsight.save([taken(block.output, (measured,), decoder.home) for block in decoder.layers])
     return kept
 
 
@@ -248,23 +277,26 @@ def replay(
     continuations: Sequence[Continuation],
     *,
     batch_size: int = 32,
-) -> Iterator[tuple[Batch, Stream]]:
-    """Yield each batch with its captured stream; one batch at a time is in memory, a smaller one where it does not suffice.
+    read: Callable[[Batch, Stream], Any] | None = None,
+) -> Iterator[Any]:
+    """Yield each batch with its captured stream, or what `read` makes of both; one batch at a time is in memory.
 
-    Give continuations of another model to measure this one under a matched history (teacher forcing).
+    Where memory does not suffice, for `read` too, the batch is smaller. Give continuations of another model to measure
+    this one under a matched history (teacher forcing).
     """
+    checked = False
 
-    def read(chosen):
-        batch = forced_batch(chosen, prompts, continuations, decoder.pad_id)
-        return batch, forward(decoder, batch)
-
-    order, checked = by_length(forced_rows(prompts, continuations)), False
-    read_all = in_batches(order, batch_size, read, f"{decoder.name} measure")
-    for _, (batch, stream) in tqdm(read_all, desc=f"{decoder.variant} measure", disable=None):
+    def seen(batch):
+        nonlocal checked
+        stream = forward(decoder, batch)
         if not checked:
             check_stream(stream, decoder.name)
             checked = True
-        yield batch, stream
+        return read(batch, stream) if read else (batch, stream)
+
+    options = {"batch_size": batch_size, "what": "measure"}
+    found = read_batches(decoder, prompts, continuations, seen, **options)
+    yield from tqdm(found, desc=f"{decoder.variant} measure", disable=None)
 
 
 def narrow(values: Tensor) -> np.ndarray:

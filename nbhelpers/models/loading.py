@@ -19,6 +19,7 @@ from nbhelpers.models import tokens
 from nbhelpers.models.decoder import STREAM, Decoder, Pair, block_layout, wrap
 from nbhelpers.models.forward import check_stream, forced_batch, forward
 from nbhelpers.models.generation import Continuation
+from nbhelpers.models.placement import device_map
 from nbhelpers.models.unembedding import rounding
 
 SHARED_ROWS = ("embed_tokens.weight",)  # tensors of which IT may have more rows than PT
@@ -34,7 +35,7 @@ def load_tokenizer(source: str, revision: str | None = None):
 
 
 def load_decoder(params: ModelParams, variant: str) -> Decoder:
-    """Return one variant of a pair, loaded with the dtype, device map and attention of its parameters.
+    """Return one variant of a pair, loaded with the dtype, placement and attention of its parameters.
 
     Remote code is never run. ParameterError for a checkpoint that is missing, that `transformers` cannot load, that lacks
     tensors or holds others, or whose weights are not finite, and for a model that is no decoder of a known kind.
@@ -46,7 +47,7 @@ def load_decoder(params: ModelParams, variant: str) -> Decoder:
             revision=checkpoint.revision,
             dtype=getattr(torch, params.dtype),
             attn_implementation=params.attention,
-            device_map=params.device_map,
+            device_map=device_map(params, variant),
             generation_config=own_ends(checkpoint),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nbhelpers.models.decoder import STREAM, Decoder, block_layout
 from nbhelpers.models.edits import STEERED, Edit, InterventionError
+from nbhelpers.models.placement import device_of
 from nbhelpers.models.row_grafts import RowGraft
 
 # What an edit can change: what a module returns, by the names of `decoder.STREAM`, or the stream after the block.
@@ -160,11 +161,12 @@ def applied(decoder: Decoder, edits: Sequence[RowChange], n_rows: int) -> Iterat
     In a trace of nnsight, `.output` of an edited module is still what it returned before the edit: to read what the edits
     made, capture with hooks, or trace with `as_edits`. InterventionError as in `check`.
     """
-    device, blocks = decoder.module.device, decoder.stack._module.layers
+    blocks = decoder.stack._module.layers
     for edit in edits:
         check(edit, decoder, n_rows)
     state = Applied(edits, torch.arange(n_rows), torch.zeros(n_rows, dtype=torch.long))
-    state.current = {i: edit.on(device) for i, edit in enumerate(edits)}
+    device = decoder.module.device
+    state.current = {i: edit.on(device_of(blocks[edit.layer], device)) for i, edit in enumerate(edits)}
     undo = []
     try:
         for i, edit in enumerate(edits):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nbhelpers.models.decoder import Decoder
 from nbhelpers.models.edits import InterventionError
+from nbhelpers.models.placement import through
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,12 @@ class Source:
         self, x: Tensor, own: Callable[[Tensor], Tensor], known: Mapping = MappingProxyType({})
     ) -> Tensor:
         """Return the output for x [row, position, d]; own: the host's MLP; known: what to call for some donors."""
-        donor = known.get(self.donor, self.donor)
+        call = known.get(self.donor)
+        made = call(x) if call else through(self.donor, x)
         if self.order is None:
-            return donor(x)
+            return made
         h = own(x)
-        return h + (donor(x) - h)[..., self.order.to(h.device)] * self.signs.to(h)
+        return h + (made - h)[..., self.order.to(h.device)] * self.signs.to(h)
 
 
 @dataclass(frozen=True)

@@ -107,27 +107,32 @@ def observe(
     continuations. `with_neurons` is for the model's own history: it adds `near_tie` (step), see `lens.greedy_ties`, and
     `neuron_mass` (layer, neuron), summed over steps; NaN, and noted, if the model's MLPs have no neurons that are known.
     """
-    parts, masses, unknown = [], [], None
-    for batch, stream in replay(decoder, prompts, continuations, batch_size=batch_size):
+
+    def read(batch, stream):
         lens.check_identity(stream.last_residual, stream.last_logits, own.unembedding)
         part = measure(stream, batch, own, other, rows=lens_rows, compile=lens_compile)
-        if with_neurons and not unknown:
-            try:
-                masses.append(neurons.neuron_mass(neurons.neuron_layers(decoder, stream)))
-            except LackingError as error:
-                unknown = error
+        mass = masses_of(decoder, stream) if with_neurons else None
         part["token_id"] = ("step", narrow(batch.targets))
         if with_neurons:
             part["near_tie"] = ("step", ties(decoder, part))
-        parts.append(
-            part.assign_coords(prompt_index=("step", batch.row_of_step), token=("step", batch.step_of_step))
-        )
+        at = {"prompt_index": ("step", batch.row_of_step), "token": ("step", batch.step_of_step)}
+        return part.assign_coords(at), mass
+
+    parts, masses = zip(*replay(decoder, prompts, continuations, batch_size=batch_size, read=read))
     steps = xr.concat(parts, "step")
     steps = steps.isel(step=np.lexsort((steps.token.values, steps.prompt_index.values)))
-    if unknown:
+    if unknown := next((mass for mass in masses if isinstance(mass, LackingError)), None):
         nothing = xr.DataArray(np.full((decoder.n_layers, 1), np.nan), dims=("layer", "neuron"))
         return noted(steps.assign(neuron_mass=nothing), "neurons", unknown)
     return steps.assign(neuron_mass=sum(masses)) if with_neurons else steps
+
+
+def masses_of(decoder: Decoder, stream: Stream) -> xr.DataArray | LackingError:
+    """Return `neurons.neuron_mass` of one batch, or why there is none."""
+    try:
+        return neurons.neuron_mass(neurons.neuron_layers(decoder, stream))
+    except LackingError as error:
+        return error
 
 
 def ties(decoder: Decoder, part: xr.Dataset) -> np.ndarray:

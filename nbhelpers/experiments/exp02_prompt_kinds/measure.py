@@ -34,8 +34,8 @@ def measure(decoder: Decoder, ids, made, *, batch_size: int, **tiles) -> xr.Data
 
     tiles: `rows` and `compile` of the lens.
     """
-    parts = []
-    for batch, stream in forward.replay(decoder, ids, made, batch_size=batch_size):
+
+    def read(batch, stream):
         lens.check_identity(stream.last_residual, stream.last_logits, decoder.unembedding)
         found = lens.lens_metrics(
             stream.residual, decoder.unembedding, metrics=("entropy", "kl_final_layer"), **tiles
@@ -49,8 +49,10 @@ def measure(decoder: Decoder, ids, made, *, batch_size: int, **tiles) -> xr.Data
         third = batch.step_of_step * len(PARTS) // np.repeat(lengths, lengths)
         coords = {"prompt_index": batch.row_of_step, "part": third}
         part["near_tie"] = "step", ties(decoder, stream, batch.targets, **tiles)
-        parts.append(part.assign_coords({name: ("step", values) for name, values in coords.items()}))
-    return xr.concat(parts, "step").assign_coords(component=list(delta_cosine.COMPONENTS))
+        return part.assign_coords({name: ("step", values) for name, values in coords.items()})
+
+    parts = forward.replay(decoder, ids, made, batch_size=batch_size, read=read)
+    return xr.concat(list(parts), "step").assign_coords(component=list(delta_cosine.COMPONENTS))
 
 
 def ties(decoder: Decoder, stream: forward.Stream, generated: Tensor, **tiles) -> np.ndarray:

@@ -17,8 +17,9 @@ from nbhelpers.experiments.exp05_ablation_map.experiment import EDITS, GRIDS, WI
 from nbhelpers.measures import directions, steering
 from nbhelpers.measures.arms import Arm
 from nbhelpers.models.decoder import Decoder, Pair
+from nbhelpers.models.fitting import in_batches
 from nbhelpers.models.forward import forced_batch
-from nbhelpers.models.generation import Continuation, batches_by_length
+from nbhelpers.models.generation import Continuation, by_length
 from nbhelpers.models.prompts import Prompt, choose, read_as
 
 KINDS = ("mean", "weights")  # whose quality is reported
@@ -189,20 +190,23 @@ def parent(
     found = {name: np.zeros((2, len(prompts))) for name in ("kl_parent", "nll_parent")}
     for f, prompt_format in enumerate(directions.FORMATS):
         rows = read_as(pair.pt, prompts, prompt_format)
-        lengths = [range(len(row) + len(reply.ids)) for row, reply in zip(own, replies)]
-        for chosen in progress(batches_by_length(lengths, max(1, batch_size // 8)), "PT force"):
+
+        def read(chosen, rows=rows):
             batch = forced_batch(chosen, own, replies, pair.it.pad_id)
             p = _log_probabilities(pair.it, batch)
-            q = _log_probabilities(pair.pt, forced_batch(chosen, rows, replies, pair.pt.pad_id))
+            q = _log_probabilities(pair.pt, forced_batch(chosen, rows, replies, pair.pt.pad_id)).to(p.device)
             target = pair.it.unembedding.rows(batch.targets).to(p.device)[:, None]
             steps = {
                 "kl_parent": (p.exp() * (p - q)).sum(-1),
                 "nll_parent": (p.gather(-1, target) - q.gather(-1, target))[:, 0],
             }
-            count = np.bincount(batch.row_of_step, minlength=len(prompts))[chosen]
-            for name, values in steps.items():
-                sums = np.bincount(batch.row_of_step, values.double().cpu().numpy(), len(prompts))
-                found[name][f, chosen] = sums[chosen] / count
+            return {name: steering.by_row(values, batch) for name, values in steps.items()}
+
+        lengths = [range(len(row) + len(reply.ids)) for row, reply in zip(own, replies)]
+        read_all = in_batches(by_length(lengths), max(1, batch_size // 8), read, f"{pair.key} PT force")
+        for chosen, means in progress(read_all, "PT force"):
+            for name, values in means.items():
+                found[name][f, chosen] = values
     coords = {"prompt_format": list(directions.FORMATS)}
     return xr.Dataset({n: (("prompt_format", "prompt"), v) for n, v in found.items()}, coords)
 

@@ -11,7 +11,7 @@ from nbhelpers.measures import lens, steering, tuned_lens
 from nbhelpers.measures.arms import Arm, Vectors
 from nbhelpers.measures.commitment import kl_stays, top1_strict
 from nbhelpers.models.decoder import Pair
-from nbhelpers.models.forward import forced_batch, forward, replay_batches
+from nbhelpers.models.forward import forced_batch, forward, read_batches
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, read_as
 from nbhelpers.models.row_edits import as_edits
@@ -65,9 +65,10 @@ def gap(
     kl = np.full((2, *shape, L, len(prompts)), np.nan, dtype=np.float32)
     commit = np.full((*shape, len(RULES), len(prompts)), np.nan, dtype=np.float32)
     rows = {"it": read_as(pair.it, prompts, "chat"), "pt": read_as(pair.pt, prompts, "raw")}
-    order = [batch.rows for batch in replay_batches(rows["it"], read, options.batch_size, pair.it.pad_id)]
-    for chosen_rows in order:
-        for r, stream, batch, decoder, final in _readers(pair, arms, rows, read, vectors, chosen_rows):
+
+    def measured(own_batch):  # what a batch that fails has written, smaller ones write again
+        chosen_rows = own_batch.rows
+        for r, stream, batch, decoder, final in _readers(pair, arms, rows, read, vectors, own_batch):
             values = _lens_read(decoder, stream, lenses[decoder.variant], final, options)
             for i, own in enumerate(values.values()):
                 for k, name in enumerate(ENDS):
@@ -76,6 +77,10 @@ def gap(
                 layers = {name: each.T.cpu().numpy() for name, each in own.items()}
                 settled = torch.as_tensor(np.stack([rule(layers) for rule in RULES.values()]))
                 commit[r, i, :, chosen_rows] = _by_prompt(settled, batch, len(chosen_rows))
+
+    sizes = {"batch_size": options.batch_size, "what": "gap"}
+    for _ in read_batches(pair.it, rows["it"], read, measured, **sizes):
+        pass
     dims = ("reader", "lens", "layer", "prompt")
     return xr.Dataset(
         {
@@ -86,9 +91,8 @@ def gap(
     )  # fmt: skip
 
 
-def _readers(pair, arms, rows, read, vectors, chosen_rows):
-    """Yield (index, stream, batch, decoder, unedited IT's last residual) of every dose, then of PT, for some prompts."""
-    batch = forced_batch(chosen_rows, rows["it"], read, pair.it.pad_id)
+def _readers(pair, arms, rows, read, vectors, batch):
+    """Yield (index, stream, batch, decoder, unedited IT's last residual) of every dose, then of PT; batch: as IT reads it."""
     keep = sorted({min(arm.layers) for arm in arms})
     plain = forward(pair.it, batch, keep=keep)
     lens.check_identity(plain.last_residual, plain.last_logits, pair.it.unembedding)
@@ -97,5 +101,5 @@ def _readers(pair, arms, rows, read, vectors, chosen_rows):
         edits = as_edits(steering.row_edits([arm], vectors, pair.it.config.hidden_size))
         stream = forward(pair.it, batch, edits, resume=plain) if edits and not arm.identity else plain
         yield r, stream, batch, pair.it, final
-    other = forced_batch(chosen_rows, rows["pt"], read, pair.pt.pad_id)
+    other = forced_batch(batch.rows, rows["pt"], read, pair.pt.pad_id)
     yield len(arms), forward(pair.pt, other), other, pair.pt, None

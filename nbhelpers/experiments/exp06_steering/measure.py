@@ -17,7 +17,7 @@ from nbhelpers.measures.forced_choice import forced_choice, runs
 from nbhelpers.measures.refusal import CLASSES, engagement
 from nbhelpers.models import corpora, tokens
 from nbhelpers.models.decoder import Decoder, Pair
-from nbhelpers.models.forward import replay_batches
+from nbhelpers.models.forward import read_batches
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, read_as
 
@@ -100,13 +100,15 @@ def mean_nll(
 ) -> np.ndarray:
     """Return the mean negative log-probability of the forced tokens after each row under the unedited model, nats [row]."""
     found = np.zeros(len(rows))
-    for batch in replay_batches(rows, read, batch_size, decoder.pad_id):
+
+    def nll(batch):
         h = steering.last_residuals(decoder, batch, (), [0])[0]
         own = {"metrics": ("target_log_probability",), "targets": batch.targets.to(h.device)}
-        nll = -lens.lens_metrics([h], decoder.unembedding, **own)["target_log_probability"][0]
-        count = [len(steps) for steps in batch.steps]
-        sums = np.bincount(np.repeat(np.arange(len(count)), count), nll.double().cpu().numpy())
-        found[batch.rows] = sums / count
+        values = lens.lens_metrics([h], decoder.unembedding, **own)["target_log_probability"][0]
+        return batch.rows, steering.by_row(-values, batch)
+
+    for chosen, values in read_batches(decoder, rows, read, nll, batch_size=batch_size, what="NLL"):
+        found[chosen] = values
     return found
 
 

@@ -17,7 +17,7 @@ from nbhelpers.experiments.exp08_six_families.experiment import Params
 from nbhelpers.measures import commitment, directions, lens, replies, steering
 from nbhelpers.measures.arms import Arm, SteeringError
 from nbhelpers.models.decoder import Decoder, Pair
-from nbhelpers.models.forward import Stream, forward, replay_batches
+from nbhelpers.models.forward import Stream, forward, read_batches
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, choose, read_as
 from nbhelpers.models.row_edits import RowEdit, as_edits
@@ -154,9 +154,9 @@ def under_doses(
     decoder, onset = pair.it, depths.windows(pair.n_layers)["late"].start
     rows, n = read_as(decoder, prompts, "chat"), len(prompts)
     found = np.full((len(RULES), len(ENDPOINTS), len(options.doses), n), np.nan)
-    states, prompt = {dose: [] for dose in CLOUD_DOSES}, []
-    for batch in replay_batches(rows, forced, options.batch_size, decoder.pad_id):
-        plain = forward(decoder, batch, keep=(onset,))
+
+    def read(batch):  # what a batch that fails has written, smaller ones write again
+        plain, states = forward(decoder, batch, keep=(onset,)), {}
         lens.check_identity(plain.last_residual, plain.last_logits, decoder.unembedding)
         for d, dose in enumerate(options.doses):
             edits = as_edits(late_rescale(pair.n_layers, direction, dose))
@@ -164,15 +164,17 @@ def under_doses(
             check_dose(stream, plain, dose)
             for e, layers in enumerate(committed(stream, plain, decoder, options.lens_rows).values()):
                 found[:, e, d, batch.rows] = _by_row(layers, batch, n)
-            if dose in states:
-                values, row = points(stream, batch, options.bins)
-                states[dose].append(values)
-        prompt.append(row)
+            if dose in CLOUD_DOSES:
+                states[dose], row = points(stream, batch, options.bins)
+        return states, row
+
+    sizes = {"batch_size": options.batch_size, "what": "doses"}
+    states, prompt = zip(*read_batches(decoder, rows, forced, read, **sizes))
     dims = ("rule", "endpoint", "forced_dose", "forced_prompt")
     coords = {"rule": list(RULES), "endpoint": list(ENDPOINTS), "forced_dose": list(options.doses)}
     result = xr.Dataset({"commitment": (dims, found)}, coords | {"forced_prompt": [p.id for p in prompts]})
     result["commitment_pt"] = (("rule", "forced_prompt"), pt_commitment(pair, prompts, forced, options))
-    whole = {dose: np.concatenate(parts, axis=1) for dose, parts in states.items()}
+    whole = {dose: np.concatenate([part[dose] for part in states], axis=1) for dose in CLOUD_DOSES}
     return result, whole, np.concatenate(prompt)
 
 
@@ -182,11 +184,15 @@ def pt_commitment(
     """Return PT's layer of commitment to its own prediction on IT's tokens after raw prompts, [rule, prompt]."""
     decoder, n = pair.pt, len(prompts)
     rows, found = read_as(decoder, prompts, "raw"), np.full((len(RULES), n), np.nan)
-    for batch in replay_batches(rows, forced, options.batch_size, decoder.pad_id):
+
+    def read(batch):
         stream = forward(decoder, batch)
         lens.check_identity(stream.last_residual, stream.last_logits, decoder.unembedding)
-        layers = committed(stream, stream, decoder, options.lens_rows)["own"]
-        found[:, batch.rows] = _by_row(layers, batch, n)
+        return batch.rows, _by_row(committed(stream, stream, decoder, options.lens_rows)["own"], batch, n)
+
+    sizes = {"batch_size": options.batch_size, "what": "commitment"}
+    for chosen, values in read_batches(decoder, rows, forced, read, **sizes):
+        found[:, chosen] = values
     return found
 
 

@@ -14,7 +14,7 @@ from nbhelpers.measures import lens, tuned_lens
 from nbhelpers.measures.forced_tokens import check_same_ids
 from nbhelpers.measures.steps import LENSES
 from nbhelpers.models.decoder import Decoder, Pair
-from nbhelpers.models.forward import replay
+from nbhelpers.models.forward import check_stream, forced_batch, forward, replay
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, check_fit, read_as
 
@@ -83,12 +83,13 @@ def matched(
     lenses: tuned lens by variant. per_prompt: positions kept of each reply. All but the last position of the prompt count,
     as in the study.
     """
-    both = zip(
-        replay(pair.pt, rows, replies, batch_size=batch_size),
-        replay(pair.it, rows, replies, batch_size=batch_size),
-        strict=True,
-    )
-    parts = [_batch(pair, batch, pt, it, lenses, per_prompt, lens_rows) for (batch, pt), (_, it) in both]
+
+    def read(batch, pt):
+        it = forward(pair.it, forced_batch(batch.rows, rows, replies, pair.it.pad_id))
+        check_stream(it, pair.it.name)
+        return _batch(pair, batch, pt, it, lenses, per_prompt, lens_rows)
+
+    parts = list(replay(pair.pt, rows, replies, batch_size=batch_size, read=read))
     order = np.lexsort((np.concatenate([p.step for p in parts]), np.concatenate([p.prompt for p in parts])))
     whole = Matched(
         {space: torch.cat([p.difference[space] for p in parts], 1) for space in SPACES},
@@ -109,7 +110,7 @@ def _batch(pair, batch, pt, it, lenses, per_prompt, lens_rows) -> Matched:
         space: [torch.stack([h[where.to(h.device)] for h in getattr(s, space)]) for s in (pt, it)]
         for space in SPACES
     }
-    difference = {space: (b.float() - a.float()).cpu() for space, (a, b) in chosen.items()}
+    difference = {space: b.float().cpu() - a.float().cpu() for space, (a, b) in chosen.items()}
     far = [
         distances(decoder, h, lenses[decoder.variant], lens_rows)
         for decoder, h in zip(pair, chosen["residual"])

@@ -6,6 +6,7 @@ position alone. All layers and conditions of a prompt are rows of one batch, wit
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from nbhelpers.measures import tuned_lens
 from nbhelpers.measures.commitment import kl_stays
 from nbhelpers.measures.directions import unit
 from nbhelpers.models.decoder import Decoder
+from nbhelpers.models.fitting import in_batches
 from nbhelpers.models.generation import Continuation, left_pad
 from nbhelpers.models.row_edits import RowEdit, applied
 from nbhelpers.models.unembedding import rounding
@@ -115,11 +117,13 @@ def patched(
     found = np.full((len(READ), n_conditions, len(layers), n_tokens), np.nan)
     at_once = max(1, min(len(layers), batch_size // n_conditions))
     per_batch = max(1, batch_size // (n_conditions * at_once))
-    order = np.argsort([-len(row) for row in rows], kind="stable")
-    for start in progress(range(0, len(order), per_batch), "patch"):
-        chosen = [int(i) for i in order[start : start + per_batch] if (test.prompt == i).any()]
+
+    order, what = np.argsort([-len(row) for row in rows], kind="stable"), f"{decoder.name} patch"
+
+    def of_prompts(some):  # what a batch that fails has written, smaller ones write again
+        chosen = [int(i) for i in some if (test.prompt == i).any()]
         if not chosen:
-            continue
+            return
         cache = Cached(decoder, [rows[i] for i in chosen])
         for step in range(1, POSITIONS + 1):
             here = [(k, at[0]) for k, i in enumerate(chosen)
@@ -127,14 +131,25 @@ def patched(
             ids = [replies[i].ids[min(step, len(replies[i].ids)) - 1] for i in chosen]
             if here:
                 lines, tokens = map(list, zip(*here))
-                following = [ids[k] for k in lines]
-                for first in range(0, len(layers), at_once):
-                    part = slice(first, first + at_once)
-                    h = cache.branch(lines, following, plan[tokens][:, part], layers[part])
-                    _check(decoder, h, test.last[tokens], step)
-                    found[:, :, part, tokens] = read(decoder, h, layers[part], tuned)
+                following = lines, [ids[k] for k in lines]
+                tried = partial(
+                    _tried, cache, following, plan[tokens], layers, test.last[tokens], step, tuned
+                )
+                for some, values in in_batches(range(len(layers)), at_once, tried, f"{what}, layers"):
+                    found[:, :, slice(some[0], some[-1] + 1), tokens] = values
             cache.advance(ids)
+
+    for _ in progress(in_batches(order, per_batch, of_prompts, what), "patch"):
+        pass
     return by_prompt(found, test.prompt, len(rows))
+
+
+def _tried(cache, following, plan, layers, last, step, tuned, some) -> np.ndarray:
+    """Return `read` of patches after some layers (indices of `layers`, in a row) at the next token of some prompts."""
+    part = slice(some[0], some[-1] + 1)
+    h = cache.branch(*following, plan[:, part], layers[part])
+    _check(cache.decoder, h, last, step)
+    return read(cache.decoder, h, layers[part], tuned)
 
 
 def by_prompt(values: np.ndarray, prompt: np.ndarray, n_prompts: int) -> np.ndarray:
@@ -180,7 +195,7 @@ class Cached:
         repeat = lambda values: torch.as_tensor(values, device=self.device).repeat_interleave(each, 0)  # noqa: E731
         cache = copy.deepcopy(self.cache)
         index = repeat(lines)
-        cache.batch_select_indices(index)
+        cache.batch_select_indices(index.cpu())  # which serves layers of a cache on any device
         edits = []
         for k, layer in enumerate(layers):
             offset = torch.zeros_like(plan)
@@ -198,7 +213,7 @@ class Cached:
             finally:
                 for handle in handles:
                     handle.remove()
-        return torch.stack(kept).view(len(blocks), n, *plan.shape[1:])
+        return torch.stack([h.to(self.device) for h in kept]).view(len(blocks), n, *plan.shape[1:])
 
 
 def _check(decoder: Decoder, h: Tensor, last: Tensor, step: int) -> None:

@@ -15,7 +15,7 @@ from nbhelpers.measures import lens, scoring, steering, tuned_lens
 from nbhelpers.measures.arms import Arm, SteeringError, Vectors
 from nbhelpers.measures.directions import random_directions
 from nbhelpers.models.decoder import Decoder
-from nbhelpers.models.forward import forward, replay_batches
+from nbhelpers.models.forward import forward, read_batches
 from nbhelpers.models.generation import Continuation
 from nbhelpers.models.row_edits import as_edits
 
@@ -90,8 +90,8 @@ def forced(
     found = {
         name: np.zeros((len(chosen), len(rows))) for name in ("kl_late", "kl_unedited", "residual_change")
     }
-    batches = replay_batches(rows, replies, batch_size, decoder.pad_id)
-    for batch in progress(batches, "it steered"):
+
+    def read(batch):  # what a batch that fails has written, smaller ones write again
         plain = forward(decoder, batch, keep=[min(layers)])
         index = np.searchsorted(np.sort(batch.rows), batch.row_of_step)
         order, count = np.sort(batch.rows), np.bincount(index)
@@ -100,6 +100,10 @@ def forced(
             stream = forward(decoder, batch, edits, resume=plain) if edits else plain
             for name, values in _read(decoder, stream, plain, tuned, layers, lens_rows).items():
                 found[name][a, order] = np.bincount(index, values) / count
+
+    batches = read_batches(decoder, rows, replies, read, batch_size=batch_size, what="steered")
+    for _ in progress(batches, "it steered"):
+        pass
     check_changes(chosen, found["residual_change"])
     return xr.Dataset(
         {name: (("arm", "forced_prompt"), values) for name, values in found.items()},
