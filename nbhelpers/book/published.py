@@ -121,14 +121,14 @@ def restated(spec: dict) -> dict:
     """Return the specification of a chart that says whose values it shows and with which intervals, without empty fields."""
     datasets = {name: [slim(row) for row in rows] for name, rows in spec.get("datasets", {}).items()}
     known = {field for rows in datasets.values() for row in rows for field in row}
-    absent = {"low", "high"} - known
+    absent = {"low", "high", "prompts"} - known
     spec = without(spec, absent) | {"datasets": datasets}
     return spec | {"description": said(spec.get("description", ""), "low" in known)}
 
 
 def slim(row: dict) -> dict:
-    """Return a row without the fields that are null."""
-    return {name: value for name, value in row.items() if value is not None}
+    """Return a row without the fields that are null, and without a number of prompts, which no stored value has."""
+    return {name: value for name, value in row.items() if value is not None and name != "prompts"}
 
 
 def without(part, fields: set[str]):
@@ -154,5 +154,5 @@ def said(description: str, intervals: bool) -> str:
     what, *marks = description.removesuffix(".").split("; ")
     own = ("bands are", "bars are")
     kept = [mark for mark in marks if not mark.startswith(own)]
-    clause = INTERVALS if intervals else NO_INTERVALS
-    return "; ".join([what.replace(" pairs, ", " pairs of the study, "), clause, *kept]) + "."
+    clause = [INTERVALS if intervals else NO_INTERVALS] if len(kept) < len(marks) or intervals else []
+    return "; ".join([what.replace(" pairs, ", " pairs of the study, "), *clause, *kept]) + "."

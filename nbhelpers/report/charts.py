@@ -330,7 +330,7 @@ def interval_rows(values: xr.DataArray) -> pd.DataFrame:
     counts = (~np.isnan(columns)).sum(0)
     found = np.full((3, len(counts)), np.nan)
     if stored.is_stored(values):
-        found = np.array([ends.ravel() for ends in stored.ends(values)])
+        found, counts = np.array([ends.ravel() for ends in stored.ends(values)]), np.nan
     elif (counts > 1).any():
         found[:, counts > 1] = stats.bca_mean(columns[:, counts > 1])
     labels = {name: values[name].values for name in values.dims[1:]}

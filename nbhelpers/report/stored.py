@@ -15,6 +15,6 @@ def is_stored(values: xr.DataArray | xr.Dataset) -> bool:
 
 
 def ends(values: xr.DataArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean, low and high of stored means [prompt, …], each without the prompt; the ends are NaN, since none is known."""
+    """Return mean, low and high of stored means [prompt, …], without the prompt; the ends are NaN, since none is known."""
     mean = np.asarray(values.isel(prompt=0).values, float)
     return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
