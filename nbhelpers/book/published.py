@@ -7,6 +7,7 @@ charts are files beside the page, made when the book is built, so that no notebo
 import json
 from pathlib import Path
 
+import altair as alt
 import pandas as pd
 
 from nbhelpers.book.markdown import PageError, table
@@ -69,12 +70,20 @@ def tab(key: str, folder: Path) -> dict[str, str]:
     frame = stored(key)
     if frame is None:
         return {}
-    parts = [WHOSE.format(**importing.SOURCE), importing.slices()[key].NOTE]
-    for number, (heading, draw) in enumerate(importing.slices()[key].drawn(results(key, frame)).items(), 1):
+    slice_ = importing.slices()[key]
+    parts = [WHOSE.format(**importing.SOURCE), slice_.NOTE]
+    for number, (heading, draw) in enumerate(slice_.drawn(results(key, frame)).items(), 1):
         name = f"published/{key}_{number}.vl.json"
-        write(folder / "runs" / name, restated(draw().to_dict()))
-        parts.append(f"**{heading}**\n\n```{{chart}} {name}\n```")
+        parts.append(f"**{heading}**\n\n{shown(draw(), name, folder / 'runs' / name)}")
     return {TITLE: "\n\n".join([*parts, contents(key, frame)])}
+
+
+def shown(drawn: alt.Chart | pd.DataFrame, name: str, path: Path) -> str:
+    """Return the Markdown of a table, or of a chart after writing it; name: the chart's file, seen from the page."""
+    if isinstance(drawn, pd.DataFrame):
+        return table(["", *drawn.columns], ([index, *row] for index, row in zip(drawn.index, drawn.values)))
+    write(path, restated(drawn.to_dict()))
+    return f"```{{chart}} {name}\n```"
 
 
 def study_files(profile: str) -> str:

@@ -22,8 +22,9 @@ FOLDER = Path("params") / "published"
 VALUES = ("value", "low", "high", "n", "over")
 NUMBERS = {"layer": int, "alpha": float, "rank": int}  # labels that are numbers
 DIGITS = 6  # significant ones of a shipped value
-PROMPTS = ("prompt", "cloud_prompt")
-Drawn = dict[str, Callable[[], alt.Chart]]  # {heading: the figure's function, called when it is wanted}
+PROMPTS = ("prompt", "cloud_prompt", "text")
+# {heading: the function of a figure or table, called when it is wanted}.
+Drawn = dict[str, Callable[[], alt.Chart | pd.DataFrame]]
 
 
 class FormatError(ValueError):
