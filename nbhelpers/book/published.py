@@ -128,7 +128,10 @@ def contents(key: str, frame: pd.DataFrame) -> str:
 
 def restated(spec: dict) -> dict:
     """Return the specification of a chart that says whose values it shows and with which intervals, without empty fields."""
-    datasets = {name: [slim(row) for row in rows] for name, rows in spec.get("datasets", {}).items()}
+    datasets = {
+        name: [slim(row) for row in rows if row.get("mean", 0) is not None]
+        for name, rows in spec.get("datasets", {}).items()
+    }
     known = {field for rows in datasets.values() for row in rows for field in row}
     absent = {"low", "high", "prompts"} - known
     spec = without(spec, absent) | {"datasets": datasets}
@@ -161,7 +164,7 @@ def shows(part, fields: set[str]) -> bool:
 def said(description: str, intervals: bool) -> str:
     """Return a caption that names the study's pairs, with what is known of intervals instead of this book's own."""
     what, *marks = description.removesuffix(".").split("; ")
-    own = ("bands are", "bars are")
+    own = ("bands ", "bars are")
     kept = [mark for mark in marks if not mark.startswith(own)]
     clause = [INTERVALS if intervals else NO_INTERVALS] if len(kept) < len(marks) or intervals else []
     return "; ".join([what.replace(" pairs, ", " pairs of the study, "), *clause, *kept]) + "."

@@ -20,9 +20,9 @@ from nbhelpers.report.stored import STORED
 PROFILE = "published"
 FOLDER = Path("params") / "published"
 VALUES = ("value", "low", "high", "n", "over")
-NUMBERS = {"layer": int, "alpha": float, "rank": int}  # labels that are numbers
+NUMBERS = {"layer": int, "alpha": float, "forced_dose": float, "cloud_dose": float}  # labels that are numbers
 DIGITS = 6  # significant ones of a shipped value
-PROMPTS = ("prompt", "cloud_prompt", "text")
+PROMPTS = ("prompt", "cloud_prompt", "text", "forced_prompt")
 # {heading: the function of a figure or table, called when it is wanted}.
 Drawn = dict[str, Callable[[], alt.Chart | pd.DataFrame]]
 

@@ -22,7 +22,7 @@ def onsets(content) -> Iterator[dict]:
 def rule(threshold: str) -> str:
     """Return the name of a rule as in our datasets: "0.5σ" is "0.5 σ", any other is a drop by a number."""
     if threshold.endswith("σ"):
-        return f"{float(threshold.removesuffix(chr(963))):g} σ"
+        return f"{float(threshold.removesuffix('σ')):g} σ"
     return f"drop {''.join(one for one in threshold if one in '0123456789.')}"
 
 
