@@ -61,10 +61,10 @@ UNUSED = {
     "l8_eval_*.json": "an empty list",
 }
 NOTE = (
-    "The last position of 1,400 prompts, each model in its own prompt format: PT plain text, IT a chat turn, so that the two "
-    "clouds are of different positions. TwoNN and maximum likelihood are by a later library; *as first stored* is an "
-    "estimate of the study's own without the usual cut of its upper tail, with the middle 90 % over subsamples. Attention "
-    "entropy was stored as a mean over prompts without its format."
+    "The last position of 1,400 prompts, each model in its own prompt format: PT plain text, IT a chat turn, so that "
+    "the two clouds are of different positions. TwoNN and maximum likelihood are by a later library; *as first "
+    "stored* is an estimate of the study's own without the usual cut of its upper tail, with the middle 90 % over "
+    "subsamples. Attention entropy was stored as a mean over prompts without its format."
 )
 
 

@@ -34,7 +34,7 @@ WORDS = {
 
 
 def doses(content) -> Iterator[dict]:
-    """Yield the scores by dose of `ci_A1_programmatic.json` or `ci_A1_llm_judge.json`, a list of conditions and benchmarks."""
+    """Yield the scores by dose of a file `ci_A1_….json`, a list of conditions and benchmarks."""
     for row in content:
         if row["condition"].startswith(DOSES):
             at = {"metric": row["benchmark"], "alpha": float(row["condition"].removeprefix(DOSES))}
@@ -44,14 +44,14 @@ def doses(content) -> Iterator[dict]:
 
 FILES = {"ci_A1_programmatic.json": doses, "ci_A1_llm_judge.json": doses}
 UNUSED = {
-    "0D_summary.json": "the intervals that are read, rounded, with rank correlations and effect sizes that stand in the ledger",
+    "0D_summary.json": "the intervals that are read, rounded, and single numbers that stand in the ledger",
     "effect_sizes.json": "effect sizes of the scores that are read; they stand in the ledger",
 }
 NOTE = (
-    "Gemma alone: the only pair that was steered with intervals. They are over replies, of which some stand twice in the "
-    "data, so that they are too narrow. At low doses replies are incoherent, and both judged safety scores then measure that: "
-    "an incoherent reply counts as one third of a refusal, and as a request not answered. The 0.25 of choices mixes two "
-    "scorings of the same questions."
+    "Gemma alone: the only pair that was steered with intervals. They are over replies, of which some stand twice in "
+    "the data, so that they are too narrow. At low doses replies are incoherent, and both judged safety scores then "
+    "measure that: an incoherent reply counts as one third of a refusal, and as a request not answered. The 0.25 of "
+    "choices mixes two scorings of the same questions."
 )
 
 

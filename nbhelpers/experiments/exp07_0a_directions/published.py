@@ -49,7 +49,7 @@ def resamples(content) -> Iterator[dict]:
 
 
 def matched(content) -> Iterator[dict]:
-    """Yield the cosine of a direction of matched tokens with the canonical one by layer from a `0B_matched_cosines_….json`."""
+    """Yield the cosine of a direction of matched tokens with the canonical one by layer from `0B_matched_cosines_….json`."""
     n, mode = content["summary"]["n_matched_records"], MODES[content["summary"]["mode"]]
     for layer, found in content["per_layer"].items():
         at = {"layer": int(layer), "mode": mode}
@@ -77,9 +77,10 @@ UNUSED = {
     "0H_ci_*_600.json": "the same means and intervals as in the calibration split, which is read, and one more score"
 }
 NOTE = (
-    "Gemma alone. Cosines of resamples are of 600 prompts drawn with replacement, which share most of their prompts. The "
-    "cosines of matched tokens compare replies that were made to begin alike with the canonical direction; they are listed "
-    "below and have no figure here. Intervals of scores are over replies, of which some stand twice in the data."
+    "Gemma alone. Cosines of resamples are of 600 prompts drawn with replacement, which share most of their prompts. "
+    "The cosines of matched tokens compare replies that were made to begin alike with the canonical direction; they "
+    "are listed below and have no figure here. Intervals of scores are over replies, of which some stand twice in the "
+    "data."
 )
 
 

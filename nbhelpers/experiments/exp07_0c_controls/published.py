@@ -1,4 +1,4 @@
-"""What the study stored of Gemma's controls: scores by dose of the direction, of random ones, of other formulas and layers."""
+"""What the study stored of Gemma's controls: scores by dose of the direction, of a random one, by formula and by layers."""
 
 from collections.abc import Iterator, Mapping
 
@@ -74,9 +74,10 @@ UNUSED = {
     "0F_single_layer_importance.json": "changes of at most 0.004 by one layer at a time; they stand in the ledger",
 }
 NOTE = (
-    "Gemma alone. These are levels of scores, here changes of compliance; no interval was stored. The random direction is one "
-    "draw; five draws were stored at five doses between −1 and 1 only. The additive formula ran with a strength of zero, so "
-    "that its curve, which is flat, is left out. Sums are scored right if their result stands anywhere in a reply."
+    "Gemma alone. These are levels of scores, here changes of compliance; no interval was stored. The random "
+    "direction is one draw; five draws were stored at five doses between −1 and 1 only. The additive formula ran with "
+    "a strength of zero, so that its curve, which is flat, is left out. Sums are scored right if their result stands "
+    "anywhere in a reply."
 )
 
 

@@ -34,8 +34,9 @@ UNUSED = {
     "0G_commitment_summary.json": "medians of an older run whose last translators were damaged; they stand in the ledger",
 }
 NOTE = (
-    "Distances are means over the steps of each model's own text, here of held-out text. Agreement is of an older run: other "
-    "translators, of which the last was damaged, on its validation text; OLMo's first layers and DeepSeek are missing."
+    "Distances are means over the steps of each model's own text, here of held-out text. Agreement is of an older "
+    "run: other translators, of which the last was damaged, on its validation text; OLMo's first layers and DeepSeek "
+    "are missing."
 )
 
 

@@ -29,9 +29,10 @@ def rule(threshold: str) -> str:
 FILES = {"0J_onset_table.json": onsets}
 UNUSED = {"0J_onset_summary.json": "the least and the greatest onset of the table that is read"}
 NOTE = (
-    "The first of two layers in a row at which IT − PT of the block's δ-cosine meets a rule, searched above layer 14 alone, "
-    "against the mean and spread of layers 6 to 14, whatever the number of layers. Which layers meet a rule was not stored, so that there "
-    "is a table and no picture. Qwen's fall is in its last layer, where no two layers in a row can be."
+    "The first of two layers in a row at which IT − PT of the block's δ-cosine meets a rule, searched above layer 14 "
+    "alone, against the mean and spread of layers 6 to 14, whatever the number of layers. Which layers meet a rule "
+    "was not stored, so that there is a table and no picture. Qwen's fall is in its last layer, where no two layers "
+    "in a row can be."
 )
 
 

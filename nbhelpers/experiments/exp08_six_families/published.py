@@ -56,7 +56,7 @@ FILES = {
     "phase0_direction_stability.json": halves,
 }
 UNUSED = {
-    "phase0_bootstrap_stability.json": "resamples of 200 prompts against a direction of other prompts: not the halves drawn here",
+    "phase0_bootstrap_stability.json": "resamples against a direction of other prompts: not the halves drawn here",
     "phase0_effect_sizes.json": "effect sizes of one dose whose scores are not stored; they stand in the ledger",
     "phase0_monotonicity.json": "rank correlations with the dose, single numbers; they stand in the ledger",
 }
@@ -75,10 +75,10 @@ DRAWN = (
     "stability",
 )
 NOTE = (
-    "One direction a layer, from 200 prompts, rescaled in the late layers of IT. Commitment is of the text that each dose "
-    "writes, without its first five steps, here of IT's own reply under every dose; the rule is the raw lens's top-1 token "
-    "that stays, and PT was not read. Dimension is of 5,000 tokens of such texts. Scores of replies by dose stand on the page "
-    "of the two directions."
+    "One direction a layer, from 200 prompts, rescaled in the late layers of IT. Commitment is of the text that each "
+    "dose writes, without its first five steps, here of IT's own reply under every dose; the rule is the raw lens's "
+    "top-1 token that stays, and PT was not read. Dimension is of 5,000 tokens of such texts. Scores of replies by "
+    "dose stand on the page of the two directions."
 )
 
 

@@ -64,10 +64,10 @@ def at_dose(model: str, direction: str, outcome: str, condition: str, value, n=N
 FILES = {"exp10_summary.json": doses}
 UNUSED: dict[str, str] = {}
 NOTE = (
-    "Changes of mean scores from dose 1, which changes nothing; intervals would need the scores of each prompt. Programs "
-    "score form, choices and markup; an LLM judge the rest, on prompts of its own kind. The directions are normalised layer by "
-    "layer, here as they are. In Qwen unsteered IT seems to have run without its chat format. Probes, patches and the gap "
-    "under a dose were not stored."
+    "Changes of mean scores from dose 1, which changes nothing; intervals would need the scores of each prompt. "
+    "Programs score form, choices and markup; an LLM judge the rest, on prompts of its own kind. The directions are "
+    "normalised layer by layer, here as they are. In Qwen unsteered IT seems to have run without its chat format. "
+    "Probes, patches and the gap under a dose were not stored."
 )
 
 

@@ -62,10 +62,10 @@ UNUSED = {
     "*_tunedlens_*/overview_metrics.json": "of an earlier run in which each condition wrote its own text: no shared tokens"
 }
 NOTE = (
-    "PT's side alone: the study put PT's MLPs into IT in a later run, which has a page of its own. Changes are differences of "
-    "means over the steps of IT's replies, through PT's translators; here they are of means by prompt. Up to 600 prompts, "
-    "fewer where traces are damaged. Controls, curves by layer, a sliding window and PT's replies as forced tokens were not "
-    "run or not stored."
+    "PT's side alone: the study put PT's MLPs into IT in a later run, which has a page of its own. Changes are "
+    "differences of means over the steps of IT's replies, through PT's translators; here they are of means by prompt. "
+    "Up to 600 prompts, fewer where traces are damaged. Controls, curves by layer, a sliding window and PT's replies "
+    "as forced tokens were not run or not stored."
 )
 
 

@@ -47,10 +47,10 @@ def metrics(content) -> Iterator[dict]:
 FILES = {"exp12_metrics.json": metrics}
 UNUSED = {"*exp12_eval_*/summary.json": "counts of prompts and replies of one run, no result"}
 NOTE = (
-    "An LLM that the files do not name judged each reply once; here rules do, which can agree in sign but not in level. "
-    "Intervals are the study's own, over the replies of one condition; an interval of a change needs the verdicts of each "
-    "prompt, which were not released. *Not answered* has one class for refusals and for text that ignores the request. "
-    "Harmless requests were not wrapped as harmful ones were. There is no control of the graft."
+    "An LLM that the files do not name judged each reply once; here rules do, which can agree in sign but not in "
+    "level. Intervals are the study's own, over the replies of one condition; an interval of a change needs the "
+    "verdicts of each prompt, which were not released. *Not answered* has one class for refusals and for text that "
+    "ignores the request. Harmless requests were not wrapped as harmful ones were. There is no control of the graft."
 )
 
 

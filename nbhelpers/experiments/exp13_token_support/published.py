@@ -69,11 +69,12 @@ def updates(content) -> Iterator[dict]:
 FILES = {"exp13a_lite_summary.json": tokens, "exp13_full_summary.json": updates}
 UNUSED: dict[str, str] = {}
 NOTE = (
-    "Every step and layer has the same weight, so that long replies count more; here every prompt has. Candidate tokens were "
-    "classed by themselves, here in their text. Gains are differences of ranks, whose means hang on a few large ones; this "
-    "book's own figure takes their logarithms. The first step of a reply is among the steps. Traces of Mistral and OLMo are "
-    "lost in the depth run, so that their gains are missing. In Mistral many function words were read as content. Of tokens "
-    "that a late layer is the first to rank first, only the classes' shares among them were stored, not shares of steps."
+    "Every step and layer has the same weight, so that long replies count more; here every prompt has. Candidate "
+    "tokens were classed by themselves, here in their text. Gains are differences of ranks, whose means hang on a few "
+    "large ones; this book's own figure takes their logarithms. The first step of a reply is among the steps. Traces "
+    "of Mistral and OLMo are lost in the depth run, so that their gains are missing. In Mistral many function words "
+    "were read as content. Of tokens that a late layer is the first to rank first, only the classes' shares among "
+    "them were stored, not shares of steps."
 )
 
 

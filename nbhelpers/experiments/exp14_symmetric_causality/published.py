@@ -41,9 +41,9 @@ def shifts(model: str, condition: Mapping, at: Mapping[str, str]) -> Iterator[di
 FILES = {"*13_full_summary.json": changes}
 UNUSED: dict[str, str] = {}
 NOTE = (
-    "Changes are differences of means over the steps of IT's replies, here of means by prompt. The distance ends at the "
-    "last layer through its translator, here the model's own output. δ-cosines of Gemma and OLMo are of the MLP before the "
-    "norm that follows it. A fixed end point and the raw lens were not stored."
+    "Changes are differences of means over the steps of IT's replies, here of means by prompt. The distance ends at "
+    "the last layer through its translator, here the model's own output. δ-cosines of Gemma and OLMo are of the MLP "
+    "before the norm that follows it. A fixed end point and the raw lens were not stored."
 )
 
 
