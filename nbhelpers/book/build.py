@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from nbhelpers.book import assets, cards, origins, pages, source
+from nbhelpers.book import assets, cards, origins, pages, published, source
 from nbhelpers.core import params, store
 from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
@@ -163,7 +163,8 @@ def write_pages(profile: str, key: str, folder: Path) -> None:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         code = pages.code_links(key, "../" * place.count("/"))
         if notebook.name == across:
-            text = across_page(notebook, note, f"{pages.model_tabs(profile, key)}\n\n{code}")
+            tabs = pages.model_tabs(profile, key, published.tab(key, folder))
+            text = across_page(notebook, note, f"{tabs}\n\n{code}")
             text = text.replace(f"]({own}", f"]({next(iter(titles))}/{own}")  # there is one for each pair
         else:
             text = model_page(notebook, across, titles[notebook.parent.name], note, code)

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from nbhelpers import experiments
-from nbhelpers.book import cards, registry
+from nbhelpers.book import cards, published, registry
 from nbhelpers.book.markdown import PageError, table, tabs
 from nbhelpers.core import depths, params, store
 from nbhelpers.report.families import family_titles
@@ -132,8 +132,11 @@ def has_chart(notebook: Path, name: str) -> bool:
     return any(cell["metadata"].get("name") == name for cell in cells)
 
 
-def model_tabs(profile: str, experiment: str) -> str:
-    """Return a tab for each model: the main figure of its notebook, if there is one, and a link to the notebook."""
+def model_tabs(profile: str, experiment: str, more: dict[str, str] | None = None) -> str:
+    """Return a tab for each model: the main figure of its notebook, if there is one, and a link to the notebook.
+
+    more: further tabs, {title: Markdown}.
+    """
     notebook, items = params.experiment(experiment).notebook, {}
     shown = has_chart(params.ROOT / "notebooks" / notebook, MAIN)
     for key, title in family_titles(profile).items():
@@ -141,7 +144,7 @@ def model_tabs(profile: str, experiment: str) -> str:
         items[title] = (
             f"{quoted}{{doc}}`{title}, the whole notebook <{key}/{notebook.removesuffix('.ipynb')}>`"
         )
-    return f"## Model by model\n\n{tabs(items, 'model')}"
+    return f"## Model by model\n\n{tabs(items | (more or {}), 'model')}"
 
 
 def code_links(experiment: str, up: str) -> str:
@@ -175,7 +178,7 @@ def windows(profile: str) -> str:
 INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        verdict, answers, nulls, whose, model_tabs, windows,
+        verdict, answers, nulls, whose, model_tabs, windows, published.study_files,
         cards.pocket_sizes, cards.pocket_gates, cards.pocket_misses, cards.pocket_extra, cards.pocket_samples,
     )
 }  # fmt: skip

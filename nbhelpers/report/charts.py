@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from nbhelpers.core import depths, stats
-from nbhelpers.report import chart_text
+from nbhelpers.report import chart_text, stored
 from nbhelpers.report.captions import BANDS, ONSET, VARIANTS, caption
 from nbhelpers.report.theme import CATEGORIES, DASHES, INK, IT, PANEL, PT, SHAPES, SINGLE
 
@@ -78,14 +78,17 @@ def tidy(results, measure) -> pd.DataFrame:
 def banded(values: xr.DataArray, **options) -> xr.Dataset:
     """Return the mean over prompts of values [prompt, …] and its interval: `mean`, `low`, `high`, […].
 
-    All three are NaN where fewer than two prompts are measured.
+    All three are NaN where fewer than two prompts are measured; a stored mean has no interval (see `stored`).
     """
     values = values.transpose("prompt", ...)
     enough = values.notnull().sum("prompt") > 1
-    values = values if enough.all() else values.where(enough)
-    bounds = (
-        stats.bca_mean(values.values, **options) if enough.any() else np.full((3, *values.shape[1:]), np.nan)
-    )
+    values = values if enough.all() or stored.is_stored(values) else values.where(enough)
+    if stored.is_stored(values):
+        bounds = stored.ends(values)
+    elif enough.any():
+        bounds = stats.bca_mean(values.values, **options)
+    else:
+        bounds = np.full((3, *values.shape[1:]), np.nan)
     coords = {name: values[name].values for name in values.dims[1:]}
     return xr.Dataset(
         {name: (values.dims[1:], bound) for name, bound in zip(("mean", "low", "high"), bounds, strict=True)},
@@ -310,6 +313,10 @@ def difference(values: xr.DataArray) -> xr.DataArray:
 def interval_row(values: xr.DataArray, **labels) -> dict:
     """Return the labels with the mean of values [prompt], its interval and the number of prompts."""
     kept = values.dropna("prompt")
+    if stored.is_stored(kept):
+        return (
+            labels | dict(zip(("mean", "low", "high"), map(float, stored.ends(kept)))) | {"prompts": np.nan}
+        )
     if kept.sizes["prompt"] < 2:
         return labels | dict(mean=np.nan, low=np.nan, high=np.nan, prompts=kept.sizes["prompt"])
     bound = stats.bca_mean(kept.values)
@@ -322,7 +329,9 @@ def interval_rows(values: xr.DataArray) -> pd.DataFrame:
     columns = values.values.reshape(values.sizes["prompt"], -1)
     counts = (~np.isnan(columns)).sum(0)
     found = np.full((3, len(counts)), np.nan)
-    if (counts > 1).any():
+    if stored.is_stored(values):
+        found, counts = np.array([ends.ravel() for ends in stored.ends(values)]), np.nan
+    elif (counts > 1).any():
         found[:, counts > 1] = stats.bca_mean(columns[:, counts > 1])
     labels = {name: values[name].values for name in values.dims[1:]}
     rows = pd.MultiIndex.from_product(labels.values(), names=labels).to_frame(index=False)

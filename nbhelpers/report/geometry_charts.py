@@ -11,7 +11,8 @@ from nbhelpers.report.captions import ONSET, VARIANTS
 from nbhelpers.report.charts import bands, by_category, layers_axis, of_mark, onset_rule, panels, tidy
 from nbhelpers.report.unmeasured import needs
 
-TEMPLATES = {"raw": "plain text", "chat": "chat turn"}
+TEMPLATES = {"raw": "plain text", "chat": "chat turn", "native": "each its own"}
+ESTIMATORS = {"two_nn": "TwoNN", "mle": "maximum likelihood", "two_nn_stored": "TwoNN, as first stored"}
 GROUPS = {"attention": "attention", "mlp": "MLP", "norm": "norms", "router": "router"}
 
 
@@ -47,7 +48,7 @@ def dimension_profile(results) -> alt.Chart:
 
     rows = tidy(results, measure)
     rows["template"] = rows["template"].map(TEMPLATES)
-    rows["estimator"] = rows["estimator"].map({"two_nn": "TwoNN", "mle": "maximum likelihood"})
+    rows["estimator"] = rows["estimator"].map(ESTIMATORS)
     curve = bands(layers_axis(), "intrinsic dimension")
     toggles = {"estimator": "estimator", "template": "prompts read as"}
     return panels(

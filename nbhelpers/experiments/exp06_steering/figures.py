@@ -102,8 +102,13 @@ def dose_curves(results) -> alt.Chart:
     rows = parts(
         curve_rows(results, scores_by_dose), random_rows(results, random_means), end_rows(results, plain_scores), shade
     )  # fmt: skip
+    return dose_chart(rows.dropna(subset=["mean", "low"], how="all"), limit)
+
+
+def dose_chart(rows: pd.DataFrame, limit: float = 0.2) -> alt.Chart:
+    """Return the dose–response of the scores in a table of `dose_charts.parts`; limit: of incoherent replies, see there."""
     return dose_response(
-        rows.dropna(subset=["mean", "low"], how="all"), y=SHARE, title="Replies by dose of the late direction",
+        rows, y=SHARE, title="Replies by dose of the late direction",
         description="Share, of replies or of what the score says, against the dose α of the late IT − PT direction in IT",
         toggles=METRIC, limit=limit,
     )  # fmt: skip

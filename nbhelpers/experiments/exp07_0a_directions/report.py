@@ -50,7 +50,11 @@ def stability(results) -> alt.Chart:
         stability_rows(d).assign(panel=panel, onset=depths.onset(d.sizes["layer"]))
         for panel, d in panels_of(results).items()
     ]
-    rows = pd.concat(frames, ignore_index=True).round(DIGITS)
+    return stability_curves(pd.concat(frames, ignore_index=True).round(DIGITS))
+
+
+def stability_curves(rows: pd.DataFrame) -> alt.Chart:
+    """Return the chart of a table of `stability_rows` with `panel` and `onset`."""
     marks = bands(
         charts.layers_axis(),
         "cosine",

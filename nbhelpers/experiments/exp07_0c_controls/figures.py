@@ -58,19 +58,19 @@ def behaviour(results) -> alt.Chart:
     """Return a chart of the change of format compliance against the dose, the direction beside matched random directions."""
     names = {f"format_change.direction.dose_{d}": {"direction": OWN, "dose": float(d)} for d in DOSES}
     names |= {f"format_change.matched.dose_{d}": {"direction": RANDOM, "dose": float(d)} for d in BAND}
-    rows = curves(results, names)
-    x = alt.X("dose:Q", title="dose α", scale=alt.Scale(nice=False))
-    marks = bands(
-        x,
-        "change of compliance",
-        fields=("direction", "dose"),
-        colours=by_category("direction", [OWN, RANDOM]),
-    )
-    return panels(
-        rows, "Format compliance by dose", *marks, marks=(ACROSS,),
+    return dose_curves(
+        curves(results, names), y="change of compliance", title="Format compliance by dose",
         description="Change of format compliance from dose 1 against the dose of the late direction, and of random "
         "directions along which the activation changes by as much, their mean",
     )  # fmt: skip
+
+
+def dose_curves(rows: pd.DataFrame, *, y: str, title: str, description: str, toggles=None) -> alt.Chart:
+    """Return the chart of a table of means by panel, `direction` (up to four), `dose` and the fields of `toggles`."""
+    x = alt.X("dose:Q", title="dose α", scale=alt.Scale(nice=False))
+    colours = by_category("direction", list(dict.fromkeys(rows["direction"])))
+    marks = bands(x, y, fields=("direction", "dose"), colours=colours)
+    return panels(rows, title, *marks, marks=(ACROSS,), description=description, toggles=toggles)
 
 
 def window_rows(dataset, panel: str) -> list[dict]:

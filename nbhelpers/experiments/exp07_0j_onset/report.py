@@ -55,7 +55,9 @@ def onset_table(results, component: str = "block") -> pd.DataFrame:
         one = d.sel(component=component)
         rows = zip(one.onset.values, one.onset_low.values, one.onset_high.values, one.found_exchanged.values)
         name = title if len(results) > 1 else "this pair"
-        columns[name] = [f"{_onset(*ends)}; chance {percent(p)}" for *ends, p in rows]
+        columns[name] = [
+            f"{_onset(*ends)}{'' if np.isnan(p) else f'; chance {percent(p)}'}" for *ends, p in rows
+        ]
     rules = next(iter(results.values()))["rule"].values
     names = [str(rule).replace("drop ", "fall of ").replace(" σ", " σ below") for rule in rules]
     return pd.DataFrame(columns, index=names)

@@ -158,7 +158,11 @@ def steering(results) -> alt.Chart:
         [measure(d).to_dataframe().reset_index().assign(panel=t) for t, d in results.items()],
         ignore_index=True,
     ).dropna(subset=["mean"])
-    rows = rows.round({name: charts.DIGITS for name in ("mean", "low", "high")})
+    return steering_curves(rows.round({name: charts.DIGITS for name in ("mean", "low", "high")}))
+
+
+def steering_curves(rows: pd.DataFrame) -> alt.Chart:
+    """Return the chart of a table of changes from unsteered IT, by panel, `outcome`, `along` and `dose`."""
     x = alt.X("dose:Q", title="dose α", axis=alt.Axis(tickMinStep=1))
     colours = by_category("along", [ADDED["conv"], ADDED["mean"]])
     curve = bands(x, "change from unsteered IT", fields=("along", "dose"), colours=colours)

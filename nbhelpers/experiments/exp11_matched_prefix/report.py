@@ -72,16 +72,25 @@ def final_fifth(values: xr.DataArray) -> xr.DataArray:
     return values.sel(region="final_fifth", drop=True) if "region" in values.dims else values
 
 
-def window_shifts(results, readout="kl_layer_final") -> alt.Chart:
-    """Return a chart of each window's shift in the final fifth; the reader chooses the lens and its model."""
-    title, unit = READOUTS[readout]
+def shift_rows(results, readout="kl_layer_final") -> pd.DataFrame:
+    """Return a table of each window's shift in the final fifth, by side, lens and whose lens reads, with the dense pool."""
 
     def values(dataset):
         shifted = shifts(of_it(dataset[[readout]]))
         parts = {name: final_fifth(study_windows(shifted, basis=key)[readout]) for key, name in BASES.items()}
         return xr.concat(parts.values(), xr.IndexVariable("basis", list(parts)))
 
-    rows = window_rows(results, values, pool=True)
+    return window_rows(results, values, pool=True)
+
+
+def window_shifts(results, readout="kl_layer_final") -> alt.Chart:
+    """Return a chart of each window's shift in the final fifth; the reader chooses the lens and its model."""
+    return shift_forest(shift_rows(results, readout), readout)
+
+
+def shift_forest(rows: pd.DataFrame, readout: str) -> alt.Chart:
+    """Return the chart of the rows of `shift_rows`."""
+    _, unit = READOUTS[readout]
     toggles = {"lens": "lens", "basis": "read through the lens of"} if "lens" in rows else None
     rows = rows if toggles else rows[rows["basis"] == BASES["host"]]
     what = f"Change of {change_of(readout)}, {BY_WINDOW} and host"

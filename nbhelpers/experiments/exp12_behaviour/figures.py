@@ -41,7 +41,11 @@ def level_row(quantity: Quantity) -> dict:
 
 def rates(results) -> alt.Chart:
     """Return a chart of the share of harmless requests not answered, or of harmful ones refused, by condition."""
-    rows = level_rows(results, RATES)
+    return rate_bars(level_rows(results, RATES))
+
+
+def rate_bars(rows: pd.DataFrame) -> alt.Chart:
+    """Return the chart of the rows of `level_rows` for the outcomes of `RATES`."""
     if rows.empty:
         return words(NOTHING)
     return behaviour_charts.condition_bars(
@@ -52,12 +56,16 @@ def rates(results) -> alt.Chart:
 
 def ratings(results) -> alt.Chart:
     """Return a chart of the mean rating of an assistant's voice, or of presentation, by condition."""
-    rows = level_rows(results, RATINGS)
+    return rating_bars(level_rows(results, RATINGS))
+
+
+def rating_bars(rows: pd.DataFrame, judge: str = "rules") -> alt.Chart:
+    """Return the chart of the rows of `level_rows` for the outcomes of `RATINGS`; judge: who rated, for the caption."""
     if rows.empty:
         return words(NOTHING)
     return behaviour_charts.condition_bars(
         rows, x="points, 1 to 5", ends=(1, 5), title="Voice and presentation of replies",
-        description="Mean rating of replies by rules, by condition", toggles={"outcome": "outcome"},
+        description=f"Mean rating of replies by {judge}, by condition", toggles={"outcome": "outcome"},
     )  # fmt: skip
 
 
@@ -68,13 +76,21 @@ def changes(results) -> alt.Chart:
         for name in MAIN
         for key, said in CHANGES.items()
     }
-    rows = forest_rows(results, quantities, names).dropna(subset=["mean"])
+    return change_forest(forest_rows(results, quantities, names).dropna(subset=["mean"]))
+
+
+def change_forest(rows: pd.DataFrame) -> alt.Chart:
+    """Return the forest plot of a table of changes from PT, by panel, `outcome` and `change`."""
     if rows.empty:
         return words(NOTHING)
-    toggles = {"outcome": "outcome"}
-    what = "Change from PT of the chosen outcome: with IT's late MLPs, under their scrambled control, and IT"
+    toggles, shown = (
+        {"outcome": "outcome"},
+        [said for said in CHANGES.values() if said in set(rows["change"])],
+    )
+    control = " under their scrambled control," if CHANGES["scrambled_A"] in shown else ""
+    what = f"Change from PT of the chosen outcome: with IT's late MLPs,{control} and IT"
     return forest(
-        rows, x="change", by="change", encodings=by_category("change", CHANGES.values()), toggles=toggles,
+        rows, x="change", by="change", encodings=by_category("change", shown), toggles=toggles,
         title="Changes from PT", description=caption(what, rows, [BARS, ZERO], toggles, each="row"),
     )  # fmt: skip
 
@@ -101,7 +117,12 @@ def class_rows(results, task: str) -> pd.DataFrame:
 
 def classes(results, task: str) -> alt.Chart:
     """Return a chart of the classes of replies to harmful ("s1") or harmless ("s2") requests, stacked by condition."""
-    rows, kind = class_rows(results, task), {"s1": "harmful", "s2": "harmless"}[task]
+    return class_bars(class_rows(results, task), task)
+
+
+def class_bars(rows: pd.DataFrame, task: str) -> alt.Chart:
+    """Return the chart of the rows of `class_rows`."""
+    kind = {"s1": "harmful", "s2": "harmless"}[task]
     if rows.empty:
         return words(NOTHING)
     return behaviour_charts.class_shares(

@@ -103,7 +103,7 @@ def gains(results, gain="log_rank_gain", letter="B") -> alt.Chart:
         return one.assign_coords(condition=list(WINDOWS)).rename(condition="window")
 
     rows = window_rows(results, values)
-    rows = rows[rows["prompts"] >= 5]
+    rows = rows[~(rows["prompts"] < 5)]  # a stored mean has no number of prompts
     rows["token_class"] = pd.Categorical(rows["token_class"].map(CLASSES), CLASSES.values())
     grafted, name = SIDES["sufficiency" if letter == "B" else "necessity"], GAINS[gain]
     what = f"Gain of the teacher's token at later steps ({name}), {grafted}, by its class and {BY_WINDOW}"
@@ -124,11 +124,15 @@ def pushes(results, scale="cosine") -> alt.Chart:
     """Return a chart of late MLP updates along the three axes, mean over the final fifth, for hosts and late grafts."""
 
     def values(dataset):
-        one = dataset[scale].sel(measured=list(READERS)).mean("layer").reset_coords(drop=True)
-        return one.assign_coords(measured=[name for name, *_ in READERS.values()])
+        return dataset[scale].sel(measured=list(READERS)).mean("layer").reset_coords(drop=True)
 
-    rows = window_rows(results, values)
-    rows["axis"] = rows["axis"].map(FEATURES)
+    return push_forest(window_rows(results, values), scale)
+
+
+def push_forest(rows: pd.DataFrame, scale: str) -> alt.Chart:
+    """Return the chart of late updates from a table of their means along the axes, by panel, `axis` and `measured`."""
+    names = {key: name for key, (name, *_) in READERS.items()}
+    rows = rows.assign(axis=rows["axis"].map(FEATURES), measured=rows["measured"].map(names))
     what = f"Late MLP updates along three axes ({SCALES[scale]}), mean over the final fifth, {LOOKS}"
     return forest(
         rows, column="axis", by="measured", encodings=by_reader("measured"), x=SCALES[scale],
