@@ -47,10 +47,10 @@
     const few = wanted.length > 0 && n <= MOST;
     claims.forEach((claim, i) => {
       hide(claim.body, !found[i] && !paper);
-      if (!found[i]) return;
-      const open = claim.open || few || whole || paper;
-      const shown = new Set(open ? hits[i] : []);
-      for (const one of claim.figures) hide(one.row, !shown.has(one) && !paper);
+      if (!found[i] && !paper) return;
+      const open = claim.open || few || whole;
+      const shown = new Set(paper ? claim.figures : open ? hits[i] : []);
+      for (const one of claim.figures) hide(one.row, !shown.has(one));
       claim.button?.setAttribute("aria-expanded", String(open));
     });
     const kept = found.filter(Boolean).length;

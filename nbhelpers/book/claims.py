@@ -14,10 +14,9 @@ import pandas as pd
 from nbhelpers import experiments
 from nbhelpers.book.markdown import PageError
 from nbhelpers.core import params, store
-from nbhelpers.report import claims, claims_page, ledger, ledger_table
+from nbhelpers.report import claims, claims_page, ledger, ledger_places, ledger_table
 from nbhelpers.run.results import executed_path
 
-CELL = "published"  # the name of the cell that shows a ledger
 HEADS = ("figure", "family", "printed", "in the files", "this run", "agrees", "sign", "order", "audit")
 ABOUT = {
     "printed": "what the paper prints",
@@ -36,7 +35,7 @@ TABLE = """```{{raw}} html
 <input id="ledger-words" type="search" autocomplete="off" spellcheck="false" aria-describedby="ledger-count">
 <button type="button" id="ledger-all" aria-pressed="false">Show all figures</button>
 <output id="ledger-count" aria-live="polite"></output></form>
-<div class="all-claims" role="region" tabindex="0" aria-label="Table: all claims">
+<div class="all-claims full-width" role="region" tabindex="0" aria-label="Table: all claims">
 <table id="all-claims"><thead><tr>{heads}</tr></thead>
 {bodies}</table></div>
 ```"""
@@ -62,13 +61,10 @@ def figures(profile: str, key: str) -> list[list]:
 @cache
 def _kept(path: Path, _mtime: int) -> list[list] | None:
     """Return the rows that an executed page keeps, None without any; read once until the file changes."""
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        if cell["metadata"].get("name") == CELL:
-            for output in cell.get("outputs", []):
-                found = output.get("metadata", {}).get("text/html", {}).get(ledger_table.ROWS)
-                if found is not None:
-                    return found
-    return None
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    kept = [output.get("metadata", {}).get("text/html", {}).get(ledger_table.ROWS) for output in outputs]
+    return next((rows for rows in kept if rows is not None), None)
 
 
 def is_of_study(model: str) -> bool:
@@ -84,6 +80,15 @@ def keys() -> list[str]:
 
 def table(profile: str) -> pd.DataFrame:
     """Return `claims_page.table` of a profile, from its executed pages across models."""
+    read = [executed_path(profile, params.experiment(key).across) for key in keys()]
+    read += [params.ROOT / "params" / name for name in ("claims.csv", "published.csv")]
+    stamps = tuple((path, path.stat().st_mtime_ns if path.exists() else 0) for path in read)
+    return _table(profile, stamps).copy()
+
+
+@cache
+def _table(profile: str, _stamps: tuple) -> pd.DataFrame:
+    """Return the table of a profile, made once until a file that it is read from changes."""
     return claims_page.table(row for key in keys() for row in figures(profile, key))
 
 
@@ -91,9 +96,10 @@ def table(profile: str) -> pd.DataFrame:
 def place(key: str, metric: str) -> tuple[str, str] | None:
     """Return the anchor of the figure that shows a quantity on the experiment's page, and the page of its definition."""
     found = ledger.shown(metric, experiments.part(key, "quantities"))
-    return ledger_table.place_of(found) if found else None
+    return ledger_places.address(found) if found else None
 
 
+@cache
 def across(key: str) -> str:
     """Return the path of an experiment's page across models in the book."""
     return f"runs/{Path(params.experiment(key).across).stem}.html"
@@ -114,8 +120,9 @@ def claims_sentence(profile: str) -> str:
 def claims_table(profile: str) -> str:
     """Return the table of all claims as HTML in MyST, with the field that filters it."""
     found = table(profile)
+    found["claim"] = ledger_table.with_minus(found["claim"])
     bodies = "\n".join(
-        body(claim_id, claim, claims_page.of_claim(found, claim_id), found)
+        body(claim_id, claim, claims_page.of_claim(found, claim_id))
         for claim_id, claim in claims.listed().iterrows()
     )
     heads = "".join(f'<th scope="col"{_title(ABOUT.get(name, ""))}>{name}</th>' for name in HEADS)
@@ -127,7 +134,7 @@ def _title(text: str) -> str:
     return f' title="{escape(text, quote=True)}"' if text else ""
 
 
-def body(claim_id: str, claim: pd.Series, of: pd.DataFrame, found: pd.DataFrame) -> str:
+def body(claim_id: str, claim: pd.Series, of: pd.DataFrame) -> str:
     """Return one claim as the body of a table: a row with what is claimed and found, then a row for each figure."""
     said = claims_page.says(of)
     own = of if not claim["same_as"] else of.iloc[:0]
@@ -138,7 +145,7 @@ def body(claim_id: str, claim: pd.Series, of: pd.DataFrame, found: pd.DataFrame)
     reasons = dict.fromkeys(of.loc[of["missing"] != "", "missing"])
     notes = {why: chr(ord("a") + n) for n, why in enumerate(reasons)}
     parts = [
-        f'<b class="says">{claims_page.MARKS[said]} {said}</b>',
+        f"This run: <b>{claims_page.MARKS[said]} {said}</b>{_votes(of)}.",
         f"Audit: <b>{AUDITS[claim['verdict']]}</b>: {escape(claim['reason'])}.",
         f"The files: {escape(claim['artifacts'])}",
         f"The study, {escape(claim['section'])}; here {links}."
@@ -152,8 +159,15 @@ def body(claim_id: str, claim: pd.Series, of: pd.DataFrame, found: pd.DataFrame)
         f'<tr class="claim"><th scope="rowgroup" colspan="{len(HEADS)}"><a class="id" href="#{claim_id}">{claim_id}</a> '
         f"{escape(claim['claim'])}<p>{' '.join(parts)}</p></th></tr>"
     )
-    seen: set[str] = set()
-    return f'<tbody id="{claim_id}">{first}{"".join(row(each, notes, seen) for each in own.itertuples())}</tbody>'
+    return f'<tbody id="{claim_id}">{first}{"".join(row(each, notes) for each in own.itertuples())}</tbody>'
+
+
+def _votes(of: pd.DataFrame) -> str:
+    """Return how many figures of a claim a run agrees with, in brackets, "" if it can compare none."""
+    votes = [claims_page.vote(row) for row in of[of["run"].notna()].itertuples()]
+    order = (claims.YES, claims.NO, claims.UNDECIDED)
+    counted = ", ".join(f"{votes.count(name)} {name}" for name in order if name in votes)
+    return f" ({counted}, of {len(of)})" if counted else ""
 
 
 def _link(claim_id: str) -> str:
@@ -161,23 +175,21 @@ def _link(claim_id: str) -> str:
     return f'<a href="#{claim_id}">{claim_id}</a>'
 
 
-def row(each, notes: dict[str, str], seen: set[str]) -> str:
-    """Return a figure as a row of the table; `seen` collects the quantities whose code has been linked."""
+def row(each, notes: dict[str, str]) -> str:
+    """Return a figure as a row of the table; notes: {reason why a figure is not measured: its mark}."""
     key = each.id.partition(".")[0]
     where = place(key, each.metric) if key != claims_page.STUDY and not each.missing else None
     run = run_text(each) or f"–<sup>{notes.get(each.missing, '')}</sup>"
     code = ""
     if where:
         run = f'<a href="{across(key)}#{where[0]}">{run}</a>'
-        code = "" if each.metric in seen else f' <a class="code" href="source/{where[1]}">code</a>'
-        seen.add(each.metric)
+        code = f' <a class="code" href="source/{where[1]}">code</a>'
     order = "" if pd.isna(each.order) else _minus(f"{each.order:.2f}")
     data = [
         each.title, _minus(each.printed), _minus(each.stored), run, each.agrees or ledger_table.DASH,
         ledger_table.SIGNS.get(each.agreement, ledger_table.DASH), order, AUDITS[each.verdict],
     ]  # fmt: skip
-    words = escape(ledger_table.with_minus(pd.Series([each.claim])).iloc[0])
-    return f'<tr><th scope="row">{words}{code}</th>{"".join(f"<td>{text}</td>" for text in data)}</tr>'
+    return f'<tr><th scope="row">{escape(each.claim)}{code}</th>{"".join(f"<td>{text}</td>" for text in data)}</tr>'
 
 
 def run_text(each) -> str:

@@ -57,6 +57,9 @@ def table(runs: Iterable[list]) -> pd.DataFrame:
         found["claim_id"].map(listed["no_run"]).where(study(found), NOT_RUN)[silent]
     )
     found["order"] = _orders(found)
+    found["layers"] = found["title"].map(
+        run.groupby("title")["layers"].max()
+    )  # an experiment may not know them
     layers = claims.published(STUDY).query("metric == 'n_layers'").set_index("family")["value"]
     found["interval"] = [_interval(row, layers) for row in found.itertuples()]
     order = {name: place for place, name in enumerate(listed.index)}
@@ -70,10 +73,10 @@ def study(found: pd.DataFrame) -> pd.Series:
 
 def _orders(found: pd.DataFrame) -> pd.Series:
     """Return the rank correlation over families of published and measured values, for each row of a quantity with enough."""
-    ones = found[found["family"].isin(params.FAMILIES)]
+    known = found["family"].isin(params.FAMILIES) & found["value"].notna() & found["run"].notna()
     orders = pd.Series(np.nan, found.index)
-    for _, of in ones.groupby(["claim_id", "metric", "unit"], sort=False):
-        both = of.dropna(subset=["value", "run"]).drop_duplicates("family")
+    for _, of in found[known].groupby(["claim_id", "metric", "unit"], sort=False):
+        both = of.drop_duplicates("family")
         varied = both["value"].nunique() > 1 and both["run"].nunique() > 1
         if len(both) >= FEWEST_FAMILIES and varied:
             orders[of.index] = stats.spearmanr(both["value"], both["run"]).statistic

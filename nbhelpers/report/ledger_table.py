@@ -4,7 +4,6 @@ Each published figure is an anchor of its page, by its id. Links are relative to
 """
 
 import html
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pandas as pd
 
 from nbhelpers.report.claims import ALL, ALL_SIX, NO, UNDECIDED, YES, claim_test
 from nbhelpers.report.families import TITLES
+from nbhelpers.report.ledger_places import address
 
 DASH = "–"
 SIGNS = {"same sign": "✓", "other sign": "✗", UNDECIDED: "~"}
@@ -281,18 +281,11 @@ def _details(of: pd.DataFrame) -> str:
 
 def link(place: tuple[str, Callable]) -> str:
     """Return links to the figure that shows a quantity, with the call that draws it, and to the source of its definition."""
-    figure, code = place_of(place)
+    figure, code = address(place)
     return (
         f'<a class="to-figure" href="#{figure}">figure</a> · '
         f'<a class="to-source" href="../source/{code}">code</a>'
     )
-
-
-def place_of(place: tuple[str, Callable]) -> tuple[str, str]:
-    """Return the anchor of the figure that shows a quantity, and the page and line of the source that defines it."""
-    cell_name, function = place
-    module, line = function.__module__.replace(".", "/"), inspect.getsourcelines(function)[1]
-    return cell_name.replace("_", "-"), f"{module}.html#L{line}"
 
 
 def summary(each: pd.DataFrame, known: set[str], elsewhere: set[str]) -> str:
