@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from nbhelpers.book import assets, cards, origins, pages, published, source
+from nbhelpers.book import assets, cards, claims, origins, pages, published, source
 from nbhelpers.core import params, store
 from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
@@ -148,6 +148,7 @@ def assemble(profile: str, folder: Path) -> list[str]:
     for name, (chart, words) in drawn.items():
         text = json.dumps(origins.said(chart.to_dict(), f"{words}."), ensure_ascii=False)
         (folder / f"{name}.vl.json").write_text(text, encoding="utf-8")
+    claims.write(profile, folder)
     shutil.copytree(assets.write(params.ROOT / "_build" / "scripts"), folder / "assets", dirs_exist_ok=True)
     (folder / "_toc.yml").write_text(
         yaml.safe_dump(toc, sort_keys=False, allow_unicode=True), encoding="utf-8"

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from nbhelpers import experiments
-from nbhelpers.book import cards, published, registry
+from nbhelpers.book import cards, claims, published, registry
 from nbhelpers.book.markdown import PageError, table, tabs
 from nbhelpers.core import depths, params, store
 from nbhelpers.report.families import family_titles
@@ -179,6 +179,7 @@ INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
         verdict, answers, nulls, whose, model_tabs, windows, published.study_files,
+        claims.claims_sentence, claims.claims_table,
         cards.pocket_sizes, cards.pocket_gates, cards.pocket_misses, cards.pocket_extra, cards.pocket_samples,
     )
 }  # fmt: skip

@@ -8,7 +8,9 @@
     >early,mid  <pt      an order: more than the same quantities whose names end in early and in mid; less than that in pt
 
 It is empty where the claim asserts none of these. `verdict` is the audit of the figure against the study's released files,
-one of `VERDICTS`.
+one of `VERDICTS`. `claim_id` is the claim of the study to which the figure belongs, a row of `params/claims.csv`, empty for a
+detail that no claim rests on; `printed` and `stored` are what the paper prints of it and what the released files hold, as
+typed. Rows of `study` are facts about the study, which no experiment measures.
 """
 
 import math
@@ -25,8 +27,18 @@ from nbhelpers.core import params
 VERDICTS = ("supported", "contradicted", "artifact value", "not checkable")
 COLUMNS = (
     "id", "claim", "claim_test", "metric", "family", "value", "ci_low", "ci_high", "unit", "source_section", "verdict",
-    "reason",
+    "reason", "claim_id", "printed", "stored",
 )  # fmt: skip
+LISTED = (
+    "claim_id",
+    "claim",
+    "section",
+    "verdict",
+    "artifacts",
+    "reason",
+    "same_as",
+    "no_run",
+)  # of params/claims.csv
 ALL_SIX, ALL = "mean", "all"
 QUALITATIVE = ("definition", "statement")  # figures that are sentences, without a value
 YES, NO, UNDECIDED = "yes", "no", "undecided"
@@ -148,15 +160,54 @@ def _table(path, _mtime: int) -> pd.DataFrame:
     return table
 
 
+def _published() -> pd.DataFrame:
+    """Return all published figures; ClaimError if the file is malformed."""
+    path = params.ROOT / "params" / "published.csv"
+    return _table(path, path.stat().st_mtime_ns)
+
+
 def published(experiment: str) -> pd.DataFrame:
     """Return the published figures of an experiment, one row each, in the order of the file.
 
     The columns are `COLUMNS`; `value` and the interval are NaN where none is published; `verdict` is one of
     `VERDICTS`. Raises ClaimError if the file is malformed.
     """
-    path = params.ROOT / "params" / "published.csv"
-    table = _table(path, path.stat().st_mtime_ns)
+    table = _published()
     return table[table["id"].str.startswith(f"{experiment}.")].reset_index(drop=True)
+
+
+def of_claims() -> pd.DataFrame:
+    """Return the published figures that belong to a claim of the study, one row each; the columns are `COLUMNS`."""
+    table = _published()
+    table = table[table["claim_id"] != ""].reset_index(drop=True)
+    for row in table[~table["claim_id"].isin(listed().index)].itertuples():
+        raise ClaimError(f"params/published.csv, {row.id}: params/claims.csv has no claim {row.claim_id!r}.")
+    return table
+
+
+def listed() -> pd.DataFrame:
+    """Return the study's claims, one row each by `claim_id`; ClaimError if params/claims.csv is malformed.
+
+    Columns: `claim` in words of our own, `section`, `verdict` of the audit and its `reason`, `artifacts`, what the released
+    files give, `same_as`, the claims whose figures it sums up, `no_run`, why no run measures its facts about the study.
+    """
+    path = params.ROOT / "params" / "claims.csv"
+    return _listed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _listed(path, _mtime: int) -> pd.DataFrame:
+    """Return the checked claims of one file, cached until its modification time changes."""
+    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    if tuple(table.columns) != LISTED:
+        raise ClaimError(f"params/claims.csv must have the columns {', '.join(LISTED)}.")
+    for row in table.itertuples():
+        if row.verdict not in VERDICTS:
+            known = params.suggestion(row.verdict, VERDICTS)
+            raise ClaimError(f"params/claims.csv, {row.claim_id}: unknown verdict {row.verdict!r}; {known}.")
+    if (double := table["claim_id"].duplicated()).any():
+        raise ClaimError(f"params/claims.csv: the id {table['claim_id'][double].iloc[0]} occurs twice.")
+    return table.set_index("claim_id")
 
 
 def others(metric: str, test: ClaimTest | None) -> list[str]:

@@ -24,8 +24,10 @@ from nbhelpers.report.families import FEWEST, TITLES, is_dense, published_family
 from nbhelpers.report.ledger_table import Ledger
 from nbhelpers.report.quantities import Quantities, Quantity, kept
 
-RUN = ("title", "run", "run_low", "run_high", "note", "agreement", "agrees", "missing")
+RUN = ("title", "layers", "run", "run_low", "run_high", "note", "agreement", "agrees", "missing")
 ENDS = ("value", "low", "high")
+# What the page of all claims is told of a figure.
+KEPT = ("id", "title", "layers", "run", "run_low", "run_high", "agrees", "agreement", "missing")
 UNMEASURED = "not measured here"
 DENSE, POSITIVE, NEGATIVE = "dense_five", "n_positive", "n_negative"  # pools of a quantity over families
 OF_DENSE = "the mean of the dense families"
@@ -115,7 +117,7 @@ def ledger(experiment: str, results, source: ModuleType, **options) -> pd.DataFr
             n_layers = results[title].sizes.get("layer", math.nan) if title in results else math.nan
             entry = _entry(figure, quantities, run, n_layers, **options)
             entry["missing"] = _missing(figure, entry["run"], bool(beside_it), source)
-            rows.append(figure | {"title": title} | entry)
+            rows.append(figure | {"title": title, "layers": n_layers} | entry)
     return pd.DataFrame(rows, columns=[*COLUMNS, *RUN])
 
 
@@ -218,7 +220,21 @@ def beside(experiment: str, results, source: ModuleType, **options) -> Ledger:
     titles = [title for title, family in families.items() if family]
     links = {metric: shown(metric, source) for metric in table["metric"].unique()}
     elsewhere = {row.id for row in table.itertuples() if reason(row.metric, source)}
-    return ledger_table.beside(table, titles, links, elsewhere)
+    shown_table = ledger_table.beside(table, titles, links, elsewhere)
+    return replace(shown_table, figures=of_claims(table))
+
+
+def of_claims(table: pd.DataFrame) -> tuple[list, ...]:
+    """Return the rows of `ledger` that belong to a claim, as lists of `KEPT`, plain enough for JSON."""
+    rows = table.loc[table["claim_id"] != "", list(KEPT)]
+    return tuple([*map(_plain, row)] for row in rows.itertuples(index=False))
+
+
+def _plain(value):
+    """Return a number with six digits that count, None for NaN; anything else as it is."""
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else float(f"{value:.6g}")
 
 
 def not_measured(experiment: str, source: ModuleType) -> Ledger:

@@ -4,7 +4,6 @@ Each published figure is an anchor of its page, by its id. Links are relative to
 """
 
 import html
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pandas as pd
 
 from nbhelpers.report.claims import ALL, ALL_SIX, NO, UNDECIDED, YES, claim_test
 from nbhelpers.report.families import TITLES
+from nbhelpers.report.ledger_places import address
 
 DASH = "–"
 SIGNS = {"same sign": "✓", "other sign": "✗", UNDECIDED: "~"}
@@ -50,20 +50,27 @@ div.ledger details ul { margin: .2rem 0 0; padding-left: 1rem; }
 </style>"""
 
 
+ROWS = "figures"  # the key of a ledger's figures in the metadata of a notebook's output
+
+
 @dataclass(frozen=True, repr=False)
 class Ledger:
-    """A table to read: `table`, which its plain text shows whole, and `html`, which a page shows."""
+    """A table to read: `table`, which its plain text shows whole, and `html`, which a page shows.
+
+    figures: a run's values of the figures on which the study's claims rest, for the page of all claims.
+    """
 
     table: pd.DataFrame
     html: str
+    figures: tuple = ()
 
     def __repr__(self) -> str:
         """Return the table as text, no row, column or word left out."""
         return self.table.to_string(max_colwidth=None)
 
-    def _repr_html_(self) -> str:
-        """Return the table as HTML with anchors and links."""
-        return self.html
+    def _repr_html_(self) -> str | tuple[str, dict]:
+        """Return the table as HTML with anchors and links, and as metadata the figures, if there are any."""
+        return (self.html, {ROWS: list(self.figures)}) if self.figures else self.html
 
 
 def number(value: float, unit: str, digits: int) -> str:
@@ -184,10 +191,13 @@ def beside(
     top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ["claim", *heads])
     each, known = table.drop_duplicates("id"), set(run["id"])
     said = f'<p class="said">{summary(each, known, elsewhere)} {READING}</p>'
-    shown = (
-        f'{said}<table class="dataframe"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    )
-    return Ledger(plain, f'{STYLE}<div class="ledger">{shown}{_left_out(each, known, elsewhere)}</div>')
+    return Ledger(plain, _whole(said, top, body, _left_out(each, known, elsewhere)))
+
+
+def _whole(said: str, top: str, body: list[str], more: str = "") -> str:
+    """Return a table of HTML with its style, a sentence above it and what stands below it."""
+    rows = f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody>"
+    return f'{STYLE}<div class="ledger">{said}<table class="dataframe">{rows}</table>{more}</div>'
 
 
 def _all_elsewhere(n: int) -> Ledger:
@@ -271,11 +281,10 @@ def _details(of: pd.DataFrame) -> str:
 
 def link(place: tuple[str, Callable]) -> str:
     """Return links to the figure that shows a quantity, with the call that draws it, and to the source of its definition."""
-    cell_name, function = place
-    module, line = function.__module__.replace(".", "/"), inspect.getsourcelines(function)[1]
+    figure, code = address(place)
     return (
-        f'<a class="to-figure" href="#{cell_name.replace("_", "-")}">figure</a> · '
-        f'<a class="to-source" href="../source/{module}.html#L{line}">code</a>'
+        f'<a class="to-figure" href="#{figure}">figure</a> · '
+        f'<a class="to-source" href="../source/{code}">code</a>'
     )
 
 
@@ -307,13 +316,8 @@ def not_measured(table: pd.DataFrame) -> Ledger:
     """Return published figures with the reason in `why`, one row a claim, as a table to read."""
     rows, body = {}, []
     for claim, of in table.assign(claim=with_minus(table["claim"])).groupby("claim", sort=False):
-        row = [
-            of["why"].iloc[0],
-            audit(of),
-            extent(of["value"].dropna(), of["unit"].iloc[0]),
-            len(of),
-            origin(of),
-        ]
+        unit = of["unit"].iloc[0]
+        row = [of["why"].iloc[0], audit(of), extent(of["value"].dropna(), unit), len(of), origin(of)]
         rows[claim] = row
         anchors = "".join(f'<span id="{name}"></span>' for name in of["id"])
         why = "".join(f"<li>{html.escape(text)}</li>" for text in dict.fromkeys(of["reason"]))
@@ -327,10 +331,7 @@ def not_measured(table: pd.DataFrame) -> Ledger:
         list(rows.values()), index=pd.Index(list(rows), dtype=object), columns=list(LEFT_OUT)
     )
     said = f'<p class="said">{len(table)} published figures that no quantity here measures</p>'
-    shown = (
-        f'{said}<table class="dataframe"><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    )
-    return Ledger(plain, f'{STYLE}<div class="ledger">{shown}</div>')
+    return Ledger(plain, _whole(said, top, body))
 
 
 LEFT_OUT = ("why not here", "audit", "published", "figures", "source")

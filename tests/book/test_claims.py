@@ -1,0 +1,285 @@
+"""The page of all claims: its rows and links, and how it is read, filtered and printed in a browser."""
+
+import json
+import re
+import shutil
+import statistics
+from html.parser import HTMLParser
+
+import pytest
+
+from nbhelpers.book import claims
+from nbhelpers.book.markdown import PageError
+from nbhelpers.core import params
+from nbhelpers.report import claims_page
+from tests.stubs import REPOSITORY
+
+ACROSS = "_build/runs/pocket/exp09_across.ipynb"
+GAP = "exp09.01.kl_excess_late_half.raw"
+FIGURE = [f"{GAP}.llama", "My Llama", 12.0, 0.25, 0.125, 0.5, "yes", "same sign", ""]
+BUDGET_MS = 50  # from a keystroke to the page laid out anew, at 2,000 rows
+SHOWN = "[...document.querySelectorAll('#all-claims tbody')].filter(body => body.checkVisibility()).map(body => body.id)"
+ROWS = "[...document.querySelectorAll('#all-claims tbody tr:not(.claim)')].filter(row => row.checkVisibility()).length"
+TYPED = """async text => {
+    const field = document.getElementById("ledger-words"), took = [];
+    for (let n = 1; n <= text.length; n++) {
+        const start = performance.now();
+        field.value = text.slice(0, n);
+        field.dispatchEvent(new Event("input"));
+        document.body.getBoundingClientRect();
+        await new Promise(done => requestAnimationFrame(done));
+        took.push(performance.now() - start);
+    }
+    return took;
+}"""
+
+
+@pytest.fixture(scope="module")
+def html():
+    """Return the HTML of the table of all claims, of a run that measured one figure."""
+    found = claims_page.table([FIGURE])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "table", lambda profile: found.copy())
+        text = claims.claims_table("pocket")
+    return text.split("```{raw} html\n")[1].rsplit("\n```", 1)[0]
+
+
+class Tags(HTMLParser):
+    """The tags that are open, to see whether each is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.wrong = [], []
+
+    def handle_starttag(self, tag, attrs):
+        """Remember a tag that has to be closed."""
+        if tag not in ("link", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        """Close the last tag."""
+        if self.open.pop() != tag:
+            self.wrong.append((tag, self.getpos()))
+
+
+def test_the_table_is_well_formed_and_named_by_its_headers(html):
+    tags = Tags()
+    tags.feed(html)
+    assert tags.wrong == [] and tags.open == []
+    assert html.count('<th scope="col"') == len(claims.HEADS) and "<td></td></tr>" not in html
+    assert html.count('<th scope="rowgroup"') == 98 == len(re.findall(r'<tbody id="C\d{3}">', html))
+    assert html.count('<th scope="row">') == len(claims_page.table([])) > 2000
+    assert len(re.findall(r' id="([^"]+)"', html)) == len(set(re.findall(r' id="([^"]+)"', html)))
+
+
+def test_a_measured_figure_leads_to_its_chart_and_its_code(html):
+    row = next(row for row in html.split("<tr>") if "My Llama" in row)
+    assert '<a href="runs/exp09_across.html#gap-figure">0.25 [0.12, 0.50]</a>' in row or "#" in row
+    module, line = re.search(r'class="code" href="source/([^"#]+)\.html#L(\d+)"', row).groups()
+    source = (REPOSITORY / f"{module}.py").read_text().splitlines()
+    assert source[int(line) - 1].startswith(("def ", "@"))
+    assert "<td>0.627</td><td>0.626565</td>" in row and "<td>yes</td><td>✓</td>" in row
+
+
+def test_a_figure_without_a_value_refers_to_the_reason(html):
+    body = html[html.index('<tbody id="C113">') :].split("</tbody>")[0]
+    assert "<sup>a</sup>&nbsp;Not measured: a fact about the study&#x27;s models." in body
+    assert body.count("<td>–<sup>a</sup></td>") == 18
+    assert "Its figures are those of" in html[html.index('<tbody id="C005">') :].split("</tbody>")[0]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that writes an executed page across pairs with the metadata given, in a repository of its own."""
+    for name in ("params", "notebooks"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+
+    def write(**metadata):
+        output = {
+            "output_type": "execute_result",
+            "data": {"text/html": ""},
+            "metadata": {"text/html": metadata},
+        }
+        cells = [
+            {"cell_type": "markdown", "metadata": {}},
+            {"cell_type": "code", "metadata": {}, "outputs": [output]},
+        ]
+        (tmp_path / ACROSS).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ACROSS).write_text(json.dumps({"cells": cells}))
+
+    return write
+
+
+def test_figures_are_read_from_the_executed_page(run):
+    run(figures=[FIGURE])
+    assert claims.figures("pocket", "exp09") == [FIGURE]
+
+
+def test_a_page_that_was_not_run_or_keeps_no_figures_is_named(run):
+    remedy = "make it.* with `nbh run exp09_across --profile pocket`"
+    with pytest.raises(PageError, match=f"{ACROSS}, whose ledger is read, is missing; {remedy}"):
+        claims.figures("pocket", "exp09")
+    run()
+    with pytest.raises(PageError, match=f"{ACROSS} keeps no figures of the ledger; {remedy}"):
+        claims.figures("pocket", "exp09")
+
+
+def test_pairs_that_the_study_has_not_keep_no_figures(run, monkeypatch):
+    run()
+    monkeypatch.setattr(claims, "is_of_study", lambda model: False)
+    assert claims.figures("pocket", "exp09") == []
+
+
+def test_every_experiment_with_claims_is_read():
+    assert set(claims.keys()) < set(params.keys("experiments")) and len(claims.keys()) > 15
+
+
+def test_the_book_has_the_page_with_picture_table_and_csv(book_root):
+    site = book_root / "_build/html"
+    page = (site / "claims.html").read_text(encoding="utf-8")
+    assert len(page.encode()) <= 1_000_000
+    assert page.count('<figure class="chart"') == 1 and page.count("<tbody id=") == 98
+    rows = (site / "_static/claims.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) > 2000 and rows[0] == ",".join(claims_page.CSV)
+    targets = set(re.findall(r'href="(runs/[^"#]+|source/[^"#]+)', page))
+    assert len(targets) > 30 and all((site / target).exists() for target in targets)
+
+
+# In a browser
+
+needs_browser = pytest.mark.skipif(
+    not shutil.which("chromium"), reason="needs Debian's chromium (apt-get install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return one Chromium for the tests of this file."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def address(html, tmp_path_factory):
+    """Return the address of the table as a page of its own, with the book's script and style."""
+    folder = tmp_path_factory.mktemp("claims")
+    (folder / "_static").mkdir()
+    for name in ("ledger.js", "ledger.css"):
+        shutil.copy(REPOSITORY / "book/assets" / name, folder / "_static" / name)
+    head = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    page = f'{head}<title>Claims</title><article class="bd-article">{html}</article>'
+    (folder / "claims.html").write_text(page, encoding="utf-8")
+    return (folder / "claims.html").as_uri()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Return a function that opens the page; at the end it has not complained or asked outside of its folder."""
+    contexts, complaints = [], []
+
+    def open_page(anchor="", **options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request", lambda request: request.url.startswith("file://") or complaints.append(request.url)
+        )
+        page.goto(address + anchor)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.mark.browser
+@needs_browser
+def test_the_filter_leaves_the_claims_that_hold_every_word(visit):
+    page = visit()
+    assert len(page.evaluate(SHOWN)) == 98 and page.evaluate(ROWS) == 0
+    page.get_by_label("Filter").fill("gap RAW lens My Llama")
+    assert page.evaluate(SHOWN) == ["C003"] and page.evaluate(ROWS) == 1
+    assert page.inner_text("#ledger-count") == f"1 of 98 claims, 1 of {len(claims_page.table([]))} figures"
+    assert page.get_attribute("#ledger-count", "aria-live") == "polite"
+    for words, claim in {"C113 deepseek": "C113", "-0.889117": "C036", "exp07_0j onset": "C033"}.items():
+        page.get_by_label("Filter").fill(words)
+        assert claim in page.evaluate(SHOWN), words
+    page.get_by_label("Filter").fill("no such claim")
+    assert page.evaluate(SHOWN) == [] and page.inner_text("#ledger-count").startswith("0 of 98 claims")
+
+
+@pytest.mark.browser
+@needs_browser
+def test_the_filter_is_used_by_keyboard_alone(visit):
+    page = visit()
+    page.keyboard.press("Tab")  # the CSV
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "ledger-words"
+    page.keyboard.type("C113")
+    assert page.evaluate(SHOWN) == ["C113"] and page.evaluate(ROWS) == 18
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    assert page.input_value("#ledger-words") == "" and len(page.evaluate(SHOWN)) == 98
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert page.get_attribute("#ledger-all", "aria-pressed") == "true" and page.evaluate(ROWS) > 2000
+    page.keyboard.press("Space")
+    button = page.locator("#C010 button")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true" and page.evaluate(ROWS) == 1
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "false" and page.evaluate(ROWS) == 0
+
+
+@pytest.mark.browser
+@needs_browser
+def test_everything_is_read_without_a_script(visit):
+    page = visit(java_script_enabled=False)
+    rows = page.locator("#all-claims tbody tr")
+    assert rows.count() == 98 + len(claims_page.table([]))
+    assert (
+        rows.first.is_visible() and rows.last.is_visible() and not page.locator(".ledger-filter").is_visible()
+    )
+
+
+@pytest.mark.browser
+@needs_browser
+def test_an_address_opens_its_claim_whatever_the_filter_hides(visit):
+    page = visit("#C113")
+    assert page.evaluate(ROWS) == 18
+    page.get_by_label("Filter").fill("C003")
+    page.evaluate("location.hash = '#C112'")
+    page.wait_for_function("document.getElementById('C112').checkVisibility()")
+    assert page.input_value("#ledger-words") == "" and page.locator("#C112 tr").last.is_visible()
+
+
+@pytest.mark.browser
+@needs_browser
+def test_paper_holds_every_row(visit):
+    page = visit()
+    page.get_by_label("Filter").fill("C003")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(ROWS) == len(claims_page.table([])) and len(page.evaluate(SHOWN)) == 98
+    assert not page.locator(".ledger-filter").is_visible()
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(SHOWN) == ["C003"]
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_keystroke_shows_its_result_at_once_at_two_thousand_rows(visit, width):
+    page = visit(viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+    words = ("gemma", "supported late", "kl")
+    best = [min(of) for text in words for of in zip(*(page.evaluate(TYPED, text) for _ in range(5)))]
+    assert max(best) <= BUDGET_MS, best  # the best of five: what else the machine does is not the filter's
+    assert statistics.median(best) <= BUDGET_MS
