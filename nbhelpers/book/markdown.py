@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from html import escape
 
 
 class PageError(RuntimeError):
@@ -23,6 +24,23 @@ def tabs(items: dict[str, str], group: str) -> str:
     """Return tabs from {title: content}; the reader's choice applies to all tabs of the same group, on every page."""
     shown = [f":::::{{tab-item}} {title}\n:sync: {title}\n\n{text}\n\n:::::" for title, text in items.items()]
     return f"::::::{{tab-set}}\n:sync-group: {group}\n\n" + "\n\n".join(shown) + "\n\n::::::"
+
+
+def anchor(name: str) -> str:
+    """Return the anchor of a cell's or table's name: `main_figure` is at #main-figure."""
+    return name.replace("_", "-")
+
+
+def cell_link(notebook: str, cell: str, text: str) -> str:
+    """Return a link from a page of the book's top folder to a named cell of a page across models."""
+    page = notebook.removesuffix(".ipynb")
+    return f'<a href="runs/{page}.html#{anchor(cell)}">{escape(text)}</a>'
+
+
+def source_link(path: str, text: str, line: int = 0, up: str = "") -> str:
+    """Return a link to the page of a Python file, at a line if one is given; up: from the page's folder to the book's."""
+    at = f"#L{line}" if line else ""
+    return f'<a href="{up}source/{path.removesuffix(".py")}.html{at}">{escape(text)}</a>'
 
 
 def literal(text: str) -> str:
