@@ -12,11 +12,10 @@ from itertools import groupby
 from pathlib import Path
 
 from nbhelpers.book import source
-from nbhelpers.book.markdown import PageError, source_link, table
+from nbhelpers.book.markdown import PageError, inline, raw, source_link, table
 
 # A line of a docstring that states an equation: one or two words, then = or ∝.
 EQUATION = re.compile(r"[^\s=.:;,]+( [^\s=.:;,]+)? (=|∝) ")
-CODE = re.compile(r"`([^`]+)`")
 FOLDERS = ("core", "models", "measures", "report", "experiments", "run", "book", "cli")
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -89,11 +88,6 @@ def modules(folder: str) -> dict[str, Path]:
     return found
 
 
-def inline(text: str) -> str:
-    """Return a text of a docstring as HTML, with code marked."""
-    return CODE.sub(r"<code>\1</code>", escape(text, quote=False))
-
-
 def prose(text: str) -> str:
     """Return a docstring as HTML: paragraphs, with equations, indented examples and lists of parameters set apart."""
     return "\n".join(block(part) for part in re.split(r"\n\s*\n", text) if part.strip())
@@ -134,11 +128,6 @@ def entry(found: Item) -> str:
     inner = "\n".join(entry(method) for method in found.methods)
     body = f'<div class="docstring">\n{prose(found.text)}\n{inner}\n</div>'
     return f'<div class="api" id="{escape(found.anchor)}">\n{head}\n{body}\n</div>'
-
-
-def raw(html: str) -> str:
-    """Return HTML as a block of MyST Markdown."""
-    return f"`````{{raw}} html\n{html}\n`````"
 
 
 def api(profile: str, folder: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nbhelpers import experiments
 from nbhelpers.book.figures import cell_names
-from nbhelpers.book.markdown import PageError, cell_link, source_link, table
+from nbhelpers.book.markdown import PageError, cell_link, inline, source_link, stacked, table
 from nbhelpers.book.registry import attributes, span
 from nbhelpers.core import params
 from nbhelpers.run import graph, results
@@ -86,9 +86,10 @@ def entries(profile: str, keys: list[str]) -> str:
         own = params.experiment(key)
         took = span(float(a["wall_time_s"]) for a in attributes(profile, key).values())
         title = f'<a href="#{key.replace("_", "-")}" id="row-{key}">{key}</a>'
-        page = f"[{own.title}](runs/{own.across})"
-        rows.append([title, f"{page}: {question(key)}", claims(key), took, state[key]])
-    return table(["", "experiment and its question", "published figures", "time, s", "status"], rows)
+        page = f'<a href="runs/{Path(own.across).stem}.html">{inline(own.title)}</a>'
+        asked = inline(question(key).replace("*", ""))
+        rows.append([title, f"{page}: {asked}", claims(key), took, state[key]])
+    return stacked(["", "experiment and its question", "published figures", "time, s", "status"], rows)
 
 
 def details(profile: str, keys: list[str]) -> str:

@@ -9,7 +9,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from nbhelpers.book.markdown import PageError, cell_link, table
+from nbhelpers.book.markdown import PageError, cell_link, inline, stacked
 from nbhelpers.core import params
 
 SOURCE = "params/figures.csv"
@@ -46,12 +46,18 @@ def cell_names(notebook: Path) -> list[str]:
     return [name for cell in cells if (name := cell["metadata"].get("name"))]
 
 
+def heading(page: str) -> str:
+    """Return the title of a page of `book/`, as HTML."""
+    text = (params.ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
+    return inline(text.partition("\n")[0].removeprefix("# "))
+
+
 def place(row: dict[str, str]) -> str:
     """Return the link of a row to the page and cell that show its like, a dash if there is none."""
     if not row["page"]:
         return NOWHERE
     if not row["cell"]:
-        return f"{{doc}}`{row['page']}`"
+        return f'<a href="{row["page"]}.html">{heading(row["page"])}</a>'
     (title,) = (
         each.title
         for each in map(params.experiment, params.keys("experiments"))
@@ -69,6 +75,6 @@ def figures(profile: str) -> str:
     ]
     for part in dict.fromkeys(row["part"] for row in found):
         of_part = [[row["id"], row["shows"], place(row), row["note"]] for row in found if row["part"] == part]
-        heading = f"## {part[0].upper()}{part[1:]}"
-        texts.append(f"{heading}\n\n{table(['study', 'shows', 'here', 'what differs'], of_part)}")
+        title = f"## {part[0].upper()}{part[1:]}"
+        texts.append(f"{title}\n\n{stacked(['study', 'shows', 'here', 'what differs'], of_part)}")
     return "\n\n".join(texts)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from html import escape
 
+CODE = re.compile(r"`([^`]+)`")
+
 
 class PageError(RuntimeError):
     """A page that cannot be written; its message is one sentence for the user."""
@@ -18,6 +20,30 @@ def table(header: Iterable, rows: Iterable[Iterable]) -> str:
 def _row(cells) -> str:
     """Return one line of a Markdown table."""
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def raw(html: str) -> str:
+    """Return HTML as a block of MyST Markdown."""
+    return f"`````{{raw}} html\n{html}\n`````"
+
+
+def stacked(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table of cells written in HTML; on a narrow screen each row is a list of named cells."""
+    names = [escape(name) for name in header]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    lines = []
+    for first, *others in rows:
+        cells = "".join(f'<td data-of="{name}">{cell}</td>' for name, cell in zip(names[1:], others))
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    body = "\n".join(lines)
+    return raw(
+        f'<table class="table stacked">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+    )
+
+
+def inline(text: str) -> str:
+    """Return a text as HTML, with what stands in backquotes as code."""
+    return CODE.sub(r"<code>\1</code>", escape(text, quote=False))
 
 
 def tabs(items: dict[str, str], group: str) -> str:

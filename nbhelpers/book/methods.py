@@ -12,7 +12,8 @@ from pathlib import Path
 from nbhelpers import experiments
 from nbhelpers.book import api
 from nbhelpers.book.api import Item
-from nbhelpers.book.markdown import PageError, cell_link, source_link, table
+from nbhelpers.book.figures import cell_names
+from nbhelpers.book.markdown import PageError, cell_link, inline, raw, source_link, stacked
 from nbhelpers.core import params
 from nbhelpers.run import versions
 
@@ -63,7 +64,7 @@ def _measure(item: Item) -> str:
     more = f"<details><summary>More</summary>\n{api.prose(others)}\n</details>\n" if others.strip() else ""
     name = source_link(item.path, item.name, item.line)
     return (
-        f'<div class="measure" id="{item.anchor}">\n<p><code>{name}</code> {api.inline(_returned(item))}</p>\n'
+        f'<div class="measure" id="{item.anchor}">\n<p><code>{name}</code> {inline(_returned(item))}</p>\n'
         f"{api.formula(item.equations)}\n{more}</div>"
     )
 
@@ -84,8 +85,10 @@ def _section(module: str, level: str = "###") -> str:
     keys = users().get(name, []) if folder == "measures" else []
     named = ", ".join(f"[{key}](runs/{params.experiment(key).across})" for key in keys)
     used = f"Used by {named}." if named else ""
-    intro = api.raw(api.block(about.partition("\n\n")[0]))
-    return f"{level} {name.replace('_', ' ')}\n\n{intro}\n\n{used}\n\n{api.raw(chr(10).join(map(_measure, found)))}"
+    intro = raw(api.block(about.partition("\n\n")[0]))
+    return (
+        f"{level} {name.replace('_', ' ')}\n\n{intro}\n\n{used}\n\n{raw(chr(10).join(map(_measure, found)))}"
+    )
 
 
 def equations(profile: str) -> str:
@@ -109,7 +112,7 @@ def of_experiments(profile: str, keys: list[str]) -> str:
         found = [item for module in folder if module.startswith(slice_) for item in measures(module)]
         if found:
             page = f"[{params.experiment(key).title}](runs/{params.experiment(key).across})"
-            parts.append(f"### {key}\n\n{page}\n\n{api.raw(chr(10).join(map(_measure, found)))}")
+            parts.append(f"### {key}\n\n{page}\n\n{raw(chr(10).join(map(_measure, found)))}")
     return "\n\n".join(parts)
 
 
@@ -122,9 +125,11 @@ def differences(profile: str) -> str:
         if list(row) != COLUMNS or not all(row.values()):
             raise PageError(f"{DIFFERENCES}: a row lacks one of {', '.join(COLUMNS)}: {row}.")
         across = params.experiment(row["experiment"]).across
+        if row["cell"] not in cell_names(params.ROOT / "notebooks" / across):
+            raise PageError(f"{DIFFERENCES}: {across} has no cell {row['cell']!r}.")
         page = cell_link(across, row["cell"], row["experiment"])
-        rows.append([row["topic"], row["published"], row["here"], row["why"], page])
-    return table(["topic", "the study", "this book", "why", "page"], rows)
+        rows.append([*(inline(row[name]) for name in ("topic", "published", "here", "why")), page])
+    return stacked(["topic", "the study", "this book", "why", "page"], rows)
 
 
 def stated(notebook: Path) -> str:

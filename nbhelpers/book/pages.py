@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from nbhelpers import experiments
-from nbhelpers.book import api, cards, catalogue, figures, methods, registry
+from nbhelpers.book import api, cards, catalogue, figures, levels, methods, registry
 from nbhelpers.book.catalogue import PARTS, question
 from nbhelpers.book.markdown import PageError, table, tabs
 from nbhelpers.core import depths, params, store
@@ -146,7 +146,7 @@ INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
         verdict, answers, whose, model_tabs, windows, figures.figures, api.api, api.api_index,
-        methods.equations, methods.statistics, methods.differences,
+        levels.checksums, methods.equations, methods.statistics, methods.differences,
         cards.pocket_sizes, cards.pocket_gates, cards.pocket_misses, cards.pocket_extra, cards.pocket_samples,
     )
 }  # fmt: skip
@@ -154,8 +154,8 @@ INSERTS: dict[str, Callable[..., str]] = {
 REGISTRY: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        registry.provenance, registry.times, registry.revisions, registry.libraries, catalogue.entries, catalogue.details,
-        methods.of_experiments, methods.all_differences,
+        registry.provenance, registry.times, registry.revisions, registry.libraries, levels.levels,
+        catalogue.entries, catalogue.details, methods.of_experiments, methods.all_differences,
     )
 }  # fmt: skip
 
