@@ -72,7 +72,8 @@ def owned(key):
         path.relative_to(REPOSITORY).as_posix()
         for path in sources(f"experiments/{experiments.slices()[key]}")
     }
-    return folder | notebooks | {f"params/experiments/{key}.yml", "params/published.csv"}
+    tables = {f"params/{name}.csv" for name in ("published", "figures", "differences")}
+    return folder | notebooks | tables | {f"params/experiments/{key}.yml"}
 
 
 def builders(key):

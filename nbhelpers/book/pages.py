@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 from nbhelpers import experiments
-from nbhelpers.book import cards, claims, published, registry
+from nbhelpers.book import api, cards, catalogue, claims, figures, levels, methods, published, registry
+from nbhelpers.book.catalogue import PARTS, question
 from nbhelpers.book.markdown import PageError, table, tabs
 from nbhelpers.core import depths, params, store
 from nbhelpers.report.families import family_titles
@@ -22,18 +23,11 @@ from nbhelpers.report.verdicts import Verdict
 from nbhelpers.run.results import executed_path
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
-QUESTION = re.compile(r"\*\*Questions?\.\*\*\s+(.+?\?)", re.DOTALL)
 NULL = re.compile(
     r"\b(no|none|not|hardly|little|undecided)\b", re.IGNORECASE
 )  # what an answer without an effect says
 VERDICT = "verdict"  # the name of the cell that states it
 MAIN = "main_figure"  # the name of the cell that other pages quote
-PARTS = (
-    "experiment",
-    "measure",
-    "quantities",
-    "report",
-)  # of a slice, in the order in which a reader needs them
 
 
 def verdict(profile: str, experiment: str) -> Verdict:
@@ -50,16 +44,6 @@ def verdict(profile: str, experiment: str) -> Verdict:
     raise PageError(
         f"{store.shown(path)} states no verdict in a cell named {VERDICT!r}; make it anew with {remedy}."
     )
-
-
-def question(experiment: str) -> str:
-    """Return the question that an experiment's page across models opens with, on one line."""
-    across = params.experiment(experiment).across
-    cells = json.loads((params.ROOT / "notebooks" / across).read_text(encoding="utf-8"))["cells"]
-    found = QUESTION.search("".join(cells[0]["source"]))
-    if not found:
-        raise PageError(f"notebooks/{across} must open with its question, a paragraph `**Question.** …?`.")
-    return " ".join(found[1].split())
 
 
 def chapters(toc: dict) -> dict[str, list[str]]:
@@ -179,15 +163,19 @@ INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
         verdict, answers, nulls, whose, model_tabs, windows, published.study_files,
-        claims.claims_sentence, claims.claims_table,
+        claims.claims_sentence, claims.claims_table, figures.figures, api.api, api.api_index,
+        levels.checksums, methods.equations, methods.statistics, methods.differences,
         cards.pocket_sizes, cards.pocket_gates, cards.pocket_misses, cards.pocket_extra, cards.pocket_samples,
     )
 }  # fmt: skip
 # What needs the experiments in the book's order.
 REGISTRY: dict[str, Callable[..., str]] = {
     function.__name__: function
-    for function in (registry.provenance, registry.times, registry.revisions, registry.libraries)
-}
+    for function in (
+        registry.provenance, registry.times, registry.revisions, registry.libraries, levels.levels,
+        catalogue.entries, catalogue.details, methods.of_experiments, methods.all_differences,
+    )
+}  # fmt: skip
 
 
 def filled(text: str, profile: str, source: str) -> str:

@@ -12,6 +12,8 @@ from docutils.utils.math import latex2mathml
 from sphinx import addnodes
 from sphinx.util.osutil import relative_uri
 
+from nbhelpers.book.markdown import anchor
+
 GLOSSARY = "glossary"
 TEXT_WIDTH = 660  # px that the text column of a desk has for a table
 CELL, LETTER, WIDEST_CELL = (
@@ -45,11 +47,6 @@ def visit_math_block(writer, node):
     formula = mathml(node.astext(), block=True)
     writer.body.append(f'<div class="math" role="region" tabindex="0" aria-label="Formula">{formula}</div>\n')
     raise nodes.SkipNode
-
-
-def anchor(name: str) -> str:
-    """Return the anchor of a cell's or table's name: `main_figure` is at #main-figure."""
-    return name.replace("_", "-")
 
 
 def anchor_cells(app, doctree, docname):

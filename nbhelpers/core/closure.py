@@ -51,8 +51,9 @@ def ratio(shift: ArrayLike, gap: ArrayLike) -> np.ndarray:
 
 
 def closure(a: ArrayLike, b: ArrayLike, c: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> Closure:
-    """Return how much of the gap from A to C is closed by B, (mean B − mean A) / (mean C − mean A), with a BCa interval.
+    """Return how much of the gap from A to C is closed by B, with a BCa interval.
 
+    closure = (mean B − mean A) / (mean C − mean A)
     a, b, c: [prompt], paired by prompt; a prompt with a NaN in any of them is left out. 1 is C's level, 0 is A's, below 0 is
     away from C, whether the metric rises or falls from A to C. The interval resamples prompts, numerator and denominator
     together; its ends are NaN, and `separated` is False, if the 95 % interval of mean(C − A) holds 0. With fewer than two
@@ -94,8 +95,8 @@ def of_means(a: float, b: float, c: float) -> Closure:
 def mean_of_closures(closures: Iterable[Closure]) -> FamilyClosure:
     """Return the closure over families in two ways, as the mean of the families' ratios and as the ratio of pooled means.
 
-    Mean of ratios = mean_f (B_f − A_f) / (C_f − A_f); ratio of means = Σ_f (B_f − A_f) / Σ_f (C_f − A_f). A family whose
-    ratio is NaN is left out. The study publishes the mean of ratios of six families.
+    mean_of_ratios = mean_f (B_f − A_f) / (C_f − A_f);  ratio_of_means = Σ_f (B_f − A_f) / Σ_f (C_f − A_f)
+    A family whose ratio is NaN is left out. The study publishes the mean of ratios of six families.
     """
     known = list(closures)
     ratios = np.array([each.ratio_of_means.mean for each in known], dtype=float)

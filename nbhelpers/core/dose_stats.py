@@ -44,8 +44,9 @@ def _measured(values: ArrayLike) -> np.ndarray:
 
 
 def rank_p(observed: float, null: ArrayLike, *, two_sided: bool = False) -> float:
-    """Return the rank p-value of an observed effect among those of random controls: p = (1 + #{null ≥ observed}) / (n + 1).
+    """Return the rank p-value of an observed effect among those of random controls.
 
+    p = (1 + #{null ≥ observed}) / (n + 1)
     null: [control]. two_sided: twice the smaller of both tails, at most 1, so that n = 39 controls are the fewest that can
     give 0.05. NaN without a control or an observed value.
     """
@@ -57,8 +58,9 @@ def rank_p(observed: float, null: ArrayLike, *, two_sided: bool = False) -> floa
 
 
 def page_trend(values: ArrayLike, *, rises: bool = True) -> Trend:
-    """Return Page's test of a trend over ordered doses, with prompts as blocks: L = Σ_prompt Σ_j j · rank_ij.
+    """Return Page's test of a trend over ordered doses, with prompts as blocks.
 
+    L = Σ_prompt Σ_j j · rank_ij
     values: [prompt, dose], doses in order; rises: the trend that is asked for. Ties share their mean rank, and the variance
     is that of ranks permuted within a prompt, Σ_i Σ_j (j − j̄)² Σ_j (r_ij − r̄)² / (k − 1), so ties are allowed for: without
     any, it is `scipy.stats.page_trend_test` with its normal approximation. Prompts with a NaN are left out. p = 1 if no
@@ -95,8 +97,9 @@ def prompt_slopes(values: ArrayLike, doses: ArrayLike) -> np.ndarray:
 
 
 def wrong_way(effects: ArrayLike, towards: int = 0) -> float:
-    """Return the share of prompts that move against the expected sign: #{sgn(effect) = −towards} / #prompts.
+    """Return the share of prompts that move against the expected sign.
 
+    wrong_way = #{sgn(effect) = −towards} / #prompts
     effects: [prompt]; towards: +1 or −1, or 0 for the sign of the mean effect. NaN without a prompt; 0 if nothing moves.
     """
     effects = _measured(effects)
@@ -109,9 +112,10 @@ def wrong_way(effects: ArrayLike, towards: int = 0) -> float:
 def equivalence(differences: ArrayLike, bound: float, *, span: float = 1.0) -> float:
     """Return the p-value of "the mean difference lies outside ±bound", from two one-sided t-tests (TOST).
 
-    differences: [prompt]. p = max(p(mean > −bound), p(mean < bound)). Differences that are all equal have no spread to test
-    with; there it is the chance that not one of n prompts moves if a share of them moves by `span` so that the mean is at the
-    bound: (1 − (bound − |mean|) / span)ⁿ. NaN with fewer than two prompts.
+    p = max(p(mean > −bound), p(mean < bound))
+    differences: [prompt]. Differences that are all equal have no spread to test with; there it is the chance that not one
+    of n prompts moves if a share of them moves by `span` so that the mean is at the bound: (1 − (bound − |mean|) / span)ⁿ.
+    NaN with fewer than two prompts.
 
     Schuirmann (1987), J. Pharmacokinet. Biopharm. 15.
     """
@@ -131,7 +135,7 @@ def detectable(
 ) -> float:
     """Return the smallest mean difference that a paired two-sided test on these prompts would find with this power.
 
-    δ = t · sd / √n with t = t_{1 − level/2} + t_{power} at n − 1 degrees of freedom and the spread of the differences.
+    δ = t · sd / √n,  t = t_{1 − level/2} + t_{power} at n − 1 degrees of freedom,  sd the spread of the differences
     Prompts that move by `span` or not at all have a spread of at least √(δ (span − δ)) if the mean is δ, whatever little was
     seen of it, so there δ ≥ span · t² / (n + t²); this is also the answer if nothing moves. In the units of the differences;
     NaN with fewer than two prompts.
@@ -147,9 +151,10 @@ def detectable(
 
 
 def mcnemar(before: ArrayLike, after: ArrayLike) -> Discordance:
-    """Return McNemar's exact test of paired outcomes 0 or 1, [prompt] each: p is binomial with b + c tries, two-sided.
+    """Return McNemar's exact test of paired outcomes 0 or 1, [prompt] each.
 
-    p = 1 if no prompt changes; statsmodels computes it. StatisticsError if the arrays differ in length.
+    p = min(1, 2 P(X ≤ min(b, c))),  X ~ Bin(b + c, ½)
+    It is 1 if no prompt changes; statsmodels computes it. StatisticsError if the arrays differ in length.
     """
     from statsmodels.stats import contingency_tables
 
@@ -166,7 +171,10 @@ def mcnemar(before: ArrayLike, after: ArrayLike) -> Discordance:
 
 
 def cohen_dz(differences: ArrayLike) -> float:
-    """Return the mean of paired differences [prompt] over their standard deviation; NaN without spread."""
+    """Return the mean of paired differences [prompt] over their standard deviation; NaN without spread.
+
+    d_z = mean(d) / sd(d)
+    """
     d = _measured(differences)
     spread = d.std(ddof=1) if len(d) > 1 else 0.0
     return float(d.mean() / spread) if spread > 0 else np.nan

@@ -60,9 +60,10 @@ def changes(before: ArrayLike, after: ArrayLike) -> Changes:
 def wilcoxon(before: ArrayLike, after: ArrayLike) -> SignedRanks:
     """Return Wilcoxon's signed-rank test of paired ratings, [prompt] each, with the share of prompts that rose.
 
-    win_share = (#{after > before} + ½ #{after = before}) / n, so 0.5 is no shift. p leaves ties out, as Wilcoxon does; 1 if
-    nothing moves, NaN without a prompt. It is exact for up to 50 prompts that moved by different amounts, and for up to 13
-    otherwise; beyond, the normal approximation allows for ties. StatisticsError if the arrays differ in length.
+    win_share = (#{after > before} + ½ #{after = before}) / n, so 0.5 is no shift
+    p leaves ties out, as Wilcoxon does; 1 if nothing moves, NaN without a prompt. It is exact for up to 50 prompts that
+    moved by different amounts, and for up to 13 otherwise; beyond, the normal approximation allows for ties.
+    StatisticsError if the arrays differ in length.
 
     Wilcoxon (1945), Individual comparisons by ranking methods, Biometrics Bulletin 1.
     """

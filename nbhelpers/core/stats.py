@@ -75,6 +75,8 @@ def bca_levels(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the quantiles of the resamples at which BCa intervals end, low and high, [entry].
 
+    level = Φ(z₀ + (z₀ + z) / (1 − a (z₀ + z))),  z₀ = Φ⁻¹(below),  a = Σ_i pull_i³ / (6 (Σ_i pull_i²)^1.5)
+    z = Φ⁻¹(½ ± ½ confidence)
     below [entry]: the share of resamples below the value. pull [prompt, entry]: what a prompt adds to the value, up to a
     factor: the mean of the leave-one-out values less its own.
     """
@@ -129,6 +131,7 @@ def prompt_means(values: ArrayLike, prompt: ArrayLike, n_prompts: int) -> np.nda
 def token_weighted_mean(values: ArrayLike, counts: ArrayLike) -> np.ndarray:
     """Return the mean over prompts (axis 0), each weighted by its number of tokens, as in the published curves.
 
+    token_weighted_mean = Σ_i n_i x_i / Σ_i n_i
     values [prompt, ...] are per-prompt means over counts [prompt] tokens; a NaN is left out with its
     weight, and an entry with no weight left is NaN.
     """
@@ -142,6 +145,7 @@ def token_weighted_mean(values: ArrayLike, counts: ArrayLike) -> np.ndarray:
 def sign_flip(differences: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> np.ndarray:
     """Return the two-sided p-value of the hypothesis that a column's mean is zero, [column], by flipping signs of prompts.
 
+    p = #{pattern s : |Σ_i s_i d_i| ≥ |Σ_i d_i|} / #patterns,  s_i = ±1
     differences: [prompt, column]; a NaN is left out, and a column of fewer than two values gives NaN. All 2ⁿ sign patterns
     are used if they are at most n_resamples; otherwise n_resamples random ones, the same for all columns, and the observed
     one. A column of zeros gives 1. StatisticsError with fewer than two prompts.
@@ -164,6 +168,7 @@ def sign_flip(differences: ArrayLike, *, n_resamples: int = 10_000, seed: int = 
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Return Holm's adjusted p-values [test], which control the family-wise error rate over model families or rules.
 
+    p_(k) adjusted = max_{j ≤ k} min(1, (n − j + 1) p_(j)),  p_(1) ≤ … ≤ p_(n)
     A NaN is no test: it stays NaN and is not counted.
 
     Holm (1979), A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6.

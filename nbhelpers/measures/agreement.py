@@ -44,7 +44,10 @@ class Agreement(NamedTuple):
 
 
 def weights(levels: Sequence[float], kind: str) -> np.ndarray:
-    """Return how far two levels count as agreement, [level, level]: 1 − |x_i − x_j| / range if ordinal, else 1 if equal."""
+    """Return how far two levels count as agreement, [level, level].
+
+    w_ij = 1 − |x_i − x_j| / (max x − min x) if ordinal, else 1 where x_i = x_j and 0 elsewhere
+    """
     if kind not in ("ordinal", "nominal"):
         raise StatisticsError(f"Ratings are ordinal or nominal, not {kind!r}.")
     levels = np.asarray(levels, dtype=float)
@@ -73,8 +76,9 @@ def table(a: ArrayLike, b: ArrayLike, levels: Sequence[float]) -> np.ndarray:
 
 
 def kappa(counts: np.ndarray, agree: np.ndarray) -> np.ndarray:
-    """Return Cohen's weighted κ = (p_o − p_e) / (1 − p_e) with p_e = Σ_ij w_ij p_i· p_·j, for tables [..., i, j].
+    """Return Cohen's weighted κ for tables [..., i, j].
 
+    κ = (p_o − p_e) / (1 − p_e),  p_o = Σ_ij w_ij p_ij,  p_e = Σ_ij w_ij p_i· p_·j
     NaN where one rater gave a single level: κ is 0 there by construction, or undefined.
 
     Cohen (1968), Weighted kappa, Psychological Bulletin 70.
@@ -87,10 +91,11 @@ def kappa(counts: np.ndarray, agree: np.ndarray) -> np.ndarray:
 
 
 def gwet(counts: np.ndarray, agree: np.ndarray) -> np.ndarray:
-    """Return Gwet's AC1, with ordinal weights AC2, = (p_o − p_e) / (1 − p_e), for tables [..., i, j].
+    """Return Gwet's AC1, with ordinal weights AC2, for tables [..., i, j].
 
-    p_e = Σ_ij w_ij / (k (k − 1)) · Σ_i π_i (1 − π_i), π_i the mean share of level i. It needs no variation: two
-    raters who give one and the same level have 1.
+    AC = (p_o − p_e) / (1 − p_e),  p_o = Σ_ij w_ij p_ij
+    p_e = Σ_ij w_ij / (k (k − 1)) · Σ_i π_i (1 − π_i),  π_i the mean share of level i
+    It needs no variation: two raters who give one and the same level have 1.
 
     Gwet (2008), Computing inter-rater reliability in the presence of high agreement, Brit. J. Math. Stat. Psychol. 61.
     """
@@ -101,8 +106,9 @@ def gwet(counts: np.ndarray, agree: np.ndarray) -> np.ndarray:
 
 
 def alpha(counts: np.ndarray, kind: str) -> np.ndarray:
-    """Return Krippendorff's α = 1 − D_o / D_e of two raters, for tables [..., i, j]; NaN where all ratings are one level.
+    """Return Krippendorff's α of two raters, for tables [..., i, j]; NaN where all ratings are one level.
 
+    α = 1 − D_o / D_e,  D the mean squared distance of two ratings of one item (o) and of any two ratings (e)
     Ordinal levels are (Σ_{g=i..j} n_g − (n_i + n_j) / 2)² apart, n_g the ratings of level g; nominal ones 1. The package
     `krippendorff` gives the same value.
 
@@ -193,6 +199,7 @@ def _note(total):
 def alpha_of_all(ratings: ArrayLike, *, kind: str = "ordinal") -> float:
     """Return Krippendorff's α over any number of raters, with what some of them left out; NaN without variation.
 
+    α = 1 − D_o / D_e, as in `alpha`
     ratings: [rater, item …], NaN is not rated.
     """
     import krippendorff
@@ -216,6 +223,7 @@ class Accuracy(NamedTuple):
 def accuracy(judged: ArrayLike, labelled: ArrayLike) -> Accuracy:
     """Return a judge's sensitivity and specificity on items with a label.
 
+    sensitivity = #{judged = labelled = 1} / #{labelled = 1};  specificity = #{judged = labelled = 0} / #{labelled = 0}
     judged, labelled: [item], 1 where the outcome was seen, 0 where not, NaN where not rated. NaN without an item of a kind.
     """
     judged, labelled = np.ravel(judged).astype(float), np.ravel(labelled).astype(float)
@@ -228,10 +236,11 @@ def accuracy(judged: ArrayLike, labelled: ArrayLike) -> Accuracy:
 def corrected_rate(observed: float, n: int, judge: Accuracy, *, confidence: float = 0.95) -> Interval:
     """Return the rate of an outcome corrected for a judge's errors, with an interval that carries those of the calibration.
 
-    θ = (p + q₀ − 1) / (q₀ + q₁ − 1), kept within 0 and 1; p the observed rate among n prompts, q₁ the sensitivity and q₀ the
-    specificity of the judge (Rogan and Gladen 1978). The interval adds prior counts to all three (z²/2 of z² to p, 1 of 2 to
-    q₀ and q₁), shifts the centre by 2 z² (θ v₁ − (1 − θ) v₀) and has the half-width
-    z √(p (1 − p) / n + (1 − θ)² v₀ + θ² v₁) / (q₀ + q₁ − 1), where v = q (1 − q) / m over m labelled items.
+    θ = (p + q₀ − 1) / (q₀ + q₁ − 1), kept within 0 and 1
+    half-width = z √(p (1 − p) / n + (1 − θ)² v₀ + θ² v₁) / (q₀ + q₁ − 1),  v = q (1 − q) / m over m labelled items
+    p is the observed rate among n prompts, q₁ the sensitivity and q₀ the specificity of the judge (Rogan and Gladen 1978).
+    The interval adds prior counts to all three (z²/2 of z² to p, 1 of 2 to q₀ and q₁) and shifts the centre by
+    2 z² (θ v₁ − (1 − θ) v₀).
     With so few labels that the judge with prior counts is no better than chance, the interval is [0, 1].
     StatisticsError if q₀ + q₁ ≤ 1, where the judge says nothing, or without labels of both kinds.
 

@@ -141,7 +141,10 @@ def outcome(result: xr.Dataset, name: str, condition: str, judge: str = RUBRIC) 
 
 
 def change(result: xr.Dataset, name: str, condition: str, base: str, judge: str = RUBRIC) -> xr.DataArray:
-    """Return by how much an outcome differs between two conditions, condition − base, prompt by prompt, [prompt]."""
+    """Return by how much an outcome differs between two conditions, prompt by prompt, [prompt].
+
+    change = outcome(condition) − outcome(base)
+    """
     return outcome(result, name, condition, judge) - outcome(result, name, base, judge)
 
 

@@ -45,6 +45,8 @@ def _below(kl: ArrayLike, threshold: float) -> np.ndarray:
 def top1_first(top1: ArrayLike) -> np.ndarray:
     """Return the first layer whose top-1 token is the final one: "top-1 commitment" as the paper's text
     has it.
+
+    top1_first = min {ℓ : top1[ℓ] = top1[L − 1]}
     """
     return _first(_agrees(top1))
 
@@ -52,6 +54,8 @@ def top1_first(top1: ArrayLike) -> np.ndarray:
 def top1_strict(top1: ArrayLike) -> np.ndarray:
     """Return the first layer from which the top-1 token is the final one throughout: what the study
     computed.
+
+    top1_strict = min {ℓ : top1[j] = top1[L − 1] for all j ≥ ℓ}
     """
     return _first(_onwards(_agrees(top1)))
 
@@ -60,6 +64,7 @@ def top1_stable(top1: ArrayLike, window: int = 3) -> np.ndarray:
     """Return the first layer whose top-1 token is the final one for `window` layers: "no flip-back" in the
     text.
 
+    top1_stable = min {ℓ : top1[j] = top1[L − 1] for ℓ ≤ j < min(ℓ + window, L)}
     The window is cut at L − 1. The study's figures of this name show `top1_strict`.
     """
     holds = _agrees(top1)
@@ -70,18 +75,26 @@ def top1_stable(top1: ArrayLike, window: int = 3) -> np.ndarray:
 
 
 def kl_first(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
-    """Return the first layer with KL below `threshold` nats: "KL commitment" as the paper's text has it."""
+    """Return the first layer with KL below `threshold` nats: "KL commitment" as the paper's text has it.
+
+    kl_first = min {ℓ : kl[ℓ] < threshold}
+    """
     return _first(_below(kl, threshold))
 
 
 def kl_stays(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
-    """Return the first layer from which KL stays below `threshold` nats: what the study computed."""
+    """Return the first layer from which KL stays below `threshold` nats: what the study computed.
+
+    kl_stays = min {ℓ : kl[j] < threshold for all j ≥ ℓ}
+    """
     return _first(_onwards(_below(kl, threshold)))
 
 
 def kl_qualified(kl: ArrayLike, threshold: float = 0.1, factor: float = 3.0) -> np.ndarray:
     """Return the first layer with KL below `threshold` from which it stays below `factor` × `threshold`,
     in nats.
+
+    kl_qualified = min {ℓ : kl[ℓ] < threshold, kl[j] < factor · threshold for all j ≥ ℓ}
     """
     return _first(_below(kl, threshold) & _onwards(_below(kl, factor * threshold)))
 
@@ -94,6 +107,7 @@ def _share_below(kl, threshold):
 def majority(kl: ArrayLike, threshold: float = 0.1, share: float = 0.9) -> np.ndarray:
     """Return the first layer from which at least `share` of the layers have KL below `threshold` nats.
 
+    majority = min {ℓ : #{j ≥ ℓ : kl[j] < threshold} ≥ share · (L − ℓ)}
     Text and code agree on this "majority vote". The layer itself need not be below: with ten or more layers
     left it can fire one layer before the crossing. Compare `majority_below`.
     """
@@ -103,6 +117,8 @@ def majority(kl: ArrayLike, threshold: float = 0.1, share: float = 0.9) -> np.nd
 def majority_below(kl: ArrayLike, threshold: float = 0.1, share: float = 0.9) -> np.ndarray:
     """Return the first layer with KL below `threshold` nats from which at least `share` of the layers
     are too.
+
+    majority_below = min {ℓ : kl[ℓ] < threshold, #{j ≥ ℓ : kl[j] < threshold} ≥ share · (L − ℓ)}
     """
     return _first(_below(kl, threshold) & (_share_below(kl, threshold) >= share))
 
@@ -110,6 +126,7 @@ def majority_below(kl: ArrayLike, threshold: float = 0.1, share: float = 0.9) ->
 def kl_continuous(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
     """Return the depth, in layers and fractions, at which KL first falls below `threshold`, float [...].
 
+    kl_continuous = ℓ − 1 + (kl[ℓ − 1] − threshold) / (kl[ℓ − 1] − kl[ℓ]),  ℓ = kl_first
     Linear between the layers on either side of the first crossing; 0 if layer 0 is below already.
     """
     kl = np.asarray(kl, dtype=float)
@@ -124,6 +141,8 @@ def kl_continuous(kl: ArrayLike, threshold: float = 0.1) -> np.ndarray:
 def cosine_stays(cosine: ArrayLike, threshold: float = 0.95) -> np.ndarray:
     """Return the first layer from which the cosine to the final residual [..., layer] stays ≥
     `threshold`.
+
+    cosine_stays = min {ℓ : cosine[j] ≥ threshold for all j ≥ ℓ}
     """
     return _first(_onwards(np.asarray(cosine) >= threshold))
 
@@ -131,6 +150,8 @@ def cosine_stays(cosine: ArrayLike, threshold: float = 0.95) -> np.ndarray:
 def entropy_stays(entropy: ArrayLike, threshold: float = 0.2) -> np.ndarray:
     """Return the first layer from which entropy [..., layer] stays below `threshold` nats: the study's
     arrays.
+
+    entropy_stays = min {ℓ : entropy[j] < threshold for all j ≥ ℓ}
     """
     return _first(_onwards(_below(entropy, threshold)))
 
@@ -165,5 +186,8 @@ def commitment_table(
 
 
 def commitment_counts(commitment: ArrayLike, n_layers: int) -> np.ndarray:
-    """Return how many tokens commit at each layer, int [layer], from layers of any shape."""
+    """Return how many tokens commit at each layer, int [layer], from layers of any shape.
+
+    commitment_counts[ℓ] = #{token : its commitment is ℓ}
+    """
     return np.bincount(np.ravel(commitment).astype(int), minlength=n_layers)

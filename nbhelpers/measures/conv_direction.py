@@ -43,8 +43,9 @@ class Probe(NamedTuple):
 def solutions(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Return ridge weights [penalty, target, d] and intercepts [penalty, target], in the units of the features x [token, d].
 
-    Minimises ‖y − ȳ − Z b‖² + λ‖b‖² with Z the features of mean 0 and standard deviation 1; weight = b / standard deviation.
-    A constant feature has weight 0. y: [token, target]. Float64.
+    weight = b / sd(x),  b = (ZᵀZ + λ I)⁻¹ Zᵀ (y − ȳ),  Z = (x − x̄) / sd(x)
+    b minimises ‖y − ȳ − Z b‖² + λ‖b‖², with Z the features of mean 0 and standard deviation 1. A constant feature has
+    weight 0. y: [token, target]. Float64.
     """
     centre, middle = x.mean(0), y.mean(0)
     scale = x.std(0, correction=0)
@@ -98,6 +99,7 @@ def permuted(y: Tensor, n: int, *, seed: int = 0) -> Tensor:
 def by_position(y: np.ndarray, step: np.ndarray, test_step: np.ndarray) -> np.ndarray:
     """Return the mean of y [token, …] at each test token's step of the reply, [test token, …]: what place alone predicts.
 
+    by_position[t] = mean {y_s : step_s = step_t}, s over training tokens
     A step that no reply of the training prompts reaches takes the last step that one does.
     """
     last = step.max()
@@ -128,7 +130,10 @@ def r2(sums: np.ndarray) -> np.ndarray:
 
 
 def mean_r2(sums: np.ndarray) -> np.ndarray:
-    """Return the mean of R² over layers, from sums [..., layer, 4]."""
+    """Return the mean of R² over layers, from sums [..., layer, 4].
+
+    mean_r2 = mean_ℓ R²_ℓ
+    """
     return r2(sums).mean(-1)
 
 
@@ -138,8 +143,9 @@ def r2_interval(sums: np.ndarray, **options) -> Interval:
 
 
 def pattern(x: Tensor, weight: Tensor) -> Tensor:
-    """Return what varies with a probe's prediction, [d]: Cov(x) w. A probe's weight also cancels what does not vary with y.
+    """Return what varies with a probe's prediction, [d]. A probe's weight also cancels what does not vary with y.
 
+    pattern = Cov(x) w
     Haufe et al. (2014), On the interpretation of weight vectors of linear models in multivariate neuroimaging.
     """
     centred = (x - x.mean(0)).to(weight)
@@ -147,7 +153,10 @@ def pattern(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def energy_share(x: Tensor, unit: Tensor) -> float:
-    """Return the share of the energy of differences x [token, d] along a unit vector: Σ (x·d)² / Σ ‖x‖²."""
+    """Return the share of the energy of differences x [token, d] along a unit vector d.
+
+    energy_share = Σ_t (x_t·d)² / Σ_t ‖x_t‖²
+    """
     wide = x.double()
     return float((wide @ unit.double()).square().sum() / wide.square().sum())
 
@@ -155,8 +164,8 @@ def energy_share(x: Tensor, unit: Tensor) -> float:
 def kl_gradient(h: Tensor, last: Tensor, unembedding: Unembedding) -> Tensor:
     """Return the mean over tokens of the gradient of KL(layer ‖ final) by the layer's residual, raw lens, float32 [d].
 
-    kl_gradient = mean_t ∂/∂h KL(softmax(W norm(h_t)) ‖ p_L,t), p_L held fixed. h, last: residuals [token, d] of the layer
-    and of the last one.
+    kl_gradient = mean_t ∂/∂h KL(softmax(W norm(h_t)) ‖ p_L,t), p_L held fixed
+    h, last: residuals [token, d] of the layer and of the last one.
     """
     with torch.no_grad():
         final = torch.log_softmax(unembedding.logits(last), -1)

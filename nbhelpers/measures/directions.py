@@ -62,6 +62,7 @@ def cell_means(
 ) -> np.ndarray:
     """Return each prompt's mean activation, float32 [site, prompt, layer, d], over the positions that predict its reply.
 
+    cell_means[i] = mean_t h_ℓ(t) over the positions t of prompt i that predict its reply
     rows: ids of the prompts; replies: the tokens that the model is made to read after them. All k tokens of a reply count,
     the first one, which the prompt's last position predicts, included. sites: of `SITES`.
     """
@@ -115,6 +116,7 @@ def site_directions(
 ) -> xr.DataArray:
     """Return the mean difference of each model as it runs (kind "mean") at every site, (site, layer, feature).
 
+    site_directions = mean_i (cell_it[i] − cell_pt[i]) over prompts i
     An edit of an update or of the stream takes the direction of that place.
     """
     own = {
@@ -128,8 +130,9 @@ def site_directions(
 
 
 def differences(cells: xr.DataArray, kind: str = "mean") -> xr.DataArray:
-    """Return each prompt's own difference of a kind, (prompt, layer, feature): Σ coefficient · cell over `COMBINATIONS`.
+    """Return each prompt's own difference of a kind, (prompt, layer, feature), as `COMBINATIONS` defines it.
 
+    D_i = Σ_cell coefficient(cell) · mean activation(cell, i)
     KeyError for an unknown kind.
     """
     parts = [
@@ -140,7 +143,10 @@ def differences(cells: xr.DataArray, kind: str = "mean") -> xr.DataArray:
 
 
 def direction(cells: xr.DataArray, kind: str = "mean") -> xr.DataArray:
-    """Return the mean difference over prompts, (layer, feature), in the units of the MLP output: every prompt counts once."""
+    """Return the mean difference over prompts, (layer, feature), in the units of the MLP output: every prompt counts once.
+
+    direction = mean_i D_i
+    """
     return differences(cells, kind).mean("prompt")
 
 
@@ -156,14 +162,20 @@ def unit(vectors):
 
 
 def cosine(a, b) -> np.ndarray:
-    """Return the cosine of vectors [..., d] along the last axis."""
+    """Return the cosine of vectors [..., d] along the last axis.
+
+    cosine = a·b / (‖a‖ ‖b‖)
+    """
     return (unit(a) * unit(b)).sum(-1)
 
 
 def random_directions(
     n: int, n_layers: int, width: int, *, orthogonal_to: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray:
-    """Return n random unit vectors a layer, [n, layer, d]; orthogonal_to [layer, d]: they have no part along these."""
+    """Return n random unit vectors a layer, [n, layer, d]; orthogonal_to [layer, d]: they have no part along these.
+
+    random_directions ∝ g − (g·d) d,  g ~ N(0, I),  d the unit vector of orthogonal_to
+    """
     drawn = np.random.default_rng(seed).standard_normal((n, n_layers, width))
     if orthogonal_to is not None:
         axis = unit(orthogonal_to)
@@ -174,6 +186,7 @@ def random_directions(
 def covariance_directions(cells: xr.DataArray, n: int, *, seed: int = 0) -> np.ndarray:
     """Return n random unit vectors a layer that vary as IT's MLP outputs do over prompts, [n, layer, d].
 
+    covariance_directions ∝ Σ_i z_i (m_i − m̄),  z_i ~ N(0, 1)
     Each is a normal combination of the prompts' centred means in the cell of IT's weights on its own chat replies, so its
     covariance is theirs.
     """
@@ -184,7 +197,10 @@ def covariance_directions(cells: xr.DataArray, n: int, *, seed: int = 0) -> np.n
 
 
 def permuted_directions(cells: xr.DataArray, n: int, *, kind: str = "mean", seed: int = 0) -> np.ndarray:
-    """Return n directions from exchanged labels, [n, layer, d]: each prompt's difference has a random sign."""
+    """Return n directions from exchanged labels, [n, layer, d]: each prompt's difference has a random sign.
+
+    permuted_directions = mean_i s_i D_i,  s_i = ±1 at random
+    """
     own = differences(cells, kind).values
     signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(2, size=(n, len(own)))
     return np.einsum("np,pld->nld", signs, own) / len(own)
@@ -198,19 +214,28 @@ def _halves(n: int, draws: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def split_half(own: np.ndarray, *, draws: int = 50, seed: int = 0) -> np.ndarray:
-    """Return the cosine of mean differences of two disjoint halves of prompts, [draw, layer]; own: [prompt, layer, d]."""
+    """Return the cosine of mean differences of two disjoint halves of prompts, [draw, layer]; own: [prompt, layer, d].
+
+    split_half = cos(mean_{i ∈ A} D_i, mean_{i ∈ B} D_i)
+    """
     return np.array([cosine(own[a].mean(0), own[b].mean(0)) for a, b in _halves(len(own), draws, seed)])
 
 
 def bootstrap_cosine(own: np.ndarray, *, draws: int = 200, seed: int = 0) -> np.ndarray:
-    """Return the cosine of the mean difference of resampled prompts with that of all, [draw, layer]."""
+    """Return the cosine of the mean difference of resampled prompts with that of all, [draw, layer].
+
+    bootstrap_cosine = cos(mean_i D*_i, mean_i D_i),  D* drawn with replacement
+    """
     rng, whole = np.random.default_rng(seed), own.mean(0)
     counts = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), draws) / len(own)
     return cosine(np.einsum("np,pld->nld", counts, own), whole)
 
 
 def agreement(own: np.ndarray) -> np.ndarray:
-    """Return the mean cosine of each prompt's difference with the mean of the other prompts' differences, [layer]."""
+    """Return the mean cosine of each prompt's difference with the mean of the other prompts' differences, [layer].
+
+    agreement = mean_i cos(D_i, mean_{j ≠ i} D_j)
+    """
     others = (own.sum(0) - own) / (len(own) - 1)
     return cosine(own, others).mean(0)
 
@@ -218,8 +243,8 @@ def agreement(own: np.ndarray) -> np.ndarray:
 def held_out_auroc(cells: xr.DataArray, kind: str = "mean", *, draws: int = 10, seed: int = 0) -> np.ndarray:
     """Return how well the direction of one half of the prompts separates the cells of the other half, AUROC [layer].
 
-    auroc = P(d·x⁺ > d·x⁻) + ½ P(d·x⁺ = d·x⁻), x⁺ from cells with a positive coefficient, x⁻ from those with a negative one;
-    the mean over random halves.
+    auroc = P(d·x⁺ > d·x⁻) + ½ P(d·x⁺ = d·x⁻), the mean over random halves
+    x⁺ is of cells with a positive coefficient, x⁻ of those with a negative one.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -238,7 +263,10 @@ def held_out_auroc(cells: xr.DataArray, kind: str = "mean", *, draws: int = 10, 
 
 
 def energy_share(own: np.ndarray) -> np.ndarray:
-    """Return the uncentred share of the differences' energy along their mean, [layer]: Σ_i (D_i·d)² / Σ_i ‖D_i‖²."""
+    """Return the uncentred share of the differences' energy along their mean, [layer].
+
+    energy_share = Σ_i (D_i·d)² / Σ_i ‖D_i‖²,  d the unit vector of the mean
+    """
     axis = unit(own.mean(0))
     along = np.einsum("pld,ld->pl", own, axis)
     return (along**2).sum(0) / (own**2).sum((0, 2))

@@ -48,8 +48,8 @@ def forced_choice(
 ) -> xr.DataArray:
     """Return whether each arm gives the right candidate the largest log p, 0 or 1 (arm, prompt); NaN without candidates.
 
-    log p(candidate) = Σ_t log p(y_t | prompt, y_<t) of the whole candidate, in the arm's prompt format. known: prompts with
-    their records. SteeringError as in `steering.forced`.
+    log p(candidate) = Σ_t log p(y_t | prompt, y_<t) of the whole candidate, in the arm's prompt format
+    known: prompts with their records. SteeringError as in `steering.forced`.
     """
     right = np.full((len(arms), len(known)), np.nan)
     places = [p for p, (_, record) in enumerate(known) if scoring.task(record).role == "choice"]

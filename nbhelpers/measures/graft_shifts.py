@@ -80,6 +80,7 @@ def commitments(steps: xr.Dataset, grid: Sequence[float]) -> xr.DataArray:
 def first_miss(agrees: np.ndarray, prompt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return the first step of each prompt where `agrees` [condition, step] is 0, its length if none, [condition, prompt].
 
+    first_miss[i] = min {s : agrees[s] = 0}, s over the steps of prompt i
     prompt: [step], ascending steps within each; lengths: [prompt].
     """
     found = np.tile(lengths, (len(agrees), 1))
@@ -113,6 +114,7 @@ def with_conditions(found, about: xr.Dataset):
 def shifts(dataset: xr.Dataset) -> xr.Dataset:
     """Return every condition minus its baseline, per prompt: what a graft changes.
 
+    shifts = mean_{ℓ ∈ region} (x[condition, ℓ] − x[baseline, ℓ])
     Over the layers of `region`: "final_fifth", the layers from ⌊0.8 L⌋, and "window", the condition's own replaced
     layers, over which its baseline is averaged too; NaN where those layers were not read. Variables without layers have
     no region. B_late at "final_fifth" is the study's sufficiency, D_late's necessity.
@@ -163,6 +165,7 @@ def by_window(shifted: xr.Dataset, control: str = "graft") -> xr.Dataset:
 def strongest_window(values: xr.DataArray, *, n_resamples: int = 10_000, seed: int = 0) -> xr.DataArray:
     """Return the bootstrap probability that each window has the largest mean over prompts and that above zero, (…, window).
 
+    strongest_window[w] = P(mean_i x[i, w] = max_u mean_i x[i, u] > 0), i over resampled prompts
     values: (prompt, window, …). Turn the sign of a necessity first, whose strongest window is the most negative. Where no
     window's mean is above zero none is the strongest, so that probabilities may add up to less than 1. All
     windows of a resample have the same prompts; windows that tie share it. A prompt that lacks a value is left out. For a

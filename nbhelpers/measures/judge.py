@@ -211,14 +211,20 @@ def preferred(
 
 
 def order_swaps(preference: xr.DataArray) -> xr.DataArray:
-    """Return the share of pairs on which the two orders disagree, by all other dims; NaN where no pair has both verdicts."""
+    """Return the share of pairs on which the two orders disagree, by all other dims; NaN where no pair has both verdicts.
+
+    order_swaps = #{pair : both orders judged, and differently} / #{pair : both orders judged}
+    """
     first, second = (preference.sel(order=order) for order in ORDERS)
     both = first.notnull() & second.notnull()
     return (first != second).where(both).mean("prompt")
 
 
 def missing_share(missing: xr.DataArray, asked: xr.DataArray) -> xr.DataArray:
-    """Return missing verdicts among those asked for, by (judge, task, arm); NaN where none was asked for."""
+    """Return missing verdicts among those asked for, by (judge, task, arm); NaN where none was asked for.
+
+    missing_share = #{missing} / #{asked}
+    """
     over = [dim for dim in missing.dims if dim in ("prompt", "order")]
     return missing.sum(over) / asked.sum(over).where(lambda n: n > 0)
 

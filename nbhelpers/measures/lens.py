@@ -59,15 +59,15 @@ def lens_metrics(
     top1_probability = max_v p_ℓ(v)
     top5 = the ids of the five largest p_ℓ(v) [layer, token, 5], largest first, equal ones in order of row
     target_log_probability = log p_ℓ(target), nats;  target_rank = 1 + #{v : z_ℓ(v) > z_ℓ(target)}, int64
-    p_ℓ = softmax(z_ℓ) with z_ℓ the `lens_logits` of layer ℓ, p_L that of the last. residuals: the residual stream after
-    every block, before the final norm, [layer, token, d] or a list of [token, d]. `METRICS` are the default; the last four
-    are computed only on request. targets: one id a token [token]. The norm runs in the model's dtype; logits, softmax and
-    sums are float32, also for bfloat16 models. rows, columns: tile of tokens × vocabulary; they change speed and memory,
-    not results. columns=None takes 4,096 on a CPU, where a tile then fits in cache, and 32,768 elsewhere. compile fuses the
-    work on a tile with torch.compile, which pays off from some ten thousand tokens; a machine that has no compiler says so
-    and goes on without. ValueError names an unknown metric, mismatched residuals, missing targets or a target that is not
-    in the real vocabulary.
-    nostalgebraist (2020), "interpreting GPT: the logit lens".
+    p_ℓ = softmax(z_ℓ) with z_ℓ the `lens_logits` of layer ℓ, p_L that of the last
+    residuals: the residual stream after every block, before the final norm, [layer, token, d] or a list of [token, d].
+    `METRICS` are the default; the last four are computed only on request. targets: one id a token [token]. The norm runs in
+    the model's dtype; logits, softmax and sums are float32, also for bfloat16 models. rows, columns: tile of tokens ×
+    vocabulary; they change speed and memory, not results. columns=None takes 4,096 on a CPU, where a tile then fits in
+    cache, and 32,768 elsewhere. compile fuses the work on a tile with torch.compile, which pays off from some ten thousand
+    tokens; a machine that has no compiler says so and goes on without. ValueError names an unknown metric, mismatched
+    residuals, missing targets or a target that is not in the real vocabulary. nostalgebraist (2020), "interpreting GPT: the
+    logit lens".
     """
     check(residuals, unembedding, metrics)
     wanted, device, tokens = frozenset(metrics), unembedding.weight.device, len(residuals[0])
@@ -113,6 +113,7 @@ def greedy_ties(
 ) -> np.ndarray:
     """Return which generated tokens are not the arg max of the forced pass, bool [token]: near-ties, tipped by rounding.
 
+    greedy_ties[t] = [argmax_v z_t(v) ≠ token t]
     top1, generated: ids [token]. gap [token]: log max_v p(v) − log p(generated), nats, of the model's own distribution in the
     forced pass. dtype: the model's. what: the model in messages. Greedy text may lie behind the best token by 0.01 nats in
     float32 and by 2 in half precision, whose logits are that coarse in deep models (0.24 in bfloat16 pocket pairs);

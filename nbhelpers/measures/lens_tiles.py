@@ -24,8 +24,8 @@ def floats(weight):
 def sums_of(z, final, p_final, above, scratch, wanted):
     """Return sums over one tile of one layer, {name: [token]}, relative to the tile's maximum m of the logits z.
 
-    mass = Σ_v e_v,  e_v = exp(z_v − m);  self = Σ_v e_v (z_v − m);  final, above = Σ_v e_v (z'_v − m'), z' the logits of the
-    last or the next layer;  from_final = Σ_v e'_v (z_v − m), e' of the last layer
+    mass = Σ_v e_v,  e_v = exp(z_v − m);  self = Σ_v e_v (z_v − m);  from_final = Σ_v e'_v (z_v − m), e' of the last layer
+    final, above = Σ_v e_v (z'_v − m'), z' the logits of the last or the next layer
     final, p_final: shifted logits z' − m' and e' of the last layer; None at the last layer itself, which returns its e as
     "p" [token, column]. above: the next layer's logits, shifted, or (compiled) a pair of logits and their maximum.
     scratch: two tiles to write into, with z as the third; two Nones if compiled, where only the last layer changes z.

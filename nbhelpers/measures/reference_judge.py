@@ -35,8 +35,9 @@ def _counts(text: str, marks: bool) -> Counter:
 def nearness(text: str, reference: str, *, marks: bool = False) -> float:
     """Return how near a text is to a reference, 0 (nothing in common) to 1 (the same).
 
-    F1 = 2 |x ∩ y| / (|x| + |y|) of two multisets: words and pairs of neighbouring words in small letters, or with `marks` the
-    units between white space as they stand, so that layout counts.
+    F1 = 2 |x ∩ y| / (|x| + |y|) of two multisets
+    They hold words and pairs of neighbouring words in small letters, or with `marks` the units between white space as they
+    stand, so that layout counts.
     """
     x, y = _counts(text, marks), _counts(reference, marks)
     total = x.total() + y.total()

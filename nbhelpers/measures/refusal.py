@@ -133,7 +133,10 @@ def _asked(message: str) -> tuple[tuple[str, ...], frozenset[str]]:
 
 
 def repeats(words: list[str], n: int = 4) -> float:
-    """Return the share of n-grams of words that occurred before: 1 − distinct / all; 0 with fewer than n words."""
+    """Return the share of n-grams of words that occurred before; 0 with fewer than n words.
+
+    repeats = 1 − #{distinct n-grams} / #{n-grams}
+    """
     total = len(words) - n + 1
     if total < 1 or len(set(words)) == len(words):
         return 0.0

@@ -224,7 +224,10 @@ def _measured(output, batch, n: int) -> Tensor:
 
 
 def log_probabilities(decoder: Decoder, h: Tensor) -> Tensor:
-    """Return log p of the model's own next-token distribution over real tokens, float32 [token, real vocabulary]."""
+    """Return log p of the model's own next-token distribution over real tokens, float32 [token, real vocabulary].
+
+    log_probabilities = log softmax(lens_logits(h_L))
+    """
     return torch.log_softmax(decoder.unembedding.logits(h).float(), -1)
 
 

@@ -44,7 +44,10 @@ def prompt_means(steps: xr.DataArray | xr.Dataset, n_prompts: int):
 
 
 def strata(confidence: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """Return each step's stratum of confidence, 0 low … 2 high; a value on an edge goes to the higher stratum."""
+    """Return each step's stratum of confidence, 0 low … 2 high; a value on an edge goes to the higher stratum.
+
+    strata = #{edge : edge ≤ confidence}
+    """
     return np.digitize(confidence, edges)
 
 

@@ -73,8 +73,9 @@ def _in_phrases(words: list[tuple[str, ...]]) -> set[int]:
 
 
 def structure(text: str) -> float:
-    """Return the study's structural token ratio: (STRUCTURAL + DISCOURSE + PUNCTUATION) / units; 0 for an empty text.
+    """Return the study's structural token ratio; 0 for an empty text.
 
+    structure = (#STRUCTURAL + #DISCOURSE + #PUNCTUATION) / #units
     It is no measure of quality: it rises when text falls apart into marks.
     """
     classes = word_classes(text)
@@ -83,13 +84,19 @@ def structure(text: str) -> float:
 
 
 def structure_lines(text: str) -> float:
-    """Return the share of lines with text that are markup: header, list item, quotation, fence, table row or rule."""
+    """Return the share of lines with text that are markup: header, list item, quotation, fence, table row or rule.
+
+    structure_lines = #{line of markup} / #{line with text}
+    """
     lines = [line for line in text.splitlines() if line.strip()]
     return sum(_LINE.match(line) is not None for line in lines) / len(lines) if lines else 0.0
 
 
 def structure_bold(text: str) -> float:
-    """Return the share of words that stand inside **bold type** on one line; 0 for an empty text."""
+    """Return the share of words that stand inside **bold type** on one line; 0 for an empty text.
+
+    structure_bold = #{word in bold type} / #{word}
+    """
     if "**" not in text:
         return 0.0
     bold = sum(len(span.split()) for span in _BOLD.findall(text))
