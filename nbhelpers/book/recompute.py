@@ -26,8 +26,9 @@ from nbhelpers.models.loading import load_pair
 
 METRICS = ("kl_final_layer", "kl_layer_final", "entropy", "top1")
 CAPTURE, PROFILE = {"variant", "lens", "layer", "step"}, {"variant", "lens", "layer", "prompt"}
-# nats, and as a share of the value: fp32 rounding differs with machine and batch by about 1e-5 of a value.
-TOLERANCE = 1e-3
+# Of max(1 nat, value): float32 rounding differs with machine and batch by up to about 1e-5 of it. To this comes what a
+# capture with fewer bits of mantissa (`kept_bits`) rounds.
+TOLERANCE = 1e-4
 TIES = 1e-3  # the share of top-1 tokens that may differ, where two are as likely within rounding
 ROWS = 32  # texts in one forward
 

@@ -1,4 +1,4 @@
-"""Commands of the book and its supplement: book, zip, verify."""
+"""Commands of the book and its supplement: book, zip, verify, pdf."""
 
 import os
 import time
@@ -80,3 +80,20 @@ def verify(
         typer.echo(f"✘ {line}")
     typer.echo(f"{len(report.problems)} problems" if report.problems else "the supplement is whole")
     raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command()
+def pdf(
+    every: Annotated[bool, typer.Option("--all", help="With the pages of each pair, some 120 more.")] = False,
+):
+    """Print the built book into one PDF, `_build/book.pdf`: tabs and closed parts open, charts as vectors, with an outline.
+
+    Example: nbh pdf
+
+    It needs Chromium or Chrome. The pages of each pair are left out unless --all is given.
+    """
+    from nbhelpers.book import pdf as printing
+
+    locks.require_writable()
+    path, sheets = printing.write(every)
+    typer.echo(f"wrote {store.shown(path)}, {sheets} sheets, {path.stat().st_size / 1e6:.1f} MB")
