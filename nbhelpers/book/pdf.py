@@ -16,7 +16,7 @@ import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 from pypdf import PdfReader, PdfWriter
-from pypdf.generic import ArrayObject, NameObject
+from pypdf.generic import ArrayObject, FloatObject, NameObject
 
 from nbhelpers.core import params, sealed
 from nbhelpers.core.store import ResultError
@@ -120,49 +120,79 @@ def write(every: bool = False) -> tuple[Path, int]:
     names = [name for pages in found.values() for _, name in pages]
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser)
-        sheets = dict(prints(chromium, names))
+        sheets = {name: PdfReader(io.BytesIO(data)) for name, data in prints(chromium, names)}
         chromium.close()
-    writer, first = bound(sheets, found)
-    relink(writer, first)
+    writer = bound(sheets, found)
     data = io.BytesIO()
     writer.write(data)
     sealed.write_whole(pdf_path(), data.getvalue())
     return pdf_path(), len(writer.pages)
 
 
-def bound(
-    sheets: Mapping[str, bytes], found: Mapping[str, list[tuple[str, str]]]
-) -> tuple[PdfWriter, dict[str, int]]:
-    """Return the prints in one PDF with an outline, and {page of the book: its first sheet}."""
+def bound(sheets: Mapping[str, PdfReader], found: Mapping[str, list[tuple[str, str]]]) -> PdfWriter:
+    """Return the prints in one PDF with an outline by chapter, whose links lead to places in it."""
     writer, first = PdfWriter(), {}
     for caption, pages in found.items():
         above = None
         for title, name in pages:
             first[name] = len(writer.pages)
-            writer.append(io.BytesIO(sheets[name]), import_outline=False)
+            for sheet in sheets[name].pages:
+                writer.add_page(sheet)
             if caption and above is None:
                 above = writer.add_outline_item(caption, first[name])
             writer.add_outline_item(title, first[name], parent=above)
     writer.add_metadata({"/Title": "What instruction tuning changes inside a transformer"})
-    return writer, first
+    places = {(name, ""): (start, None) for name, start in first.items()}
+    for name, start in first.items():
+        places |= {
+            (name, anchor): (start + sheet, top) for anchor, (sheet, top) in anchors(sheets[name]).items()
+        }
+    for name, start in first.items():
+        for sheet in writer.pages[start : start + len(sheets[name].pages)]:
+            relink(sheet, name, writer, places)
+    return writer
 
 
-def relink(writer: PdfWriter, first: Mapping[str, int]) -> None:
-    """Make links between printed pages of the book lead to their first sheets, and drop those to other files of this disk."""
-    html = params.ROOT / "_build" / "html"
-    for sheet in writer.pages:
-        kept = ArrayObject()
-        for reference in sheet.get("/Annots") or ():
-            annotation = reference.get_object()
-            address = urlparse(str(annotation.get("/A", {}).get("/URI", "")))
-            path = Path(unquote(address.path)).with_suffix("")
-            name = path.relative_to(html).as_posix() if path.is_relative_to(html) else None
-            if name in first:
-                del annotation["/A"]
-                annotation[NameObject("/Dest")] = ArrayObject(
-                    [writer.pages[first[name]].indirect_reference, NameObject("/Fit")]
-                )
-            if name in first or address.scheme != "file":
-                kept.append(reference)
-        if kept:
-            sheet[NameObject("/Annots")] = kept
+def anchors(reader: PdfReader) -> dict[str, tuple[int, float | None]]:
+    """Return {anchor: (sheet, height on it)} of one page's print."""
+    found = {}
+    for name, place in reader.named_destinations.items():
+        sheet = reader.get_destination_page_number(place)
+        if sheet is not None and sheet >= 0:
+            found[str(name).removeprefix("/")] = sheet, place.top
+    return found
+
+
+def relink(sheet, page: str, writer: PdfWriter, places: Mapping) -> None:
+    """Make a sheet's links into the book lead to places of the PDF; those to other files of this disk are dropped."""
+    kept = ArrayObject()
+    for reference in sheet.get("/Annots") or ():
+        annotation = reference.get_object()
+        name, anchor, local = target(annotation, page)
+        if place := places.get((name, anchor), places.get((name, ""))):
+            annotation.pop("/A", None)
+            annotation[NameObject("/Dest")] = destination(writer, *place)
+        if place or not local:
+            kept.append(reference)
+    if "/Annots" in sheet:
+        sheet[NameObject("/Annots")] = kept
+
+
+def target(annotation, page: str) -> tuple[str | None, str, bool]:
+    """Return (page of the book, anchor, whether it is on this disk) that a link of a page leads to."""
+    if "/Dest" in annotation:
+        return page, str(annotation["/Dest"]).removeprefix("/"), True
+    address = urlparse(str(annotation.get("/A", {}).get("/URI", "")))
+    html, path = params.ROOT / "_build" / "html", Path(unquote(address.path)).with_suffix("")
+    inside = address.scheme == "file" and path.is_relative_to(html)
+    return (
+        path.relative_to(html).as_posix() if inside else None,
+        unquote(address.fragment),
+        address.scheme == "file",
+    )
+
+
+def destination(writer: PdfWriter, sheet: int, top: float | None) -> ArrayObject:
+    """Return a PDF destination: a sheet and a height on it, or its top."""
+    where = [NameObject("/FitH"), FloatObject(top)] if top is not None else [NameObject("/Fit")]
+    return ArrayObject([writer.pages[sheet].indirect_reference, *where])
