@@ -170,10 +170,15 @@ def write(profile: str) -> tuple[Path, dict[str, str]]:
     """
     html, path = require_book(profile), archive_path(profile)
     found = datasets(profile)
-    with sealed.replacing(path) as partial, zipfile.ZipFile(partial, "w") as file:
-        archive = Archive(file)
-        fill(archive, texts(profile, html), found)
-        finish(archive, profile, found)
+    with sealed.replacing(path) as partial:
+        try:
+            with zipfile.ZipFile(partial, "w") as file:
+                archive = Archive(file)
+                fill(archive, texts(profile, html), found)
+                finish(archive, profile, found)
+        except BaseException:  # an interrupt too: a hundred megabytes are not left lying
+            partial.unlink(missing_ok=True)
+            raise
     return path, archive.left_out
 
 

@@ -7,7 +7,9 @@ them again. Which experiments these are is read from the variables that they dec
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,41 +46,71 @@ def check(folder: Path, sound: Sequence[Path], report, *, share: float, seed: in
 
     folder: the unpacked supplement. share: of its tokens or prompts, at least one of each variant's.
     """
-    held = set(sound)
+    captures = [key for key in experiments.slices() if kind_of(key, CAPTURE)]
+    by_model: dict[Path, list[Path]] = {}
     for path in sorted(sound):
-        capture = next((key for key in experiments.slices() if kind_of(key, CAPTURE)), None)
-        if capture is None or not any(kind_of(path.stem, dims) for dims in (CAPTURE, PROFILE)):
-            continue
-        name, source = path.relative_to(folder).as_posix(), path.with_name(f"{capture}.nc")
+        if path.stem in captures or kind_of(path.stem, PROFILE):
+            by_model.setdefault(path.parent, []).append(path)
+    for place, paths in by_model.items():
+        names = [path.relative_to(folder).as_posix() for path in paths]
         try:
-            pair, run = loaded(path, capture)
+            source = source_of(paths[0], captures[0], place / f"{captures[0]}.nc" in paths)
         except ParameterError as error:
-            report.skipped.append(f"{name} was not measured again: {error}")
+            report.skipped += [f"{name} was not measured again: {error}" for name in names]
             continue
-        steps = store.load(source) if source in held else None
-        rng = np.random.default_rng([seed, *name.encode()])
-        compare = compare_tokens if kind_of(path.stem, CAPTURE) else compare_prompts
-        try:
-            what, worst, ties = compare(pair, run, path, steps, share, rng)
-        except (ParameterError, tuned_lens_files.TunedLensError, ValueError) as error:
-            report.problems.append(
-                f"{name} cannot have been measured with these checkpoints and prompts: {error}"
-            )
-            continue
-        judge(report, name, what, worst, ties)
+        for path, name in zip(paths, names):
+            compare = compare_tokens if path.stem in captures else compare_prompts
+            try:
+                found = compare(source, path, share, np.random.default_rng([seed, *name.encode()]))
+            except (ParameterError, tuned_lens_files.TunedLensError, ValueError) as error:
+                report.problems.append(f"{name} cannot be of these checkpoints, prompts and lenses: {error}")
+                continue
+            judge(report, name, source.allowed, *found)
 
 
-def judge(report, name: str, what: str, worst: float, ties: float) -> None:
-    """Add to the report what a comparison found: a problem if it passes the tolerance."""
-    sizes = f"{what}, largest difference {worst:.1e} of max(1 nat, value)" + (
-        f", {ties:.2%} of top-1 tokens differ" if ties else ""
-    )
-    if worst > TOLERANCE or ties > TIES:
-        report.problems.append(
-            f"{name} does not hold what its model computes: {sizes}; {TOLERANCE} and {TIES:.1%} are allowed."
-        )
+def judge(report, name: str, allowed: float, what: str, worst: float, ties: float) -> None:
+    """Add to the report what a comparison found: a problem if it passes what is allowed."""
+    found = f"{what}, largest difference {worst:.1e} of max(1 nat, value)"
+    found += f", {ties:.2%} of top-1 tokens differ" if ties else ""
+    if worst > allowed or ties > TIES:
+        limits = f"{allowed:.1e} and {TIES:.1%} of top-1 tokens are allowed"
+        report.problems.append(f"{name} does not hold what its model computes: {found}; {limits}.")
     else:
-        report.checked.append(f"measured again: {name}, {sizes} (allowed: {TOLERANCE})")
+        report.checked.append(f"measured again: {name}, {found} (allowed: {allowed:.1e})")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a sample is measured with: the pair, the run of the capture and, if the supplement has it, its dataset."""
+
+    pair: Pair
+    run: params.Run
+    steps: xr.Dataset | None
+
+    @cached_property
+    def sizes(self) -> dict:
+        """The sizes of the capture: those that its dataset records, else those of its profile."""
+        recorded = json.loads(self.steps.attrs["parameters"]) if self.steps is not None else {}
+        return self.run.experiment.model_dump() | recorded
+
+    @property
+    def allowed(self) -> float:
+        """By how much of max(1 nat, value) a number may differ."""
+        return TOLERANCE + 2.0 ** -(self.sizes["kept_bits"] + 1)
+
+    @cached_property
+    def ids(self) -> dict[str, list[list[int]]]:
+        """The ids that each variant reads of every prompt of the capture."""
+        chosen = prompt_sets.load_prompts(
+            self.run.profile.prompts, self.sizes["n_prompts"], self.sizes["seed"]
+        )
+        return {decoder.variant: prompt_sets.render(decoder, chosen) for decoder in self.pair}
+
+
+def source_of(path: Path, capture: str, held: bool) -> Source:
+    """Return what the datasets beside `path` are measured with; held: whether the capture's is among them."""
+    pair, run = loaded(path, capture)
+    return Source(pair, run, store.load(path.with_name(f"{capture}.nc")) if held else None)
 
 
 def loaded(path: Path, capture: str) -> tuple[Pair, params.Run]:
@@ -102,17 +134,6 @@ def loaded(path: Path, capture: str) -> tuple[Pair, params.Run]:
             f"{run.model.key} is measured in {run.model.dtype}, whose rounding depends on the machine."
         )
     return load_pair(run.model), run
-
-
-def sizes(run: params.Run, steps: xr.Dataset | None) -> Mapping:
-    """Return the sizes of a capture: those that its dataset records, else those of its profile."""
-    return run.experiment.model_dump() | (json.loads(steps.attrs["parameters"]) if steps is not None else {})
-
-
-def rendered(pair: Pair, run: params.Run, size: Mapping) -> dict[str, list[list[int]]]:
-    """Return the ids that each variant reads of every prompt of the capture."""
-    chosen = prompt_sets.load_prompts(run.profile.prompts, size["n_prompts"], size["seed"])
-    return {decoder.variant: prompt_sets.render(decoder, chosen) for decoder in pair}
 
 
 def read(decoder: Decoder, folder: Path, rows, texts: Sequence[Continuation]) -> list[dict[str, np.ndarray]]:
@@ -140,55 +161,52 @@ def written(steps: xr.Dataset, history: str, prompt: int) -> np.ndarray:
     return at[np.argsort(steps.token.values[at])]
 
 
-def compare_tokens(pair, run, path, steps, share, rng) -> tuple[str, float, float]:
+def compare_tokens(source: Source, path: Path, share: float, rng) -> tuple[str, float, float]:
     """Return (what was compared, largest difference, share of top-1 tokens that differ) for tokens drawn from a capture."""
+    steps, texts = source.steps, {}
     n = steps.sizes["step"]
     drawn = np.sort(rng.choice(n, max(1, round(share * n)), replace=False))
-    ids, texts = rendered(pair, run, sizes(run, steps)), {}
     for at in drawn:
         texts.setdefault((str(steps.history.values[at]), int(steps.prompt_index.values[at])), []).append(at)
     wholes = [written(steps, *text) for text in texts]
     forced = [Continuation(tuple(steps.token_id.values[whole].tolist()), False) for whole in wholes]
     worst, differ, count = 0.0, 0, 0
-    stored = steps[list(METRICS)].transpose("variant", "lens", "layer", "step")
-    for decoder in pair:
-        rows = [ids[decoder.variant][prompt] for _, prompt in texts]
-        own = stored.sel(variant=decoder.variant)
+    for decoder in source.pair:
+        rows = [source.ids[decoder.variant][prompt] for _, prompt in texts]
+        own = steps[list(METRICS)].sel(variant=decoder.variant).transpose("lens", "layer", "step")
         for seen, whole, chosen in zip(read(decoder, path.parent, rows, forced), wholes, texts.values()):
             inside = np.flatnonzero(np.isin(whole, chosen))
             there = {name: own[name].values[..., whole[inside]] for name in METRICS}
             worst = max(worst, *(apart(seen[name][..., inside], there[name]) for name in METRICS[:-1]))
-            differ, count = (
-                differ + (seen["top1"][..., inside] != there["top1"]).sum(),
-                count + there["top1"].size,
-            )
+            differ += (seen["top1"][..., inside] != there["top1"]).sum()
+            count += there["top1"].size
     return f"{len(drawn)} of {n} tokens", worst, differ / count
 
 
-def compare_prompts(pair, run, path, steps, share, rng) -> tuple[str, float, float]:
-    """Return (what was compared, largest difference, 0.0) for prompts drawn from a profile: means over their later tokens."""
-    stored = store.load(path)
-    size, worst, n_tokens = sizes(run, steps), 0.0, 0
-    n = min(stored.sizes["prompt"], size["n_prompts"])
-    ids = rendered(pair, run, size)
-    for decoder in pair:
+def compare_prompts(source: Source, path: Path, share: float, rng) -> tuple[str, float, float]:
+    """Return (what was compared, largest difference, 0) for prompts drawn from a profile: means over their later tokens."""
+    stored, worst, n_tokens = store.load(path), 0.0, 0
+    n = min(stored.sizes["prompt"], source.sizes["n_prompts"])
+    for decoder in source.pair:
         drawn = np.sort(rng.choice(n, max(1, round(share * n)), replace=False))
-        rows = [ids[decoder.variant][i] for i in drawn]
-        if steps is None:
-            texts = generate(decoder, rows, max_new_tokens=size["max_new_tokens"])
-        else:
-            tokens = (steps.token_id.values[written(steps, decoder.variant, i)] for i in drawn)
-            texts = [Continuation(tuple(of.tolist()), False) for of in tokens]
+        rows = [source.ids[decoder.variant][i] for i in drawn]
         own = stored[list(METRICS[:-1])].sel(variant=decoder.variant).transpose("prompt", "lens", "layer")
-        for i, seen in zip(drawn, read(decoder, path.parent, rows, texts)):
+        for i, seen in zip(drawn, read(decoder, path.parent, rows, own_texts(source, decoder, drawn, rows))):
             n_tokens += seen["entropy"].shape[-1]
-            later = {
-                name: seen[name][..., 1:].astype(float) for name in METRICS[:-1]
-            }  # free running starts at the second token
+            # Free running starts at the second token.
+            later = {name: seen[name][..., 1:].astype(float) for name in METRICS[:-1]}
             if later["entropy"].shape[-1]:
                 worst = max(worst, *(apart(later[name].mean(-1), own[name].values[i]) for name in later))
-    whose = "the capture's texts" if steps is not None else "texts written again"
-    return f"{n_tokens} tokens of {len(drawn)} prompts for each variant, {whose}", worst, 0.0
+    whose = "the capture's texts" if source.steps is not None else "texts written again"
+    return f"{n_tokens} tokens of {len(drawn)} prompts of each variant, {whose}", worst, 0.0
+
+
+def own_texts(source: Source, decoder: Decoder, drawn: Sequence[int], rows) -> list[Continuation]:
+    """Return what a model wrote to some prompts: by the capture, else written again."""
+    if source.steps is None:
+        return generate(decoder, rows, max_new_tokens=source.sizes["max_new_tokens"])
+    tokens = (source.steps.token_id.values[written(source.steps, decoder.variant, i)] for i in drawn)
+    return [Continuation(tuple(of.tolist()), False) for of in tokens]
 
 
 def apart(now: np.ndarray, before: np.ndarray) -> float:

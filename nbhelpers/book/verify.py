@@ -122,9 +122,7 @@ def digest_of(path: Path) -> str:
 def check_dataset(path: Path, folder: Path, report: Report) -> bool:
     """Return whether a dataset is whole and holds the variables that its experiment declares, after reporting what is not."""
     try:
-        expects = experiments.variables(path.stem)
-        store.attributes(path, experiment=path.stem, expects=expects)
-        store.load(path, experiment=path.stem, expects=expects).close()
+        store.load(path, experiment=path.stem, expects=experiments.variables(path.stem)).close()
     except (ResultError, params.ParameterError) as error:
         name = path.relative_to(folder).as_posix()
         report.problems.append(
