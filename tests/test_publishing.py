@@ -21,7 +21,9 @@ class Text(yaml.SafeLoader):
 
 Text.yaml_implicit_resolvers = {
     first: [
-        (tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp" and first not in "oO"
+        (tag, pattern)
+        for tag, pattern in found
+        if tag != "tag:yaml.org,2002:timestamp" and first not in ("o", "O")
     ]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }

@@ -33,6 +33,15 @@ MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 PAPER = {"width": 703, "height": 1030}  # px, of A4 without the margins of book.css
 PATIENCE = 120_000  # ms for the charts of one page
 OPENED = """() => document.querySelectorAll("article details:not(.chart-data)").forEach(part => (part.open = true))"""
+# Chromium notes only the places that a link of the same page leads to, so there is one, unseen, to each.
+NOTED = """() => {
+    const links = document.createElement("div");
+    links.style.display = "none";
+    for (const place of document.querySelectorAll("article [id]")) {
+        links.append(Object.assign(document.createElement("a"), {href: `#${place.id}`, textContent: "."}));
+    }
+    document.body.append(links);
+}"""
 # Whether each chart is drawn for the room that it has now, for a while: layout settles after the parts are open.
 SETTLED = """async () => {
     const pause = () => new Promise(done => setTimeout(done, 250));
@@ -90,6 +99,7 @@ def printed(page: Page, path: Path) -> bytes:
     page.goto(path.as_uri())
     page.evaluate("() => document.documentElement.dataset.theme = 'light'")
     page.evaluate(OPENED)
+    page.evaluate(NOTED)
     try:
         page.wait_for_function(SETTLED, timeout=PATIENCE)
     except PlaywrightError:
@@ -183,13 +193,15 @@ def target(annotation, page: str) -> tuple[str | None, str, bool]:
     if "/Dest" in annotation:
         return page, str(annotation["/Dest"]).removeprefix("/"), True
     address = urlparse(str(annotation.get("/A", {}).get("/URI", "")))
-    html, path = params.ROOT / "_build" / "html", Path(unquote(address.path)).with_suffix("")
-    inside = address.scheme == "file" and path.is_relative_to(html)
-    return (
-        path.relative_to(html).as_posix() if inside else None,
-        unquote(address.fragment),
-        address.scheme == "file",
+    if address.scheme != "file":
+        return None, "", False
+    html, path = params.ROOT / "_build" / "html", Path(unquote(address.path))
+    inside = (
+        path.relative_to(html).with_suffix("").as_posix()
+        if path.is_relative_to(html) and path != html
+        else None
     )
+    return inside, unquote(address.fragment), True
 
 
 def destination(writer: PdfWriter, sheet: int, top: float | None) -> ArrayObject:

@@ -91,8 +91,8 @@ def test_the_pages_are_bound_in_order_with_an_outline_and_links(root):
 def test_a_page_whose_charts_stay_away_is_named(root, monkeypatch):
     page = root / "_build/html/words.html"
     page.write_text(page.read_text().replace("<p>words", '<div class="vegalite"></div>'))
-    monkeypatch.setattr(pdf, "PATIENCE", 800)
-    with pytest.raises(store.ResultError, match=r"the charts of words.html were not drawn"):
+    monkeypatch.setattr(pdf, "PATIENCE", 4000)
+    with pytest.raises(store.ResultError, match=r"the charts of words.html were not drawn in 4 s"):
         pdf.write()
     assert not pdf.pdf_path().exists()
 
