@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help environment book check test mutants realmodel lab bench pocket doctor clean
+.PHONY: help environment book zip pdf check test mutants realmodel lab bench pocket doctor clean
 
 PROFILE ?= pocket
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -21,13 +21,19 @@ OWN_KERNEL := env JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-20s %s\n", $$1, $$2}'
-	@echo "  PROFILE=pocket|laptop|paper, CORES=n and GPUS=n apply to book"
+	@echo "  PROFILE=pocket|laptop|paper, CORES=n and GPUS=n apply to book, PROFILE to zip too"
 
 environment: $(STAMP)  ## install everything into .venv (or .env with conda); done by the others too
 
 book: $(STAMP)  ## run what is missing of the experiments, then build the HTML book
 	@$(BIN)/python -m nbhelpers batch --profile $(PROFILE) --cores $(CORES) --gpus $(GPUS)
 	@echo "open $(CURDIR)/_build/html/index.html"
+
+zip: $(STAMP)  ## write the supplement: book, results, notebooks, sources, checksums (after make book; less than 100 MB)
+	@$(BIN)/python -m nbhelpers zip --profile $(PROFILE)
+
+pdf: $(STAMP)  ## print the book into _build/book.pdf (after make book; needs Chromium or Chrome; two minutes)
+	@$(BIN)/python -m nbhelpers pdf
 
 # Quick enough to run after every edit; what loads a model or runs a notebook is left to `make test`.
 UNIT := tests/core tests/models tests/measures tests/report tests/experiments tests/test_house.py
