@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from nbhelpers.book import assets, cards, pages, source
+from nbhelpers.book import assets, cards, explore, pages, source
 from nbhelpers.core import params, store
 from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
@@ -141,6 +141,7 @@ def assemble(profile: str, folder: Path) -> list[str]:
         text = pages.filled(path.read_text(encoding="utf-8"), profile, f"book/{path.relative_to(folder)}")
         path.write_text(text, encoding="utf-8")
     drawn = {"training_loss": charts.training_loss(cards.read()), "windows": windows.windows_figure()}
+    drawn |= explore.charts()
     for name, chart in drawn.items():
         text = json.dumps(chart.to_dict(), ensure_ascii=False)
         (folder / f"{name}.vl.json").write_text(text, encoding="utf-8")

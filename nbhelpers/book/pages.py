@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from nbhelpers import experiments
-from nbhelpers.book import cards, registry
+from nbhelpers.book import cards, explore, registry
 from nbhelpers.book.markdown import PageError, table, tabs
 from nbhelpers.core import depths, params, store
 from nbhelpers.report.families import family_titles
@@ -161,7 +161,7 @@ def windows(profile: str) -> str:
 INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        verdict, answers, whose, model_tabs, windows,
+        verdict, answers, whose, model_tabs, windows, explore.explorer,
         cards.pocket_sizes, cards.pocket_gates, cards.pocket_misses, cards.pocket_extra, cards.pocket_samples,
     )
 }  # fmt: skip

@@ -13,6 +13,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from nbhelpers.report.charts import VEGALITE
 
+OWN_SCRIPT = {"explore": "explore.js"}
+
 FIGURE = """<figure class="chart" id="figure-{n}">
 <div class="vegalite" role="group" aria-label="Figure {n}. {text}"><script type="application/json">{spec}</script></div>
 <figcaption><a class="figure-number" href="#figure-{n}">Figure {n}.</a> {text}</figcaption>
@@ -87,10 +89,12 @@ def number_figures(app, doctree, docname):
 
 
 def load_scripts(app, pagename, templatename, context, doctree):
-    """Load Vega only on the pages that hold a chart."""
+    """Load Vega only on the pages that hold a chart, and after it the script of a page that has one of its own."""
     if doctree and any(node.get("is_chart") for node in doctree.findall(nodes.raw)):
         app.add_js_file("vega.js", loading_method="defer")
         app.add_js_file("charts.js", loading_method="defer")
+        if pagename in OWN_SCRIPT:
+            app.add_js_file(OWN_SCRIPT[pagename], loading_method="defer")
 
 
 def setup(app):

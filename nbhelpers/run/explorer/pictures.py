@@ -20,7 +20,7 @@ DASHES = dict(zip(NAMES.values(), ([4, 2], [1, 0], [6, 2], [2, 2])))
 DIGITS = {"top1_probability": 3, "entropy": 2, "kl_final_layer": 3}
 MARKS = {"\n": "↵", "\t": "⇥"}
 LISTS = ("token", "column", "top1", *TITLES)
-CELL, ROW = 46, 18  # px
+CELL, ROW = 40, 18  # px
 TEXT = CATEGORIES[3]  # reads on a filled cell, on light and dark pages
 MOST_FILL = 0.55
 
@@ -32,21 +32,31 @@ def word(text: str) -> str:
     return text.strip() or "␣"
 
 
-def rows(view: xr.Dataset) -> list[dict]:
-    """Return a view of `reading.explore` as rows for the charts, one for each arm, lens and layer; tokens are lists."""
-    columns = [f"{i} {word(str(text))}" for i, text in enumerate(view["token_text"].values)]
-    found = []
+def compact(view: xr.Dataset) -> dict:
+    """Return a view of `reading.explore` as a small tree of words and numbers, which `rows` and the book's page read.
+
+    {"tokens": words, "whos": {name: {lens: {"top1": [layer][token], measure: [layer][token], …}}}}
+    """
+    whos = {}
     for who in map(str, view["who"].values):
         for lens in map(str, view["lens"].values):
             here = view.sel(who=who, lens=lens)
-            values = {name: rounded(here[name].values, DIGITS[name]) for name in TITLES}
-            for layer in range(view.sizes["layer"]):
-                found.append(
-                    {"who": NAMES[who], "lens": lens, "layer": layer, "token": list(range(len(columns))), "column": columns}
-                    | {"top1": [word(str(text)) for text in here["top1_text"].values[layer]]}
-                    | {name: values[name][layer] for name in TITLES}
-                )  # fmt: skip
-    return found
+            found = {name: rounded(here[name].values, DIGITS[name]) for name in TITLES}
+            found["top1"] = [[word(str(text)) for text in row] for row in here["top1_text"].values]
+            whos.setdefault(NAMES[who], {})[lens] = found
+    return {"tokens": [word(str(text)) for text in view["token_text"].values], "whos": whos}
+
+
+def rows(tree: dict) -> list[dict]:
+    """Return a view as `compact` makes it as rows for the charts, one for each arm, lens and layer; tokens are lists."""
+    columns = [f"{i} {text}" for i, text in enumerate(tree["tokens"])]
+    return [
+        {"who": who, "lens": lens, "layer": layer, "token": list(range(len(columns))), "column": columns}
+        | {name: values[name][layer] for name in LISTS[2:]}
+        for who, lenses in tree["whos"].items()
+        for lens, values in lenses.items()
+        for layer in range(len(values["top1"]))
+    ]
 
 
 def rounded(values: np.ndarray, digits: int) -> list:
@@ -71,10 +81,9 @@ def _title() -> alt.Title:
 
 def _framed(layers, data: list[dict], field: str, size: dict, columns: int, about: str, **shown) -> alt.Chart:
     """Return layers as a panel for each value of a field, with the measure as `value`."""
-    data = alt.Data(values=data, name="cells")
     facet = alt.Facet(f"{field}:N", title=None, sort=[*NAMES.values()])
-    chart = alt.layer(*layers).properties(**size).facet(facet=facet, data=data, columns=columns)
-    chart = chart.properties(title=_title(), description=about).add_params(*parameters(**shown))
+    chart = alt.layer(*layers).properties(**size).facet(facet=facet, data=alt.NamedData("cells"), columns=columns)
+    chart = chart.properties(datasets={"cells": data}, title=_title(), description=about).add_params(*parameters(**shown))
     return chart.transform_flatten(list(LISTS)).transform_calculate(value="datum[measure]")
 
 
@@ -89,7 +98,7 @@ def grid(data: list[dict], **shown) -> alt.Chart:
     tips = [alt.Tooltip(f"{name}:N", title=title) for name, title in
             (("who", "model"), ("column", "token"), ("layer", "layer"), ("top1", "top-1 token"))]  # fmt: skip
     tips += [alt.Tooltip(f"{name}:Q", title=title) for name, (title, _) in TITLES.items()]
-    fill = alt.Opacity("value:Q", scale=alt.Scale(range=[0.02, MOST_FILL], zero=True), legend=alt.Legend(title=None))
+    fill = alt.Opacity("value:Q", scale=alt.Scale(type="sqrt", range=[0.02, MOST_FILL], zero=True), legend=alt.Legend(title=None))
     cell = alt.Chart().mark_rect(fill=FILL).encode(x=x, y=y, opacity=fill, tooltip=tips)
     ring = alt.Chart().transform_filter(chosen).mark_rect(fillOpacity=0, stroke=INK, strokeWidth=2.5).encode(x=x, y=y)
     said = alt.Chart().mark_text(fontSize=9, limit=CELL - 3, color=TEXT).encode(x=x, y=y, text="top1:N", tooltip=tips)
