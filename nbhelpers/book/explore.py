@@ -10,6 +10,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import xarray as xr
 
@@ -127,6 +128,6 @@ def _range(name: str, label: str, most: int, first: int) -> str:
     return f'<label>{label} {slider} <output for="{name}">{first}</output></label>'
 
 
-def charts() -> dict[str, dict]:
-    """Return the specifications of the page's charts by file name, without data, which the page's script puts in."""
-    return {"explore_grid": pictures.grid([]), "explore_curves": pictures.curves([])}
+def charts() -> dict[str, alt.Chart]:
+    """Return the page's charts by file name, without data, which the page's script puts in."""
+    return {"explore_grid": pictures.grid(), "explore_curves": pictures.curves()}

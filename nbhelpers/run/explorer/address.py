@@ -30,5 +30,18 @@ def fragment(state: Mapping, tree: Mapping | None = None) -> str:
 
 
 def state(text: str) -> dict[str, str]:
-    """Return the state that a fragment holds, its view's numbers apart; a leading `#` is allowed."""
-    return {name: value for name, value in parse_qsl(text.partition("#")[2] or text) if name != "data"}
+    """Return the state that an address or its fragment names, its view's numbers apart."""
+    return {name: value for name, value in _pairs(text) if name != "data"}
+
+
+def numbers(text: str) -> dict:
+    """Return the view that an address carries, empty if it carries none; ValueError if it is damaged."""
+    letters = dict(_pairs(text)).get("data")
+    try:
+        return unpacked(letters) if letters else {}
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    return parse_qsl(text.partition("#")[2] or text)

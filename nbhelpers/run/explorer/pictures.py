@@ -1,7 +1,7 @@
 """The explorer's charts: a grid of what each layer would say at each token, and the curves over layers of one token.
 
-Both draw rows as `rows` makes them, and take what is shown as parameters of Vega-Lite: `lens`, `measure`, `at_token`, `at_layer`
-and `whos`, the names in the legend. The book's page sets these by its own controls.
+Both draw rows as `rows` makes them, and take what is shown as parameters of Vega-Lite (`SHOWN`): lens, measure, the chosen token and
+layer, and whose names stand in the legend. The book's page sets these by its own controls.
 """
 
 import json
@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import xarray as xr
 
-from nbhelpers.report import charts
+from nbhelpers.report import charts  # registers the theme
 from nbhelpers.report.theme import CATEGORIES, FILL, INK, IT, PT
 from nbhelpers.run.explorer.reading import TITLES
 
@@ -20,6 +20,7 @@ DASHES = dict(zip(NAMES.values(), ([4, 2], [1, 0], [6, 2], [2, 2])))
 DIGITS = {"top1_probability": 3, "entropy": 2, "kl_final_layer": 3}
 MARKS = {"\n": "↵", "\t": "⇥"}
 LISTS = ("token", "column", "top1", *TITLES)
+SHOWN = {"lens": "raw", "measure": "kl_final_layer", "at_token": 0, "at_layer": 0, "whos": ["PT", "IT"]}
 CELL, ROW = 40, 18  # px
 TEXT = CATEGORIES[3]  # reads on a filled cell, on light and dark pages
 MOST_FILL = 0.55
@@ -64,10 +65,15 @@ def rounded(values: np.ndarray, digits: int) -> list:
     return np.round(values.astype(float), digits).tolist()
 
 
-def parameters(*, lens="raw", measure="kl_final_layer", token=0, layer=0, whos=("PT", "IT")) -> list:
+def parameters() -> list:
     """Return the parameters of a chart, with what is shown first."""
-    given = {"lens": lens, "measure": measure, "at_token": token, "at_layer": layer, "whos": list(whos)}
-    return [alt.param(name, value=value) for name, value in given.items()]
+    return [alt.param(name, value=value) for name, value in SHOWN.items()]
+
+
+def filled(spec: dict, data: list[dict], **shown) -> dict:
+    """Return a chart's specification with its rows, and with the values of some of `SHOWN`."""
+    params = [each | ({"value": shown[each["name"]]} if each["name"] in shown else {}) for each in spec["params"]]
+    return spec | {"datasets": {"cells": data}, "params": params}
 
 
 def _title() -> alt.Title:
@@ -79,18 +85,18 @@ def _title() -> alt.Title:
     return alt.Title(text=alt.ExprRef("".join(names) + "''"))
 
 
-def _framed(layers, data: list[dict], field: str, size: dict, columns: int, about: str, **shown) -> alt.Chart:
+def _framed(layers, field: str, size: dict, columns: int, about: str) -> alt.Chart:
     """Return layers as a panel for each value of a field, with the measure as `value`."""
     facet = alt.Facet(f"{field}:N", title=None, sort=[*NAMES.values()])
     chart = alt.layer(*layers).properties(**size).facet(facet=facet, data=alt.NamedData("cells"), columns=columns)
-    chart = chart.properties(datasets={"cells": data}, title=_title(), description=about).add_params(*parameters(**shown))
+    chart = chart.properties(datasets={"cells": []}, title=_title(), description=about).add_params(*parameters())
     return chart.transform_flatten(list(LISTS)).transform_calculate(value="datum[measure]")
 
 
-def grid(data: list[dict], **shown) -> alt.Chart:
+def grid() -> alt.Chart:
     """Return the grid: a panel for each arm, layers upwards, tokens to the right, the top-1 token in each cell.
 
-    The fuller a cell, the larger the measure. shown: see `parameters`.
+    The fuller a cell, the larger the measure. It has no rows yet: see `filled`.
     """
     x = alt.X("column:N", sort=None, title=None, axis=alt.Axis(labelAngle=-60, labelLimit=70, grid=False, domain=False))
     y = alt.Y("layer:O", sort="descending", title="layer", axis=alt.Axis(grid=False, domain=False))
@@ -103,7 +109,7 @@ def grid(data: list[dict], **shown) -> alt.Chart:
     ring = alt.Chart().transform_filter(chosen).mark_rect(fillOpacity=0, stroke=INK, strokeWidth=2.5).encode(x=x, y=y)
     said = alt.Chart().mark_text(fontSize=9, limit=CELL - 3, color=TEXT).encode(x=x, y=y, text="top1:N", tooltip=tips)
     chart = _framed(
-        [cell, ring, said], data, "who", {"width": alt.Step(CELL), "height": alt.Step(ROW)}, 1, GRID_ABOUT, **shown
+        [cell, ring, said], "who", {"width": alt.Step(CELL), "height": alt.Step(ROW)}, 1, GRID_ABOUT
     )
     return chart.transform_filter("datum.lens === lens").resolve_scale(x="shared")
 
@@ -118,8 +124,8 @@ CURVES_ABOUT = (
 )
 
 
-def curves(data: list[dict], **shown) -> alt.Chart:
-    """Return the measure of one token against the layer, a panel for each lens, a line for each arm; shown: see `parameters`."""
+def curves() -> alt.Chart:
+    """Return the measure of one token against the layer, a panel for each lens, a line for each arm, without rows yet."""
     legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1, values=alt.ExprRef("whos"))
     names = list(COLOURS)
     colour = alt.Color("who:N", scale=alt.Scale(domain=names, range=list(COLOURS.values())), legend=legend)
@@ -131,7 +137,7 @@ def curves(data: list[dict], **shown) -> alt.Chart:
     rule = alt.Chart().transform_filter("datum.layer === at_layer").mark_rule(strokeDash=[1, 3]).encode(x=x)
     line = alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash)
     points = alt.Chart().mark_point(size=24, filled=True, opacity=1).encode(x=x, y=y, color=colour, tooltip=tips)
-    chart = _framed([rule, line, points], data, "lens", {"width": 260, "height": 180}, 2, CURVES_ABOUT, **shown)
+    chart = _framed([rule, line, points], "lens", {"width": 260, "height": 180}, 2, CURVES_ABOUT)
     return chart.transform_filter("datum.token === at_token")
 
 
