@@ -33,11 +33,13 @@ def source() -> str:
         found = experiments.variables(key).get("top1")
         if found and tuple(found.dims) == DIMS:
             return key
-    raise PageError(f"no experiment declares a variable top1 over {', '.join(DIMS)}, which the page explore.md shows.")
+    raise PageError(
+        f"no experiment declares a variable top1 over {', '.join(DIMS)}, which the page explore.md shows."
+    )
 
 
 def chosen(result: xr.Dataset, most: int) -> list[str]:
-    """Return ids of prompts that no one has picked: in the order of their hashes, one of each category first, none harmful."""
+    """Return ids of prompts that nobody picked: in the order of their hashes, one of each category first, none harmful."""
     kind = dict(zip(map(str, result["prompt"].values), map(str, result["category"].values)))
     ids = sorted(kind, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     of_kind = {name: [other for other in ids if kind[other] == kind[name]].index(name) for name in ids}
@@ -66,7 +68,9 @@ def view(result: xr.Dataset, prompt: str, history: str, spell) -> xr.Dataset:
     at = int(np.flatnonzero(result["prompt"].values == prompt)[0])
     steps = (result["prompt_index"] == at) & (result["history"] == history) & (result["token"] < TOKENS)
     kept = result[["token_id", "top1", *pictures.TITLES]].isel(step=np.flatnonzero(steps.values)).load()
-    found = kept.drop_vars("token").rename(step="token", variant="who").transpose("who", "lens", "layer", "token")
+    found = (
+        kept.drop_vars("token").rename(step="token", variant="who").transpose("who", "lens", "layer", "token")
+    )
     spelled = np.vectorize(spell, otypes=[object])
     return found.assign(
         top1_text=(found["top1"].dims, spelled(found["top1"].values)),
@@ -84,7 +88,9 @@ def views(profile: str) -> dict:
         for prompt in chosen(result, most):
             message = result["message"].sel(prompt=prompt).item()
             found["prompts"][prompt] = message
-            texts = {pictures.NAMES[v]: str(result["text"].sel(prompt=prompt, variant=v).item()) for v in VARIANTS}
+            texts = {
+                pictures.NAMES[v]: str(result["text"].sel(prompt=prompt, variant=v).item()) for v in VARIANTS
+            }
             for history in VARIANTS:
                 tree = pictures.compact(view(result, prompt, history, spell))
                 found["views"][f"{model}/{prompt}/{history}"] = tree | {"message": message, "texts": texts}
@@ -103,7 +109,12 @@ def explorer(profile: str) -> str:
         _list("prompt", "Prompt", held["prompts"]),
         _list("history", "Reply of", {"it": "IT", "pt": "PT"}),
         _list("lens", "Lens", {"raw": "raw", "tuned": "tuned"}),
-        _list("measure", "Shows", {name: title for name, (title, _) in pictures.TITLES.items()}, "kl_final_layer"),
+        _list(
+            "measure",
+            "Shows",
+            {name: title for name, (title, _) in pictures.TITLES.items()},
+            "kl_final_layer",
+        ),
         _range("token", "Token", tokens - 1, 0),
         _range("layer", "Layer", layers - 1, layers // 2),
         "</form>",

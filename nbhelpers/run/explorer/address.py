@@ -1,4 +1,4 @@
-"""A view of the explorer as the part of an address behind `#`, which the book's page opens: `pair=…&prompt=…&token=…&layer=…`.
+"""A view of the explorer as the part of an address behind `#`: `pair=…&prompt=…&token=…&layer=…`; the book's page opens it.
 
 A view that the page does not hold, of a typed prompt or with an edit, carries its numbers in the address, as `data=…`.
 """

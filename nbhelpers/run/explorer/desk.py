@@ -1,7 +1,7 @@
-"""The widgets of the explorer's notebook: controls above, the grid, the curves and the replies below; see `scene` for what they show.
+"""The widgets of the explorer's notebook: controls above, the grid, the curves and the replies below.
 
-A slider reports when it is released, so that no picture is drawn on the way. The curves are drawn by the book's one renderer
-of charts. Widgets are not saved with a notebook.
+`scene` says what they show. A slider reports when it is released, so that no picture is drawn on the way. The curves are drawn by
+the book's one renderer of charts. Widgets are not saved with a notebook.
 """
 
 import html
@@ -22,7 +22,7 @@ from nbhelpers.run.explorer.scene import Scene, State
 ERRORS = (ParameterError, ResultError, InterventionError, TokenizerError)
 HISTORIES = {"IT’s reply": "it", "PT’s reply": "pt"}
 GRAFTS = {"none": "", "PT with IT’s MLPs": "pt", "IT with PT’s MLPs": "it"}
-REPLY = "white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid; padding: 0.4em; flex: 1 1 14em; margin: 0 0.5em 0.5em 0"
+REPLY = "white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid; padding: 0.4em; flex: 1 1 14em; margin: 0.2em"
 
 
 def page() -> str:
@@ -55,13 +55,15 @@ def controls(state: State) -> dict:
 
 
 def desk(state: State, book: str = ""):
-    """Return the widget: every control, the grid's cells too, draws anew what it changes. book: address of the page for links."""
+    """Return the widget, in which every control and each cell of the grid draws anew; book: address of the page for links."""
     import ipywidgets as w
 
     from nbhelpers.run.explorer.grid import Grid
 
     given, grid = controls(state), Grid(cell={"layer": state.layer, "token": state.token})
     views = {name: w.HTML() for name in ("status", "said", "replies", "link")} | {"curves": w.Output()}
+    for name, widget in (given | views).items():
+        widget.add_class(f"explore-{name}")
     draw = drawing(given, grid, views, state, book or page())
     for name, control in given.items():
         control.observe(lambda change, name=name: draw(name), "value")
@@ -69,7 +71,9 @@ def desk(state: State, book: str = ""):
     draw("")
     rows = [w.HBox([given[name] for name in names], layout={"flex_flow": "row wrap"}) for names in
             (("pair", "text"), ("history", "tokens"), ("lens", "measure"), ("host",), ("window", "alpha"))]  # fmt: skip
-    return w.VBox([*rows, views["status"], grid, views["said"], views["curves"], views["replies"], views["link"]])
+    return w.VBox(
+        [*rows, views["status"], grid, views["said"], views["curves"], views["replies"], views["link"]]
+    )
 
 
 def drawing(given: Mapping, grid, views: Mapping, state: State, book: str) -> Callable[[str], None]:
@@ -122,8 +126,6 @@ def show(found: Scene, grid, views: Mapping, book: str) -> None:
         grid.cell = found.cell
         grid.title = found.said
     views["said"].value = said([found.said])
-    data = charts.spec_renderer(found.curves)
-    views["curves"].outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
     boxes = [
         f'<div style="{REPLY}"><b>{html.escape(name)}</b>\n{html.escape(text) or "(nothing)"}</div>'
         for name, text in found.replies.items()
@@ -131,9 +133,12 @@ def show(found: Scene, grid, views: Mapping, book: str) -> None:
     views["replies"].value = f'<div style="display: flex; flex-wrap: wrap">{"".join(boxes)}</div>'
     link = html.escape(f"{book}#{found.fragment}", quote=True)
     views["link"].value = (
-        f'<a href="{link}" target="_blank" class="explore-link">This view in the book</a>: copy the link’s address; a browser '
-        "opens no page of the disk from a page of a server."
+        f'<a href="{link}" target="_blank" >This view in the book</a>: copy the link’s address, since a browser opens '
+        "no page of the disk from a page of a server."
     )
+    # Last, since it takes the page longest.
+    data = charts.spec_renderer(found.curves)
+    views["curves"].outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 
 
 def said(sentences: list[str]) -> str:

@@ -1,13 +1,13 @@
 // The clickable grid of the explorer: a table of layers and tokens for each model, whose cells hold the top-1 token and are filled
 // the more, the larger the measure. A click, or the arrow keys and Enter, chooses a cell.
 const STYLE = `
-.explore-grid { overflow-x: auto; font-size: 11px; color: inherit; }
-.explore-grid table { border-collapse: collapse; margin: 0 0 0.8em; }
+.explore-grid { display: flex; flex-wrap: wrap; gap: 0 2em; overflow-x: auto; font-size: 11px; color: inherit; }
+.explore-grid table { border-collapse: collapse; table-layout: fixed; width: max-content; margin: 0 0 0.8em; }
 .explore-grid caption { text-align: left; font-weight: 600; font-size: 13px; }
-.explore-grid th { font-weight: normal; padding: 1px 5px; text-align: right; }
-.explore-grid thead th { text-align: center; max-width: 5.5em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.explore-grid td { padding: 1px 3px; min-width: 3em; max-width: 5.5em; height: 1.5em; text-align: center; cursor: pointer;
+.explore-grid th, .explore-grid td { width: 4.4em; box-sizing: border-box; padding: 1px 3px; font-weight: normal; text-align: center;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.explore-grid td { height: 1.5em; cursor: pointer; }
+.explore-grid tr > :first-child { width: 3.4em; text-align: right; }
 .explore-grid td[aria-selected="true"] { outline: 2px solid currentColor; outline-offset: -2px; }
 .explore-grid td:focus-visible { outline: 2px dashed #d95f02; outline-offset: -2px; }`;
 const FILL = [122, 91, 181]; // cells of a matrix, on any page

@@ -1,7 +1,7 @@
 """The explorer's charts: a grid of what each layer would say at each token, and the curves over layers of one token.
 
-Both draw rows as `rows` makes them, and take what is shown as parameters of Vega-Lite (`SHOWN`): lens, measure, the chosen token and
-layer, and whose names stand in the legend. The book's page sets these by its own controls.
+Both draw rows as `rows` makes them, and take what is shown as parameters of Vega-Lite (`SHOWN`): lens, measure, the chosen
+token and layer, and whose names stand in the legend. The book's page sets these by its own controls.
 """
 
 import json
@@ -10,7 +10,6 @@ import altair as alt
 import numpy as np
 import xarray as xr
 
-from nbhelpers.report import charts  # registers the theme
 from nbhelpers.report.theme import CATEGORIES, FILL, INK, IT, PT
 from nbhelpers.run.explorer.reading import TITLES
 
@@ -72,7 +71,9 @@ def parameters() -> list:
 
 def filled(spec: dict, data: list[dict], **shown) -> dict:
     """Return a chart's specification with its rows, and with the values of some of `SHOWN`."""
-    params = [each | ({"value": shown[each["name"]]} if each["name"] in shown else {}) for each in spec["params"]]
+    params = [
+        each | ({"value": shown[each["name"]]} if each["name"] in shown else {}) for each in spec["params"]
+    ]
     return spec | {"datasets": {"cells": data}, "params": params}
 
 
@@ -88,8 +89,12 @@ def _title() -> alt.Title:
 def _framed(layers, field: str, size: dict, columns: int, about: str) -> alt.Chart:
     """Return layers as a panel for each value of a field, with the measure as `value`."""
     facet = alt.Facet(f"{field}:N", title=None, sort=[*NAMES.values()])
-    chart = alt.layer(*layers).properties(**size).facet(facet=facet, data=alt.NamedData("cells"), columns=columns)
-    chart = chart.properties(datasets={"cells": []}, title=_title(), description=about).add_params(*parameters())
+    chart = (
+        alt.layer(*layers).properties(**size).facet(facet=facet, data=alt.NamedData("cells"), columns=columns)
+    )
+    chart = chart.properties(datasets={"cells": []}, title=_title(), description=about).add_params(
+        *parameters()
+    )
     return chart.transform_flatten(list(LISTS)).transform_calculate(value="datum[measure]")
 
 
@@ -98,16 +103,34 @@ def grid() -> alt.Chart:
 
     The fuller a cell, the larger the measure. It has no rows yet: see `filled`.
     """
-    x = alt.X("column:N", sort=None, title=None, axis=alt.Axis(labelAngle=-60, labelLimit=70, grid=False, domain=False))
+    x = alt.X(
+        "column:N",
+        sort=None,
+        title=None,
+        axis=alt.Axis(labelAngle=-60, labelLimit=70, grid=False, domain=False),
+    )
     y = alt.Y("layer:O", sort="descending", title="layer", axis=alt.Axis(grid=False, domain=False))
     chosen = "datum.token === at_token && datum.layer === at_layer"
     tips = [alt.Tooltip(f"{name}:N", title=title) for name, title in
             (("who", "model"), ("column", "token"), ("layer", "layer"), ("top1", "top-1 token"))]  # fmt: skip
     tips += [alt.Tooltip(f"{name}:Q", title=title) for name, (title, _) in TITLES.items()]
-    fill = alt.Opacity("value:Q", scale=alt.Scale(type="sqrt", range=[0.02, MOST_FILL], zero=True), legend=alt.Legend(title=None))
+    fill = alt.Opacity(
+        "value:Q",
+        scale=alt.Scale(type="sqrt", range=[0.02, MOST_FILL], zero=True),
+        legend=alt.Legend(title=None),
+    )
     cell = alt.Chart().mark_rect(fill=FILL).encode(x=x, y=y, opacity=fill, tooltip=tips)
-    ring = alt.Chart().transform_filter(chosen).mark_rect(fillOpacity=0, stroke=INK, strokeWidth=2.5).encode(x=x, y=y)
-    said = alt.Chart().mark_text(fontSize=9, limit=CELL - 3, color=TEXT).encode(x=x, y=y, text="top1:N", tooltip=tips)
+    ring = (
+        alt.Chart()
+        .transform_filter(chosen)
+        .mark_rect(fillOpacity=0, stroke=INK, strokeWidth=2.5)
+        .encode(x=x, y=y)
+    )
+    said = (
+        alt.Chart()
+        .mark_text(fontSize=9, limit=CELL - 3, color=TEXT)
+        .encode(x=x, y=y, text="top1:N", tooltip=tips)
+    )
     chart = _framed(
         [cell, ring, said], "who", {"width": alt.Step(CELL), "height": alt.Step(ROW)}, 1, GRID_ABOUT
     )
@@ -115,12 +138,12 @@ def grid() -> alt.Chart:
 
 
 GRID_ABOUT = (
-    "What each layer of PT and IT would say (its top-1 token) at each token of one reply, which stands below; a fuller cell has more "
-    "of the measure above. The outlined cell is the chosen one."
+    "What each layer of PT and IT would say (its top-1 token) at each token of one reply, which stands below; a fuller cell "
+    "has more of the measure above. The outlined cell is the chosen one."
 )
 CURVES_ABOUT = (
-    "The measure above against the layer, at the chosen token, for PT (blue, dashed) and IT (orange, solid), a panel for each lens; "
-    "the dotted line is the chosen layer."
+    "The measure above against the layer, at the chosen token, for PT (blue, dashed) and IT (orange, solid), a panel for "
+    "each lens; the dotted line is the chosen layer."
 )
 
 
@@ -136,7 +159,9 @@ def curves() -> alt.Chart:
             alt.Tooltip("value:Q", format=".3f")]  # fmt: skip
     rule = alt.Chart().transform_filter("datum.layer === at_layer").mark_rule(strokeDash=[1, 3]).encode(x=x)
     line = alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash)
-    points = alt.Chart().mark_point(size=24, filled=True, opacity=1).encode(x=x, y=y, color=colour, tooltip=tips)
+    points = (
+        alt.Chart().mark_point(size=24, filled=True, opacity=1).encode(x=x, y=y, color=colour, tooltip=tips)
+    )
     chart = _framed([rule, line, points], "lens", {"width": 260, "height": 180}, 2, CURVES_ABOUT)
     return chart.transform_filter("datum.token === at_token")
 

@@ -64,14 +64,18 @@ def edits(state: State) -> dict[str, Arm]:
     """Return the arms that a state's edits make, by what they are called; ParameterError if the layers are not the pair's."""
     n, found = sources.pair(state.pair).n_layers, {}
     if not 0 <= state.first <= state.last < n:
-        raise ParameterError(f"Layers {state.first} to {state.last} are no window of {state.pair}: it has layers 0 to {n - 1}.")
+        raise ParameterError(
+            f"Layers {state.first} to {state.last} are no window of {state.pair}: it has layers 0 to {n - 1}."
+        )
     span = f"layers {state.first}–{state.last}" if state.first < state.last else f"layer {state.first}"
     if state.host:
         donor = OTHER[state.host]
         name = f"grafted: {NAMES[state.host]} with {NAMES[donor]}’s MLPs of {span}"
         found[name] = reading.grafted(state.host, state.first, state.last)
     if state.alpha != 1 and "directions" not in sources.lacking(state.pair, state.profile):
-        found[f"scaled: IT, IT − PT direction × {state.alpha:g} at {span}"] = reading.scaled(state.first, state.last, state.alpha)
+        found[f"scaled: IT, IT − PT direction × {state.alpha:g} at {span}"] = reading.scaled(
+            state.first, state.last, state.alpha
+        )
     return found
 
 
@@ -87,9 +91,15 @@ def scene(state: State) -> Scene:
     options = dict(history=state.history, max_new_tokens=state.tokens, profile=state.profile)
     view, tree = _view(state.pair, prompt, tuple(made.values()), **options)
     lens = state.lens if state.lens in view["lens"] else "raw"
-    cell = {"token": min(state.token, view.sizes["token"] - 1), "layer": min(state.layer, view.sizes["layer"] - 1)}
+    cell = {
+        "token": min(state.token, view.sizes["token"] - 1),
+        "layer": min(state.layer, view.sizes["layer"] - 1),
+    }
     arms = {NAMES[name]: arm for name, arm in reading.PLAIN.items()} | made
-    replies = {name: reading.written(state.pair, prompt, arm, state.tokens, state.profile) for name, arm in arms.items()}
+    replies = {
+        name: reading.written(state.pair, prompt, arm, state.tokens, state.profile)
+        for name, arm in arms.items()
+    }
     shown = {"lens": lens, "measure": state.measure, "at_token": cell["token"], "at_layer": cell["layer"]}
     data = [_only(row, cell["token"]) for row in pictures.rows(tree)]
     curves = pictures.filled(_curves(), data, whos=list(tree["whos"]), **shown)
@@ -109,19 +119,29 @@ def _view(pair: str, prompt: Prompt, arms: tuple[Arm, ...], **options) -> tuple[
 
 def _only(row: Mapping[str, Any], token: int) -> dict:
     """Return a row for the charts with one of its tokens."""
-    return {name: value[token : token + 1] if isinstance(value, list) else value for name, value in row.items()}
+    return {
+        name: value[token : token + 1] if isinstance(value, list) else value for name, value in row.items()
+    }
 
 
 def panels(tree: dict, lens: str, measure: str) -> list[dict]:
     """Return the grid's panels, one for each arm: its name, and the words and values of each layer and token."""
     return [
-        {"name": who, "words": lenses[lens]["top1"], "values": lenses[lens][measure]} for who, lenses in tree["whos"].items()
+        {"name": who, "words": lenses[lens]["top1"], "values": lenses[lens][measure]}
+        for who, lenses in tree["whos"].items()
     ]
 
 
 def fragment(state: State, prompt: str, lens: str, cell: Mapping[str, int], tree: Mapping) -> str:
     """Return the part of a view's address behind `#`, its numbers included."""
-    kept = {"pair": state.pair, "prompt": prompt, "history": state.history, "lens": lens, "measure": state.measure, **cell}
+    kept = {
+        "pair": state.pair,
+        "prompt": prompt,
+        "history": state.history,
+        "lens": lens,
+        "measure": state.measure,
+        **cell,
+    }
     changed = {"window": f"{state.first}-{state.last}"} if state.host or state.alpha != 1 else {}
     changed |= {"host": state.host} | ({"alpha": f"{state.alpha:g}"} if state.alpha != 1 else {})
     return address.fragment(kept | changed, tree)
@@ -132,10 +152,16 @@ def started(text: str, given: State) -> State:
     found = address.state(text)
     try:
         tree = address.numbers(text)
-        values = {field.name: type(getattr(given, field.name))(found[field.name]) for field in fields(given) if field.name in found}
+        values = {
+            field.name: type(getattr(given, field.name))(found[field.name])
+            for field in fields(given)
+            if field.name in found
+        }
         if "window" in found:
             values["first"], values["last"] = map(int, found["window"].split("-"))
     except ValueError:
-        raise ParameterError("This address cannot be read: copy the whole of it from the explorer or the book’s page.") from None
+        raise ParameterError(
+            "This address cannot be read: copy the whole of it from the explorer or the book’s page."
+        ) from None
     values |= {"text": tree["message"], "tokens": len(tree["tokens"])} if tree else {}
     return State(**asdict(given) | values)

@@ -33,7 +33,8 @@ def lenses(model: str, profile: str) -> dict[str, TunedLens]:
     key = _trains_lenses()
     if fault := results.fault(experiments.resolve(key, model=model, profile=profile)):
         raise store.ResultError(
-            f"No tuned lens of {model}: {fault.rstrip('.')}; train it with `nbh run {key} --model {model} --profile {profile}`."
+            f"No tuned lens of {model}: {fault.rstrip('.')}; train it with `nbh run {key} --model {model} --profile "
+            f"{profile}`."
         )
     folder = store.result_path(profile, model, key).parent
     return {
@@ -59,7 +60,7 @@ def directions(model: str, profile: str) -> np.ndarray:
 
 @lru_cache(PAIRS)
 def lacking(model: str, profile: str) -> dict[str, str]:
-    """Return a sentence for each of "lenses" and "directions" that a pair has none of; a pair that cannot be loaded raises."""
+    """Return a sentence for each of "lenses" and "directions" that a pair lacks; raises if the pair cannot be loaded."""
     found = {}
     pair(model)
     for name, load in (("lenses", lenses), ("directions", directions)):
@@ -92,6 +93,4 @@ def request(text: str, profile: str) -> Prompt:
     message = " ".join(text.split())
     if not message:
         raise ParameterError("The prompt is empty: type a request, then press Enter.")
-    return known(profile).get(message) or Prompt(
-        "typed", "typed", f"Question: {message}\nAnswer:", message
-    )
+    return known(profile).get(message) or Prompt("typed", "typed", f"Question: {message}\nAnswer:", message)
