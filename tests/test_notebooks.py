@@ -20,7 +20,7 @@ from nbhelpers.run import notebooks, results
 from tests.specs import complete
 
 NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("exp*.ipynb"))
-TOOLS = {"label.ipynb"}  # work for people, which measures nothing and stands on no page
+TOOLS = {"label.ipynb", "explore.ipynb"}  # work for people, which measures nothing and stands on no page
 LINES = 120  # of code, at most
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

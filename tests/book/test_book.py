@@ -47,7 +47,7 @@ def test_every_page_of_the_contents_is_there(book_root):
     html = book_root / "_build/html"
     toc = yaml.safe_load((book_root / "_build/book/_toc.yml").read_text())
     names = build.files(toc)
-    assert len(names) == len(set(names)) == 6 + len(KEYS) * (1 + 6)
+    assert len(names) == len(set(names)) == 7 + len(KEYS) * (1 + 6)
     assert all((html / name).with_suffix(".html").exists() for name in names)
 
 
