@@ -20,8 +20,8 @@ from nbhelpers.run import notebooks, results
 from tests.specs import complete
 
 NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("exp*.ipynb"))
-# work for people, which measures nothing and stands on no page; all claims, whose page the book makes itself
-TOOLS = {"label.ipynb", "claims.ipynb"}
+# Work for people, which measures nothing and stands on no page; all claims, whose page the book makes itself.
+TOOLS = {"label.ipynb", "explore.ipynb", "claims.ipynb"}
 LINES = 120  # of code, at most
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -228,6 +228,19 @@
     bound.forEach((chart) => watch.observe(chart.place));
   }
 
+  // For a page with controls of its own (explore.js): draws a chart anew from other rows.
+  function fill(chart, rows) {
+    chart.spec.datasets = { ...chart.spec.datasets, cells: rows };
+    const spec = JSON.parse(chart.text);
+    chart.text = JSON.stringify({ ...spec, datasets: chart.spec.datasets });
+    chart.seen = "";
+    const details = chart.place.parentElement.querySelector("details.chart-data");
+    while (details?.childElementCount > 1) details.lastElementChild.remove();
+    if (details) details.open = false;
+    update(chart);
+  }
+  window.bookCharts = { all: charts, choose, fill };
+
   lensSwitch();
   charts.forEach(reserve);
   if (address().get("lens")) document.getElementById(address().get("anchor"))?.scrollIntoView();

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from nbhelpers.book import assets, cards, claims, origins, pages, published, source
+from nbhelpers.book import assets, cards, claims, explore, origins, pages, published, source
 from nbhelpers.core import params, store
 from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
@@ -145,6 +145,7 @@ def assemble(profile: str, folder: Path) -> list[str]:
         "training_loss": (charts.training_loss(cards.read()), "Data: the model cards in pocket/"),
         "windows": (windows.windows_figure(), "Drawn from nbhelpers.core.depths, which defines the windows"),
     }
+    drawn |= {name: (chart, explore.ORIGIN) for name, chart in explore.charts().items()}
     for name, (chart, words) in drawn.items():
         text = json.dumps(origins.said(chart.to_dict(), f"{words}."), ensure_ascii=False)
         (folder / f"{name}.vl.json").write_text(text, encoding="utf-8")

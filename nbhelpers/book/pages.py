@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from nbhelpers import experiments
-from nbhelpers.book import api, cards, catalogue, claims, figures, levels, methods, published, registry
+from nbhelpers.book import api, cards, catalogue, claims, explore, figures, levels, methods, published, registry
 from nbhelpers.book.catalogue import PARTS, question
 from nbhelpers.book.markdown import PageError, table, tabs
 from nbhelpers.core import depths, params, store
@@ -162,7 +162,7 @@ def windows(profile: str) -> str:
 INSERTS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        verdict, answers, nulls, whose, model_tabs, windows, published.study_files,
+        verdict, answers, nulls, whose, model_tabs, windows, published.study_files, explore.explorer,
         claims.claims_sentence, claims.claims_table, figures.figures, api.api, api.api_index,
         levels.checksums, methods.equations, methods.statistics, methods.differences,
         cards.pocket_sizes, cards.pocket_gates, cards.pocket_misses, cards.pocket_extra, cards.pocket_samples,

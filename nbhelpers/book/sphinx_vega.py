@@ -17,6 +17,8 @@ from nbhelpers.book.sphinx_pages import anchor
 from nbhelpers.report.charts import VEGALITE
 
 RESULTS = "reproducibility.html", "#each-experiment"  # where all results stand with their parameters
+OWN_SCRIPT = {"explore": "explore.js"}
+
 FIGURE = """<figure class="chart" id="figure-{n}">
 <div class="vegalite" role="group" tabindex="0" aria-label="Figure {n}. {text}">
 <script type="application/json">{spec}</script></div>
@@ -131,10 +133,12 @@ def cells_of(doctree: nodes.document) -> dict[int, str]:
 
 
 def load_scripts(app, pagename, templatename, context, doctree):
-    """Load Vega only on the pages that hold a chart."""
+    """Load Vega only on the pages that hold a chart, and after it the script of a page that has one of its own."""
     if doctree and any(node.get("is_chart") for node in doctree.findall(nodes.raw)):
         app.add_js_file("vega.js", loading_method="defer")
         app.add_js_file("charts.js", loading_method="defer")
+        if pagename in OWN_SCRIPT:
+            app.add_js_file(OWN_SCRIPT[pagename], loading_method="defer")
 
 
 def setup(app):
