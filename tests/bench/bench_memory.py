@@ -7,7 +7,7 @@
 All steps run once at tiny sizes, which loads every library and the code of every kernel, and the heap is given back. Then
 each step's measuring cells run in a fork of that process, in a scratch project: the mark of the peak (VmHWM) is set to what
 is resident, and its growth is what the step holds. Without a GPU this is to be the sum of the estimate's two columns.
-The C library maps arrays of 64 KiB or more on their own here, so that a freed one is gone; runs keep up to 256 MiB of freed
+The C library maps arrays of 1 MiB or more on their own here, so that a freed one is gone; runs keep up to 256 MiB of freed
 memory to be faster, which is no array's. `--as-run` leaves it to do so.
 """
 
@@ -34,7 +34,7 @@ from nbhelpers.run import estimate, kernels, notebooks  # noqa: E402
 from tests.bench import random_pairs  # noqa: E402
 
 # Arrays of this size or more are mapped on their own, and gone when they are freed; no more than this is kept of a heap.
-EXACT = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
+EXACT = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
 BOUND, SLACK = 0.25, 64 * 2**20  # of the peak; bytes within which a small one may miss
 POCKET = ["gemma_pocket", "llama_pocket", "qwen_pocket", "mistral_pocket", "deepseek_pocket", "olmo_pocket"]
 
@@ -96,7 +96,7 @@ class Watch(threading.Thread):
         self.most, self.where, self.over, self.main = least, "", threading.Event(), threading.get_ident()
 
     def run(self) -> None:
-        while not self.over.wait(0.005):
+        while not self.over.wait(0.02):
             now = status("VmRSS")
             if now > self.most + 2**20:
                 self.most = now
