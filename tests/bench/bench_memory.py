@@ -2,11 +2,13 @@
 
     python tests/bench/bench_memory.py                                    # the six pocket pairs
     python tests/bench/bench_memory.py --pairs llama_pocket --where       # and the lines that ran at each peak
-    python tests/bench/bench_memory.py --pairs random_1b smollm2_135m     # random weights at public shapes, few prompts
+    python tests/bench/bench_memory.py --pairs random_135m random_1b      # random weights at public shapes, few prompts
 
 All steps run once at tiny sizes, which loads every library and the code of every kernel, and the heap is given back. Then
-each step's measuring cells run in a fork of that process, in a scratch project: the mark of the peak (VmHWM) is set to what
-is resident, and its growth is what the step holds. Without a GPU this is to be the sum of the estimate's two columns.
+each step's measuring cells run in a fork of that process, in a scratch project. What it holds is the most that its anonymous
+memory (RssAnon of Linux, read every 5 ms) grows by: arrays and Python's objects. Without a GPU this is to be the sum of the
+estimate's two columns. The last column is the growth of the peak of all resident memory (VmHWM), to which files of weights
+that are mapped count too; the system drops them where memory is short.
 The C library maps arrays of 1 MiB or more on their own here, so that a freed one is gone; runs keep up to 256 MiB of freed
 memory to be faster, which is no array's. `--as-run` leaves it to do so.
 """
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +44,14 @@ POCKET = ["gemma_pocket", "llama_pocket", "qwen_pocket", "mistral_pocket", "deep
 
 @dataclass(frozen=True)
 class Peak:
-    """What one step held at most beside libraries, and what the dry run says of it, in bytes."""
+    """What one step held at most beside libraries, what the dry run says of it, and the peak with mapped files, in bytes."""
 
     pair: str
     key: str
     held: float
     said: float
-    where: str = ""
+    whole: float
+    where: str
 
     @property
     def close(self) -> bool:
@@ -89,20 +93,25 @@ def run_cells(key: str, model: str, profile: str) -> None:
 
 
 class Watch(threading.Thread):
-    """Keeps the lines that ran when resident memory was largest, looking every few milliseconds."""
+    """Keeps the most anonymous memory that this process had, and the lines that ran then, looking every few milliseconds."""
 
-    def __init__(self, least: int):
+    def __init__(self):
         super().__init__(daemon=True)
-        self.most, self.where, self.over, self.main = least, "", threading.Event(), threading.get_ident()
+        self.most, self.where, self.over, self.main = (
+            status("RssAnon"),
+            "",
+            threading.Event(),
+            threading.get_ident(),
+        )
 
     def run(self) -> None:
-        while not self.over.wait(0.02):
-            now = status("VmRSS")
+        while not self.over.wait(0.005):
+            now = status("RssAnon")
             if now > self.most + 2**20:
-                self.most = now
                 frames = traceback.extract_stack(sys._current_frames()[self.main])
                 own = [f for f in frames if "nbhelpers" in f.filename or " cell " in f.filename]
                 self.where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(own[-6:]))
+            self.most = max(self.most, now)
 
 
 def warm_up(keys: list[str]) -> None:
@@ -113,16 +122,14 @@ def warm_up(keys: list[str]) -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def measured(key: str, model: str, profile: str, watched: bool) -> dict:
-    """Return the peak of one step in this process, bytes beside what is resident, and where it was if that is asked."""
-    before = status("VmRSS")
+def measured(key: str, model: str, profile: str) -> dict:
+    """Return the peaks of one step in this process, bytes beside what is resident, and the lines that ran at the first."""
+    arrays, whole, watch = status("RssAnon"), status("VmRSS"), Watch()
     Path("/proc/self/clear_refs").write_text("5")
-    watch = Watch(before)
-    if watched:
-        watch.start()
+    watch.start()
     run_cells(key, model, profile)
     watch.over.set()
-    return {"held": status("VmHWM") - before, "where": watch.where}
+    return {"held": watch.most - arrays, "whole": status("VmHWM") - whole, "where": watch.where}
 
 
 def forked(work, *given):
@@ -145,12 +152,11 @@ def forked(work, *given):
     return answer["found"]
 
 
-def compared(keys: list[str], model: str, profile: str, watched: bool = False):
+def compared(keys: list[str], model: str, profile: str) -> Iterator[Peak]:
     """Yield the peak of each step of one pair, in an order in which each finds what it needs."""
     for key in params.ordered(keys):
         cost = estimate.cost(experiments.resolve(key, model=model, profile=profile))
-        found = forked(measured, key, model, profile, watched)
-        yield Peak(model, key, found["held"], cost.memory + cost.host, found["where"])
+        yield Peak(model, key, said=cost.memory + cost.host, **forked(measured, key, model, profile))
 
 
 def inside(root: Path, pairs: list[str], memory: dict[str, str]) -> int:
@@ -161,10 +167,10 @@ def inside(root: Path, pairs: list[str], memory: dict[str, str]) -> int:
     return subprocess.run([sys.executable, *sys.argv, "--inside"], env=os.environ | settings).returncode
 
 
-def shown(peak: Peak) -> str:
+def shown(peak: Peak, where: bool) -> str:
     """Return a line of the table."""
-    sizes = f"{peak.said / 2**20:9.1f}{peak.held / 2**20:9.1f}{peak.said / max(peak.held, 1):7.2f}"
-    return f"{peak.pair:16}{peak.key:10}{sizes}  {'' if peak.close else 'MISSED'}  {peak.where}".rstrip()
+    sizes = f"{peak.said / 2**20:9.1f}{peak.held / 2**20:9.1f}{peak.said / max(peak.held, 1):7.2f}{peak.whole / 2**20:9.1f}"
+    return f"{peak.pair:16}{peak.key:10}{sizes}  {'' if peak.close else 'MISSED'}  {peak.where if where else ''}".rstrip()
 
 
 def processor() -> str:
@@ -186,7 +192,10 @@ def main() -> None:
     if not given.inside:
         with tempfile.TemporaryDirectory() as place:
             sys.exit(inside(Path(place), given.pairs, kernels.MEMORY if given.as_run else EXACT))
-    print(f"estimate and peak beside libraries, MiB, and their ratio; {processor()}, one thread", flush=True)
+    print(
+        f"estimate, peak beside libraries, their ratio, peak with mapped files (MiB); {processor()}, one thread",
+        flush=True,
+    )
     keys, found, said = params.ordered(given.keys), [], sys.stdout
     with (
         open(os.devnull, "w") as nowhere,
@@ -195,8 +204,8 @@ def main() -> None:
     ):
         warm_up(keys)
         for pair in given.pairs:
-            for peak in compared(keys, pair, random_pairs.profile(pair), given.where):
-                print(shown(peak), file=said, flush=True)
+            for peak in compared(keys, pair, random_pairs.profile(pair)):
+                print(shown(peak, given.where), file=said, flush=True)
                 found.append(peak)
     missed = sum(not peak.close for peak in found)
     print(f"{len(found) - missed} of {len(found)} within {BOUND:.0%} or {SLACK / 2**20:.0f} MiB")
