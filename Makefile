@@ -64,7 +64,7 @@ realmodel: $(STAMP)  ## run everything on a public model of 135 M parameters (do
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
-bench: $(STAMP)  ## time lenses, capture, grafts, steering and judges against bounds and naive loops; memory of blocks
+bench: $(STAMP)  ## time lenses, capture, grafts, steering and judges against bounds and naive loops; memory
 	@$(BIN)/python tests/bench/bench_lens.py
 	@$(BIN)/python tests/bench/bench_capture.py
 	@$(BIN)/python tests/bench/bench_tuned_lens.py
@@ -73,6 +73,7 @@ bench: $(STAMP)  ## time lenses, capture, grafts, steering and judges against bo
 	@$(BIN)/python tests/bench/bench_behaviour.py
 	@$(BIN)/python tests/bench/bench_judge.py
 	@$(BIN)/python tests/bench/bench_blocks.py --prompts 100 1000
+	@$(BIN)/python tests/bench/bench_memory.py
 
 pocket: $(STAMP)  ## train the six pocket pairs again (up to 3 h on two cores)
 	@$(BIN)/python -m pocket.train

@@ -25,6 +25,24 @@ class Size(Record):
     vocabulary: int = Field(ge=1)
     heads: int = Field(ge=1)
     parameters: int = Field(ge=1)
+    inner: int | None = Field(
+        default=None, ge=1, description="neurons that act on a token in one layer; 4·width if none"
+    )
+    cached: int | None = Field(
+        default=None,
+        ge=1,
+        description="numbers that the KV cache holds of a token in one layer; 2·width if none",
+    )
+
+    @property
+    def mlp(self) -> int:
+        """The neurons that act on a token in one layer, at least as assumed."""
+        return self.inner or 4 * self.width
+
+    @property
+    def kv(self) -> int:
+        """The numbers that the KV cache holds of a token in one layer, at most if they are not known."""
+        return self.cached or 2 * self.width
 
 
 class Texts(Record):

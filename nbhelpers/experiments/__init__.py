@@ -16,6 +16,7 @@ import importlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ from types import ModuleType
 import xarray as xr
 
 from nbhelpers.core import digests, params, store
-from nbhelpers.core.cost import Cost, generation_cost, reading_cost
+from nbhelpers.core.cost import TOKENS, Cost, generation_cost, reading_cost
 from nbhelpers.core.params import (
     ParameterError,
     Run,
@@ -178,10 +179,12 @@ def resolve(key: str, *, model: str, profile: str | None = None, **notebook_para
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of one run: by its slice's own count, else by `generation_cost` or `reading_cost`.
 
-    needs: the runs that it builds on, with their costs.
+    needs: the runs that it builds on, with their costs. The tokenizers of a run with models are counted here.
     """
     own = getattr(part(run.key, "experiment"), "cost", None) if run.key in slices() else None
     if own:
-        return own(run, size, needs)
-    generates = isinstance(run.experiment, GenerationParams)
-    return generation_cost(run, size, conditions=2) if generates else reading_cost(needs)
+        found = own(run, size, needs)
+    else:
+        generates = isinstance(run.experiment, GenerationParams)
+        found = generation_cost(run, size, conditions=2) if generates else reading_cost(needs)
+    return replace(found, host=found.host + TOKENS * size.vocabulary) if found.memory else found

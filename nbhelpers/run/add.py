@@ -16,7 +16,7 @@ from nbhelpers import experiments
 from nbhelpers.core import checkpoint_files, params, store
 from nbhelpers.core.params import Checkpoint, ParameterError
 from nbhelpers.core.yaml_loader import Dumper
-from nbhelpers.run import capabilities, checkpoints
+from nbhelpers.run import capabilities, checkpoints, estimate
 
 HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
@@ -165,6 +165,7 @@ def model_values(key: str, sides: dict[str, Checkpoint], *, family: str, title: 
         values["size"] = {
             "layers": text.num_hidden_layers, "width": text.hidden_size, "vocabulary": text.vocab_size,
             "heads": text.num_attention_heads, "parameters": sum(p.numel() for p in model.parameters()),
+            "inner": estimate.neurons(text.to_dict()), "cached": estimate.cached(text.to_dict()),
         }  # fmt: skip
     return values
 

@@ -49,7 +49,26 @@ def _stated(folder: Path) -> Size:
         vocabulary=config["vocab_size"],
         heads=config["num_attention_heads"],
         parameters=sum(n_parameters(path, width) for path in checkpoint_files.weights(folder)),
+        inner=neurons(config),
+        cached=cached(config),
     )
+
+
+def neurons(config: Mapping) -> int | None:
+    """Return how many neurons act on a token in one layer, by a configuration; None if it does not say."""
+    dense, expert = config.get("intermediate_size"), config.get("moe_intermediate_size")
+    used = (config.get("num_experts_per_tok") or 0) + (config.get("n_shared_experts") or 0)
+    return max(dense or 0, used * (expert or dense or 0)) or None
+
+
+def cached(config: Mapping) -> int | None:
+    """Return how many numbers of a token the KV cache holds in one layer, by a configuration; None if it does not say."""
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    if config.get("kv_lora_rank"):  # latent attention, of which the cache holds keys and values of all heads
+        keys = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
+        return config["num_attention_heads"] * (keys + config["v_head_dim"])
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return 2 * heads * width
 
 
 def n_parameters(path: Path, width: int = 2) -> int:

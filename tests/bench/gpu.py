@@ -5,8 +5,8 @@
 
 For each shape: tokens a second of generation and of the forced capture; capture, the lens (eager and compiled) and a step of
 the tuned lens as multiples of the forward or the matrix products that they cannot do without; grafted forwards beside bare
-ones; and the peak of GPU memory. Weights are bfloat16, products float32, with
-whatever precision PyTorch gives them by default. No cost depends on the values of weights and tokens.
+ones; and the peak of GPU memory, of each part beside what the dry run counts of it. Weights are bfloat16, products float32,
+with whatever precision PyTorch gives them by default. No cost depends on the values of weights and tokens.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from tokenizers import Tokenizer
@@ -24,6 +25,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from nbhelpers.core import cost
+from nbhelpers.core.schemas import Size
 from nbhelpers.measures import forced_tokens, lens, matched_prefix, tuned_lens
 from nbhelpers.models import conditions, decoder, forward, generation
 from nbhelpers.models.generation import Continuation
@@ -155,12 +158,58 @@ def grafted(pair, prompts, replies, repeats: int) -> dict:
     return {"grafts, forwards": spent / (len(chosen) * bare), "grafts, read, seconds": whole}
 
 
+def counted(shape: dict, pair, rows: int, prompt: int, reply: int, lens_rows: int) -> dict:
+    """Return what the dry run counts of each part, bytes."""
+    run = SimpleNamespace(
+        model=SimpleNamespace(dtype="bfloat16", attention="sdpa"), profile=SimpleNamespace(gpus=1)
+    )
+    size = Size(
+        layers=shape["num_hidden_layers"], width=shape["hidden_size"], vocabulary=shape["vocab_size"],
+        heads=shape["num_attention_heads"], parameters=sum(p.numel() for p in pair.it.module.parameters()),
+        inner=shape["intermediate_size"], cached=2 * shape["num_key_value_heads"] * shape["head_dim"],
+    )  # fmt: skip
+    stream = cost.states(run, size, rows * reply, 4)
+    return {
+        "models": 2 * 2 * size.parameters,
+        "generation": cost.decoded(run, size, rows, prompt, reply),
+        "capture": stream + cost.forwarded(run, size, rows, prompt + reply),
+        "lens": cost.lens_buffers(run, size, lens_rows),
+    }
+
+
+def held() -> int:
+    """Return the bytes of GPU memory in use, after resetting the peak to them; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def peaks(pair, prompts, replies, options) -> dict:
+    """Return the most that each part holds beside what was held before it, bytes; empty without a GPU."""
+    (batch,) = forward.replay_batches(prompts, replies, len(prompts), pair.it.pad_id)
+    found, before = {"models": held()}, held()
+    if not before:
+        return {}
+    generation.generate(pair.it, prompts, max_new_tokens=options.reply, batch_size=len(prompts))
+    found["generation"], before = torch.cuda.max_memory_allocated() - before, held()
+    stream = forward.forward(pair.it, batch)
+    found["capture"], before = torch.cuda.max_memory_allocated() - before, held()
+    lens.lens_metrics(
+        stream.residual, pair.it.unembedding, metrics=("kl_final_layer",), rows=options.lens_rows
+    )
+    return found | {"lens": torch.cuda.max_memory_allocated() - before}
+
+
 def measured(kind: str, shape: dict, options) -> dict:
     """Return all figures of one shape."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     pair = pair_of(kind, shape)
     prompts, replies = texts(pair, options.rows, options.prompt, options.reply)
+    most = peaks(pair, prompts, replies, options)
+    said = counted(shape, pair, options.rows, options.prompt, options.reply, options.lens_rows)
+    memory = {f"{part}, counted, GiB": value / 2**30 for part, value in said.items()}
+    memory |= {f"{part}, peak, GiB": value / 2**30 for part, value in most.items()}
+    held()
     found = generated(pair, prompts, options.reply, options.repeats)
     costs, residual = captured(pair, prompts, replies, options.repeats)
     found |= costs | read(pair, residual, options.lens_rows, options.repeats)
@@ -169,7 +218,7 @@ def measured(kind: str, shape: dict, options) -> dict:
     found |= grafted(pair, prompts[:few], replies[:few], options.repeats)
     if torch.cuda.is_available():
         found["peak GPU memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
-    return found
+    return found | dict(sorted(memory.items()))
 
 
 def show(name: str, found: dict, small: bool) -> None:

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from nbhelpers import experiments
+from nbhelpers.core import cost as memory
 from nbhelpers.core import params
 from nbhelpers.core.cost import PROMPT_TOKENS, Cost
-from nbhelpers.core.schemas import Size
+from nbhelpers.core.schemas import Size, Texts
 from nbhelpers.experiments.exp00_observations import experiment as exp00_experiment
 from nbhelpers.run import estimate, graph, kernels
 from tests.stubs import REPOSITORY
@@ -36,11 +37,14 @@ def test_exp00_by_hand():
     assert (
         found.result == steps * 25 / 32
     )  # 23 bits of mantissa are kept, and two more are left of sign and exponent
-    assert found.host == 4 * steps and found.read == 4 * 2 * 160 * 12
-    weights, lenses = 2 * 1_374_048 * 4, 2 * 12 * 96 * 96 * 4
-    stream, clouds = 4 * 12 * 4 * 8 * 96 * 4, 2 * 20 * 12 * 96 * 4
-    buffers = 4 * 1000 * (6 * 64 + 96)
-    assert found.memory == pytest.approx(weights + lenses + max(stream + buffers, clouds))
+    assert found.host == 4 * steps + 1000 * memory.TOKENS and found.read == 4 * 2 * 160 * 12
+    weights, lenses = 2 * (1_374_048 + 1000 * 96) * 4, 2 * 12 * 96 * 96 * 4
+    # The longest prompt of the pocket set has 90 characters. A batch's stream and its translation outweigh its forward.
+    tensor, read_out = 12 * 4 * 8 * 96 * 4, 2 * 90 * 12 * 4 * 8
+    buffers = 4 * 1000 * (6 * 32 + 96)
+    decoding = 4 * 13 * 4 * (90 / 4 + 24 + 8) * 64 + 4 * 4 * (3 * 256 + 3 * 96) + 3 * 4 * 4 * 1000
+    assert decoding < 5 * tensor + read_out + buffers
+    assert found.memory == pytest.approx(weights + lenses + 5 * tensor + read_out + buffers)
 
 
 def test_a_steps_numbers_are_those_of_the_schema():
@@ -74,11 +78,12 @@ def test_the_tuned_lens_by_hand():
     assert found.forwards == -(-tokens // (4 * 32))
     assert found.result == 2 * 12 * 96 * 96 * 4
     # Four passes pooled, and the same mixed, unless a step takes them all.
-    small = own | {"n_test_tokens": 64}
-    mixed, alone = cost("exp07_0g", **small), cost("exp07_0g", **small, pool=1)
-    whole_step = cost("exp07_0g", **small | {"tokens_per_step": 512})
-    assert mixed.memory - alone.memory == 12 * 96 * 4 * (8 - 1) * 4 * 32
-    assert whole_step.memory == alone.memory
+    large = own | {"batch_size": 64}
+    mixed, alone = cost("exp07_0g", **large), cost("exp07_0g", **large, pool=1)
+    whole_step = cost("exp07_0g", **large | {"tokens_per_step": 8192}, lens_rows=100)
+    one_pass = cost("exp07_0g", **large | {"tokens_per_step": 8192}, lens_rows=100, pool=1)
+    assert mixed.memory - alone.memory == pytest.approx(12 * 96 * 4 * (8 - 1) * 64 * 32)
+    assert whole_step.memory == one_pass.memory
 
 
 @pytest.mark.parametrize("key, conditions, prompts", [("exp02", 3, 144)])
@@ -106,8 +111,33 @@ def test_a_models_cap_on_tokens_is_counted():
 
 def test_sizes_of_a_local_checkpoint_are_read_from_its_headers():
     assert estimate.size_of(params.model_params("llama_pocket")) == Size(
-        layers=12, width=96, vocabulary=1000, heads=6, parameters=1_374_048
+        layers=12, width=96, vocabulary=1000, heads=6, parameters=1_374_048, inner=256, cached=2 * 2 * 16
     )
+
+
+def test_the_cache_of_latent_attention_and_the_neurons_of_experts_are_counted():
+    """DeepSeek's cache holds keys of 16 + 8 and values of 16 numbers a head; 2 + 2 experts act at once."""
+    found = estimate.size_of(params.model_params("deepseek_pocket"))
+    assert (found.cached, found.inner) == (4 * (16 + 8 + 16), 256)
+    routed = {
+        "moe_intermediate_size": 80,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 2,
+        "intermediate_size": 256,
+    }
+    assert estimate.neurons(routed) == 4 * 80 and estimate.neurons({"intermediate_size": 9}) == 9
+    assert estimate.neurons({}) is None
+
+
+def test_prompts_that_are_here_are_measured_and_others_assumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    assert memory.prompt_tokens("few.jsonl") == PROMPT_TOKENS
+    (tmp_path / "few.jsonl").write_text('{"text": "abcd"}\n{"text": "", "message": "12345678"}\n')
+    assert memory.prompt_tokens("few.jsonl") == 8 / memory.CHARACTERS + memory.TEMPLATE
+    assert memory.text_tokens(Texts(path="few.jsonl"), 100) == (4 + 0) / 2 / memory.CHARACTERS
+    assert memory.text_tokens(Texts(hub="a/b"), 100) == 100
+    (tmp_path / "bad.jsonl").write_text("[1]\n")
+    assert memory.prompt_tokens("bad.jsonl") == PROMPT_TOKENS
 
 
 @pytest.mark.parametrize("dtype, width", [("F32", 4), ("BF16", 2)])

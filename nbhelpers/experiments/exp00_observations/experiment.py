@@ -4,7 +4,19 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from nbhelpers.core.cost import BYTES, Cost, batches, in_blocks, lens_buffers, stored, weights
+from nbhelpers.core.cost import (
+    Cost,
+    batches,
+    decoded,
+    forwarded,
+    in_blocks,
+    lens_buffers,
+    prompt_tokens,
+    states,
+    stored,
+    translators,
+    weights,
+)
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import GenerationParams, KeptBits, Size
 from nbhelpers.core.variables import declared
@@ -12,6 +24,10 @@ from nbhelpers.core.variables import declared
 HISTORIES = 2  # PT's tokens and IT's
 READINGS = 4  # of a state: two lenses of the model's own, two of the other's
 PER_LENS, PER_STEP = 12, 8  # numbers kept per layer, step and model: for each lens; for geometry
+READ_OUT = (
+    90  # bytes of one lens's metrics of a layer and step on the device, ids and five best tokens included
+)
+COPIES, CLOUD = 4, 12.0  # copies of a block's steps while blocks are joined; bytes of a number of a cloud
 
 
 FEWEST = 16  # states of a cloud that differ: a subsample of four fifths must hold ten neighbours of each
@@ -34,18 +50,23 @@ def step_bytes(n_layers: int) -> int:
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return the cost of exp00."""
+    """Return the cost of exp00: both models write, both read both texts through four lenses, then clouds of prompts."""
     e = run.experiment
-    tokens = e.n_prompts * e.max_new_tokens
+    n, rows, prompt = (
+        e.n_prompts * e.max_new_tokens,
+        min(e.batch_size, e.n_prompts),
+        prompt_tokens(run.profile.prompts),
+    )
     passes = HISTORIES * 2 * batches(e.n_prompts, e.batch_size) + 4 * batches(e.n_cloud_prompts, e.batch_size)
-    stream = 4 * size.layers * e.batch_size * e.max_new_tokens * size.width * BYTES[run.model.dtype]
-    clouds = 2.0 * e.n_cloud_prompts * size.layers * size.width * 4
-    lenses = 2.0 * size.layers * size.width**2 * 4
-    steps = 2.0 * tokens * step_bytes(size.layers)
-    held = weights(run, size, 2) + lenses + max(stream + lens_buffers(size, e.lens_rows), clouds)
-    read = READINGS * 4.0 * tokens * size.layers
-    made = 2 * tokens, 4 * tokens, passes
-    return Cost(e.n_prompts, *made, held, stored(steps, e.kept_bits), in_blocks(4 * steps), read)
+    tokens, stream = rows * e.max_new_tokens, states(run, size, rows * e.max_new_tokens, 4)
+    translated = states(run, size, tokens) + 2.0 * READ_OUT * size.layers * tokens
+    read = stream + translated + lens_buffers(run, size, min(e.lens_rows, tokens))
+    forced = stream + forwarded(run, size, rows, prompt + e.max_new_tokens)
+    held = max(read, forced, decoded(run, size, rows, prompt, e.max_new_tokens))
+    held += weights(run, size, 2) + translators(size, 2)
+    steps, clouds = 2.0 * n * step_bytes(size.layers), CLOUD * e.n_cloud_prompts * size.layers * size.width
+    made, host = (2 * n, 4 * n, passes), max(in_blocks(COPIES * steps), clouds)
+    return Cost(e.n_prompts, *made, held, stored(steps, e.kept_bits), host, READINGS * 4.0 * n * size.layers)
 
 
 VARIABLES = declared(

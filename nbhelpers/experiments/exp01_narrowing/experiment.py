@@ -4,10 +4,13 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from nbhelpers.core.cost import PROMPT_TOKENS, Cost, batches, lens_buffers, weights
+from nbhelpers.core.cost import PROMPT_TOKENS, Cost, batches, forwarded, prompt_tokens, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Prompts, Size
 from nbhelpers.core.variables import declared
+
+NEURON = 16.0  # bytes of a neuron at a position: its activation and what is chosen by
+SORTED = 28.0 * 2**24  # bytes of the logits of some neurons, sorted and added up
 
 
 class Params(ForwardParams):
@@ -22,14 +25,18 @@ class Params(ForwardParams):
 
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
-    """Return the cost of exp01: one forward per batch and model, and the chosen neurons' logits in blocks."""
-    e = run.experiment
-    neurons = 4.0 * e.batch_size * size.layers * size.width * 12
-    held = weights(run, size, 2) + neurons + lens_buffers(size, e.lens_rows)
-    tokens = 2 * e.n_prompts * PROMPT_TOKENS
-    return Cost(
-        e.n_prompts, 0, tokens, 2 * batches(e.n_prompts, e.batch_size), held, e.n_prompts * e.n_neurons * 1e3
-    )
+    """Return the cost of exp01: one forward a batch and model, and the chosen neurons' logits in blocks."""
+    e, prompt = run.experiment, prompt_tokens(run.experiment.prompts)
+    rows = min(e.batch_size, e.n_prompts)
+    neurons = NEURON * rows * size.layers * size.mlp
+    readout = 4.0 * 2 * size.vocabulary * size.width  # an unembedding in float32, with the norm's gain in it
+    held = weights(run, size, 2) + readout + max(neurons, SORTED, forwarded(run, size, rows, prompt))
+    tokens, passes = 2 * e.n_prompts * PROMPT_TOKENS, 2 * batches(e.n_prompts, e.batch_size)
+    chosen = (
+        2 * 3 * 40.0 * e.n_prompts * e.n_neurons
+    )  # both models, three selections, five numbers of 64 bits
+    draws = 2 * 3 * 6 * 8.0 * e.n_resamples
+    return Cost(e.n_prompts, 0, tokens, passes, held, e.n_prompts * e.n_neurons * 1e3, 2 * chosen + draws)
 
 
 VARIABLES = declared(

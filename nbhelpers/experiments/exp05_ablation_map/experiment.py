@@ -5,7 +5,16 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from nbhelpers.core import depths
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, weights
+from nbhelpers.core.cost import (
+    PROMPT_TOKENS,
+    Cost,
+    forwarded,
+    logits,
+    prompt_tokens,
+    states,
+    steered,
+    weights,
+)
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size
 from nbhelpers.core.variables import Variable, declared
@@ -43,15 +52,24 @@ def n_arms(n_layers: int, options: Params) -> int:
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp05: the prompts of the directions read eight times, those of the map once a condition."""
-    e, reply = run.experiment, needs["exp00"][0].experiment.max_new_tokens
+    e, reply, prompt = (
+        run.experiment,
+        needs["exp00"][0].experiment.max_new_tokens,
+        prompt_tokens(run.profile.prompts),
+    )
     arms = n_arms(size.layers, e)
     forced = (CELLS + 2) * e.n_prompts + (arms + 3) * e.n_map
-    tokens = reply + PROMPT_TOKENS
-    stream = 4.0 * size.layers * size.width * BYTES[run.model.dtype] * e.batch_size * tokens
-    logits = 4.0 * 4 * size.vocabulary * reply * min(e.batch_size, e.n_map)
+    rows = min(e.batch_size, e.n_prompts)
+    collecting = states(run, size, rows * reply, 4) + forwarded(run, size, rows, prompt + reply)
+    mapping = steered(run, size, arms, e.batch_size, prompt, reply, n_prompts=e.n_map)
+    parent = logits(size, max(1, e.batch_size // 8) * reply, 5)
     cells = 4.0 * CELLS * e.n_prompts * size.layers * size.width
-    held = weights(run, size, 2) + stream + logits + 3 * cells
-    return Cost(e.n_prompts + e.n_map, 0, forced * tokens, -(-forced // e.batch_size), held, 1.5 * cells)
+    vectors = 3 * 4.0 * arms * size.layers * size.width
+    held = weights(run, size, 2) + max(collecting, mapping, parent)
+    tokens = forced * (reply + PROMPT_TOKENS)
+    # The cells, three kinds of differences in float64 of one prompt's cell each, and the means at other sites.
+    host = max(3 * cells, cells + vectors)
+    return Cost(e.n_prompts + e.n_map, 0, tokens, -(-forced // e.batch_size), held, 1.5 * cells, host)
 
 
 READOUTS = {

@@ -5,7 +5,20 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, weights
+from nbhelpers.core.cost import (
+    PROMPT_TOKENS,
+    REPLY,
+    Cost,
+    decoded,
+    edits,
+    forwarded,
+    lens_buffers,
+    prompt_tokens,
+    states,
+    steered,
+    translators,
+    weights,
+)
 from nbhelpers.core.depths import onset
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Prompts, Size, Texts
@@ -74,8 +87,8 @@ def n_arms(params: Params, n_layers: int) -> int:
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp06: every arm answers every prompt, then reads IT's replies."""
-    e, L = run.experiment, size.layers
-    n, arms = sum(e.counts.values()), n_arms(run.experiment, size.layers)
+    e = run.experiment
+    n, arms = sum(e.counts.values()), n_arms(e, size.layers)
     left_out = max(0, n_band(e) - e.n_elsewhere * len(e.band_doses))
     rows = n * arms - left_out * (n - sum(e.counts.get(role, 0) for role in CONTROLLED))
     replies = rows * e.max_new_tokens
@@ -83,12 +96,21 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     read += (
         4 * e.counts.get("choice", 0) * arms * PROMPT_TOKENS + 2 * len(e.doses) * e.n_texts * e.text_tokens
     )
-    edits = 4.0 * ROWS * size.width * L * 2
-    stream = 2 * L * e.batch_size * (e.max_new_tokens + PROMPT_TOKENS) * size.width * BYTES[run.model.dtype]
-    logits = 4 * 4.0 * e.batch_size * e.max_new_tokens * size.vocabulary
-    held = weights(run, size, 2) + edits + stream + logits
     passes = -(-rows // e.batch_size) * (e.max_new_tokens + 3)
-    return Cost(n, replies, read, passes, held, arms * n * 30 * 4.0)
+    prompt, batch, few = prompt_tokens(e.prompts), min(e.batch_size, rows), min(e.batch_size, n)
+    writing = decoded(run, size, batch, prompt, e.max_new_tokens) + edits(size, batch)
+    forcing = steered(run, size, arms, e.batch_size, prompt, e.max_new_tokens, n_prompts=n)
+    # Unedited IT's stream, that of an arm, its translation, and what enters the first edited layers.
+    tokens = few * e.max_new_tokens
+    gap = (
+        states(run, size, tokens, 9)
+        + lens_buffers(run, size, min(e.lens_rows, tokens))
+        + translators(size, 2)
+    )
+    held = weights(run, size, 2) + max(
+        writing, forcing, gap + forwarded(run, size, few, prompt + e.max_new_tokens)
+    )
+    return Cost(n, replies, read, passes, held, arms * n * 30 * 4.0, edits(size, ROWS) + REPLY * replies)
 
 
 VARIABLES = declared(

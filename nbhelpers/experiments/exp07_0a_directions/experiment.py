@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, batches, weights
+from nbhelpers.core.cost import PROMPT_TOKENS, Cost, batches, prompt_tokens, steered, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size
 from nbhelpers.core.variables import declared
@@ -36,19 +36,18 @@ class Params(ForwardParams):
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp07_0a: replies forced under nine conditions; all else is arithmetic on stored means."""
-    e, reply = run.experiment, needs["exp00"][0].experiment.max_new_tokens
-    tokens = reply + PROMPT_TOKENS
+    e, reply, prompt = (
+        run.experiment,
+        needs["exp00"][0].experiment.max_new_tokens,
+        prompt_tokens(run.profile.prompts),
+    )
     # The eight cells are held as stored, as each prompt's difference, and once more while one is compared.
     cells = 3 * 4.0 * 8 * needs["exp05"][0].experiment.n_prompts * size.layers * size.width
-    logits = 4.0 * 4 * size.vocabulary * reply * e.batch_size
-    held = (
-        weights(run, size, 2)
-        + logits
-        + cells
-        + 4.0 * size.width * e.batch_size * tokens * BYTES[run.model.dtype]
+    held = weights(run, size, 2) + steered(
+        run, size, REMOVED, e.batch_size, prompt, reply, n_prompts=e.n_held
     )
-    passes = batches(e.n_held * (REMOVED + 1), e.batch_size)
-    return Cost(e.n_held, 0, e.n_held * (REMOVED + 1) * tokens, passes, held, 1e6)
+    tokens, passes = reply + PROMPT_TOKENS, batches(e.n_held * (REMOVED + 1), e.batch_size)
+    return Cost(e.n_held, 0, e.n_held * (REMOVED + 1) * tokens, passes, held, 1e6, cells)
 
 
 VARIABLES = declared(

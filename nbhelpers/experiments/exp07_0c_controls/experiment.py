@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from nbhelpers.core import depths
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, weights
+from nbhelpers.core.cost import PROMPT_TOKENS, REPLY, Cost, decoded, edits, prompt_tokens, steered, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size
 from nbhelpers.core.variables import declared
@@ -39,26 +39,19 @@ def width(n_layers: int) -> int:
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp07_0c: every arm reads IT's replies; some also answer."""
-    e, L, cap = run.experiment, size.layers, needs["exp06"][0].experiment.max_new_tokens
+    e, L, steering = run.experiment, size.layers, needs["exp06"][0].experiment
+    cap, prompt = steering.max_new_tokens, prompt_tokens(steering.prompts)
     windows = (L - width(L) + 1) * (1 + e.n_window_random)
     formulas = FORMULAS + len(depths.windows(L)["late"])
     answering = e.n_covariance + e.n_degenerate + 1 + formulas
     arms = answering + e.n_permuted + e.n_unit + windows
     tokens = e.n_prompts * arms * (cap + PROMPT_TOKENS)
-    rows = e.batch_size
-    logits = 4.0 * 4 * size.vocabulary * cap * rows
-    edits = 4.0 * rows * size.width * L * 2
-    stream = L * rows * (cap + PROMPT_TOKENS) * size.width * BYTES[run.model.dtype] * 2
-    passes = -(-e.n_prompts * arms // rows) + -(-e.n_prompts * answering // rows) * cap
-    held = weights(run, size, 2) + logits + edits + stream
-    return Cost(
-        e.n_prompts,
-        e.n_prompts * answering * cap,
-        tokens,
-        passes,
-        held,
-        4.0 * arms * e.n_prompts * len(OUTCOMES),
-    )
+    rows, batch = e.n_prompts * answering, min(e.batch_size, e.n_prompts * answering)
+    passes = -(-e.n_prompts * arms // e.batch_size) + -(-rows // e.batch_size) * cap
+    writing = decoded(run, size, batch, prompt, cap) + edits(size, batch)
+    forcing = steered(run, size, arms, e.batch_size, prompt, cap, n_prompts=e.n_prompts)
+    held, result = weights(run, size, 2) + max(writing, forcing), 4.0 * arms * e.n_prompts * len(OUTCOMES)
+    return Cost(e.n_prompts, rows * cap, tokens, passes, held, result, edits(size, rows) + REPLY * rows * cap)
 
 
 VARIABLES = declared(

@@ -5,10 +5,14 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from nbhelpers.core.cost import BYTES, Cost, lens_buffers, weights
+from nbhelpers.core.cost import Cost, forwarded, lens_buffers, states, text_tokens, translators, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Size, Texts
 from nbhelpers.core.variables import declared
+
+# Of a lens's size while the second one is trained: the first, and of the second its weights, the best so far, momentum, the
+# step's gradient, those that are added up and a sum of both. Tensors [layer, row, d] while a batch's rows are read.
+LENSES_HELD, TENSORS = 7, 12
 
 
 class Params(ForwardParams):
@@ -35,17 +39,21 @@ class Params(ForwardParams):
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp07_0g: one lens for each variant, trained one after the other."""
-    e = run.experiment
+    e, text = run.experiment, text_tokens(run.experiment.corpus, run.experiment.max_text_tokens)
     tokens = 2 * (e.steps * e.tokens_per_step + e.n_validation_tokens + e.n_test_tokens)
     passes = math.ceil(tokens / (e.batch_size * e.max_text_tokens))
-    translators = 4.0 * size.layers * size.width**2 * 4  # parameters, gradients, momentum, the best so far
-    # Training holds a batch (or a mixed pool) and the validation texts; the check holds test texts, plain and translated.
-    batch = e.batch_size * e.max_text_tokens
+    # Training holds a batch (or a pool, its join and the part of it in use) and the validation texts.
+    batch = e.batch_size * text
     if e.pool > 1 and e.pool * batch > e.tokens_per_step:
         batch *= 2 * e.pool
-    held_tokens = max(batch + e.n_validation_tokens, 2 * e.n_test_tokens)
-    residuals = size.layers * size.width * BYTES[run.model.dtype] * held_tokens
-    held = weights(run, size, 2) + translators + residuals + lens_buffers(size, e.lens_rows, tiles=3)
+    rows = min(e.lens_rows, e.tokens_per_step)
+    step = TENSORS * 4.0 * size.layers * rows * size.width + lens_buffers(run, size, rows, tiles=1)
+    training = states(run, size, batch + e.n_validation_tokens) + translators(size, LENSES_HELD) + step
+    # The check holds the test texts apart, joined and translated.
+    checking = states(run, size, e.n_test_tokens, 3) + translators(size, 2)
+    checking += lens_buffers(run, size, min(e.lens_rows, e.n_test_tokens))
+    reading = forwarded(run, size, e.batch_size, text) + translators(size, LENSES_HELD)
+    held = weights(run, size, 2) + max(training, checking, reading)
     return Cost(0, 0, tokens, passes, held, 2.0 * size.layers * size.width**2 * 4)
 
 

@@ -5,7 +5,19 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, batches, lens_buffers, weights
+from nbhelpers.core.cost import (
+    PROMPT_TOKENS,
+    REPLY,
+    Cost,
+    batches,
+    decoded,
+    forwarded,
+    lens_buffers,
+    prompt_tokens,
+    states,
+    steered,
+    weights,
+)
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import GenerationParams, Size
 from nbhelpers.core.variables import declared
@@ -39,16 +51,27 @@ class Params(GenerationParams):
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp08: IT's replies are written once, then forced once per dose and per removed subspace."""
-    e, L = run.experiment, size.layers
+    e, L, prompt = run.experiment, size.layers, prompt_tokens(run.profile.prompts)
     forwards = len(e.doses) + len(e.ranks) + 4
     tokens = e.n_prompts * (e.max_new_tokens + PROMPT_TOKENS)
-    stream = 4 * L * size.width * BYTES[run.model.dtype] * e.batch_size * e.max_new_tokens
-    clouds = 3 * 4.0 * L * size.width * e.n_prompts * e.bins
-    logits = 3 * 4.0 * size.vocabulary * e.batch_size * e.max_new_tokens
-    held = weights(run, size, 2) + 2 * stream + clouds + logits + lens_buffers(size, e.lens_rows)
+    rows = min(e.batch_size, e.n_prompts)
+    measured = rows * e.max_new_tokens
+    # Unedited IT's stream, an arm's, and what enters the late window.
+    streams = states(run, size, measured, 8) + lens_buffers(run, size, min(e.lens_rows, measured))
+    doses = streams + forwarded(run, size, rows, prompt + e.max_new_tokens)
+    removed = steered(
+        run, size, len(e.ranks) + 3, e.batch_size, prompt, e.max_new_tokens, n_prompts=e.n_prompts
+    )
+    held = weights(run, size, 2) + max(doses, removed, decoded(run, size, rows, prompt, e.max_new_tokens))
     passes = forwards * batches(e.n_prompts, e.batch_size)
+    points = e.n_prompts * e.bins
+    clouds = 2 * 3 * 4.0 * L * size.width * points + 2 * 8.0 * points**2
+    cells = 3 * 4.0 * 8 * needs["exp05"][0].experiment.n_prompts * L * size.width
     generated = e.n_prompts * e.max_new_tokens
-    return Cost(e.n_prompts, generated, forwards * tokens, passes, held, 8.0 * e.n_prompts * (L + 60))
+    made = generated, forwards * tokens, passes
+    return Cost(
+        e.n_prompts, *made, held, 8.0 * e.n_prompts * (L + 60), max(clouds, cells) + REPLY * generated
+    )
 
 
 # What a dose may change of a reply; the last one is read on IT's own reply, not on the edited one.

@@ -5,7 +5,21 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, weights
+from nbhelpers.core.cost import (
+    PROMPT_TOKENS,
+    REPLY,
+    Cost,
+    cache,
+    decoded,
+    edits,
+    forwarded,
+    lens_buffers,
+    logits,
+    prompt_tokens,
+    states,
+    translators,
+    weights,
+)
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Prompts, Size
 from nbhelpers.core.variables import declared
@@ -55,27 +69,33 @@ def n_arms(params: Params) -> int:
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp10: probes' tokens are forced twice, patches are one token each, arms write and read replies."""
-    e, L = run.experiment, size.layers
+    e, L, prompt = (
+        run.experiment,
+        size.layers,
+        max(map(prompt_tokens, (run.profile.prompts, run.experiment.prompts))),
+    )
     n, reply = sum(e.counts.values()), needs["exp00"][0].experiment.max_new_tokens
     conditions = e.n_random + e.n_large + 13
     patches = 2 * e.n_patched_layers * conditions
-    rows = max(
-        conditions, 4 * e.batch_size
-    )  # of one forward: a patched layer's conditions, or more where more fit
     forced = 2 * (e.n_prompts + e.n_test) * (reply + PROMPT_TOKENS)
     forced += 5 * e.n_patched_prompts * patches + (n_arms(e) + e.n_large) * e.n_forced * (
         reply + PROMPT_TOKENS
     )
-    kept = 3.0 * 4 * L * size.width * (e.n_prompts + e.n_test) * min(e.per_prompt, reply)
-    cache = 2.0 * L * size.width * BYTES[run.model.dtype] * rows * PROMPT_TOKENS
-    logits = 6 * 4.0 * size.vocabulary * max(rows, e.lens_rows)
     passes = (
         2 * (e.n_prompts + e.n_test) // e.batch_size + 5 * e.n_patched_prompts + n_arms(e) * e.max_new_tokens
     )
-    held = weights(run, size, 2) + cache + logits
-    return Cost(
-        n, n * n_arms(e) * e.max_new_tokens, forced, passes, held, 4.0 * n * (patches * 4 + L * 16), kept
-    )
+    train, test = (count * min(e.per_prompt, reply) for count in (e.n_prompts, e.n_test))
+    rows, few = max(conditions, 4 * e.batch_size), min(e.batch_size, e.n_prompts)
+    # IT's residuals stay on the device; joining the batches and putting them in order holds them three times.
+    kept, tokens = states(run, size, max(3 * train, train + 3 * test)), few * reply
+    streams = states(run, size, tokens, 10) + lens_buffers(run, size, min(e.lens_rows, tokens))
+    matched = streams + forwarded(run, size, few, prompt + reply)
+    patching = cache(run, size, rows, prompt) + edits(size, rows) + logits(size, rows + L, 6)
+    writing = decoded(run, size, min(e.batch_size, n), prompt, e.max_new_tokens)
+    held = weights(run, size, 2) + translators(size, 2) + kept + max(matched, patching, writing)
+    differences = 2 * 4.0 * L * size.width * max(3 * train, train + 3 * test)
+    made = n * n_arms(e) * e.max_new_tokens, forced, passes
+    return Cost(n, *made, held, 4.0 * n * (patches * 4 + L * 16), differences + REPLY * made[0])
 
 
 VARIABLES = declared(

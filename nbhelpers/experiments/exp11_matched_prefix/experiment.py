@@ -6,12 +6,29 @@ from typing import Annotated
 from pydantic import Field
 
 from nbhelpers.core import depths
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, batches, in_blocks, stored, weights
+from nbhelpers.core.cost import (
+    BYTES,
+    PROMPT_TOKENS,
+    Cost,
+    batches,
+    forwarded,
+    in_blocks,
+    logits,
+    prompt_tokens,
+    states,
+    stored,
+    translators,
+    weights,
+)
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, KeptBits, Size
 from nbhelpers.core.variables import declared
 
-GRAFTED, EIGHT, CELLS = 18, 8, 1 << 23  # all conditions; `symmetric_conditions`; logits read at once
+GRAFTED, EIGHT = 18, 8  # all conditions; `symmetric_conditions`
+BASELINES, LATE = 3, 11  # of all conditions: those without a graft, those grafted in the late window
+CELLS, CACHED = 1 << 23, 1 << 19  # logits read at once, at most and where a processor's cache decides
+# Bytes of all read-outs of a layer and step: on the device; on the host, in float32 and while means of prompts are taken.
+READ_OUT, MEANS, COPIES = 60, 80, 4
 
 
 class Params(ForwardParams):
@@ -39,25 +56,60 @@ def step_bytes(n_layers: int) -> int:
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp11: exp00's replies are forced under every condition; a batch's residuals are held at once."""
-    e, L = run.experiment, size.layers
-    reply = needs["exp00"][0].experiment.max_new_tokens
-    sliding = len(range(0, L - e.sliding_width + 1, e.sliding_step))
-    swept = 2 + 2 * (sliding + 3 * len(e.widths))
-    forwards = GRAFTED + EIGHT + swept
-    tokens = e.n_prompts * (reply + PROMPT_TOKENS)
-    stream = L * size.width * BYTES[run.model.dtype] * e.batch_size * reply
-    readouts = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, read-outs
-    kept = 1.0 * step_bytes(L) * e.n_prompts * reply
-    translators = 2.0 * L * size.width**2 * 4
-    fifth = len(depths.final_fifth(L)) / L  # the sweep keeps no other layers
-    # Residuals and their translations; the streams of three baselines, which later conditions resume from.
-    streams = (2 * max(GRAFTED, swept * fifth) + 3 * 5) * stream
-    held = weights(run, size, 2) + translators + streams + 4.0 * CELLS * 8
+    e, L, prompt = run.experiment, size.layers, prompt_tokens(run.profile.prompts)
+    reply, rows = needs["exp00"][0].experiment.max_new_tokens, min(e.batch_size, e.n_prompts)
+    windows = len(range(0, L - e.sliding_width + 1, e.sliding_step)) + 3 * len(e.widths)
+    swept, fifth = 2 + 2 * windows, len(depths.final_fifth(L)) / L  # the sweep reads no other layers
+    forwards, tokens = GRAFTED + EIGHT + swept, e.n_prompts * (reply + PROMPT_TOKENS)
+    one = states(run, size, rows * reply)
+    entering = rows * (prompt + reply) * size.width * BYTES[run.model.dtype]
+    numbers = 4.0 * rows * reply * L  # of one read-out of one condition: two lenses, two bases
+    main = held_at_once(run, size, GRAFTED, distinct(L) * one, one, 9 * entering, numbers, rows * reply)
+    sweep = held_at_once(
+        run,
+        size,
+        swept,
+        swept * fifth * one,
+        one,
+        2 * min(L, windows) * entering,
+        fifth * numbers / 2,
+        rows * reply,
+    )
+    held = (
+        weights(run, size, 2)
+        + translators(size, 2)
+        + forwarded(run, size, rows, prompt + reply)
+        + max(main, sweep)
+    )
     passes = forwards * batches(e.n_prompts, e.batch_size)
     read = 4.0 * (GRAFTED + EIGHT + swept * fifth) * L * e.n_prompts * reply  # two lenses, two bases
+    readouts = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, read-outs
+    kept = 1.0 * step_bytes(L) * e.n_prompts * reply
     # Nine of 23 numbers are NaN but in the final fifth under half of the conditions; what is NaN takes no room.
     result = readouts + stored(0.65 * kept, e.kept_bits)
-    return Cost(e.n_prompts, 0, forwards * tokens, passes, held, result, readouts + in_blocks(4 * kept), read)
+    host = 2 * readouts + in_blocks(COPIES * kept) + MEANS * GRAFTED * numbers
+    return Cost(e.n_prompts, 0, forwards * tokens, passes, held, result, host, read)
+
+
+def distinct(n_layers: int) -> float:
+    """Return how many residual streams the conditions have, those below a graft counted once, with its baseline's."""
+    spans = depths.windows(n_layers)
+    above = {name: 1 - layers.start / n_layers for name, layers in spans.items()}
+    return BASELINES + 2 * above["early"] + 2 * above["mid"] + LATE * above["late"]
+
+
+def held_at_once(run: Run, size: Size, conditions: int, residuals: float, one: float, entering: float, numbers: float,
+                 tokens: float) -> float:  # fmt: skip
+    """Return what a pass holds of its batch: streams of baselines while conditions run, or what the lens needs afterwards.
+
+    The lens holds all residuals and their translations, tiles of logits, and the read-outs of both bases and of one stack.
+    """
+    streaming = residuals + (3 * BASELINES + 4) * one + entering
+    group = max(8, conditions)
+    at_once = min(tokens, CELLS // (group * size.vocabulary), max(CACHED // size.vocabulary, 512 // group))
+    tiles = logits(size, max(1, at_once), 2 * conditions + group + 5)
+    whole = 0 if run.profile.gpus or run.model.dtype == "float32" else logits(size, size.width)
+    return max(streaming, 2 * residuals + tiles + whole + 1.5 * READ_OUT * conditions * numbers)
 
 
 VARIABLES = declared(

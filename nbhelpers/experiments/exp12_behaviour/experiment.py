@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, batches, weights
+from nbhelpers.core.cost import REPLY, Cost, batches, decoded, prompt_tokens, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Prompts, Size
 from nbhelpers.core.variables import declared
@@ -24,13 +24,19 @@ class Params(ForwardParams):
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp12: every condition answers every prompt."""
     e = run.experiment
-    rows, length = e.n_prompts * DECODED, e.max_new_tokens + PROMPT_TOKENS
-    held = min(e.batch_size, rows)
-    stream = 2 * size.layers * held * length * size.width * BYTES[run.model.dtype]
-    memory = weights(run, size, 2) + stream + 4.0 * held * size.vocabulary
-    passes = batches(rows, e.batch_size) * e.max_new_tokens
-    text = 4.0 * rows * e.max_new_tokens  # about four bytes a token
-    return Cost(e.n_prompts, rows * e.max_new_tokens, 0, passes, memory, text + rows * 40 * 4.0)
+    rows, new = e.n_prompts * DECODED, e.max_new_tokens
+    held = decoded(run, size, min(e.batch_size, rows), prompt_tokens(e.prompts), new)
+    passes, text = batches(rows, e.batch_size) * new, 4.0 * rows * new  # about four bytes a token
+    result = text + rows * 40 * 4.0
+    return Cost(
+        e.n_prompts,
+        rows * new,
+        0,
+        passes,
+        weights(run, size, 2) + held,
+        result,
+        REPLY * rows * new + 2 * result,
+    )
 
 
 VARIABLES = declared(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from nbhelpers.core.cost import BYTES, PROMPT_TOKENS, Cost, weights
+from nbhelpers.core.cost import PROMPT_TOKENS, REPLY, Cost, decoded, prompt_tokens, steered, weights
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import ForwardParams, Prompts, Size
 from nbhelpers.core.variables import declared
@@ -13,6 +13,7 @@ from nbhelpers.core.variables import declared
 Count = Annotated[int, Field(ge=0)]
 ARMS = 12  # eight conditions and four scrambled controls
 OPTIONS = 4  # candidates of a choice
+CANDIDATE = 24  # assumed tokens of a candidate
 # Which replies are compared: that with IT's late MLPs, then the other. The names are those of LLM judges' files.
 COMPARISONS = {"pt_late_vs_a": ("B_late", "A"), "it_c_vs_dlate": ("C", "D_late")}
 
@@ -41,11 +42,12 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp15: every condition answers every prompt, and reads the four candidates of each choice."""
     e = run.experiment
     n, rows, cap = sum(e.counts.values()), e.batch_size, e.max_new_tokens
+    prompt, few = prompt_tokens(e.prompts), min(rows, n * ARMS)
     read = n * ARMS * (cap + PROMPT_TOKENS) + ARMS * OPTIONS * e.counts.get("content_fact", 0) * PROMPT_TOKENS
-    cache = 2.0 * size.layers * rows * (cap + PROMPT_TOKENS) * size.width * BYTES[run.model.dtype]
-    held = weights(run, size, 2) + cache + 4.0 * 4 * rows * size.vocabulary
-    passes = -(-n * ARMS // rows) * cap
-    return Cost(n, n * ARMS * cap, read, passes, held, n * ARMS * (60 * 4.0 + 5.0 * cap))
+    candidates = steered(run, size, ARMS // 2, rows, prompt, CANDIDATE, n_prompts=OPTIONS * n)
+    held = weights(run, size, 2) + max(decoded(run, size, few, prompt, cap), candidates)
+    passes, result = -(-n * ARMS // rows) * cap, n * ARMS * (60 * 4.0 + 5.0 * cap)
+    return Cost(n, n * ARMS * cap, read, passes, held, result, REPLY * n * ARMS * cap + 2 * result)
 
 
 VARIABLES = declared(
