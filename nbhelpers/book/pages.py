@@ -12,7 +12,18 @@ from pathlib import Path
 import yaml
 
 from nbhelpers import experiments
-from nbhelpers.book import api, cards, catalogue, claims, explore, figures, levels, methods, published, registry
+from nbhelpers.book import (
+    api,
+    cards,
+    catalogue,
+    claims,
+    explore,
+    figures,
+    levels,
+    methods,
+    published,
+    registry,
+)
 from nbhelpers.book.catalogue import PARTS, question
 from nbhelpers.book.markdown import PageError, table, tabs
 from nbhelpers.core import depths, params, store
