@@ -72,8 +72,9 @@ def owned(key):
         path.relative_to(REPOSITORY).as_posix()
         for path in sources(f"experiments/{experiments.slices()[key]}")
     }
-    names = ("published", "figures", "differences", f"published/{key}", "published/sources")
-    tables = {f"params/{name}.csv" for name in names}
+    tables = {f"params/{name}.csv" for name in ("published", "figures", "differences", "published/sources")}
+    stored = f"params/published/{key}.csv"  # where the study stored values of it
+    tables |= {stored} if (REPOSITORY / stored).exists() else set()
     return folder | notebooks | tables | {f"params/experiments/{key}.yml"}
 
 
