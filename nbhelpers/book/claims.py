@@ -36,7 +36,7 @@ TABLE = """```{{raw}} html
 <button type="button" id="ledger-all" aria-pressed="false">Show all figures</button>
 <output id="ledger-count" aria-live="polite"></output></form>
 <div class="all-claims full-width" role="region" tabindex="0" aria-label="Table: all claims">
-<table id="all-claims"><thead><tr>{heads}</tr></thead>
+<table id="ledger-table"><thead><tr>{heads}</tr></thead>
 {bodies}</table></div>
 ```"""
 AUDITS = {
