@@ -185,9 +185,11 @@ def row(each, notes: dict[str, str]) -> str:
         run = f'<a href="{across(key)}#{where[0]}">{run}</a>'
         code = f' <a class="code" href="source/{where[1]}">code</a>'
     order = "" if pd.isna(each.order) else _minus(f"{each.order:.2f}")
+    title = ledger_table.SHORT.get(each.title, each.title)
+    sign = ledger_table.SIGNS.get(each.agreement, ledger_table.DASH)
     data = [
-        each.title, _minus(each.printed), _minus(each.stored), run, each.agrees or ledger_table.DASH,
-        ledger_table.SIGNS.get(each.agreement, ledger_table.DASH), order, AUDITS[each.verdict],
+        title, typed(each.printed, each.unit), typed(each.stored, each.unit), run, each.agrees or ledger_table.DASH, sign,
+        order, AUDITS[each.verdict],
     ]  # fmt: skip
     return f'<tr><th scope="row">{escape(each.claim)}{code}</th>{"".join(f"<td>{text}</td>" for text in data)}</tr>'
 
@@ -207,6 +209,13 @@ def run_text(each) -> str:
 def _minus(text: str) -> str:
     """Return a typed number with a true minus sign."""
     return text.replace("-", "−")
+
+
+def typed(text: str, unit: str) -> str:
+    """Return a number of the study as it was typed, thousands apart; an onset below zero is "none"."""
+    if text and (float(text) < 0 and unit.startswith("onset") or float(text) >= 1000):
+        return ledger_table.number(float(text), unit, ledger_table.decimals(float(text)))
+    return _minus(text)
 
 
 def write(profile: str, folder: Path) -> None:

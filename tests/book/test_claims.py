@@ -88,6 +88,17 @@ def test_a_figure_without_a_value_refers_to_the_reason(html):
     assert "Its figures are those of" in html[html.index('<tbody id="C005">') :].split("</tbody>")[0]
 
 
+@pytest.mark.parametrize(
+    "text, unit, expected",
+    [
+        ("", "nats", ""), ("-0.269", "cosine", "−0.269"), ("1.000", "1", "1.000"), ("1380081", "steps", "1,380,081"),
+        ("65500000.0", "activations", "65,500,000"), ("-1", "onset, layer", "none"), ("-1", "layers", "−1"),
+    ],
+)  # fmt: skip
+def test_a_number_of_the_study_stands_as_it_was_typed(text, unit, expected):
+    assert claims.typed(text, unit) == expected
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Return a function that writes an executed page across pairs with the metadata given, in a repository of its own."""
@@ -139,11 +150,27 @@ def test_the_book_has_the_page_with_picture_table_and_csv(book_root):
     site = book_root / "_build/html"
     page = (site / "claims.html").read_text(encoding="utf-8")
     assert len(page.encode()) <= 1_000_000
+    assert 'href="claims.html"' in (site / "index.html").read_text(encoding="utf-8")  # the first click
     assert page.count('<figure class="chart"') == 1 and page.count("<tbody id=") == 98
     rows = (site / "_static/claims.csv").read_text(encoding="utf-8").splitlines()
     assert len(rows) > 2000 and rows[0] == ",".join(claims_page.CSV)
     targets = set(re.findall(r'href="(runs/[^"#]+|source/[^"#]+)', page))
     assert len(targets) > 30 and all((site / target).exists() for target in targets)
+
+
+def test_the_notebook_shows_and_writes_the_same(tmp_path, monkeypatch, capsys):
+    book = json.loads((REPOSITORY / "notebooks/claims.ipynb").read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    found, names = claims_page.table([FIGURE]), {}
+    monkeypatch.setattr(claims, "table", lambda profile: found)
+    monkeypatch.setattr(params, "ROOT", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/params").mkdir(parents=True)
+    for name in ("claims.csv", "published.csv"):
+        shutil.copy(REPOSITORY / "params" / name, tmp_path / "elsewhere/params" / name)
+    for cell in code:
+        exec(cell, names)
+    written = (tmp_path / "elsewhere/_build/claims/pocket.csv").read_text(encoding="utf-8")
+    assert written == claims_page.csv(found) and f"{len(found)} rows" in capsys.readouterr().out
 
 
 # In a browser
