@@ -198,12 +198,8 @@ def run_text(each) -> str:
     """Return a run's value with its interval as text, "" without a value; whether intervals agree, where scales compare."""
     if pd.isna(each.run):
         return ""
-    digits = 3 if abs(each.run) < 0.1 else 2
-    ends = [end for end in (each.run_low, each.run_high) if not pd.isna(end)]
-    whole = all(float(number).is_integer() for number in (each.run, *ends))
-    text = [ledger_table.number(number, each.unit, 0 if whole else digits) for number in (each.run, *ends)]
-    interval = f" [{text[1]}, {text[2]}]" if len(ends) == 2 else ""
-    return f"{text[0]}{interval}{f' {each.interval}' if each.interval else ''}"
+    _, run, interval = ledger_table.figures(each)
+    return " ".join(filter(None, (run, interval, each.interval)))
 
 
 def _minus(text: str) -> str:
