@@ -310,3 +310,25 @@ def test_a_keystroke_shows_its_result_at_once_at_two_thousand_rows(visit, width)
     best = [min(of) for text in words for of in zip(*(page.evaluate(TYPED, text) for _ in range(5)))]
     assert max(best) <= BUDGET_MS, best  # the best of five: what else the machine does is not the filter's
     assert statistics.median(best) <= BUDGET_MS
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("width, scheme", [(1280, "dark"), (390, "light")])
+def test_the_page_of_the_book_is_drawn_and_filtered_from_disk(browser, book_root, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, complaints = context.new_page(), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+    page.on(
+        "request",
+        lambda request: request.url.startswith(("file:", "data:", "blob:")) or complaints.append(request.url),
+    )
+    page.goto((book_root / "_build/html/claims.html").as_uri() + "#C003")
+    page.wait_for_selector("svg.marks")
+    assert page.evaluate(ROWS) == 7 and page.locator("#C003 tr").first.is_visible()
+    page.get_by_label("Filter").fill("C113 qwen")
+    assert page.evaluate(SHOWN) == ["C113"] and page.evaluate(ROWS) == 3
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+    context.close()
+    assert complaints == []
