@@ -1,7 +1,7 @@
 // Filters the table of all claims. Without this script every row is there to be read; with it, figures are closed below their
 // claim until they are asked for, by the filter, a claim's button or a link to the claim.
 (() => {
-  const table = document.getElementById("all-claims");
+  const table = document.getElementById("ledger-table");
   const form = document.querySelector(".ledger-filter");
   const words = document.getElementById("ledger-words");
   const count = document.getElementById("ledger-count");

@@ -36,7 +36,7 @@ TABLE = """```{{raw}} html
 <button type="button" id="ledger-all" aria-pressed="false">Show all figures</button>
 <output id="ledger-count" aria-live="polite"></output></form>
 <div class="all-claims full-width" role="region" tabindex="0" aria-label="Table: all claims">
-<table id="all-claims"><thead><tr>{heads}</tr></thead>
+<table id="ledger-table"><thead><tr>{heads}</tr></thead>
 {bodies}</table></div>
 ```"""
 AUDITS = {
@@ -185,9 +185,11 @@ def row(each, notes: dict[str, str]) -> str:
         run = f'<a href="{across(key)}#{where[0]}">{run}</a>'
         code = f' <a class="code" href="source/{where[1]}">code</a>'
     order = "" if pd.isna(each.order) else _minus(f"{each.order:.2f}")
+    title = ledger_table.SHORT.get(each.title, each.title)
+    sign = ledger_table.SIGNS.get(each.agreement, ledger_table.DASH)
     data = [
-        each.title, _minus(each.printed), _minus(each.stored), run, each.agrees or ledger_table.DASH,
-        ledger_table.SIGNS.get(each.agreement, ledger_table.DASH), order, AUDITS[each.verdict],
+        title, typed(each.printed, each.unit), typed(each.stored, each.unit), run, each.agrees or ledger_table.DASH, sign,
+        order, AUDITS[each.verdict],
     ]  # fmt: skip
     return f'<tr><th scope="row">{escape(each.claim)}{code}</th>{"".join(f"<td>{text}</td>" for text in data)}</tr>'
 
@@ -196,17 +198,20 @@ def run_text(each) -> str:
     """Return a run's value with its interval as text, "" without a value; whether intervals agree, where scales compare."""
     if pd.isna(each.run):
         return ""
-    digits = 3 if abs(each.run) < 0.1 else 2
-    ends = [end for end in (each.run_low, each.run_high) if not pd.isna(end)]
-    whole = all(float(number).is_integer() for number in (each.run, *ends))
-    text = [ledger_table.number(number, each.unit, 0 if whole else digits) for number in (each.run, *ends)]
-    interval = f" [{text[1]}, {text[2]}]" if len(ends) == 2 else ""
-    return f"{text[0]}{interval}{f' {each.interval}' if each.interval else ''}"
+    _, run, interval = ledger_table.figures(each)
+    return " ".join(filter(None, (run, interval, each.interval)))
 
 
 def _minus(text: str) -> str:
     """Return a typed number with a true minus sign."""
     return text.replace("-", "−")
+
+
+def typed(text: str, unit: str) -> str:
+    """Return a number of the study as it was typed, thousands apart; an onset below zero is "none"."""
+    if text and (float(text) < 0 and unit.startswith("onset") or float(text) >= 1000):
+        return ledger_table.number(float(text), unit, ledger_table.decimals(float(text)))
+    return _minus(text)
 
 
 def write(profile: str, folder: Path) -> None:

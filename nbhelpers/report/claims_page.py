@@ -18,7 +18,7 @@ from nbhelpers.report import claims
 from nbhelpers.report.claims import ALL, ALL_SIX, NO, UNDECIDED, YES
 from nbhelpers.report.families import TITLES
 from nbhelpers.report.ledger import KEPT
-from nbhelpers.report.theme import CATEGORIES, INK, NO_STEP, STEPS
+from nbhelpers.report.theme import CATEGORIES, INK, STEPS
 
 FEWEST_FAMILIES = 4  # that an order needs
 STUDY = "study"  # the first part of the id of a fact about the study
@@ -30,7 +30,8 @@ NOT_RUN = "no result of this profile is of a pair with the study's figures"
 MARKS = {
     "agrees": "✓", "partly, or undecided": "~", "disagrees": "✗", "measured, nothing to compare": "·", "not measured": "–",
 }  # fmt: skip
-COLOURS = dict(zip(MARKS, (STEPS[1], STEPS[0], CATEGORIES[2], INK, NO_STEP)))
+COLOURS = dict(zip(MARKS, (STEPS[1], STEPS[1], CATEGORIES[2], INK, INK)))
+STRENGTHS = (0.55, 0.2, 0.75, 0.25, 0.08)  # of the colours: marks read on them on light and dark pages
 CSV = (
     "claim_id", "claim", "section", "audit", "audit_reason", "artifacts", "id", "figure", "metric", "family", "pair", "unit",
     "printed", "stored", "run", "run_low", "run_high", "agrees_with_claim", "sign", "order_over_families", "interval",
@@ -51,7 +52,7 @@ def table(runs: Iterable[list]) -> pd.DataFrame:
     found = figures.merge(run, on="id", how="left", sort=False)
     for name in ("agrees", "agreement", "missing"):
         found[name] = found[name].fillna("")
-    found["title"] = found["title"].fillna(found["family"].map(TITLES).fillna(found["family"]))
+    found["title"] = found["title"].fillna(found["family"]).replace(TITLES)  # without a pair, the study's family
     silent = found["run"].isna() & (found["missing"] == "")
     found.loc[silent, "missing"] = (
         found["claim_id"].map(listed["no_run"]).where(study(found), NOT_RUN)[silent]
@@ -192,15 +193,28 @@ def picture(found: pd.DataFrame) -> alt.Chart:
         "figures": "figures",
     }
     base = alt.Chart(rows).encode(
-        x=alt.X("family:N", sort=families, title=None, axis=alt.Axis(orient="top", labelAngle=-90, **plain)),
+        x=alt.X(
+            "family:N",
+            sort=families,
+            title=None,
+            axis=alt.Axis(orient="top", labelAngle=-90, labelPadding=4, **plain),
+        ),
         y=alt.Y("claim:N", sort=None, title=None, axis=alt.Axis(labelLimit=60, labelOverlap=False, **plain)),
         tooltip=[alt.Tooltip(name, title=title) for name, title in hints.items()],
     )
-    colour = alt.Color(
-        "says:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
+    legend, order = alt.Legend(columns=2, symbolType="square", symbolStrokeWidth=0), list(MARKS)
+    tiles = base.mark_rect(cornerRadius=2).encode(
+        color=alt.Color(
+            "says:N", title=None, scale=alt.Scale(domain=order, range=list(COLOURS.values())), legend=legend
+        ),
+        opacity=alt.Opacity(
+            "says:N",
+            title=None,
+            scale=alt.Scale(type="ordinal", domain=order, range=STRENGTHS),
+            legend=legend,
+        ),
     )
-    tiles = base.mark_rect(cornerRadius=2).encode(color=colour.legend(columns=2, symbolType="square"))
-    marks = base.mark_text(fontSize=10, fontWeight="bold", color="white").encode(text="mark:N")
+    marks = base.mark_text(fontSize=10, fontWeight="bold").encode(text="mark:N")
     size = {"width": 30 * len(families), "height": 14 * rows["claim"].nunique()}
     return alt.layer(tiles, marks).properties(**size, description=caption(found))
 

@@ -18,8 +18,8 @@ ACROSS = "_build/runs/pocket/exp09_across.ipynb"
 GAP = "exp09.01.kl_excess_late_half.raw"
 FIGURE = [f"{GAP}.llama", "My Llama", 12.0, 0.25, 0.125, 0.5, "yes", "same sign", ""]
 BUDGET_MS = 50  # from a keystroke to the page laid out anew, at 2,000 rows
-SHOWN = "[...document.querySelectorAll('#all-claims tbody')].filter(body => body.checkVisibility()).map(body => body.id)"
-ROWS = "[...document.querySelectorAll('#all-claims tbody tr:not(.claim)')].filter(row => row.checkVisibility()).length"
+SHOWN = "[...document.querySelectorAll('#ledger-table tbody')].filter(body => body.checkVisibility()).map(body => body.id)"
+ROWS = "[...document.querySelectorAll('#ledger-table tbody tr:not(.claim)')].filter(row => row.checkVisibility()).length"
 TYPED = """async text => {
     const field = document.getElementById("ledger-words"), took = [];
     for (let n = 1; n <= text.length; n++) {
@@ -88,6 +88,17 @@ def test_a_figure_without_a_value_refers_to_the_reason(html):
     assert "Its figures are those of" in html[html.index('<tbody id="C005">') :].split("</tbody>")[0]
 
 
+@pytest.mark.parametrize(
+    "text, unit, expected",
+    [
+        ("", "nats", ""), ("-0.269", "cosine", "−0.269"), ("1.000", "1", "1.000"), ("1380081", "steps", "1,380,081"),
+        ("65500000.0", "activations", "65,500,000"), ("-1", "onset, layer", "none"), ("-1", "layers", "−1"),
+    ],
+)  # fmt: skip
+def test_a_number_of_the_study_stands_as_it_was_typed(text, unit, expected):
+    assert claims.typed(text, unit) == expected
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Return a function that writes an executed page across pairs with the metadata given, in a repository of its own."""
@@ -139,11 +150,27 @@ def test_the_book_has_the_page_with_picture_table_and_csv(book_root):
     site = book_root / "_build/html"
     page = (site / "claims.html").read_text(encoding="utf-8")
     assert len(page.encode()) <= 1_000_000
+    assert 'href="claims.html"' in (site / "index.html").read_text(encoding="utf-8")  # the first click
     assert page.count('<figure class="chart"') == 1 and page.count("<tbody id=") == 98
     rows = (site / "_static/claims.csv").read_text(encoding="utf-8").splitlines()
     assert len(rows) > 2000 and rows[0] == ",".join(claims_page.CSV)
     targets = set(re.findall(r'href="(runs/[^"#]+|source/[^"#]+)', page))
     assert len(targets) > 30 and all((site / target).exists() for target in targets)
+
+
+def test_the_notebook_shows_and_writes_the_same(tmp_path, monkeypatch, capsys):
+    book = json.loads((REPOSITORY / "notebooks/claims.ipynb").read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    found, names = claims_page.table([FIGURE]), {}
+    monkeypatch.setattr(claims, "table", lambda profile: found)
+    monkeypatch.setattr(params, "ROOT", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/params").mkdir(parents=True)
+    for name in ("claims.csv", "published.csv"):
+        shutil.copy(REPOSITORY / "params" / name, tmp_path / "elsewhere/params" / name)
+    for cell in code:
+        exec(cell, names)
+    written = (tmp_path / "elsewhere/_build/claims/pocket.csv").read_text(encoding="utf-8")
+    assert written == claims_page.csv(found) and f"{len(found)} rows" in capsys.readouterr().out
 
 
 # In a browser
@@ -241,7 +268,7 @@ def test_the_filter_is_used_by_keyboard_alone(visit):
 @needs_browser
 def test_everything_is_read_without_a_script(visit):
     page = visit(java_script_enabled=False)
-    rows = page.locator("#all-claims tbody tr")
+    rows = page.locator("#ledger-table tbody tr")
     assert rows.count() == 98 + len(claims_page.table([]))
     assert (
         rows.first.is_visible() and rows.last.is_visible() and not page.locator(".ledger-filter").is_visible()
@@ -270,7 +297,7 @@ def test_paper_holds_every_row(visit):
     assert not page.locator(".ledger-filter").is_visible()
     page.emulate_media(media="screen")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert page.evaluate(SHOWN) == ["C003"]
+    assert page.evaluate(SHOWN) == ["C003", "C005"]  # which sums it up
 
 
 @pytest.mark.browser
@@ -283,3 +310,25 @@ def test_a_keystroke_shows_its_result_at_once_at_two_thousand_rows(visit, width)
     best = [min(of) for text in words for of in zip(*(page.evaluate(TYPED, text) for _ in range(5)))]
     assert max(best) <= BUDGET_MS, best  # the best of five: what else the machine does is not the filter's
     assert statistics.median(best) <= BUDGET_MS
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("width, scheme", [(1280, "dark"), (390, "light")])
+def test_the_page_of_the_book_is_drawn_and_filtered_from_disk(browser, book_root, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, complaints = context.new_page(), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+    page.on(
+        "request",
+        lambda request: request.url.startswith(("file:", "data:", "blob:")) or complaints.append(request.url),
+    )
+    page.goto((book_root / "_build/html/claims.html").as_uri() + "#C003")
+    page.wait_for_selector("svg.marks")
+    assert page.evaluate(ROWS) == 7 and page.locator("#C003 tr").first.is_visible()
+    page.get_by_label("Filter").fill("C113 qwen")
+    assert page.evaluate(SHOWN) == ["C113"] and page.evaluate(ROWS) == 3
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+    context.close()
+    assert complaints == []

@@ -212,8 +212,10 @@ def test_the_picture_has_a_cell_where_the_study_has_a_figure(found):
     assert cells.loc[("C003", "all"), "says"] == "not measured" and ("C010", "Llama") not in cells.index
     spec = claims_page.picture(found).to_dict()
     assert "98 claims" in spec["description"] and all(mark in spec["description"] for mark in "✓~✗·–")
-    colours = spec["layer"][0]["encoding"]["color"]["scale"]
-    assert colours["domain"] == list(claims_page.MARKS) and len(set(colours["range"])) == 5
+    scales = [spec["layer"][0]["encoding"][name]["scale"] for name in ("color", "opacity")]
+    assert all(scale["domain"] == list(claims_page.MARKS) for scale in scales)
+    assert len(set(zip(*(scale["range"] for scale in scales)))) == 5  # and each has a mark of its own
+    assert len(set(claims_page.MARKS.values())) == 5
 
 
 def test_the_csv_holds_everything(found):
