@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "nbhelpers"
 # larger than memory the most.
 LARGEST, LONGEST, SCIENCE = 350, 40, 13_250
 # What is written for readers may point to any experiment, and the command line's help has an example.
-PROSE = ("README.md", "book/", "nbhelpers/cli/")
+PROSE = ("README.md", "book/", "nbhelpers/cli/", "params/published/sources.csv")
 SUFFIXES = {".py", ".yml", ".csv", ".md", ".ipynb", ".toml", ""}
 FOLDERS = ("nbhelpers", "notebooks", "params", "book")
 
@@ -72,7 +72,12 @@ def owned(key):
         path.relative_to(REPOSITORY).as_posix()
         for path in sources(f"experiments/{experiments.slices()[key]}")
     }
-    return folder | notebooks | {f"params/experiments/{key}.yml", "params/published.csv"}
+    stored = (
+        {f"params/published/{key}.csv"}
+        if (REPOSITORY / "params/published" / f"{key}.csv").exists()
+        else set()
+    )
+    return folder | notebooks | stored | {f"params/experiments/{key}.yml", "params/published.csv"}
 
 
 def builders(key):
