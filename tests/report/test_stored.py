@@ -49,7 +49,7 @@ def test_rows_become_variables_with_declared_dimensions():
     data = published.dataset(rows(), "qwen3_4b", VARIABLES)
     assert data.a.dims == ("variant", "prompt") and data.variant.values.tolist() == ["pt", "it"]
     assert data.a.values.ravel().tolist() == [1.0, 2.0] and data.sizes["layer"] == 36
-    assert [float(data[f"b{end}"].sel(variant="pt", layer=35)) for end in ("_low", "_high", "_n")] == [
+    assert [data[f"b{end}"].sel(variant="pt", layer=35).item() for end in ("_low", "_high", "_n")] == [
         4,
         6,
         3,
