@@ -134,7 +134,7 @@ def restated(spec: dict) -> dict:
     }
     known = {field for rows in datasets.values() for row in rows for field in row}
     absent = {"low", "high", "prompts"} - known
-    spec = without(spec, absent) | {"datasets": datasets}
+    spec = pruned(without(spec, absent), datasets) | {"datasets": datasets}
     return spec | {"description": said(spec.get("description", ""), "low" in known)}
 
 
@@ -152,6 +152,23 @@ def without(part, fields: set[str]):
     found = {name: without(each, fields) for name, each in part.items() if name != "datasets"}
     if isinstance(found.get("tooltip"), list):
         found["tooltip"] = [tip for tip in found["tooltip"] if tip.get("field") not in fields]
+    return found
+
+
+def pruned(part, datasets: dict):
+    """Return a part of a specification whose scales of names leave out names that no row has, and so do their legends."""
+    if isinstance(part, list):
+        return [pruned(each, datasets) for each in part]
+    if not isinstance(part, dict):
+        return part
+    found = {name: pruned(each, datasets) for name, each in part.items()}
+    names, looks = (found.get("scale") or {}).get("domain"), (found.get("scale") or {}).get("range")
+    if isinstance(names, list) and isinstance(looks, list) and len(names) == len(looks) and "field" in found:
+        known = {str(row.get(found["field"])) for rows in datasets.values() for row in rows}
+        kept = [(name, look) for name, look in zip(names, looks) if str(name) in known]
+        if kept:
+            domain, range_ = map(list, zip(*kept))
+            found["scale"] = found["scale"] | {"domain": domain, "range": range_}
     return found
 
 

@@ -8,6 +8,7 @@ A slice is a folder `expNN_name/` of this package. Each of its modules is import
     quantities.py   `quantities(result)`: the quantities of one pair by name, for pages and the ledger
     report.py       tables, figures and `verdict(results)`, the sentences that a page opens with; a slice with many
                     figures has a `figures.py`
+    published.py    if the study stored values for it: the files that hold them, and what is drawn of them
 
 Slices never import each other. An experiment of `params/experiments/` without a slice takes `GenerationParams`.
 """

@@ -20,7 +20,12 @@ from nbhelpers.report.stored import STORED
 PROFILE = "published"
 FOLDER = Path("params") / "published"
 VALUES = ("value", "low", "high", "n", "over")
-NUMBERS = {"layer": int, "alpha": float, "forced_dose": float, "cloud_dose": float}  # labels that are numbers
+NUMBERS: dict[str, Callable] = {
+    "layer": int,
+    "alpha": float,
+    "forced_dose": float,
+    "cloud_dose": float,
+}  # labels that are numbers
 DIGITS = 6  # significant ones of a shipped value
 PROMPTS = ("prompt", "cloud_prompt", "text", "forced_prompt")
 # {heading: the function of a figure or table, called when it is wanted}.
@@ -108,15 +113,19 @@ def dataset(frame: pd.DataFrame, model: str, variables: Mapping[str, Variable]) 
     A dimension of prompts gets one entry, `STORED`. Stored intervals and counts stand beside as `<name>_low`,
     `<name>_high` and `<name>_n`. FormatError for a variable that is not declared or a value that stands twice.
     """
-    found = {}
-    for name, rows in frame[frame["model"] == model].groupby("variable", sort=False):
-        if name not in variables:
-            raise FormatError(f"{name} is no variable of the experiment")
+    whole, found = frame[frame["model"] == model], {}
+    if unknown := set(whole["variable"]) - variables.keys():
+        raise FormatError(f"{min(unknown)} is no variable of the experiment")
+    groups = {
+        name: labelled(rows, variables[name].dims) for name, rows in whole.groupby("variable", sort=False)
+    }
+    coords = coordinates(groups.values(), model)
+    for name, rows in groups.items():
         about = variables[name]
         for kind in ("value", "low", "high", "n"):
             if kind == "value" or rows[kind].notna().any():
                 key = name if kind == "value" else f"{name}_{kind}"
-                found[key] = array(rows, kind, about.dims, model).assign_attrs(_about(rows, kind, about))
+                found[key] = array(rows, kind, about.dims, coords).assign_attrs(_about(rows, kind, about))
     return xr.Dataset(found, attrs={"model": model, "n_layers": layers_of(model)})
 
 
@@ -135,42 +144,42 @@ def _about(rows: pd.DataFrame, kind: str, about: Variable) -> dict[str, str]:
     return {"units": about.unit, "long_name": end[kind] + about.long_name}
 
 
-def array(rows: pd.DataFrame, kind: str, dims: Sequence[str], model: str) -> xr.DataArray:
-    """Return one column of rows as an array with the given dimensions, NaN where there is no row."""
-    labelled = [dim for dim in dims if dim not in PROMPTS]
-    keys = [_keys(rows[dim], dim) if dim in rows else [None] * len(rows) for dim in labelled]
-    if any(key is None for column in keys for key in column):
-        raise FormatError(f"{rows['variable'].iloc[0]} lacks a label for {', '.join(labelled)}")
-    coords = {dim: _coordinate(column, dim, model) for dim, column in zip(labelled, keys)}
-    places = [{label: i for i, label in enumerate(values)} for values in coords.values()]
-    values = np.full([len(of) for of in coords.values()], np.nan)
-    seen = set()
-    for place, value in zip(zip(*keys), rows[kind]) if labelled else [((), rows[kind].iloc[0])]:
-        if place in seen:
-            raise FormatError(f"{rows['variable'].iloc[0]} of {model} stands twice at {place}")
-        seen.add(place)
-        values[tuple(at[label] for at, label in zip(places, place))] = value
-    found = xr.DataArray(values, coords, labelled)
-    for dim in dims:
-        if dim in PROMPTS:
-            found = found.expand_dims({dim: [STORED]})
-    return found.transpose(*dims)
+def labelled(rows: pd.DataFrame, dims: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of one variable, indexed by its labels, numbers where they are; FormatError if one lacks a label."""
+    name, labels = rows["variable"].iloc[0], [dim for dim in dims if dim not in PROMPTS]
+    lacking = [dim for dim in labels if dim not in rows or rows[dim].isna().any()]
+    if lacking:
+        raise FormatError(f"{name} lacks a label for {', '.join(lacking)}")
+    keys = {dim: [NUMBERS.get(dim, str)(each) for each in rows[dim]] for dim in labels}
+    if labels:
+        rows = rows.assign(**keys).set_index(labels)
+    if labels and rows.index.has_duplicates or not labels and len(rows) > 1:
+        raise FormatError(f"a value of {name} stands twice")
+    return rows
 
 
-def _keys(column: pd.Series, dim: str) -> list:
-    """Return the labels of a dimension, as numbers where they are."""
-    kind = NUMBERS.get(dim, str)
-    return [None if pd.isna(x) else kind(float(x)) if kind is not str else str(x) for x in column]
+def coordinates(groups: Iterable[pd.DataFrame], model: str) -> dict[str, list]:
+    """Return the entries of every dimension: all layers of the model, PT before IT, numbers ascending, else as they come."""
+    found: dict[str, dict] = {}
+    for rows in groups:
+        for dim in filter(None, rows.index.names):
+            found.setdefault(dim, {}).update(dict.fromkeys(rows.index.get_level_values(dim)))
+    entries = {dim: sorted(of) if dim in NUMBERS else list(of) for dim, of in found.items()}
+    if "variant" in entries:
+        entries["variant"] = [name for name in params.VARIANTS if name in found["variant"]]
+    return entries | ({"layer": list(range(layers_of(model)))} if "layer" in entries else {})
 
 
-def _coordinate(labels: list, dim: str, model: str) -> list:
-    """Return the entries of a dimension: every layer of the model, PT before IT, numbers ascending, else as they come."""
-    if dim == "layer":
-        return list(range(layers_of(model)))
-    found = dict.fromkeys(labels)
-    if dim == "variant":
-        return [name for name in params.VARIANTS if name in found]
-    return sorted(found) if dim in NUMBERS else list(found)
+def array(rows: pd.DataFrame, kind: str, dims: Sequence[str], coords: Mapping[str, Sequence]) -> xr.DataArray:
+    """Return one column of the rows of a variable as an array with the given dimensions, NaN where there is no row."""
+    labels = [dim for dim in dims if dim not in PROMPTS]
+    values = rows[kind].to_numpy(float)
+    if labels:
+        every = pd.MultiIndex.from_product([coords[dim] for dim in labels])
+        values = rows[kind].reindex(every if labels[1:] else coords[labels[0]]).to_numpy(float)
+    shape = [len(coords[dim]) for dim in labels]
+    found = xr.DataArray(values.reshape(shape), {dim: coords[dim] for dim in labels}, labels)
+    return found.expand_dims({dim: [STORED] for dim in dims if dim in PROMPTS}).transpose(*dims)
 
 
 def completed(
