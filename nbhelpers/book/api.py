@@ -108,8 +108,9 @@ def block(text: str) -> str:
 
 
 def formula(lines: list[str]) -> str:
-    """Return equations as HTML, one a line."""
-    return f'<pre class="formula">{escape(chr(10).join(lines), quote=False)}</pre>'
+    """Return lines of equations as HTML, one equation a line."""
+    text = "\n".join(lines).replace(";  ", "\n").replace("`", "")
+    return f'<pre class="formula">{escape(text, quote=False)}</pre>'
 
 
 def listed(heading: str, lines: list[str]) -> str:
