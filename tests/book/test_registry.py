@@ -124,7 +124,7 @@ def test_a_profile_that_is_shown_is_not_planned_too(timed, monkeypatch):
 
 
 def test_sizes_that_are_not_known_are_a_dash(project):
-    assert levels.memory("pocket") == levels.UNKNOWN
+    assert levels.costs("pocket", ["exp90"]) == [] and levels.memory("pocket", []) == levels.UNKNOWN
 
 
 def test_checksums_are_those_of_the_files(project):
