@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -52,10 +53,11 @@ class Item:
         return f"nbhelpers/{self.module.replace('.', '/')}.py"
 
 
-def parsed(path: Path, module: str) -> tuple[str, list[Item]]:
+@cache
+def parsed(path: Path, module: str) -> tuple[str, tuple[Item, ...]]:
     """Return a module's docstring and its public functions and classes, in the order of the file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return ast.get_docstring(tree) or "", [item(node, module) for node in public(tree)]
+    return ast.get_docstring(tree) or "", tuple(item(node, module) for node in public(tree))
 
 
 def public(node: ast.Module | ast.ClassDef) -> Iterator[Definition]:
@@ -108,8 +110,9 @@ def block(text: str) -> str:
 
 
 def formula(lines: list[str]) -> str:
-    """Return equations as HTML, one a line."""
-    return f'<pre class="formula">{escape(chr(10).join(lines), quote=False)}</pre>'
+    """Return lines of equations as HTML, one equation a line."""
+    text = "\n".join(lines).replace(";  ", "\n").replace("`", "")
+    return f'<pre class="formula">{escape(text, quote=False)}</pre>'
 
 
 def listed(heading: str, lines: list[str]) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from nbhelpers import experiments
 from nbhelpers.book.figures import cell_names
-from nbhelpers.book.markdown import PageError, cell_link, inline, source_link, stacked, table
+from nbhelpers.book.markdown import PageError, cell_link, inline, raw, source_link, stacked, table
 from nbhelpers.book.registry import attributes, span
-from nbhelpers.core import params
+from nbhelpers.core import params, store
+from nbhelpers.report.families import family_titles
 from nbhelpers.run import graph, results
 
 VERDICTS = ("supported", "contradicted", "not checkable", "artifact value")
@@ -93,27 +94,28 @@ def entries(profile: str, keys: list[str]) -> str:
 
 
 def details(profile: str, keys: list[str]) -> str:
-    """Return a section for each experiment: its inputs, its figures and code, and, closed, the variables of its results."""
-    return "\n\n".join(
-        f"({key.replace('_', '-')})=\n### {key}: {params.experiment(key).title}\n\n"
-        f"{_inputs(profile, key)}\n\n{_figures(key)}\n\n{_code(key)}\n\n{_variables(key)}"
-        for key in keys
-    )
+    """Return a section for each experiment: inputs, figures, pages, code, and, closed, the variables of its results."""
+    parts = []
+    for key in keys:
+        lines = [*_inputs(profile, key), *_figures(key), _pages(profile, key), _code(key)]
+        listed = "\n".join(f"<li>{line}</li>" for line in lines)
+        heading = f"({key.replace('_', '-')})=\n### {key}: {params.experiment(key).title}"
+        parts.append(f"{heading}\n\n{raw(f'<ul>{chr(10)}{listed}{chr(10)}</ul>')}\n\n{_variables(key)}")
+    return "\n\n".join(parts)
 
 
-def _inputs(profile: str, key: str) -> str:
-    """Return an experiment's inputs as a list: the results that it reads, its prompts, its sizes in each profile."""
+def _inputs(profile: str, key: str) -> list[str]:
+    """Return an experiment's inputs as HTML: the results that it reads, its texts, its sizes in each profile."""
     own = params.experiment(key)
-    model = params.profile_params(profile).models[0]
-    run = experiments.resolve(key, model=model, profile=profile)
-    needs = ", ".join(f"[{need}](#{need.replace('_', '-')})" for need in own.needs)
-    lines = [f"- Reads the results of: {needs or 'none'}."]
+    run = experiments.resolve(key, model=params.profile_params(profile).models[0], profile=profile)
+    needs = ", ".join(f'<a href="#{need.replace("_", "-")}">{need}</a>' for need in own.needs)
+    lines = [f"Reads the results of: {needs or 'none'}."]
     if run.files:
-        lines.append(f"- Texts: {', '.join(f'`{path.relative_to(params.ROOT)}`' for path in run.files)}.")
+        lines.append(inline(f"Texts: {', '.join(f'`{store.shown(path)}`' for path in run.files)}."))
     for name, sizes in own.profiles.items():
         said = ", ".join(f"`{size}: {_short(value)}`" for size, value in sizes.items())
-        lines.append(f"- Sizes in the profile {name}: {said or 'those of its parameters'}.")
-    return "\n".join(lines)
+        lines.append(inline(f"Sizes in the profile {name}: {said or 'those of its parameters'}."))
+    return lines
 
 
 def _short(value) -> str:
@@ -137,22 +139,31 @@ def shown(notebook: Path) -> tuple[list[str], list[str]]:
     return charts, tables
 
 
-def _figures(key: str) -> str:
-    """Return the links to the figures and tables of an experiment's page across models, as a list."""
+def _figures(key: str) -> list[str]:
+    """Return the links to the figures and tables of an experiment's page across models, as HTML."""
     across = params.experiment(key).across
     kinds = dict(zip(("Figures", "Tables"), shown(params.ROOT / "notebooks" / across)))
-    return "\n".join(
-        f"- {kind}: {', '.join(cell_link(across, name, name.replace('_', ' ')) for name in names)}."
+    return [
+        f"{kind}: {', '.join(cell_link(across, name, name.replace('_', ' ')) for name in names)}."
         for kind, names in kinds.items()
         if names
-    )
+    ]
+
+
+def _pages(profile: str, key: str) -> str:
+    """Return the links to an experiment's page across models and to that of each, as HTML."""
+    own = params.experiment(key)
+    links = [f'<a href="runs/{Path(own.across).stem}.html">across</a>']
+    for model, title in family_titles(profile).items():
+        links.append(f'<a href="runs/{model}/{Path(own.notebook).stem}.html">{inline(title)}</a>')
+    return f"Pages: {', '.join(links)}."
 
 
 def _code(key: str) -> str:
-    """Return the links to an experiment's notebooks for each pair and to its code."""
+    """Return the links to an experiment's code, as HTML."""
     folder = experiments.slices()[key]
     links = [source_link(f"nbhelpers/experiments/{folder}/{part}.py", part) for part in PARTS]
-    return f"- Code: {', '.join(links)}; parameters: `params/experiments/{key}.yml`."
+    return f"Code: {', '.join(links)}; parameters: <code>params/experiments/{key}.yml</code>."
 
 
 def _variables(key: str) -> str:

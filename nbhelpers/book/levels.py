@@ -10,11 +10,16 @@ from nbhelpers import experiments
 from nbhelpers.book.markdown import inline, stacked, table
 from nbhelpers.book.registry import attributes
 from nbhelpers.core import digests, params, store
+from nbhelpers.core.cost import Cost
 from nbhelpers.run import estimate, results
 
 RATES = {"laptop": 1.0, "paper": estimate.GPU_RATE}  # TFLOPS that the times of matrix products assume
 HEADER = ("level", "command", "time", "disk", "memory", "what it shows")
 UNKNOWN = "–"
+SHOWS = {
+    "laptop": "that the protocol works on public models of the same families",
+    "paper": "what holds of the study's own models",
+}
 
 
 def levels(profile: str, keys: list[str]) -> str:
@@ -28,54 +33,51 @@ def levels(profile: str, keys: list[str]) -> str:
          f"{drawn} for all pages, on one core", held, "under 1 GiB of the pocket profile",
          "that the pages follow from the datasets"),
         ("rerun", f"`make clean`, then `make book PROFILE={profile}`", f"{measured} for all pairs, on one core",
-         held, memory(profile), "that the datasets follow from code, parameters and checkpoints"),
+         held, memory(profile, costs(profile, keys)), "that the datasets follow from code, parameters and checkpoints"),
         *(_planned(name, keys) for name in RATES if name != profile),
     ]  # fmt: skip
     return stacked(HEADER, [[inline(cell) for cell in row] for row in rows])
 
 
-def _planned(name: str, keys: list[str]) -> tuple[str, ...]:
-    """Return the row of a profile that has not been run here, by the dry run."""
-    runs = [
-        experiments.resolve(key, model=model, profile=name)
-        for model in params.profile_params(name).models
-        for key in keys
-    ]
-    time = estimate.duration(sum(estimate.seconds(run, RATES[name]) for run in runs))
-    disk = estimate.gib(sum(estimate.cost(run).result for run in runs))
-    shows = {
-        "laptop": "that the protocol works on public models of the same families",
-        "paper": "what holds of the study's own models",
-    }
-    products = f"{time} of matrix products at {RATES[name]:g} TFLOPS; all else comes on top"
-    return (
-        name,
-        f"`make book PROFILE={name}`",
-        products,
-        f"{disk} of results, and the weights",
-        memory(name),
-        shows[name],
-    )
-
-
-def memory(profile: str) -> str:
-    """Return the most memory that a run of a profile holds, by the dry run; a dash if the sizes of a pair are not known.
+def costs(profile: str, keys: list[str]) -> list[tuple[params.Run, Cost]]:
+    """Return every run of a profile with its cost, by the dry run; none if the sizes of a pair are not known.
 
     Of pairs that ship with the project, all of one size, the first alone is counted.
     """
-    chosen, costs = params.profile_params(profile), []
+    models = params.profile_params(profile).models
     try:
-        for model in chosen.models if profile in RATES else chosen.models[:1]:
-            for key in params.ordered():
-                costs.append(estimate.cost(experiments.resolve(key, model=model, profile=profile)))
+        runs = [
+            experiments.resolve(key, model=model, profile=profile)
+            for model in (models if profile in RATES else models[:1])
+            for key in keys
+        ]
+        return [(run, estimate.cost(run)) for run in runs]
     except params.ParameterError:  # a checkpoint that is not here states no sizes
+        return []
+
+
+def _planned(name: str, keys: list[str]) -> tuple[str, ...]:
+    """Return the row of a profile that has not been run here, by the dry run."""
+    found = costs(name, keys)
+    products = sum(estimate.flops(cost, estimate.size_of(run.model)) for run, cost in found)
+    time = (
+        f"{estimate.duration(products / (RATES[name] * 1e12))} of matrix products at {RATES[name]:g} TFLOPS"
+    )
+    disk = f"{estimate.gib(sum(cost.result for _, cost in found))} of results, and the weights"
+    command = f"`make book PROFILE={name}`"
+    return name, command, f"{time}; all else comes on top", disk, memory(name, found), SHOWS[name]
+
+
+def memory(profile: str, found: list[tuple[params.Run, Cost]]) -> str:
+    """Return the most memory that one of a profile's runs holds, as text; a dash if there is none."""
+    if not found:
         return UNKNOWN
-    host = max(cost.host for cost in costs)
-    if chosen.gpus:
-        return (
-            f"{estimate.gib(max(cost.memory for cost in costs))} on the GPU, {estimate.gib(host)} beside it"
-        )
-    return f"{estimate.gib(max(cost.memory + cost.host for cost in costs))} beside Python and its libraries"
+    if params.profile_params(profile).gpus:
+        device, host = (max(getattr(cost, name) for _, cost in found) for name in ("memory", "host"))
+        return f"{estimate.gib(device)} on the GPU, {estimate.gib(host)} beside it"
+    return (
+        f"{estimate.gib(max(cost.memory + cost.host for _, cost in found))} beside Python and its libraries"
+    )
 
 
 def durations(profile: str, keys: list[str]) -> list[float]:

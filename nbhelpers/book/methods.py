@@ -75,7 +75,7 @@ def _returned(item: Item) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _section(module: str, level: str = "###") -> str:
+def _section(module: str) -> str:
     """Return the section of a module: what it is for, the experiments that use it, its measures; "" without a measure."""
     found = measures(module)
     if not found:
@@ -86,9 +86,7 @@ def _section(module: str, level: str = "###") -> str:
     named = ", ".join(f"[{key}](runs/{params.experiment(key).across})" for key in keys)
     used = f"Used by {named}." if named else ""
     intro = raw(api.block(about.partition("\n\n")[0]))
-    return (
-        f"{level} {name.replace('_', ' ')}\n\n{intro}\n\n{used}\n\n{raw(chr(10).join(map(_measure, found)))}"
-    )
+    return f"### {name.replace('_', ' ').capitalize()}\n\n{intro}\n\n{used}\n\n{raw(chr(10).join(map(_measure, found)))}"
 
 
 def equations(profile: str) -> str:

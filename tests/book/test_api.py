@@ -77,6 +77,7 @@ def test_a_docstring_becomes_paragraphs_equations_and_lists(items):
 
 
 def test_an_example_that_is_indented_keeps_its_lines():
+    assert api.formula(["a = `b`;  c = 1"]) == '<pre class="formula">a = b\nc = 1</pre>'
     assert api.prose("Text.\n\n    a   b\n    c") == "<p>Text.</p>\n<pre>    a   b\n    c</pre>"
 
 

@@ -75,14 +75,14 @@ def test_an_experiment_has_one_row_with_its_question_time_and_status(timed, monk
 def test_an_entry_names_inputs_figures_code_and_variables():
     text = catalogue.details("pocket", ["exp09"])
     assert text.startswith("(exp09)=\n### exp09: ")
-    assert "- Reads the results of: [exp00](#exp00)." in text
-    assert "- Figures: " in text and '<a href="runs/exp09_across.html#main-figure">main figure</a>' in text
+    assert '<li>Reads the results of: <a href="#exp00">exp00</a>.</li>' in text
+    assert "<li>Figures: " in text and '<a href="runs/exp09_across.html#main-figure">main figure</a>' in text
     assert "exp09_convergence_gap/measure.html" in text
     assert "| `kl_final_layer` | variant, lens, prompt, layer | nats | KL(final ‖ layer) |" in text
     first = catalogue.details("pocket", ["exp00"])
-    assert (
-        "- Texts: `pocket/prompts.jsonl`." in first and "- Sizes in the profile paper: `n_prompts: " in first
-    )
+    assert "<li>Texts: <code>pocket/prompts.jsonl</code>.</li>" in first
+    assert "<li>Sizes in the profile paper: <code>n_prompts: " in first
+    assert '<a href="runs/llama_pocket/exp00_observations.html">Pocket Llama</a>' in first
 
 
 def test_an_entry_lists_the_variables_of_artifacts():
@@ -124,7 +124,7 @@ def test_a_profile_that_is_shown_is_not_planned_too(timed, monkeypatch):
 
 
 def test_sizes_that_are_not_known_are_a_dash(project):
-    assert levels.memory("pocket") == levels.UNKNOWN
+    assert levels.costs("pocket", ["exp90"]) == [] and levels.memory("pocket", []) == levels.UNKNOWN
 
 
 def test_checksums_are_those_of_the_files(project):

@@ -183,8 +183,9 @@ def parent(
 ) -> xr.Dataset:
     """Return how far PT is from IT on IT's replies: `kl_parent` and `nll_parent` (prompt_format, prompt).
 
-    kl_parent = KL(IT ‖ PT) of the next-token distributions over real tokens, nats, mean over steps; nll_parent = PT's
-    −log p(token) − IT's. IT reads chat turns; prompt_format is PT's.
+    kl_parent = KL(IT ‖ PT) of the next-token distributions over real tokens, nats, mean over steps
+    nll_parent = mean (log p_IT(token) − log p_PT(token)), nats
+    IT reads chat turns; prompt_format is PT's.
     """
     own = read_as(pair.it, prompts, NATIVE["it"])
     found = {name: np.zeros((2, len(prompts))) for name in ("kl_parent", "nll_parent")}

@@ -117,8 +117,8 @@ def reply_nll(
 ) -> np.ndarray:
     """Return the mean NLL of a token of each arm's reply under its unedited host, nats [arm, prompt].
 
-    nll = −(1/n) Σ_t log p(y_t | prompt, y_<t), p of the host with nothing changed. A text that several arms write is read
-    once.
+    nll = −(1/n) Σ_t log p(y_t | prompt, y_<t), p of the host with nothing changed
+    A text that several arms write is read once.
     """
     nll = np.full((len(arms), len(prompts)), np.nan)
     for decoder, prompt_format, members in runs(pair, arms):

@@ -31,8 +31,9 @@ EFFECTS = ("kl_unedited", "nll", "agreement", "residual_change")
 def contrasts(observed: xr.Dataset, prompts: Sequence[str]) -> np.ndarray:
     """Return how much IT and PT differ on each prompt, as the study ranks them but without its judge, [prompt].
 
-    contrast = (S_IT − S_PT) + NLL_PT / max NLL_PT. S: the structural token ratio of each model's reply. NLL_PT: mean negative
-    log-probability, nats, of IT's reply under PT, which reads its own prompt format; the maximum is over these prompts.
+    contrast = (S_IT − S_PT) + NLL_PT / max NLL_PT, the maximum over these prompts
+    S: the structural token ratio of each model's reply. NLL_PT: mean negative log-probability, nats, of IT's reply under PT,
+    which reads its own prompt format.
     """
     texts = observed["text"].sel(prompt=list(prompts)).transpose("variant", "prompt")
     ratio = {v: np.array([structure(t) for t in texts.sel(variant=v).values.tolist()]) for v in ("pt", "it")}
@@ -103,9 +104,10 @@ def removals(
 ) -> xr.Dataset:
     """Return what removing each set's direction in the late window does to IT on its own replies, (set, prompt).
 
-    h' = h − (d̂·h)d̂ at every position; variables as in `steering.READ`, by prompt, where `nll` is the rise over unedited
-    IT. The set `EXCHANGED` changes each position by the length that removing the whole direction would, along a direction of
-    exchanged labels: what any direction of that size does.
+    h' = h − (d̂·h)d̂ at every position
+    Variables as in `steering.READ`, by prompt, where `nll` is the rise over unedited IT. The set `EXCHANGED` changes each
+    position by the length that removing the whole direction would, along a direction of exchanged labels: what any
+    direction of that size does.
     """
     late = tuple(depths.windows(pair.n_layers)["late"])
     vectors = dict(found) | {EXCHANGED: directions.permuted_directions(cells, 1, seed=seed)[0]}

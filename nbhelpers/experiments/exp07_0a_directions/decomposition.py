@@ -56,7 +56,8 @@ def read(vectors: np.ndarray) -> dict[str, np.ndarray]:
     """Return what is read of parts [draw, part, d] of one layer: `cosine` [draw, part, against], `norm`, `share` [draw,
     part].
 
-    norm = ‖v‖;  share = v·d / ‖d‖², d = "mean": the shares of the four `FACTORS` add up to 1.
+    norm = ‖v‖;  share = v·d / ‖d‖²,  d = "mean"
+    The shares of the four `FACTORS` add up to 1.
     """
     names, length = list(PARTS), np.linalg.norm(vectors, axis=-1)
     axes = vectors[:, [names.index(name) for name in AGAINST]]

@@ -92,7 +92,8 @@ def rank_one(own: np.ndarray, *, draws: int, confidence: float, seed: int = 0) -
 def energy_along(own: np.ndarray) -> np.ndarray:
     """Return the share of each prompt's squared difference along the mean of the others, [prompt, layer].
 
-    energy_along_i = (D_i · d̂_{−i})² / ‖D_i‖²,  d_{−i} the mean difference of the other prompts; own: [prompt, layer, d]
+    energy_along_i = (D_i · d̂_{−i})² / ‖D_i‖²,  d_{−i} the mean difference of the other prompts
+    own: [prompt, layer, d]
     """
     others = (own.sum(0) - own) / (len(own) - 1)
     return directions.cosine(own, others) ** 2

@@ -84,7 +84,7 @@ def forced(
     """Return how every arm reads IT's replies, all the same tokens: `kl_late`, `kl_unedited`, `residual_change`.
 
     All (arm, forced_prompt), means over tokens. kl_late: KL(layer ‖ own final) by the tuned lens, mean over `layers`.
-    kl_unedited = KL(unedited ‖ edited) of the next token; residual_change = ‖h′ − h‖ / ‖h‖ of the last residual.
+    kl_unedited = KL(unedited ‖ edited) of the next token;  residual_change = ‖h′ − h‖ / ‖h‖ of the last residual
     SteeringError if an arm with a neutral dose changes anything, or another changes nothing.
     """
     found = {
