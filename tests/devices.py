@@ -20,6 +20,7 @@ INDEXING = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_imp
 WITHOUT_DRIVER = {
     torch.Tensor.contiguous: lambda h, **_: h.clone(memory_format=torch.contiguous_format),
     torch.Tensor.__invert__: torch.bitwise_not,
+    torch.Tensor.copy_: lambda h, source, **_: (bare(h).copy_(bare(source)), h)[1],
     torch.Tensor.tolist: lambda h: h.cpu().tolist(),
     torch.Tensor.__int__: lambda h: int(h.cpu()),
     torch.Tensor.__float__: lambda h: float(h.cpu()),

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from nbhelpers.core import depths
 from nbhelpers.core.params import model_params
-from nbhelpers.measures import forced_tokens, lens
+from nbhelpers.measures import forced_tokens, lens, steering
+from nbhelpers.measures.arms import GRAFTS, Arm
 from nbhelpers.models import conditions, forward, generation, prompts
 from nbhelpers.models.loading import load_pair
 from nbhelpers.models.unembedding import Unembedding
@@ -80,21 +82,31 @@ def test_the_lens_of_a_gpu_is_that_of_the_cpu(compile):
         np.testing.assert_allclose(there[name].cpu(), values, rtol=2e-4, atol=2e-4, err_msg=name)
 
 
+def grafted(both):
+    """The last residual under grafts, whole forwards; what all hosts write under grafts, decoded together."""
+    raw, _ = written(both.pt)
+    chat, made = written(both.it)
+    batch = forced_tokens.matched_batch(range(len(made)), {"raw": raw, "chat": chat}, made, both.pt.pad_id)
+    streams = forced_tokens.streams(both, batch, conditions.control_conditions(both.n_layers), 0)
+    found = {condition.name: stream.residual[-1].cpu() for condition, stream in streams}
+    late = tuple(depths.windows(both.n_layers)["late"])
+    arms = [Arm(f"{host} {c}", host=host, change=c, layers=late) for host in ("pt", "it") for c in GRAFTS]
+    wrote = steering.written(
+        both, arms, prompts.load_prompts("pocket/prompts.jsonl", 4), {}, max_new_tokens=8
+    )
+    return found, wrote["ids"].values.tolist()
+
+
+@pytest.mark.parametrize("placement", ["together", "it_on_host", "apart"])
 @on_gpu
-def test_grafts_of_a_gpu_are_those_of_the_cpu():
-    found = []
-    for device_map in (None, "auto"):
-        both = pair(device_map=device_map)
-        raw, _ = written(both.pt)
-        chat, made = written(both.it)
-        batch = forced_tokens.matched_batch(
-            range(len(made)), {"raw": raw, "chat": chat}, made, both.pt.pad_id
-        )
-        streams = forced_tokens.streams(both, batch, conditions.symmetric_conditions(both.n_layers), 0)
-        found.append({condition.name: stream.residual[-1].cpu() for condition, stream in streams})
-    assert found[0].keys() == found[1].keys()
-    for name, values in found[0].items():
-        np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-3, err_msg=name)
+def test_grafts_of_a_gpu_are_those_of_the_cpu(placement):
+    """Also with PT on the GPU and IT in the host's memory, and on two GPUs where there are two."""
+    if placement == "apart" and torch.cuda.device_count() < 2:
+        pytest.skip("there are no two GPUs")
+    (here, own), (there, wrote) = grafted(pair()), grafted(pair(device_map="auto", placement=placement))
+    assert here.keys() == there.keys() and wrote == own
+    for name, values in here.items():
+        np.testing.assert_allclose(there[name], values, rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 @pytest.mark.slow
