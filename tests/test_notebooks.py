@@ -19,7 +19,7 @@ from nbhelpers.report.charts import VEGALITE
 from nbhelpers.run import notebooks, results
 from tests.specs import complete
 
-NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("exp*.ipynb"))
+NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("exp[0-9]*.ipynb"))
 TOOLS = {"label.ipynb", "explore.ipynb"}  # work for people, which measures nothing and stands on no page
 LINES = 120  # of code, at most
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
