@@ -13,6 +13,7 @@ from nbhelpers.book import explore as page
 from nbhelpers.core import params, store
 from nbhelpers.core.params import ParameterError
 from nbhelpers.measures.arms import Arm
+from nbhelpers.run import notebooks
 from nbhelpers.run.explorer import address, pictures, reading, scene, sources
 from nbhelpers.run.explorer.scene import State
 from tests.stubs import REPOSITORY
@@ -139,6 +140,13 @@ def test_a_scene_holds_every_arm_and_its_address_brings_it_back():
     )
 
 
+def test_an_address_of_the_book_s_page_opens_its_prompt(prompt):
+    found = scene.started(
+        f"explore.html#pair=qwen_pocket&prompt={prompt.id}&history=pt&layer=3", State(MODEL, "other")
+    )
+    assert (found.pair, found.text, found.history, found.layer) == ("qwen_pocket", TEXT, "pt", 3)
+
+
 @pytest.mark.parametrize("text", ["#data=abc", "#pair=a&token=x", "#data=%%%", "#window=7"])
 def test_a_damaged_address_is_refused(text):
     with pytest.raises(ParameterError, match="This address cannot be read: copy the whole of it"):
@@ -204,3 +212,14 @@ def test_the_notebook_with_an_unknown_pair_says_so(capsys):
 
     assert desk.opened("llama_pockt", TEXT) is None
     assert capsys.readouterr().out.startswith("There is no model 'llama_pockt'; did you mean 'llama_pocket'?")
+
+
+def test_a_refresh_saves_no_widget():
+    shown = {
+        "output_type": "display_data",
+        "data": {notebooks.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"},
+    }
+    said = {"output_type": "stream", "name": "stdout", "text": "Loading the pair.\n"}
+    cells = [{"outputs": [said, shown]}, {"outputs": [said]}, {"cell_type": "markdown"}]
+    notebooks.drop_widgets(cells)
+    assert cells == [{"outputs": []}, {"outputs": [said]}, {"cell_type": "markdown"}]
