@@ -19,7 +19,7 @@ from nbhelpers.report.charts import VEGALITE
 from nbhelpers.run import notebooks, results
 from tests.specs import complete
 
-NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("exp*.ipynb"))
+NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("exp[0-9]*.ipynb"))
 # Work for people, which measures nothing and stands on no page; all claims, whose page the book makes itself.
 TOOLS = {"label.ipynb", "explore.ipynb", "claims.ipynb"}
 LINES = 120  # of code, at most

@@ -21,6 +21,7 @@ from nbhelpers.run.locks import alone
 from nbhelpers.run.results import executed_path
 
 MARK = "nbh:"  # begins the lines that the graph's progress display picks out of a job's output
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class BatchError(RuntimeError):
@@ -295,8 +296,16 @@ def refresh(notebook: Path) -> Path:
     book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                      "language_info": {"name": "python"}}  # fmt: skip
     draw_main_figure(book.cells)
+    drop_widgets(book.cells)
     store.write_whole(notebook, f"{nbformat.writes(book).rstrip()}\n".encode())
     return notebook
+
+
+def drop_widgets(cells: list[dict]) -> None:
+    """Take the outputs of cells that show a widget, which is nothing without its kernel."""
+    for cell in cells:
+        if any(WIDGET in output.get("data", {}) for output in cell.get("outputs", [])):
+            cell["outputs"] = []
 
 
 def draw_main_figure(cells: list[dict]) -> None:

@@ -1,7 +1,7 @@
 """The widgets of the explorer's notebook: controls above, the grid, the curves and the replies below.
 
-`scene` says what they show. A slider reports when it is released, so that no picture is drawn on the way. The curves are drawn
-by the book's one renderer of charts. Widgets are not saved with a notebook.
+`scene` says what they show. A slider reports when it is released, so that no picture is drawn on the way. The curves are
+drawn by the book's one renderer of charts. Widgets are not saved with a notebook.
 """
 
 import html

@@ -163,5 +163,7 @@ def started(text: str, given: State) -> State:
         raise ParameterError(
             "This address cannot be read: copy the whole of it from the explorer or the book’s page."
         ) from None
+    texts = {prompt.id: prompt.message for prompt in sources.known(given.profile).values()}
+    values |= {"text": texts[found["prompt"]]} if found.get("prompt") in texts else {}
     values |= {"text": tree["message"], "tokens": len(tree["tokens"])} if tree else {}
     return State(**asdict(given) | values)
