@@ -20,7 +20,9 @@ BLOCK_MEMORY = 4.0 * 2**30  # bytes that the host holds of a block of prompts an
 PROMPT_TOKENS = 128  # assumed length of a prompt; the study's mean is about 60, with a template 90
 TEXT_TOKENS = 512  # assumed mean length of a text of a corpus that is not here; C4's is about 480
 CHARACTERS, TEMPLATE = 4, 24  # characters a token; tokens that a chat template adds
-TOKENS = 1000.0  # bytes that the host holds of a word of the vocabulary: in two tokenizers and in tables of Python
+TOKENS = (
+    1000.0  # bytes that the host holds of a word of the vocabulary: in two tokenizers and in tables of Python
+)
 REPLY = 50.0  # bytes that the host holds of a generated token: its id in Python, as text, decoded
 
 

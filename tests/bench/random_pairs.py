@@ -28,7 +28,7 @@ PUBLIC = {
                                         num_attention_heads=32, num_key_value_heads=8, vocab_size=128256), "bfloat16"),
     "random_135m": ("llama", LLAMA | dict(num_hidden_layers=30, hidden_size=576, intermediate_size=1536,
                                            num_attention_heads=9, num_key_value_heads=3, vocab_size=49152), "float32"),
-    "random_words": ("llama", LLAMA | dict(num_hidden_layers=4, hidden_size=128, intermediate_size=256, num_attention_heads=4,
+    "random_words": ("llama", LLAMA | dict(num_hidden_layers=8, hidden_size=128, intermediate_size=256, num_attention_heads=4,
                                            num_key_value_heads=2, vocab_size=128256), "float32"),
 }  # fmt: skip
 
