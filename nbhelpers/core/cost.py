@@ -49,6 +49,11 @@ def in_blocks(n_bytes: float) -> float:
     return min(n_bytes, BLOCK_MEMORY)
 
 
+def afterwards(run: Run, host: float, before: float) -> float:
+    """Return what the host holds beyond `before`, which is then free again: on a processor of one memory, else all, bytes."""
+    return host if run.profile.gpus else max(0.0, host - before)
+
+
 def stored(n_bytes: float, kept_bits: int) -> float:
     """Return the size on disk of float32 numbers of which `kept_bits` bits of mantissa are kept, bytes.
 

@@ -19,7 +19,8 @@ from tests import shapes
 from tests.realmodel.project import SIZES
 from tests.stubs import REPOSITORY
 
-TINY, RANDOM = "tiny", "random"  # profiles of a scratch project: of the warm-up, and of random pairs
+# Profiles of a scratch project: of the warm-up, of random pairs, and the pocket profile with caps as long as replies were.
+TINY, RANDOM, WRITTEN = "tiny", "random", "written"
 WARM = "llama_pocket"  # the pair of the warm-up
 LLAMA = dict(attention_bias=False, rms_norm_eps=1e-5, tie_word_embeddings=True, max_position_embeddings=4096)
 # name: (model type, configuration, dtype)
@@ -39,6 +40,9 @@ def project(root: Path, pairs: Sequence[str]) -> None:
         shutil.copytree(REPOSITORY / name, root / name)
     (root / "pocket").symlink_to(REPOSITORY / "pocket")
     _profile(root, TINY, [WARM])
+    pocket = yaml.safe_load((root / "params/profiles/pocket.yml").read_text(encoding="utf-8"))
+    pocket |= {"name": WRITTEN, "sizes_of": "pocket"}
+    (root / f"params/profiles/{WRITTEN}.yml").write_text(yaml.safe_dump(pocket))
     if made := [pair for pair in pairs if not shipped(pair)]:
         _profile(root, RANDOM, made)
     for pair in made:
@@ -67,10 +71,15 @@ def _profile(root: Path, name: str, pairs: list[str]) -> None:
     )
     (root / f"params/profiles/{name}.yml").write_text(yaml.safe_dump(values))
     for key, sizes in SIZES.items():
-        file = root / f"params/experiments/{key}.yml"
-        known = yaml.safe_load(file.read_text(encoding="utf-8"))
-        known["profiles"][name] = sizes
-        file.write_text(yaml.safe_dump(known, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        resize(root, key, name, sizes)
+
+
+def resize(root: Path, key: str, profile: str, sizes: dict) -> None:
+    """Give an experiment of a project sizes of its own in a profile."""
+    file = root / f"params/experiments/{key}.yml"
+    known = yaml.safe_load(file.read_text(encoding="utf-8"))
+    known["profiles"][profile] = sizes
+    file.write_text(yaml.safe_dump(known, allow_unicode=True, sort_keys=False), encoding="utf-8")
 
 
 def _write_pair(root: Path, pair: str) -> None:
