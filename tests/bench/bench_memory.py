@@ -156,19 +156,19 @@ def forked(work, *given):
 
 
 def lengths(key: str, model: str, profile: str) -> tuple[int, int] | None:
-    """Return the mean length of the replies that a step wrote, and of IT's alone; None if it wrote none or does not say."""
+    """Return the mean length of a step's replies, and that of the model whose are longer; None if it wrote none."""
     found, options = experiments.load(profile, model, key), experiments.schema(key).model_fields
     if "n_tokens" not in found or "max_new_tokens" not in options:
         return None
     whole = found["n_tokens"]
-    own = whole.sel(variant="it") if "variant" in whole.dims else whole
-    return math.ceil(whole.mean()), math.ceil(own.mean())
+    longer = whole.mean("prompt").max() if "variant" in whole.dims else whole.mean()
+    return math.ceil(whole.mean()), math.ceil(longer)
 
 
 def compared(keys: list[str], model: str, profile: str) -> Iterator[Peak]:
     """Yield the peak of each step of one pair, in an order in which each finds what it needs.
 
-    Replies of a pocket pair are taken to be as long as they were (`lengths`); other experiments read IT's.
+    Replies of a pocket pair are taken to be as long as they were (`lengths`), which other experiments read.
     """
     for key in params.ordered(keys):
         found, pocket = forked(measured, key, model, profile), random_pairs.shipped(model)

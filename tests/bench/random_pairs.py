@@ -19,8 +19,8 @@ from tests import shapes
 from tests.realmodel.project import SIZES
 from tests.stubs import REPOSITORY
 
-# Profiles of a scratch project: of the warm-up, of random pairs, and the pocket profile with caps as long as replies were.
-TINY, RANDOM, WRITTEN = "tiny", "random", "written"
+# Profiles of a scratch project, beside one a random pair: of the warm-up, and pocket's with caps as long as replies were.
+TINY, WRITTEN = "tiny", "written"
 WARM = "llama_pocket"  # the pair of the warm-up
 LLAMA = dict(attention_bias=False, rms_norm_eps=1e-5, tie_word_embeddings=True, max_position_embeddings=4096)
 # name: (model type, configuration, dtype)
@@ -34,19 +34,28 @@ PUBLIC = {
 }  # fmt: skip
 
 
+# A billion parameters take minutes a step on a processor: fewer prompts still.
+FEW = {
+    "random_1b": {
+        "exp00": {"n_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "n_cloud_prompts": 16},
+        "exp12": {"n_prompts": 2, "max_new_tokens": 8, "batch_size": 8},
+    }
+}
+
+
 def project(root: Path, pairs: Sequence[str]) -> None:
     """Write a project of some pairs into an empty folder: pocket pairs, those of `PUBLIC`, and those of `shapes`."""
     for name in ("params", "notebooks"):
         shutil.copytree(REPOSITORY / name, root / name)
     (root / "pocket").symlink_to(REPOSITORY / "pocket")
-    _profile(root, TINY, [WARM])
+    _profile(root, TINY, WARM)
     pocket = yaml.safe_load((root / "params/profiles/pocket.yml").read_text(encoding="utf-8"))
     pocket |= {"name": WRITTEN, "sizes_of": "pocket"}
     (root / f"params/profiles/{WRITTEN}.yml").write_text(yaml.safe_dump(pocket))
-    if made := [pair for pair in pairs if not shipped(pair)]:
-        _profile(root, RANDOM, made)
-    for pair in made:
-        _write_pair(root, pair)
+    for pair in pairs:
+        if not shipped(pair):
+            _write_pair(root, pair)
+            _profile(root, pair, pair)
 
 
 def shipped(pair: str) -> bool:
@@ -56,21 +65,21 @@ def shipped(pair: str) -> bool:
 
 def profile(pair: str) -> str:
     """Return the profile that has a pair's sizes."""
-    return "pocket" if shipped(pair) else RANDOM
+    return "pocket" if shipped(pair) else pair
 
 
-def _profile(root: Path, name: str, pairs: list[str]) -> None:
-    """Write a profile of pairs with the small sizes of the test on a public model."""
+def _profile(root: Path, name: str, pair: str) -> None:
+    """Write a profile of one pair with the small sizes of the test on a public model."""
     values = dict(
         name=name,
         title=name,
-        models=pairs,
+        models=[pair],
         prompts="params/prompts/general.jsonl",
         sizes_of="laptop",
         threads=1,
     )
     (root / f"params/profiles/{name}.yml").write_text(yaml.safe_dump(values))
-    for key, sizes in SIZES.items():
+    for key, sizes in (SIZES | FEW.get(name, {})).items():
         resize(root, key, name, sizes)
 
 

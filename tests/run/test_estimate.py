@@ -39,12 +39,13 @@ def test_exp00_by_hand():
     )  # 23 bits of mantissa are kept, and two more are left of sign and exponent
     assert found.read == 4 * 2 * 160 * 12
     weights, lenses = 2 * (1_374_048 + 1000 * 96) * 4, 2 * 12 * 96 * 96 * 4
-    # The longest prompt of the pocket set has 90 characters. A batch's stream and its translation outweigh its forward.
-    tensor, read_out = 12 * 4 * 8 * 96 * 4, 2 * 90 * 12 * 4 * 8
+    # The longest prompt of the pocket set has 90 characters. Two batches' streams and a forward outweigh a stream, its
+    # translation and the lens, and decoding.
+    tensor, read_out, length = 12 * 4 * 8 * 96 * 4, 2 * 90 * 12 * 4 * 8, 90 / 4 + 24 + 8
     buffers = 4 * 1000 * (6 * 32 + 96)
-    decoding = 4 * 13 * 4 * (90 / 4 + 24 + 8) * 64 + 4 * 4 * (3 * 256 + 3 * 96) + 3 * 4 * 4 * 1000
-    assert decoding < 5 * tensor + read_out + buffers
-    batch = 5 * tensor + read_out + buffers
+    decoding = 4 * 13 * 4 * length * 64 + 4 * 4 * (3 * 256 + 3 * 96) + 3 * 4 * 4 * 1000
+    batch = 2 * 4 * tensor + 4 * 4 * length * (3 * 256 + 3 * 96)
+    assert max(decoding, 5 * tensor + read_out + buffers) < batch
     assert found.memory == pytest.approx(weights + lenses + batch)
     # On a processor the steps are joined, four copies at most, in memory that the last batch has left; clouds are smaller.
     tokenizers = 1000 * memory.TOKENS

@@ -9,10 +9,10 @@ from nbhelpers.core.cost import (
     afterwards,
     batches,
     decoded,
-    forwarded,
     in_blocks,
     lens_buffers,
     prompt_tokens,
+    replayed,
     states,
     stored,
     translators,
@@ -59,7 +59,7 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     tokens, stream = rows * e.max_new_tokens, states(run, size, rows * e.max_new_tokens, 4)
     translated = states(run, size, tokens) + 2.0 * READ_OUT * size.layers * tokens
     read = stream + translated + lens_buffers(run, size, min(e.lens_rows, tokens))
-    forced = stream + forwarded(run, size, rows, prompt + e.max_new_tokens)
+    forced = replayed(run, size, rows, e.n_prompts, prompt, e.max_new_tokens)
     batch = max(read, forced, decoded(run, size, rows, prompt, e.max_new_tokens))
     held = weights(run, size, 2) + translators(size, 2) + batch
     steps, clouds = 2.0 * n * step_bytes(size.layers), CLOUD * e.n_cloud_prompts * size.layers * size.width

@@ -12,10 +12,10 @@ from nbhelpers.core.cost import (
     cache,
     decoded,
     edits,
-    forwarded,
     lens_buffers,
     logits,
     prompt_tokens,
+    replayed,
     states,
     translators,
     weights,
@@ -85,8 +85,9 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     rows, few = max(conditions, 4 * e.batch_size), min(e.batch_size, e.n_prompts)
     # Joining the batches and putting them in order holds them three times; IT's residuals stay on the device.
     most, tokens = max(3 * train, train + 3 * test), few * reply
-    streams = states(run, size, tokens, 10) + lens_buffers(run, size, min(e.lens_rows, tokens))
-    matched = streams + forwarded(run, size, few, prompt + reply)
+    # Both models' streams, and what is kept of them; the batch before is still there while the next one runs.
+    reading = replayed(run, size, few, e.n_prompts, prompt, reply) + states(run, size, tokens, 8)
+    matched = max(reading, states(run, size, tokens, 11) + lens_buffers(run, size, min(e.lens_rows, tokens)))
     patching = cache(run, size, rows, prompt) + edits(size, rows) + logits(size, rows + L, 6)
     writing = decoded(run, size, min(e.batch_size, n), prompt, e.max_new_tokens)
     batch = states(run, size, train + test) + max(matched, patching, writing)
