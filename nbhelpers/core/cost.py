@@ -49,6 +49,11 @@ def in_blocks(n_bytes: float) -> float:
     return min(n_bytes, BLOCK_MEMORY)
 
 
+def afterwards(run: Run, host: float, before: float) -> float:
+    """Return what the host holds beyond `before`, which is then free again: on a processor of one memory, else all, bytes."""
+    return host if run.profile.gpus else max(0.0, host - before)
+
+
 def stored(n_bytes: float, kept_bits: int) -> float:
     """Return the size on disk of float32 numbers of which `kept_bits` bits of mantissa are kept, bytes.
 
@@ -118,6 +123,12 @@ def forwarded(run: Run, size: Size, rows: float, tokens: float) -> float:
     return max(mlp, attention) * BYTES[run.model.dtype] + eager
 
 
+def replayed(run: Run, size: Size, rows: int, n_prompts: int, prompt: float, reply: int) -> float:
+    """Return what forcing replies in batches holds: a forward, its stream of four tensors, and the batch before, bytes."""
+    stream = states(run, size, rows * reply, 4)
+    return min(2, batches(n_prompts, rows)) * stream + forwarded(run, size, rows, prompt + reply)
+
+
 def cache(run: Run, size: Size, rows: float, tokens: float) -> float:
     """Return the size of the KV cache of rows of so many tokens, one layer of it twice while it grows, bytes."""
     return (size.layers + 1) * rows * tokens * size.kv * BYTES[run.model.dtype]
@@ -180,7 +191,7 @@ def generation_cost(run: Run, size: Size, conditions: int) -> Cost:
     measured = rows * e.max_new_tokens
     stream = states(run, size, measured, 4)
     read = stream + lens_buffers(run, size, min(e.lens_rows, measured))
-    forced = stream + forwarded(run, size, rows, prompt + e.max_new_tokens)
+    forced = replayed(run, size, rows, e.n_prompts, prompt, e.max_new_tokens)
     held = weights(run, size, 2) + max(read, forced, decoded(run, size, rows, prompt, e.max_new_tokens))
     result = conditions * e.n_prompts * size.layers * 8 * 12.0
     passes = conditions * batches(e.n_prompts, e.batch_size)

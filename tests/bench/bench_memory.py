@@ -9,6 +9,8 @@ each step's measuring cells run in a fork of that process, in a scratch project.
 memory (RssAnon of Linux, read every 5 ms) grows by: arrays and Python's objects. Without a GPU this is to be the sum of the
 estimate's two columns. The last column is the growth of the peak of all resident memory (VmHWM), to which files of weights
 that are mapped count too; the system drops them where memory is short.
+The dry run takes every reply to reach its cap. Pocket models end most of theirs, so the estimate that is compared takes caps
+as long as replies were; random weights never end one.
 The C library maps arrays of 1 MiB or more on their own here, so that a freed one is gone; runs keep up to 256 MiB of freed
 memory to be faster, which is no array's. `--as-run` leaves it to do so.
 """
@@ -18,6 +20,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -152,11 +155,31 @@ def forked(work, *given):
     return answer["found"]
 
 
+def lengths(key: str, model: str, profile: str) -> tuple[int, int] | None:
+    """Return the mean length of a step's replies, and that of the model whose are longer; None if it wrote none."""
+    found, options = experiments.load(profile, model, key), experiments.schema(key).model_fields
+    if "n_tokens" not in found or "max_new_tokens" not in options:
+        return None
+    whole = found["n_tokens"]
+    longer = whole.mean("prompt").max() if "variant" in whole.dims else whole.mean()
+    return math.ceil(whole.mean()), math.ceil(longer)
+
+
 def compared(keys: list[str], model: str, profile: str) -> Iterator[Peak]:
-    """Yield the peak of each step of one pair, in an order in which each finds what it needs."""
+    """Yield the peak of each step of one pair, in an order in which each finds what it needs.
+
+    Replies of a pocket pair are taken to be as long as they were (`lengths`), which other experiments read.
+    """
     for key in params.ordered(keys):
-        cost = estimate.cost(experiments.resolve(key, model=model, profile=profile))
-        yield Peak(model, key, said=cost.memory + cost.host, **forked(measured, key, model, profile))
+        found, pocket = forked(measured, key, model, profile), random_pairs.shipped(model)
+        caps = lengths(key, model, profile) if pocket else None
+        if caps:
+            random_pairs.resize(params.ROOT, key, random_pairs.WRITTEN, {"max_new_tokens": caps[0]})
+        counted = random_pairs.WRITTEN if pocket else profile
+        cost = estimate.cost(experiments.resolve(key, model=model, profile=counted))
+        if caps:
+            random_pairs.resize(params.ROOT, key, random_pairs.WRITTEN, {"max_new_tokens": caps[1]})
+        yield Peak(model, key, said=cost.memory + cost.host, **found)
 
 
 def inside(root: Path, pairs: list[str], memory: dict[str, str]) -> int:

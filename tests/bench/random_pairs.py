@@ -19,7 +19,8 @@ from tests import shapes
 from tests.realmodel.project import SIZES
 from tests.stubs import REPOSITORY
 
-TINY, RANDOM = "tiny", "random"  # profiles of a scratch project: of the warm-up, and of random pairs
+# Profiles of a scratch project, beside one a random pair: of the warm-up, and pocket's with caps as long as replies were.
+TINY, WRITTEN = "tiny", "written"
 WARM = "llama_pocket"  # the pair of the warm-up
 LLAMA = dict(attention_bias=False, rms_norm_eps=1e-5, tie_word_embeddings=True, max_position_embeddings=4096)
 # name: (model type, configuration, dtype)
@@ -28,9 +29,18 @@ PUBLIC = {
                                         num_attention_heads=32, num_key_value_heads=8, vocab_size=128256), "bfloat16"),
     "random_135m": ("llama", LLAMA | dict(num_hidden_layers=30, hidden_size=576, intermediate_size=1536,
                                            num_attention_heads=9, num_key_value_heads=3, vocab_size=49152), "float32"),
-    "random_words": ("llama", LLAMA | dict(num_hidden_layers=4, hidden_size=128, intermediate_size=256, num_attention_heads=4,
+    "random_words": ("llama", LLAMA | dict(num_hidden_layers=8, hidden_size=128, intermediate_size=256, num_attention_heads=4,
                                            num_key_value_heads=2, vocab_size=128256), "float32"),
 }  # fmt: skip
+
+
+# A billion parameters take minutes a step on a processor: fewer prompts still.
+FEW = {
+    "random_1b": {
+        "exp00": {"n_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "n_cloud_prompts": 16},
+        "exp12": {"n_prompts": 2, "max_new_tokens": 8, "batch_size": 8},
+    }
+}
 
 
 def project(root: Path, pairs: Sequence[str]) -> None:
@@ -38,11 +48,14 @@ def project(root: Path, pairs: Sequence[str]) -> None:
     for name in ("params", "notebooks"):
         shutil.copytree(REPOSITORY / name, root / name)
     (root / "pocket").symlink_to(REPOSITORY / "pocket")
-    _profile(root, TINY, [WARM])
-    if made := [pair for pair in pairs if not shipped(pair)]:
-        _profile(root, RANDOM, made)
-    for pair in made:
-        _write_pair(root, pair)
+    _profile(root, TINY, WARM)
+    pocket = yaml.safe_load((root / "params/profiles/pocket.yml").read_text(encoding="utf-8"))
+    pocket |= {"name": WRITTEN, "sizes_of": "pocket"}
+    (root / f"params/profiles/{WRITTEN}.yml").write_text(yaml.safe_dump(pocket))
+    for pair in pairs:
+        if not shipped(pair):
+            _write_pair(root, pair)
+            _profile(root, pair, pair)
 
 
 def shipped(pair: str) -> bool:
@@ -52,25 +65,30 @@ def shipped(pair: str) -> bool:
 
 def profile(pair: str) -> str:
     """Return the profile that has a pair's sizes."""
-    return "pocket" if shipped(pair) else RANDOM
+    return "pocket" if shipped(pair) else pair
 
 
-def _profile(root: Path, name: str, pairs: list[str]) -> None:
-    """Write a profile of pairs with the small sizes of the test on a public model."""
+def _profile(root: Path, name: str, pair: str) -> None:
+    """Write a profile of one pair with the small sizes of the test on a public model."""
     values = dict(
         name=name,
         title=name,
-        models=pairs,
+        models=[pair],
         prompts="params/prompts/general.jsonl",
         sizes_of="laptop",
         threads=1,
     )
     (root / f"params/profiles/{name}.yml").write_text(yaml.safe_dump(values))
-    for key, sizes in SIZES.items():
-        file = root / f"params/experiments/{key}.yml"
-        known = yaml.safe_load(file.read_text(encoding="utf-8"))
-        known["profiles"][name] = sizes
-        file.write_text(yaml.safe_dump(known, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    for key, sizes in (SIZES | FEW.get(name, {})).items():
+        resize(root, key, name, sizes)
+
+
+def resize(root: Path, key: str, profile: str, sizes: dict) -> None:
+    """Give an experiment of a project sizes of its own in a profile."""
+    file = root / f"params/experiments/{key}.yml"
+    known = yaml.safe_load(file.read_text(encoding="utf-8"))
+    known["profiles"][profile] = sizes
+    file.write_text(yaml.safe_dump(known, allow_unicode=True, sort_keys=False), encoding="utf-8")
 
 
 def _write_pair(root: Path, pair: str) -> None:

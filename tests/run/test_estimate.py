@@ -37,14 +37,19 @@ def test_exp00_by_hand():
     assert (
         found.result == steps * 25 / 32
     )  # 23 bits of mantissa are kept, and two more are left of sign and exponent
-    assert found.host == 4 * steps + 1000 * memory.TOKENS and found.read == 4 * 2 * 160 * 12
+    assert found.read == 4 * 2 * 160 * 12
     weights, lenses = 2 * (1_374_048 + 1000 * 96) * 4, 2 * 12 * 96 * 96 * 4
-    # The longest prompt of the pocket set has 90 characters. A batch's stream and its translation outweigh its forward.
-    tensor, read_out = 12 * 4 * 8 * 96 * 4, 2 * 90 * 12 * 4 * 8
+    # The longest prompt of the pocket set has 90 characters. Two batches' streams and a forward outweigh a stream, its
+    # translation and the lens, and decoding.
+    tensor, read_out, length = 12 * 4 * 8 * 96 * 4, 2 * 90 * 12 * 4 * 8, 90 / 4 + 24 + 8
     buffers = 4 * 1000 * (6 * 32 + 96)
-    decoding = 4 * 13 * 4 * (90 / 4 + 24 + 8) * 64 + 4 * 4 * (3 * 256 + 3 * 96) + 3 * 4 * 4 * 1000
-    assert decoding < 5 * tensor + read_out + buffers
-    assert found.memory == pytest.approx(weights + lenses + 5 * tensor + read_out + buffers)
+    decoding = 4 * 13 * 4 * length * 64 + 4 * 4 * (3 * 256 + 3 * 96) + 3 * 4 * 4 * 1000
+    batch = 2 * 4 * tensor + 4 * 4 * length * (3 * 256 + 3 * 96)
+    assert max(decoding, 5 * tensor + read_out + buffers) < batch
+    assert found.memory == pytest.approx(weights + lenses + batch)
+    # On a processor the steps are joined, four copies at most, in memory that the last batch has left; clouds are smaller.
+    tokenizers = 1000 * memory.TOKENS
+    assert found.host == pytest.approx(tokenizers + max(steps, 4 * steps - batch))
 
 
 def test_a_steps_numbers_are_those_of_the_schema():
@@ -300,7 +305,7 @@ def test_a_scheduler_is_asked_for_the_estimate_and_more(monkeypatch):
     graph.asked.cache_clear()
     run = experiments.resolve("exp11", model="llama31_8b")
     found, cost = graph.asked("exp11", "llama31_8b", "paper"), estimate.cost(run)
-    assert found["mem_mb"] == 2000 + math.ceil(1.25 * cost.host / 2**20) < 8000
+    assert found["mem_mb"] == 2000 + math.ceil(1.25 * cost.host / 2**20) < 9000
     assert found["runtime"] == math.ceil(8 * estimate.seconds(run) / 60) > 240
     small = graph.asked("exp11", "llama_pocket", "pocket")
     whole = estimate.cost(experiments.resolve("exp11", model="llama_pocket"))

@@ -6,12 +6,13 @@ from pydantic import Field
 
 from nbhelpers.core.cost import (
     Cost,
+    afterwards,
     batches,
     decoded,
-    forwarded,
     in_blocks,
     lens_buffers,
     prompt_tokens,
+    replayed,
     states,
     stored,
     translators,
@@ -52,20 +53,19 @@ def step_bytes(n_layers: int) -> int:
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp00: both models write, both read both texts through four lenses, then clouds of prompts."""
     e = run.experiment
-    n, rows, prompt = (
-        e.n_prompts * e.max_new_tokens,
-        min(e.batch_size, e.n_prompts),
-        prompt_tokens(run.profile.prompts),
-    )
+    n, rows = e.n_prompts * e.max_new_tokens, min(e.batch_size, e.n_prompts)
+    prompt = prompt_tokens(run.profile.prompts)
     passes = HISTORIES * 2 * batches(e.n_prompts, e.batch_size) + 4 * batches(e.n_cloud_prompts, e.batch_size)
     tokens, stream = rows * e.max_new_tokens, states(run, size, rows * e.max_new_tokens, 4)
     translated = states(run, size, tokens) + 2.0 * READ_OUT * size.layers * tokens
     read = stream + translated + lens_buffers(run, size, min(e.lens_rows, tokens))
-    forced = stream + forwarded(run, size, rows, prompt + e.max_new_tokens)
-    held = max(read, forced, decoded(run, size, rows, prompt, e.max_new_tokens))
-    held += weights(run, size, 2) + translators(size, 2)
+    forced = replayed(run, size, rows, e.n_prompts, prompt, e.max_new_tokens)
+    batch = max(read, forced, decoded(run, size, rows, prompt, e.max_new_tokens))
+    held = weights(run, size, 2) + translators(size, 2) + batch
     steps, clouds = 2.0 * n * step_bytes(size.layers), CLOUD * e.n_cloud_prompts * size.layers * size.width
-    made, host = (2 * n, 4 * n, passes), max(in_blocks(COPIES * steps), clouds)
+    # While batches are measured their numbers add up; behind the last one they are joined.
+    host = max(in_blocks(steps), afterwards(run, max(in_blocks(COPIES * steps), clouds), batch))
+    made = 2 * n, 4 * n, passes
     return Cost(e.n_prompts, *made, held, stored(steps, e.kept_bits), host, READINGS * 4.0 * n * size.layers)
 
 

@@ -10,7 +10,10 @@ from nbhelpers.core.schemas import ForwardParams, Prompts, Size
 from nbhelpers.core.variables import declared
 
 NEURON = 16.0  # bytes of a neuron at a position: its activation and what is chosen by
-SORTED = 28.0 * 2**24  # bytes of the logits of some neurons, sorted and added up
+SORTED, TILE = (
+    28.0,
+    2**24,
+)  # bytes of a logit of a chosen neuron while they are sorted and added up; logits at once
 
 
 class Params(ForwardParams):
@@ -30,7 +33,9 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     rows = min(e.batch_size, e.n_prompts)
     neurons = NEURON * rows * size.layers * size.mlp
     readout = 4.0 * 2 * size.vocabulary * size.width  # an unembedding in float32, with the norm's gain in it
-    held = weights(run, size, 2) + readout + max(neurons, SORTED, forwarded(run, size, rows, prompt))
+    some = min(TILE / size.vocabulary, size.mlp, 3 * e.n_prompts * e.n_neurons / size.layers)  # of one layer
+    breadth = SORTED * some * size.vocabulary
+    held = weights(run, size, 2) + readout + max(neurons, breadth, forwarded(run, size, rows, prompt))
     tokens, passes = 2 * e.n_prompts * PROMPT_TOKENS, 2 * batches(e.n_prompts, e.batch_size)
     chosen = (
         2 * 3 * 40.0 * e.n_prompts * e.n_neurons

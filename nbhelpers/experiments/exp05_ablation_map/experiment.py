@@ -8,10 +8,9 @@ from nbhelpers.core import depths
 from nbhelpers.core.cost import (
     PROMPT_TOKENS,
     Cost,
-    forwarded,
     logits,
     prompt_tokens,
-    states,
+    replayed,
     steered,
     weights,
 )
@@ -60,7 +59,7 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     arms = n_arms(size.layers, e)
     forced = (CELLS + 2) * e.n_prompts + (arms + 3) * e.n_map
     rows = min(e.batch_size, e.n_prompts)
-    collecting = states(run, size, rows * reply, 4) + forwarded(run, size, rows, prompt + reply)
+    collecting = replayed(run, size, rows, e.n_prompts, prompt, reply)
     mapping = steered(run, size, arms, e.batch_size, prompt, reply, n_prompts=e.n_map)
     parent = logits(size, max(1, e.batch_size // 8) * reply, 5)
     cells = 4.0 * CELLS * e.n_prompts * size.layers * size.width

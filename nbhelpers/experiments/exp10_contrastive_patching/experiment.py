@@ -12,10 +12,10 @@ from nbhelpers.core.cost import (
     cache,
     decoded,
     edits,
-    forwarded,
     lens_buffers,
     logits,
     prompt_tokens,
+    replayed,
     states,
     translators,
     weights,
@@ -69,11 +69,8 @@ def n_arms(params: Params) -> int:
 
 def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     """Return the cost of exp10: probes' tokens are forced twice, patches are one token each, arms write and read replies."""
-    e, L, prompt = (
-        run.experiment,
-        size.layers,
-        max(map(prompt_tokens, (run.profile.prompts, run.experiment.prompts))),
-    )
+    e, L = run.experiment, size.layers
+    prompt = max(map(prompt_tokens, (run.profile.prompts, e.prompts)))
     n, reply = sum(e.counts.values()), needs["exp00"][0].experiment.max_new_tokens
     conditions = e.n_random + e.n_large + 13
     patches = 2 * e.n_patched_layers * conditions
@@ -86,14 +83,16 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     )
     train, test = (count * min(e.per_prompt, reply) for count in (e.n_prompts, e.n_test))
     rows, few = max(conditions, 4 * e.batch_size), min(e.batch_size, e.n_prompts)
-    # IT's residuals stay on the device; joining the batches and putting them in order holds them three times.
-    kept, tokens = states(run, size, max(3 * train, train + 3 * test)), few * reply
-    streams = states(run, size, tokens, 10) + lens_buffers(run, size, min(e.lens_rows, tokens))
-    matched = streams + forwarded(run, size, few, prompt + reply)
+    # Joining the batches and putting them in order holds them three times; IT's residuals stay on the device.
+    most, tokens = max(3 * train, train + 3 * test), few * reply
+    # Both models' streams, and what is kept of them; the batch before is still there while the next one runs.
+    reading = replayed(run, size, few, e.n_prompts, prompt, reply) + states(run, size, tokens, 8)
+    matched = max(reading, states(run, size, tokens, 11) + lens_buffers(run, size, min(e.lens_rows, tokens)))
     patching = cache(run, size, rows, prompt) + edits(size, rows) + logits(size, rows + L, 6)
     writing = decoded(run, size, min(e.batch_size, n), prompt, e.max_new_tokens)
-    held = weights(run, size, 2) + translators(size, 2) + kept + max(matched, patching, writing)
-    differences = 2 * 4.0 * L * size.width * max(3 * train, train + 3 * test)
+    batch = states(run, size, train + test) + max(matched, patching, writing)
+    held = weights(run, size, 2) + translators(size, 2) + max(batch, states(run, size, most))
+    differences = 2 * 4.0 * L * size.width * most
     made = n * n_arms(e) * e.max_new_tokens, forced, passes
     return Cost(n, *made, held, 4.0 * n * (patches * 4 + L * 16), differences + REPLY * made[0])
 

@@ -10,6 +10,7 @@ from nbhelpers.core.cost import (
     BYTES,
     PROMPT_TOKENS,
     Cost,
+    afterwards,
     batches,
     forwarded,
     in_blocks,
@@ -65,29 +66,19 @@ def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
     entering = rows * (prompt + reply) * size.width * BYTES[run.model.dtype]
     numbers = 4.0 * rows * reply * L  # of one read-out of one condition: two lenses, two bases
     main = held_at_once(run, size, GRAFTED, distinct(L) * one, one, 9 * entering, numbers, rows * reply)
-    sweep = held_at_once(
-        run,
-        size,
-        swept,
-        swept * fifth * one,
-        one,
-        2 * min(L, windows) * entering,
-        fifth * numbers / 2,
-        rows * reply,
-    )
-    held = (
-        weights(run, size, 2)
-        + translators(size, 2)
-        + forwarded(run, size, rows, prompt + reply)
-        + max(main, sweep)
-    )
+    again, part = 2 * min(L, windows) * entering, fifth * numbers / 2
+    sweep = held_at_once(run, size, swept, swept * fifth * one, one, again, part, rows * reply)
+    batch = forwarded(run, size, rows, prompt + reply) + max(main, sweep)
+    held = weights(run, size, 2) + translators(size, 2) + batch
     passes = forwards * batches(e.n_prompts, e.batch_size)
     read = 4.0 * (GRAFTED + EIGHT + swept * fifth) * L * e.n_prompts * reply  # two lenses, two bases
     readouts = 2 * 2 * L * 4 * e.n_prompts * GRAFTED * 2 * 11  # teachers or lenses, bases, float32, read-outs
     kept = 1.0 * step_bytes(L) * e.n_prompts * reply
     # Nine of 23 numbers are NaN but in the final fifth under half of the conditions; what is NaN takes no room.
     result = readouts + stored(0.65 * kept, e.kept_bits)
-    host = 2 * readouts + in_blocks(COPIES * kept) + MEANS * GRAFTED * numbers
+    # A batch's read-outs are reduced when its tensors are gone, and joined with others behind the last batch.
+    reduced = 2 * readouts + in_blocks(kept) + MEANS * GRAFTED * numbers
+    host = max(readouts + in_blocks(kept), afterwards(run, max(reduced, in_blocks(COPIES * kept)), batch))
     return Cost(e.n_prompts, 0, forwards * tokens, passes, held, result, host, read)
 
 
