@@ -12,7 +12,7 @@ import pandas as pd
 
 from nbhelpers.book.markdown import PageError, table
 from nbhelpers.core import params
-from nbhelpers.report import published
+from nbhelpers.report import charts, published
 from nbhelpers.report.families import family_titles
 from nbhelpers.run import importing
 
@@ -22,6 +22,7 @@ WHOSE = (
     "licence {licence}): nothing here was measured by this book. The figures are those of this page, drawn by the same code. "
     "[How the values came here](#stored-values)."
 )
+CURVE = ("layer", "mean", "low", "high")  # of a point of a curve over layers
 INTERVALS = "intervals are those that the study stored"
 NO_INTERVALS = "the study stored no intervals"
 
@@ -135,7 +136,18 @@ def restated(spec: dict) -> dict:
     known = {field for rows in datasets.values() for row in rows for field in row}
     absent = {"low", "high", "prompts"} - known
     spec = pruned(without(spec, absent), datasets) | {"datasets": datasets}
-    return spec | {"description": said(spec.get("description", ""), "low" in known)}
+    return folded(spec | {"description": said(spec.get("description", ""), "low" in known)})
+
+
+def folded(spec: dict) -> dict:
+    """Return the specification of a chart over layers with one row a curve, whose values are lists: a tenth of the bytes."""
+    (name, rows), *more = spec["datasets"].items()
+    lists = [field for field in CURVE if rows and field in rows[0]]
+    if more or "layer" not in lists or any(set(CURVE) & row.keys() != set(lists) for row in rows):
+        return spec
+    curves = charts.packed(pd.DataFrame(rows), lists).to_dict("records")
+    transform = [{"flatten": lists}, *spec.get("transform", [])]
+    return spec | {"datasets": {name: curves}, "transform": transform}
 
 
 def slim(row: dict) -> dict:

@@ -122,8 +122,10 @@ def test_an_across_page_holds_its_charts_and_each_model_s_main_figure(book_root,
     executed = json.loads((book_root / "_build/runs/pocket" / experiment.across).read_text())["cells"]
     own = sum(VEGALITE in o.get("data", {}) for c in executed for o in c.get("outputs", []))
     quoted = 6 * pages.has_chart(book_root / "notebooks" / experiment.notebook, pages.MAIN)
-    assert page.count('<div class="vegalite"') == own + quoted
-    assert page.count('class="sd-tab-label"') == 6
+    stored = len(list((book_root / "_build/book/runs/published").glob(f"{key}_[0-9]*.vl.json")))
+    assert page.count('<div class="vegalite"') == own + quoted + stored
+    tab = (book_root / "params/published" / f"{key}.csv").exists()
+    assert page.count('class="sd-tab-label"') == 6 + tab
 
 
 def test_pages_hold_what_they_insert(book_root):

@@ -29,8 +29,13 @@ def specs(folder):
 
 
 def rows(spec):
-    """Return the rows of a specification's data."""
-    return [row for each in spec["datasets"].values() for row in each]
+    """Return the rows of a specification's data, lists taken apart."""
+    found = []
+    for row in (row for each in spec["datasets"].values() for row in each):
+        lists = [name for name, value in row.items() if isinstance(value, list)]
+        values = zip(*(row[name] for name in lists)) if lists else [()]
+        found += [row | dict(zip(lists, each)) for each in values]
+    return found
 
 
 def test_values_ship_for_the_experiments_that_the_study_stored():

@@ -63,7 +63,7 @@ UNUSED = {
 NOTE = (
     "The last position of 1,400 prompts, each model in its own prompt format: PT plain text, IT a chat turn, so that "
     "the two clouds are of different positions. TwoNN and maximum likelihood are by a later library; *as first "
-    "stored* is an estimate of the study's own without the usual cut of its upper tail, with the middle 90 % over "
+    "stored* is an earlier estimate, probably without the usual cut of its upper tail, with the middle 90 % over "
     "subsamples. Attention entropy was stored as a mean over prompts without its format."
 )
 

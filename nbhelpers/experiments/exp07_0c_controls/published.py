@@ -75,7 +75,7 @@ UNUSED = {
 }
 NOTE = (
     "Gemma alone. These are levels of scores, here changes of compliance; no interval was stored. The random "
-    "direction is one draw; five draws were stored at five doses between −1 and 1 only. The additive formula ran with "
+    "direction is one draw; five draws were stored at five doses between −1 and 2 only. The additive formula ran with "
     "a strength of zero, so that its curve, which is flat, is left out. Sums are scored right if their result stands "
     "anywhere in a reply."
 )

@@ -78,9 +78,10 @@ NOTE = (
     "Curves are means over generation steps, each model on its own text, so long replies weigh more; below they are "
     "means by prompt. Distances are KL(final ‖ layer), which the study's text writes the other way round. Rows of the "
     "vocabulary that stand for no token were not masked, which raises the raw lens's first layers. Intrinsic "
-    "dimension is of plain prompts, by an estimator without the usual cut of its upper tail. The commitment layer is "
-    "that of the raw lens's top-1 token that stays, without each reply's first five steps; the counts by layer behind "
-    "the study's histograms were not released, nor were curves on one shared text."
+    "dimension is of an older run, taken to be of plain prompts, which its files do not say, and probably by an "
+    "estimator without the usual cut of its upper tail. The commitment layer is that of the raw lens's top-1 token "
+    "that stays, without each reply's first five steps; the counts by layer behind the study's histograms were not "
+    "released, nor were curves on one shared text."
 )
 
 

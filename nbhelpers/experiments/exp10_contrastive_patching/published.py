@@ -65,9 +65,10 @@ FILES = {"exp10_summary.json": doses}
 UNUSED: dict[str, str] = {}
 NOTE = (
     "Changes of mean scores from dose 1, which changes nothing; intervals would need the scores of each prompt. "
-    "Programs score form, choices and markup; an LLM judge the rest, on prompts of its own kind. The directions are "
-    "normalised layer by layer, here as they are. In Qwen unsteered IT seems to have run without its chat format. "
-    "Probes, patches and the gap under a dose were not stored."
+    "Programs score form, choices and markup; an LLM judge the rest, on prompts of its own kind. A dose rescales what "
+    "MLP outputs have along a direction, which is little along the probe's, so that equal doses are no equal changes. "
+    "In Qwen unsteered IT seems to have run without its chat format. Probes, patches and the gap under a dose were "
+    "not stored."
 )
 
 
