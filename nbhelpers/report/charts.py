@@ -35,7 +35,7 @@ RULES = {
 }
 DIGITS = 4
 WIDEST = 48  # letters of a line of a title
-ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40]
+ROOT_TICKS = [0, 0.2, 1, 3, 6, 10, 15, 20, 30, 40, 60, 80, 100]
 
 
 def spec_renderer(spec, **metadata):
@@ -273,7 +273,14 @@ def shift_profile(
 
 def root_scale() -> dict:
     """Return the options of a square-root y axis; on a linear one, the first layers would flatten the late ones."""
-    axis = alt.Axis(values=ROOT_TICKS, tickCount=len(ROOT_TICKS), labelOverlap=False, format="~g")
+    # A format would round to the digits that an even step needs, 40 to "4e+1".
+    axis = alt.Axis(
+        values=ROOT_TICKS,
+        tickCount=len(ROOT_TICKS),
+        labelOverlap="greedy",
+        labelSeparation=-3,
+        labelExpr="datum.value",
+    )
     return {"scale": alt.Scale(type="sqrt"), "axis": axis}
 
 
