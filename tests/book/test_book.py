@@ -250,6 +250,26 @@ def test_three_clicks_lead_to_any_claim_s_value_figure_and_source(book_root):
         assert cells["why not here"].strip() and cells["published"].strip() and cells["source"].strip(), claim
 
 
+def test_three_clicks_lead_from_the_first_page_to_ten_claims_figures_values_and_code(book_root):
+    """The claims page is the first click, a claim's row the second, the figure or the function the third."""
+    html = book_root / "_build/html"
+    assert 'href="claims.html"' in (html / "index.html").read_text()
+    bodies = re.findall(r'<tbody id="(C\d+)">(.*?)</tbody>', (html / "claims.html").read_text(), re.DOTALL)
+    assert len(bodies) == 98
+    rows = {
+        claim: [row for row in body.split("<tr")[2:] if 'href="runs/' in row] for claim, body in bodies
+    }  # what the claims page says of the others, test_claims checks
+    for claim in random.Random(1).sample(sorted(claim for claim, found in rows.items() if found), 10):
+        row = rows[claim][0]
+        figure, code = (
+            re.search(rf'href="({place}/[^"]+)#([^"]+)"', row).groups() for place in ("runs", "source")
+        )
+        for place, anchor in (figure, code):
+            assert f'id="{anchor}"' in (html / place).read_text(), (claim, place, anchor)
+        cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
+        assert cells[1] or cells[2], (claim, row)  # what the paper prints, or what its files hold
+
+
 @pytest.mark.slow
 def test_a_fault_fails_the_build_and_leaves_the_book(book_root, monkeypatch):
     monkeypatch.setattr(params, "ROOT", book_root)
