@@ -187,19 +187,20 @@ def generation_cost(run: Run, size: Size, conditions: int) -> Cost:
     """Return the cost of an experiment that generates a continuation of each prompt under several conditions."""
     e = run.experiment
     tokens = conditions * e.n_prompts * e.max_new_tokens
-    rows, prompt = min(e.batch_size, e.n_prompts), prompt_tokens(e.prompts)
+    rows = min(e.batch_size, e.n_prompts)
+    prompt = prompt_tokens(getattr(e, "prompts", run.profile.prompts))
     measured = rows * e.max_new_tokens
     stream = states(run, size, measured, 4)
     read = stream + lens_buffers(run, size, min(e.lens_rows, measured))
     forced = replayed(run, size, rows, e.n_prompts, prompt, e.max_new_tokens)
-    held = weights(run, size, 2) + max(read, forced, decoded(run, size, rows, prompt, e.max_new_tokens))
+    batch = max(read, forced, decoded(run, size, rows, prompt, e.max_new_tokens))
+    held = weights(run, size, 2) + batch
     result = conditions * e.n_prompts * size.layers * 8 * 12.0
     passes = conditions * batches(e.n_prompts, e.batch_size)
     # Nine numbers of a step and layer, in float32, then whole in float64 while means are taken.
     steps = 9 * 4.0 * size.layers * e.n_prompts * e.max_new_tokens
-    return Cost(
-        e.n_prompts, tokens, tokens, passes, held, result, 3 * steps + result, 1.0 * tokens * size.layers
-    )
+    host = max(steps, afterwards(run, 3 * steps, batch)) + result
+    return Cost(e.n_prompts, tokens, tokens, passes, held, result, host, 1.0 * tokens * size.layers)
 
 
 def reading_cost(needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
