@@ -52,7 +52,9 @@ def table(runs: Iterable[list]) -> pd.DataFrame:
     found = figures.merge(run, on="id", how="left", sort=False)
     for name in ("agrees", "agreement", "missing"):
         found[name] = found[name].fillna("")
-    found["title"] = found["title"].fillna(found["family"]).replace(TITLES)  # without a pair, the study's family
+    found["title"] = (
+        found["title"].fillna(found["family"]).replace(TITLES)
+    )  # without a pair, the study's family
     silent = found["run"].isna() & (found["missing"] == "")
     found.loc[silent, "missing"] = (
         found["claim_id"].map(listed["no_run"]).where(study(found), NOT_RUN)[silent]
