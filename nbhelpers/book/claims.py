@@ -39,6 +39,10 @@ TABLE = """```{{raw}} html
 <table id="ledger-table"><thead><tr>{heads}</tr></thead>
 {bodies}</table></div>
 ```"""
+DERIVED = (
+    "computed here",
+    "difference of the two published",
+)  # in the reason: a mean or a difference of the study's values
 AUDITS = {
     "supported": "supported", "contradicted": "contradicted", "artifact value": "in the files only",
     "not checkable": "not checkable",
@@ -187,10 +191,10 @@ def row(each, notes: dict[str, str]) -> str:
     order = "" if pd.isna(each.order) else _minus(f"{each.order:.2f}")
     title = ledger_table.SHORT.get(each.title, each.title)
     sign = ledger_table.SIGNS.get(each.agreement, ledger_table.DASH)
-    data = [
-        title, typed(each.printed, each.unit), typed(each.stored, each.unit), run, each.agrees or ledger_table.DASH, sign,
-        order, AUDITS[each.verdict],
-    ]  # fmt: skip
+    published = [typed(text, each.unit) for text in (each.printed, each.stored)]
+    if any(words in each.reason for words in DERIVED):
+        published = [f"<i>{text}</i>" if text else "" for text in published]
+    data = [title, *published, run, each.agrees or ledger_table.DASH, sign, order, AUDITS[each.verdict]]
     return f'<tr><th scope="row">{escape(each.claim)}{code}</th>{"".join(f"<td>{text}</td>" for text in data)}</tr>'
 
 

@@ -78,6 +78,10 @@ def test_a_measured_figure_leads_to_its_chart_and_its_code(html):
     module, line = re.search(r'class="code" href="source/([^"#]+)\.html#L(\d+)"', row).groups()
     source = (REPOSITORY / f"{module}.py").read_text().splitlines()
     assert source[int(line) - 1].startswith(("def ", "@"))
+    mean = next(
+        row for row in html.split("<tr>") if "<td>mean of six</td>" in row and "late half (raw lens)" in row
+    )
+    assert "<td><i>0.729</i></td>" in mean  # the paper prints no mean
     assert "<td>0.627</td><td>0.626565</td>" in row and "<td>yes</td><td>✓</td>" in row
 
 
