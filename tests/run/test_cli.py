@@ -9,7 +9,7 @@ import pytest
 from nbhelpers import cli
 from nbhelpers.cli import runs
 
-COMMANDS = ("run", "batch", "book", "add", "doctor", "models", "judge", "refresh")
+COMMANDS = ("run", "batch", "book", "zip", "verify", "pdf", "add", "doctor", "models", "judge", "refresh")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
