@@ -9,7 +9,9 @@ import pytest
 from nbhelpers import cli
 from nbhelpers.cli import runs
 
-COMMANDS = ("run", "batch", "book", "import", "add", "doctor", "models", "judge", "refresh")
+COMMANDS = (
+    "run", "batch", "book", "zip", "verify", "pdf", "import", "add", "doctor", "models", "judge", "refresh",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
