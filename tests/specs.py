@@ -83,7 +83,7 @@ def complete(found, key):
 
 
 def chart_makers(*modules):
-    """Return the names of the public functions of modules that return a chart of results; those of a table are called by them."""
+    """Return the names of the public functions of modules that return a chart of results, not of a table."""
     return {
         name
         for module in modules
