@@ -11,6 +11,7 @@
   const LISTS = ["top1", "top1_probability", "entropy", "kl_final_layer"];
   const EDITS = ["window", "host", "alpha"]; // of a view that came with the address
   let carried = null; // that view, its letters and its edits
+  let warning = ""; // what is wrong with the address
   let shown = ""; // the view that the charts hold
 
   const value = (name) => form.elements[name].value;
@@ -84,7 +85,7 @@
       if (key !== shown) fill(chart, rows(view));
     }
     shown = key;
-    said.textContent = describe(view);
+    said.textContent = warning + describe(view);
     texts.replaceChildren(element("dt", "Prompt"), element("dd", view.message ?? ""),
       ...Object.entries(view.texts ?? {}).flatMap(([who, text]) => [element("dt", who), element("dd", text.trim() || "(nothing)")]));
   }
@@ -98,7 +99,9 @@
   // Takes what the address names; what it does not name, or names wrongly, stays.
   async function open() {
     const given = address();
+    warning = "";
     if (given.get("data")) {
+      show(); // what the page holds, while the numbers are unpacked: a chart without rows cannot be drawn
       const view = await unpacked(given.get("data")).catch(() => null);
       if (view) {
         carried = { view, letters: given.get("data"), edits: EDITS.filter((name) => given.has(name)).map((name) => [name, given.get(name)]) };
@@ -106,9 +109,8 @@
         const option = [...list.options].find((one) => one.value === "typed") ?? list.appendChild(new Option("", "typed"));
         option.text = view.message ?? "typed";
         given.set("prompt", "typed");
-      } else {
-        said.textContent = "The numbers in this address are damaged, so another view is shown: copy the whole address again.";
       }
+      warning = view ? "" : "The numbers in this address are damaged, so another view is shown: copy the whole address again. ";
     }
     for (const name of NAMES) {
       const control = form.elements[name];
@@ -119,7 +121,7 @@
     show();
   }
 
-  form.addEventListener("input", () => { show(); remember(); });
+  form.addEventListener("input", () => { warning = ""; show(); remember(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("hashchange", open);
   // A click on a cell of either chart chooses it.
