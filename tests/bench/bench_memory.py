@@ -6,9 +6,9 @@
 
 All steps run once at tiny sizes, which loads every library and the code of every kernel, and the heap is given back. Then
 each step's measuring cells run in a fork of that process, in a scratch project. What it holds is the most that its anonymous
-memory (RssAnon of Linux, read every 5 ms) grows by: arrays and Python's objects. Without a GPU this is to be the sum of the
-estimate's two columns. The last column is the growth of the peak of all resident memory (VmHWM), to which files of weights
-that are mapped count too; the system drops them where memory is short.
+memory (RssAnon of Linux, read every 5 ms) grows by, arrays and Python's objects, and the files of weights that it maps.
+Without a GPU this is to be the sum of the estimate's two columns. The last column is the growth of the peak of all resident
+memory (VmHWM), to which files of libraries count too, some 50 MiB that the tiny sizes do not read.
 The dry run takes every reply to reach its cap. Pocket models end most of theirs, so the estimate that is compared takes caps
 as long as replies were; random weights never end one.
 The C library maps arrays of 1 MiB or more on their own here, so that a freed one is gone; runs keep up to 256 MiB of freed
@@ -70,6 +70,17 @@ def status(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
+def mapped_weights() -> int:
+    """Return how much of files of weights lies in this process's memory, bytes."""
+    found, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line[0] in "0123456789abcdef":
+            counts = line.endswith((".safetensors", ".bin"))
+        elif counts and line.startswith("Rss:"):
+            found += 1024 * int(line.split()[1])
+    return found
+
+
 def measuring_cells(key: str) -> list[str]:
     """Return the source of a notebook's cells up to the one that saves its result; the parameters cell is the first."""
     found = []
@@ -100,12 +111,8 @@ class Watch(threading.Thread):
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.most, self.where, self.over, self.main = (
-            status("RssAnon"),
-            "",
-            threading.Event(),
-            threading.get_ident(),
-        )
+        self.most, self.where, self.weights = status("RssAnon"), "", 0
+        self.over, self.main = threading.Event(), threading.get_ident()
 
     def run(self) -> None:
         while not self.over.wait(0.005):
@@ -114,6 +121,7 @@ class Watch(threading.Thread):
                 frames = traceback.extract_stack(sys._current_frames()[self.main])
                 own = [f for f in frames if "nbhelpers" in f.filename or " cell " in f.filename]
                 self.where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(own[-6:]))
+                self.weights = max(self.weights, mapped_weights())
             self.most = max(self.most, now)
 
 
@@ -132,7 +140,11 @@ def measured(key: str, model: str, profile: str) -> dict:
     watch.start()
     run_cells(key, model, profile)
     watch.over.set()
-    return {"held": watch.most - arrays, "whole": status("VmHWM") - whole, "where": watch.where}
+    return {
+        "held": watch.most - arrays + watch.weights,
+        "whole": status("VmHWM") - whole,
+        "where": watch.where,
+    }
 
 
 def forked(work, *given):
