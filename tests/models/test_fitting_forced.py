@@ -44,6 +44,7 @@ def given():
         lenses={d.variant: tuned_lens.untrained(pair.n_layers, d.unembedding) for d in pair},
         direction=np.random.default_rng(0).normal(size=(pair.n_layers, pair.it.config.hidden_size)),
         late=tuple(depths.windows(pair.n_layers)["late"]),
+        known={},
     )
 
 
@@ -123,6 +124,13 @@ def fails(own, nth, rows=lambda x, *_: len(x)):
     return call
 
 
+def whole(g, name):
+    """A reading with memory enough, made once."""
+    if name not in g.known:
+        g.known[name] = READ[name](g)
+    return g.known[name]
+
+
 def same(found, wanted):
     assert found.keys() == wanted.keys()
     for name, values in wanted.items():
@@ -132,7 +140,7 @@ def same(found, wanted):
 @pytest.mark.parametrize("nth", [0, 2])
 @pytest.mark.parametrize("name", READ)
 def test_a_forward_that_does_not_fit_goes_on_in_smaller_batches(name, nth, given, monkeypatch, capsys):
-    wanted = READ[name](given)
+    wanted = whole(given, name)
     for decoder in given.pair:
         mlp = decoder.stack._module.layers[1].mlp
         monkeypatch.setattr(mlp, "forward", fails(mlp.forward, nth))
@@ -143,7 +151,7 @@ def test_a_forward_that_does_not_fit_goes_on_in_smaller_batches(name, nth, given
 
 @pytest.mark.parametrize("name", WITH_LENS)
 def test_a_lens_that_does_not_fit_goes_on_in_smaller_batches(name, given, monkeypatch, capsys):
-    wanted = READ[name](given)
+    wanted = whole(given, name)
     monkeypatch.setattr(lens, "lens_metrics", fails(lens.lens_metrics, 0, rows=lambda *_: 2))
     same(READ[name](given), wanted)
     assert "memory does not suffice for a batch of 4; it goes on with 2" in capsys.readouterr().out
