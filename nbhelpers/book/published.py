@@ -143,7 +143,7 @@ def folded(spec: dict) -> dict:
     """Return the specification of a chart over layers with one row a curve, whose values are lists: a tenth of the bytes."""
     (name, rows), *more = spec["datasets"].items()
     lists = [field for field in CURVE if rows and field in rows[0]]
-    if more or "layer" not in lists or any(set(CURVE) & row.keys() != set(lists) for row in rows):
+    if more or "layer" not in lists or any(row.keys() != rows[0].keys() for row in rows):
         return spec
     curves = charts.packed(pd.DataFrame(rows), lists).to_dict("records")
     transform = [{"flatten": lists}, *spec.get("transform", [])]
