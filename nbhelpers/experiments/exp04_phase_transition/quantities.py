@@ -40,10 +40,9 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def at_it_dip(two_nn: xr.DataArray, at: xr.DataArray) -> Quantities:
-    """Return both models' sharpness at the layer of IT's lowest dimension, as in the study, and their ratio.
+    """Return both models' sharpness at the layer `at` of IT's lowest two_nn [variant, layer], as in the study, and their ratio.
 
     sharpness = |dimension before − dimension after| / the larger of the two
-    two_nn: [variant, layer]; at: IT's layer.
     """
     before, after = (two_nn.where(two_nn["layer"] == at + step).max("layer") for step in (-1, 1))
     sharp = abs(before - after) / np.maximum(before, after)

@@ -202,10 +202,9 @@ def missing(result: xr.Dataset) -> Quantities:
 
 
 def across(found: Mapping[str, Quantities]) -> Quantities:
-    """Return what the study publishes of all families together, from {family: quantities}.
+    """Return what the study publishes of all families together, from {family: quantities}; `n_unchanged` counts families.
 
     closure_of_means = Σ (B − A) / Σ (C − A) over families, a name for each task
-    `n_unchanged.s1_refuses_B_A` counts families.
     """
 
     def means(name):
