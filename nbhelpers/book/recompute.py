@@ -28,7 +28,7 @@ from nbhelpers.models.loading import load_pair
 
 METRICS = ("kl_final_layer", "kl_layer_final", "entropy", "top1")
 CAPTURE, PROFILE = {"variant", "lens", "layer", "step"}, {"variant", "lens", "layer", "prompt"}
-# Of max(1 nat, value): float32 rounding differs with machine and batch by up to about 1e-5 of it. To this comes what a
+# Of max(1 nat, value): float32 rounding differs with machine and batch by some 1e-5 of it. To this comes what a
 # capture with fewer bits of mantissa (`kept_bits`) rounds.
 TOLERANCE = 1e-4
 TIES = 1e-3  # the share of top-1 tokens that may differ, where two are as likely within rounding
