@@ -142,7 +142,8 @@ def body(claim_id: str, claim: pd.Series, of: pd.DataFrame) -> str:
     """Return one claim as the body of a table: a row with what is claimed and found, then a row for each figure."""
     said = claims_page.says(of)
     own = of if not claim["same_as"] else of.iloc[:0]
-    titles = dict.fromkeys(key for key in of["id"].str.partition(".")[0] if key != claims_page.STUDY)
+    here = set(params.keys("experiments"))  # a project may have fewer than the study's claims rest on
+    titles = dict.fromkeys(key for key in of["id"].str.partition(".")[0] if key in here)
     links = ", ".join(
         f'<a href="{across(key)}">{escape(params.experiment(key).title)}</a> ({key})' for key in titles
     )

@@ -146,6 +146,18 @@ def test_pairs_that_the_study_has_not_keep_no_figures(run, monkeypatch):
     assert claims.figures("pocket", "exp09") == []
 
 
+def test_claims_of_experiments_that_a_project_lacks_have_no_link(monkeypatch):
+    found = claims_page.table([])
+    monkeypatch.setattr(claims, "table", lambda profile: found.copy())
+    monkeypatch.setattr(params, "keys", lambda kind: ["exp09"])
+    text = claims.claims_table("pocket")
+    assert (
+        "runs/exp09_across.html" in text
+        and "runs/exp11_across.html" not in text
+        and text.count("<tbody id=") == 98
+    )
+
+
 def test_every_experiment_with_claims_is_read():
     assert set(claims.keys()) < set(params.keys("experiments")) and len(claims.keys()) > 15
 
