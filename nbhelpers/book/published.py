@@ -20,7 +20,7 @@ TITLE = "The study's models"
 WHOSE = (
     "The study's own pairs, from values that its authors published with it ([repository]({study}), commit {commit}, "
     "licence {licence}): nothing here was measured by this book. The figures are those of this page, drawn by the same code. "
-    "[How the values came here](/references.md#the-stored-values-in-this-book)."
+    "[How the values came here](/references.md)."
 )
 CURVE = ("layer", "mean", "low", "high")  # of a point of a curve over layers
 INTERVALS = "intervals are those that the study stored"
