@@ -40,7 +40,7 @@ def quantities(result: xr.Dataset) -> Quantities:
 
 
 def at_it_dip(two_nn: xr.DataArray, at: xr.DataArray) -> Quantities:
-    """Return both models' sharpness at layer `at` of IT's lowest two_nn [variant, layer], as in the study, and their ratio.
+    """Return both models' sharpness at the layer `at` of IT's lowest two_nn [variant, layer], and their ratio.
 
     sharpness = |dimension before − dimension after| / the larger of the two
     """
