@@ -10,6 +10,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
+from nbhelpers.book import origins
 from nbhelpers.book.markdown import PageError, table
 from nbhelpers.core import params
 from nbhelpers.report import charts, published
@@ -75,15 +76,16 @@ def tab(key: str, folder: Path) -> dict[str, str]:
     parts = [WHOSE.format(**importing.SOURCE), slice_.NOTE]
     for number, (heading, draw) in enumerate(slice_.drawn(results(key, frame)).items(), 1):
         name = f"published/{key}_{number}.vl.json"
-        parts.append(f"**{heading}**\n\n{shown(draw(), name, folder / 'runs' / name)}")
+        source = f"Data: params/published/{key}.csv, which the study's authors stored."
+        parts.append(f"**{heading}**\n\n{shown(draw(), name, folder / 'runs' / name, source)}")
     return {TITLE: "\n\n".join([*parts, contents(key, frame)])}
 
 
-def shown(drawn: alt.Chart | pd.DataFrame, name: str, path: Path) -> str:
+def shown(drawn: alt.Chart | pd.DataFrame, name: str, path: Path, source: str) -> str:
     """Return the Markdown of a table, or of a chart after writing it; name: the chart's file, seen from the page."""
     if isinstance(drawn, pd.DataFrame):
         return table(["", *drawn.columns], ([index, *row] for index, row in zip(drawn.index, drawn.values)))
-    write(path, restated(drawn.to_dict()))
+    write(path, origins.said(restated(drawn.to_dict()), source))
     return f"```{{chart}} {name}\n```"
 
 
