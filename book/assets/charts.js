@@ -2,6 +2,7 @@
 // offers its choices and its data. The choice of a lens is one for the page, remembered, and part of its address.
 (() => {
   const WIDEST = 480;
+  const LETTER = 6.5; // px that a letter of an axis title takes, about
   const NARROWEST = 165; // the narrowest panel before a column is given up, its axis included
   const NEAR = "900px"; // how far from the window a chart is drawn before others
   const LENS = "shown_lens";
@@ -90,7 +91,52 @@
     return node === chart.place ? node.clientWidth : Math.max(NARROWEST, node.clientWidth - 24);
   }
 
-  // Lays a chart out without an image, which tells what its axes take, then draws it once with panels that fit.
+  // Breaks the titles of x axes into lines of so many letters, anywhere in a specification.
+  function breakTitles(node, letters) {
+    for (const [key, value] of Object.entries(node ?? {})) {
+      if (key === "datasets" || typeof value !== "object") continue;
+      if (key === "x" && typeof value?.title === "string") value.title = lines(value.title, letters);
+      breakTitles(value, letters);
+    }
+  }
+
+  function lines(text, letters) {
+    return text.split(" ").reduce((found, word) => {
+      const last = found.at(-1);
+      if (last && last.length + word.length < letters) found[found.length - 1] = `${last} ${word}`;
+      else found.push(word);
+      return found;
+    }, []);
+  }
+
+  // Lays a chart out without an image, which tells what its axes take, and narrows its panels until it fits; a title of an axis
+  // that is wider than its panel is then broken. Returns the view.
+  async function layOut(canvas, spec, available) {
+    const columns = columnsOf(spec, available);
+    if (spec.facet?.field) spec.columns = columns;
+    const panel = spec.facet ? spec.spec : spec;
+    const flexible = !spec.concat && !spec.hconcat && !spec.vconcat && typeof panel.width !== "object";
+    const embed = async () => (await vegaEmbed(canvas, spec, { actions: false, renderer: "none", tooltip: { theme: mode() } })).view;
+    let width = Math.min(WIDEST, Math.floor(available / columns));
+    if (flexible) panel.width = width;
+    let view = await embed();
+    if (!flexible) return view;
+    for (const broken of [false, true]) {
+      for (let step = 0; step < 3; step += 1) {
+        const over = view.scenegraph().root.bounds.width() - available;
+        if (over <= 0 && (step || broken)) return view;
+        width = Math.max(80, Math.min(Math.floor(width - over / columns) - 1, WIDEST));
+        await view.signal(spec.facet ? "child_width" : "width", width).resize().runAsync();
+      }
+      if (broken || view.scenegraph().root.bounds.width() <= available) return view;
+      view.finalize();
+      breakTitles(spec, width / LETTER);
+      panel.width = width;
+      view = await embed();
+    }
+    return view;
+  }
+
   async function draw(chart) {
     const { place, canvas } = chart;
     const available = room(chart);
@@ -100,19 +146,9 @@
       if (param.bind?.options) delete param.bind;
       if (param.name in chart.chosen) param.value = chart.chosen[param.name];
     }
-    const columns = columnsOf(spec, available);
-    if (spec.facet?.field) spec.columns = columns;
-    const panel = spec.facet ? spec.spec : spec;
-    const flexible = !spec.concat && !spec.hconcat && !spec.vconcat && typeof panel.width !== "object";
-    if (flexible) panel.width = Math.min(WIDEST, Math.floor(available / columns));
     chart.view?.finalize();
-    const { view } = await vegaEmbed(canvas, spec, { actions: false, renderer: "none", tooltip: { theme: mode() } });
-    if (flexible) {
-      const axes = view.scenegraph().root.bounds.width() - panel.width * columns;
-      const width = Math.max(80, Math.min(Math.floor((available - axes) / columns) - 1, WIDEST));
-      view.signal(spec.facet ? "child_width" : "width", width);
-    }
-    await view.renderer("svg").initialize(canvas).runAsync();
+    const view = await layOut(canvas, spec, available);
+    await view.renderer("svg").initialize(canvas).resize().runAsync();
     chart.view = view;
     place.style.minHeight = "";
     place.dataset.drawn = Math.ceil(performance.now()); // ms since the page was asked for

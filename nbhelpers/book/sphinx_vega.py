@@ -114,8 +114,8 @@ def origin(known: dict[str, dict], chart: nodes.raw, docname: str, within: str) 
     A chart that no experiment's notebook made says it itself, in Vega-Lite's `usermeta`.
     """
     page, cell = chart["page"] or docname, chart["cell"] or within
-    if page not in known:
-        said = json.loads(chart.astext()).get("usermeta", {}).get(origins.SAID)
+    said = json.loads(chart.astext()).get("usermeta", {}).get(origins.SAID)
+    if said or page not in known:
         return origins.LINE.format(escape(said)) if said else ""
     here, there = f"{docname}.html", f"{page}.html"
     to_cell = f"{relative_uri(here, there) if page != docname else ''}#{anchor(cell)}"
