@@ -139,6 +139,12 @@ def test_every_module_has_its_folder():
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
+def test_every_file_of_tests_has_a_name_of_its_own():
+    """Of two files of one name pytest would collect one."""
+    names = [path.name for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_readme_says_where_every_formula_is():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     modules = {path.stem for path in sources("measures", "models")} - {"__init__"}

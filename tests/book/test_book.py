@@ -258,7 +258,7 @@ def test_three_clicks_lead_from_the_first_page_to_ten_claims_figures_values_and_
     assert len(bodies) == 98
     rows = {
         claim: [row for row in body.split("<tr")[2:] if 'href="runs/' in row] for claim, body in bodies
-    }  # what the claims page says of the others, test_claims checks
+    }  # what the claims page says of the others, test_all_claims checks
     for claim in random.Random(1).sample(sorted(claim for claim, found in rows.items() if found), 10):
         row = rows[claim][0]
         figure, code = (
