@@ -298,6 +298,7 @@
     // By keyboard a chart is its numbers: Enter on the chart opens them.
     chart.place.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.target !== chart.place || !details) return;
+      event.preventDefault(); // else the key would close what it has opened
       details.open = true;
       details.querySelector("summary").focus();
     });

@@ -45,12 +45,17 @@ def measures(module: str) -> list[Item]:
     ]
 
 
-@cache
 def users() -> dict[str, list[str]]:
     """Return {module of measures: experiments whose notebooks of one pair reach it}, in the order of their keys."""
+    return _users(params.ROOT, tuple(params.keys("experiments")))
+
+
+@cache
+def _users(root: Path, keys: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return `users` of some experiments of a project, found once."""
     found: dict[str, list[str]] = {}
-    for key in params.keys("experiments"):
-        notebook = params.ROOT / "notebooks" / params.experiment(key).notebook
+    for key in keys:
+        notebook = root / "notebooks" / params.experiment(key).notebook
         for path in versions.modules(notebook):
             if path.parent.name == "measures":
                 found.setdefault(path.stem, []).append(key)

@@ -195,7 +195,10 @@ def _read_arms(decoder, edits, batch, states, first, part) -> dict[str, np.ndarr
 
 
 def by_row(values: Tensor, batch: Batch) -> np.ndarray:
-    """Return the mean of values [token] over the measured positions of each row of a batch, [row]."""
+    """Return the mean of values [token] over the n measured positions of each row of a batch, [row].
+
+    by_row = (1/n) Σ_t values[t]
+    """
     row = np.repeat(np.arange(len(batch.rows)), [len(steps) for steps in batch.steps])
     return np.bincount(row, values.double().cpu().numpy()) / np.bincount(row)
 
