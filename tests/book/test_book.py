@@ -18,7 +18,14 @@ from tests import synthetic
 
 ACROSS = "_build/runs/pocket/exp09_across.ipynb"
 KEYS = params.ordered()
-NO_RESULTS = ("pocket", "glossary", "cluster", "methods", "figures", "publish")  # pages that show none of an experiment
+NO_RESULTS = (
+    "pocket",
+    "glossary",
+    "cluster",
+    "methods",
+    "figures",
+    "publish",
+)  # pages that show none of an experiment
 TITLES = list(families.family_titles("pocket").values())
 FEW_PAGES = """
 format: jb-book
@@ -156,7 +163,9 @@ def test_every_figure_of_a_notebook_says_where_it_comes_from(book_root):
         figures = re.findall(r'<figure class="chart".+?</figure>', page.read_text(), re.DOTALL)
         for figure in figures:
             line = re.search(r'<p class="figure-origin">(.+?)</p>', figure)[1]
-            if stored := re.fullmatch(r"Data: (params/published/\w+\.csv), which the study&#x27;s authors stored\.", line):
+            if stored := re.fullmatch(
+                r"Data: (params/published/\w+\.csv), which the study&#x27;s authors stored\.", line
+            ):
                 assert (params.ROOT / stored[1]).exists()
                 continue
             cell, notebook, data = re.search(

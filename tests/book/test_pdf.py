@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -45,6 +46,20 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+def alone(work, *given):
+    """Return what `work` returns in a thread of its own: in this one another test's browser may be open."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work, *given).result()
+
+
+def printed(name):
+    """Return one page of the book as the bytes of a PDF."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=pdf.browser_path())
+        ((_, data),) = pdf.prints(browser, [name])
+    return data
+
+
 def outline(reader, items=None):
     """Return the outline of a PDF as lists of (title, sheet)."""
     return [
@@ -68,7 +83,7 @@ def test_pages_of_pairs_are_left_out_unless_asked_for(root):
 @needs_browser
 @pytest.mark.browser
 def test_the_pages_are_bound_in_order_with_an_outline_and_links(root):
-    path, sheets = pdf.write()
+    path, sheets = alone(pdf.write)
     reader = PdfReader(path)
     texts = [page.extract_text() for page in reader.pages]
     assert sheets == len(texts) == 4
@@ -93,7 +108,7 @@ def test_a_page_whose_charts_stay_away_is_named(root, monkeypatch):
     page.write_text(page.read_text().replace("<p>words", '<div class="vegalite"></div>'))
     monkeypatch.setattr(pdf, "PATIENCE", 4000)
     with pytest.raises(store.ResultError, match=r"the charts of words.html were not drawn in 4 s"):
-        pdf.write()
+        alone(pdf.write)
     assert not pdf.pdf_path().exists()
 
 
@@ -103,10 +118,7 @@ def test_a_page_whose_charts_stay_away_is_named(root, monkeypatch):
 def test_a_page_of_the_book_is_printed_whole_with_charts_as_vectors(book_root, monkeypatch):
     monkeypatch.setattr(params, "ROOT", book_root)
     name = f"runs/{params.experiment('exp09').across.removesuffix('.ipynb')}"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=pdf.browser_path())
-        ((_, data),) = pdf.prints(browser, [name])
-    reader = PdfReader(io.BytesIO(data))
+    reader = PdfReader(io.BytesIO(alone(printed, name)))
     text = "\n".join(page.extract_text() for page in reader.pages)
     html = (book_root / f"_build/html/{name}.html").read_text()
     assert html.count('<figure class="chart"') == len(
