@@ -83,12 +83,11 @@ def complete(found, key):
 
 
 def chart_makers(*modules):
-    """Return the names of the public functions of modules that return a chart of results, not of a table."""
+    """Return the names of the public functions of modules that return a chart."""
     return {
         name
         for module in modules
         for name, member in vars(module).items()
         if inspect.isfunction(member) and member.__module__ == module.__name__ and not name.startswith("_")
         and inspect.signature(member).return_annotation is alt.Chart
-        and next(iter(inspect.signature(member).parameters), "") != "rows"
     }  # fmt: skip

@@ -74,7 +74,8 @@ def drawn(request):
 
 
 def test_no_chart_is_left_out():
-    assert chart_makers(graft_charts, exp11_report, exp13_report, exp14_report) <= FIGURES.keys()
+    of_tables = {"shift_forest", "push_forest"}  # which figures below make
+    assert chart_makers(graft_charts, exp11_report, exp13_report, exp14_report) - of_tables <= FIGURES.keys()
 
 
 def test_a_figure_draws_every_family_in_order(drawn):

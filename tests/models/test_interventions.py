@@ -348,9 +348,10 @@ def test_streams_carry_no_graph():
 
 def scrambled(layer, seed, width=64):
     """What `scramble` adds at a layer for a donor's change of 1, 2, …, by coordinate."""
-    change, own = torch.arange(1.0, width + 1), torch.full((1, width), 100.0)
+    change, own, mlp = torch.arange(1.0, width + 1), torch.full((1, width), 100.0), torch.nn.Identity()
+    mlp.forward = lambda x: own + change
     donor = SimpleNamespace(
-        config=SimpleNamespace(hidden_size=width), layers={layer: SimpleNamespace(mlp=lambda x: own + change)}
+        config=SimpleNamespace(hidden_size=width), layers={layer: SimpleNamespace(mlp=mlp)}
     )
     block = SimpleNamespace(mlp=SimpleNamespace(input=own, output=own))
     (edit,) = scramble(donor, [layer], seed=seed)
