@@ -100,6 +100,23 @@ def run_cli():
     return call
 
 
+BROWSER_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Return the one Chromium of a process's tests; Playwright starts no second one beside it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    with playwright.sync_playwright() as run:
+        path = shutil.which("chromium")
+        chromium = run.chromium.launch(executable_path=path, args=BROWSER_FLAGS, timeout=120_000)
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture(scope="session")
 def book_root(tmp_path_factory):
     """Return the root of a repository whose book is built from made-up results of all experiments (a minute or two).

@@ -14,7 +14,6 @@ import pytest
 from tests.stubs import REPOSITORY
 
 SECONDS = 120
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 OWN = (
     "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"
 )  # fmt: skip

@@ -197,16 +197,6 @@ needs_browser = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Return one Chromium for the tests of this file."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def address(html, tmp_path_factory):
     """Return the address of the table as a page of its own, with the book's script and style."""
     folder = tmp_path_factory.mktemp("claims")

@@ -19,10 +19,6 @@ KEYS = params.ordered()
 TITLES = list(families.family_titles("pocket").values())
 LENS = "exp09"  # an experiment whose charts have a choice of the lens
 ACROSS = f"runs/{params.experiment(LENS).across.removesuffix('.ipynb')}.html"
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 # Charts near the window are drawn first, the others when there is nothing else to do.
 DRAWN = """() => [...document.querySelectorAll("div.vegalite")].every(place => {
     const {top, bottom} = place.getBoundingClientRect();
@@ -101,16 +97,6 @@ def model_pages(key, families=synthetic.FAMILIES):
     """Return the pages of an experiment's models."""
     name = params.experiment(key).notebook.removesuffix(".ipynb")
     return [f"runs/{family}_pocket/{name}.html" for family in families]
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Return one Chromium for all tests."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    with playwright.sync_playwright() as run:
-        chromium = run.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS, timeout=SECONDS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ import re
 import pytest
 
 from nbhelpers.run.explorer import address
-from tests.book.test_browser import (  # noqa: F401 - browser and visit are fixtures
+from tests.book.test_browser import (  # noqa: F401 - visit is a fixture
     DESK,
     MOST,
     PHONE,
     SETTLED,
     SHAPES,
-    browser,
     checked,
     visit,
 )

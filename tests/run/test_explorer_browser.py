@@ -58,42 +58,38 @@ def typed(page, text):
     field.press("Enter")
 
 
-def test_a_prompt_a_cell_and_a_slider_change_the_picture(lab, tmp_path):
-    from playwright.sync_api import sync_playwright
+def test_a_prompt_a_cell_and_a_slider_change_the_picture(browser, lab, tmp_path):
+    page, asked = browser.new_page(viewport={"width": 1280, "height": 1600}), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_default_timeout(labs.SECONDS * 1000)
+    page.goto(lab)
+    labs.run_all(page)
+    page.locator(SELECTED).first.wait_for()
+    page.wait_for_function(CURVES)
 
-    with sync_playwright() as run:
-        chromium = run.chromium.launch(executable_path=shutil.which("chromium"), args=labs.FLAGS)
-        page, asked = chromium.new_page(viewport={"width": 1280, "height": 1600}), []
-        page.on("request", lambda request: asked.append(request.url))
-        page.set_default_timeout(labs.SECONDS * 1000)
-        page.goto(lab)
-        labs.run_all(page)
-        page.locator(SELECTED).first.wait_for()
-        page.wait_for_function(CURVES)
+    took = {"fresh prompt": changed(page, lambda: typed(page, "What is a painter?"))}
+    assert "painter" in address.numbers(page.locator(".explore-link a").get_attribute("href"))["message"]
+    cell = page.locator(".explore-grid td[data-layer='3'][data-token='1']").first
+    took["clicked cell"] = changed(page, cell.click)
+    assert page.locator(".explore-said").inner_text().startswith("Layer 3,")
+    cell.press("ArrowRight")
+    took["cell by keys"] = changed(page, lambda: page.keyboard.press("Enter"))
 
-        took = {"fresh prompt": changed(page, lambda: typed(page, "What is a painter?"))}
-        assert "painter" in address.numbers(page.locator(".explore-link a").get_attribute("href"))["message"]
-        cell = page.locator(".explore-grid td[data-layer='3'][data-token='1']").first
-        took["clicked cell"] = changed(page, cell.click)
-        assert page.locator(".explore-said").inner_text().startswith("Layer 3,")
-        cell.press("ArrowRight")
-        took["cell by keys"] = changed(page, lambda: page.keyboard.press("Enter"))
+    replies = page.locator(".explore-replies")
+    took["fresh α"] = changed(page, moved(page, "alpha", "ArrowLeft"))
+    replies.get_by_text("scaled: IT, IT − PT direction × 0.75 at layers 7–11").wait_for()
+    took["α back"] = changed(page, moved(page, "alpha", "ArrowRight"))
+    took["cached α"] = changed(page, moved(page, "alpha", "ArrowLeft"))
+    took["graft"] = changed(page, page.get_by_role("button", name="PT with IT’s MLPs").click)
+    took["fresh window"] = changed(page, moved(page, "window", "ArrowLeft"))
+    replies.get_by_text("grafted: PT with IT’s MLPs of layers 6–11").wait_for()
 
-        replies = page.locator(".explore-replies")
-        took["fresh α"] = changed(page, moved(page, "alpha", "ArrowLeft"))
-        replies.get_by_text("scaled: IT, IT − PT direction × 0.75 at layers 7–11").wait_for()
-        took["α back"] = changed(page, moved(page, "alpha", "ArrowRight"))
-        took["cached α"] = changed(page, moved(page, "alpha", "ArrowLeft"))
-        took["graft"] = changed(page, page.get_by_role("button", name="PT with IT’s MLPs").click)
-        took["fresh window"] = changed(page, moved(page, "window", "ArrowLeft"))
-        replies.get_by_text("grafted: PT with IT’s MLPs of layers 6–11").wait_for()
-
-        typed(page, " ")
-        page.get_by_text("The prompt is empty: type a request, then press Enter.").wait_for()
-        link = page.locator(".explore-link a").get_attribute("href")
-        page.keyboard.press("Control+s")
-        page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
-        chromium.close()
+    typed(page, " ")
+    page.get_by_text("The prompt is empty: type a request, then press Enter.").wait_for()
+    link = page.locator(".explore-link a").get_attribute("href")
+    page.keyboard.press("Control+s")
+    page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
+    page.close()
     print({name: f"{seconds:.2f} s" for name, seconds in took.items()})
     state = address.state(link)
     assert {name: state[name] for name in ("pair", "host", "window", "alpha", "layer", "token")} == {

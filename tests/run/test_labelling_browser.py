@@ -1,7 +1,6 @@
 """The labelling notebook in JupyterLab: keys become labels, a reload takes up where it was, no reply is saved."""
 
 import json
-import shutil
 
 import pytest
 
@@ -43,31 +42,27 @@ def opened(page):
     return field
 
 
-def test_three_labels_by_keys_then_a_reload_and_the_fourth(lab, tmp_path):
-    from playwright.sync_api import sync_playwright
+def test_three_labels_by_keys_then_a_reload_and_the_fourth(browser, lab, tmp_path):
+    page = browser.new_page()
+    page.set_default_timeout(labs.SECONDS * 1000)
+    page.goto(lab)
+    opened(page).click()
+    page.keyboard.type("34")  # the second key comes before the first is dealt with
+    page.get_by_text("2 of 48 labels").wait_for()
+    page.keyboard.press("5")
+    page.get_by_text("3 of 48 labels").wait_for()
+    fourth = page.locator(".reply").inner_text()
+    page.keyboard.press("Control+s")
+    page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
 
-    with sync_playwright() as run:
-        chromium = run.chromium.launch(executable_path=shutil.which("chromium"), args=labs.FLAGS)
-        page = chromium.new_page()
-        page.set_default_timeout(labs.SECONDS * 1000)
-        page.goto(lab)
-        opened(page).click()
-        page.keyboard.type("34")  # the second key comes before the first is dealt with
-        page.get_by_text("2 of 48 labels").wait_for()
-        page.keyboard.press("5")
-        page.get_by_text("3 of 48 labels").wait_for()
-        fourth = page.locator(".reply").inner_text()
-        page.keyboard.press("Control+s")
-        page.wait_for_function("() => !document.querySelector('.jp-mod-dirty')")
-
-        page.reload()
-        field = opened(page)
-        page.get_by_text("3 of 48 labels").wait_for()
-        assert page.locator(".reply").inner_text() == fourth
-        field.click()
-        page.keyboard.press("u")
-        page.get_by_text("2 of 48 labels").wait_for()
-        chromium.close()
+    page.reload()
+    field = opened(page)
+    page.get_by_text("3 of 48 labels").wait_for()
+    assert page.locator(".reply").inner_text() == fourth
+    field.click()
+    page.keyboard.press("u")
+    page.get_by_text("2 of 48 labels").wait_for()
+    page.close()
     labels = gold.read_labels(gold.label_path("pocket", "exp90", "ada"))
     assert list(labels["value"]) == [3, 4] and set(labels["task"]) == {"g1"}
     saved = (tmp_path / "label.ipynb").read_text()
