@@ -182,6 +182,12 @@ def array(rows: pd.DataFrame, kind: str, dims: Sequence[str], coords: Mapping[st
     return found.expand_dims({dim: [STORED] for dim in dims if dim in PROMPTS}).transpose(*dims)
 
 
+def in_words(frame: pd.DataFrame, column: str, words: Mapping[str, str]) -> pd.DataFrame:
+    """Return a table with the entries of a column in words, its rows in the order of the words."""
+    named = pd.Categorical(frame[column].map(words), words.values())
+    return frame.assign(**{column: named}).sort_values(column, kind="stable").astype({column: str})
+
+
 def completed(
     data: xr.Dataset, variables: Mapping[str, Variable], coords: Mapping[str, Sequence]
 ) -> xr.Dataset:

@@ -8,7 +8,7 @@ from nbhelpers.core.variables import declared
 from nbhelpers.experiments.exp06_steering import figures
 from nbhelpers.report.charts import DIGITS
 from nbhelpers.report.dose_charts import CURVE
-from nbhelpers.report.published import Drawn, point
+from nbhelpers.report.published import Drawn, in_words, point
 
 STORED_VARIABLES = declared(
     {
@@ -68,5 +68,4 @@ def rows(results) -> pd.DataFrame:
         table = data[list(names)].rename(names | {"alpha": "dose"}).to_dataframe().reset_index()
         frames.append(table.assign(panel=title, part=CURVE))
     table = pd.concat(frames, ignore_index=True).dropna(subset=["mean"])
-    table["metric"] = pd.Categorical(table["metric"].map(WORDS), WORDS.values())
-    return table.sort_values("metric", kind="stable").astype({"metric": str}).round(DIGITS)
+    return in_words(table, "metric", WORDS).round(DIGITS)

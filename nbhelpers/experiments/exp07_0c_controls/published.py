@@ -7,7 +7,7 @@ import pandas as pd
 from nbhelpers.core.variables import declared
 from nbhelpers.experiments.exp07_0c_controls import figures
 from nbhelpers.report.charts import DIGITS
-from nbhelpers.report.published import Drawn, point
+from nbhelpers.report.published import Drawn, in_words, point
 
 STORED_VARIABLES = declared(
     {
@@ -99,6 +99,4 @@ def rows(results, comparison: str) -> pd.DataFrame:
         one = data["dose_score"].sel(comparison=comparison, drop=True).rename("mean").rename(alpha="dose")
         frames.append(one.to_dataframe().reset_index().assign(panel=title))
     table = pd.concat(frames, ignore_index=True).dropna(subset=["mean"]).round(DIGITS)
-    table["outcome"] = pd.Categorical(table["outcome"].map(OUTCOMES), OUTCOMES.values())
-    table = table.sort_values("outcome", kind="stable").astype({"outcome": str})
-    return table.assign(low=float("nan"), high=float("nan"))
+    return in_words(table, "outcome", OUTCOMES).assign(low=float("nan"), high=float("nan"))

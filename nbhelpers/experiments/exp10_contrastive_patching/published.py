@@ -7,7 +7,7 @@ import pandas as pd
 from nbhelpers.core.variables import declared
 from nbhelpers.experiments.exp10_contrastive_patching import figures
 from nbhelpers.report.charts import DIGITS
-from nbhelpers.report.published import Drawn, point
+from nbhelpers.report.published import Drawn, in_words, point
 
 STORED_VARIABLES = declared(
     {
@@ -87,6 +87,5 @@ def rows(results) -> pd.DataFrame:
         )
         frames.append(moved.to_dataframe().reset_index().assign(panel=title))
     table = pd.concat(frames, ignore_index=True).dropna(subset=["mean"]).round({"mean": DIGITS})
-    table["outcome"] = pd.Categorical(table["outcome"].map(WORDS), WORDS.values())
-    table = table.sort_values("outcome", kind="stable").astype({"outcome": str})
+    table = in_words(table, "outcome", WORDS)
     return table.assign(along=table["along"].map(figures.ADDED), low=float("nan"), high=float("nan"))
