@@ -16,7 +16,7 @@ from nbhelpers.core.store import ResultError
 from nbhelpers.models.edits import InterventionError
 from nbhelpers.models.tokens import TokenizerError
 from nbhelpers.report import charts
-from nbhelpers.run.explorer import address, reading, scene, sources
+from nbhelpers.run.explorer import address, pictures, reading, scene, sources
 from nbhelpers.run.explorer.scene import Scene, State
 
 ERRORS = (ParameterError, ResultError, InterventionError, TokenizerError)
@@ -36,7 +36,7 @@ def controls(state: State) -> dict:
     import ipywidgets as w
 
     titles = {params.model_params(key).title: key for key in params.profile_params(state.profile).models}
-    measures = {title: name for name, (title, _) in reading.TITLES.items()}
+    measures = {title: name for name, (title, _) in pictures.TITLES.items()}
     wide, still = {"layout": {"width": "34em"}}, {"continuous_update": False}
     last = sources.pair(state.pair).n_layers - 1
     return {

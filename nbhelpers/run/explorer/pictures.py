@@ -11,13 +11,18 @@ import numpy as np
 import xarray as xr
 
 from nbhelpers.report.theme import CATEGORIES, FILL, INK, IT, PT
-from nbhelpers.run.explorer.reading import TITLES
 
 NAMES = {"pt": "PT", "it": "IT", "grafted": "grafted", "scaled": "scaled"}
 COLOURS = dict(zip(NAMES.values(), (PT, IT, CATEGORIES[0], CATEGORIES[1])))
 DASHES = dict(zip(NAMES.values(), ([4, 2], [1, 0], [6, 2], [2, 2])))
 DIGITS = {"top1_probability": 3, "entropy": 2, "kl_final_layer": 3}
 MARKS = {"\n": "↵", "\t": "⇥"}
+# What is read of each layer, with its unit.
+TITLES = {
+    "top1_probability": ("probability of the top-1 token", "1"),
+    "entropy": ("entropy of the layer's distribution", "nats"),
+    "kl_final_layer": ("KL(final ‖ layer)", "nats"),
+}
 LISTS = ("token", "column", "top1", *TITLES)
 SHOWN = {"lens": "raw", "measure": "kl_final_layer", "at_token": 0, "at_layer": 0, "whos": ["PT", "IT"]}
 CELL, ROW = 40, 18  # px

@@ -22,15 +22,11 @@ from nbhelpers.models.generation import Continuation
 from nbhelpers.models.prompts import Prompt, read_as
 from nbhelpers.models.row_edits import applied, block_outputs
 from nbhelpers.run.explorer import sources
+from nbhelpers.run.explorer.pictures import TITLES
 
 MOST_TOKENS = 24  # of a reply: wider grids fit no screen
 KEPT = 512  # readings and replies kept; a pocket reading is some 20 kB
 METRICS = ("top1", "top1_probability", "entropy", "kl_final_layer")
-TITLES = {
-    "top1_probability": ("probability of the top-1 token", "1"),
-    "entropy": ("entropy of the layer's distribution", "nats"),
-    "kl_final_layer": ("KL(final ‖ layer)", "nats"),
-}
 PLAIN = {"pt": Arm("pt", host="pt"), "it": Arm("it", host="it")}
 
 
