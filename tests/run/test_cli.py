@@ -95,6 +95,7 @@ def test_values_have_their_types():
 
 
 def test_importing_the_command_line_loads_no_model_library():
-    code = "import sys, nbhelpers.cli, nbhelpers.run.graph, nbhelpers.book.build; print({'torch', 'nnsight', 'transformers'} & set(sys.modules))"
+    loaded = "import sys, nbhelpers.cli, nbhelpers.run.graph, nbhelpers.book.build"
+    code = f"{loaded}; print({{'torch', 'nnsight', 'transformers'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
