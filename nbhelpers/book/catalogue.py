@@ -4,11 +4,9 @@ keys: the experiments, in the order of the book. Nothing is measured here: what 
 attributes of results.
 """
 
-import csv
 import json
 import re
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 from nbhelpers import experiments
@@ -16,6 +14,8 @@ from nbhelpers.book.figures import cell_names
 from nbhelpers.book.markdown import PageError, cell_link, inline, raw, source_link, stacked, table
 from nbhelpers.book.registry import attributes, span
 from nbhelpers.core import params, store
+from nbhelpers.report.charts import VEGALITE
+from nbhelpers.report.claims import published
 from nbhelpers.report.families import family_titles
 from nbhelpers.run import graph, results
 
@@ -29,7 +29,6 @@ PARTS = (
     "report",
 )  # of a slice, in the order in which a reader needs them
 QUESTION = re.compile(r"\*\*Questions?\.\*\*\s+(.+?\?)", re.DOTALL)
-CHART = "application/vnd.vegalite.v5+json"
 
 
 def question(experiment: str) -> str:
@@ -42,19 +41,14 @@ def question(experiment: str) -> str:
     return " ".join(found[1].split())
 
 
-@cache
-def audits() -> dict[str, Counter]:
-    """Return {experiment: counts of the audit's verdicts} over the published figures of `params/published.csv`."""
-    found: dict[str, Counter] = {}
-    with (params.ROOT / "params" / "published.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["id"].partition(".")[0], Counter())[row["verdict"]] += 1
-    return found
+def audits(key: str) -> Counter:
+    """Return how many published figures of an experiment have each of the audit's verdicts."""
+    return Counter(published(key)["verdict"])
 
 
 def claims(key: str) -> str:
     """Return how many published figures speak to an experiment, by the audit's verdict, with a link to its ledger."""
-    counts = audits().get(key, Counter())
+    counts = audits(key)
     if not counts:
         return "none"
     text = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
@@ -132,7 +126,7 @@ def shown(notebook: Path) -> tuple[list[str], list[str]]:
         name = cell["metadata"].get("name")
         if name and name not in ANSWERS:
             kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
-            if CHART in kinds:
+            if VEGALITE in kinds:
                 charts.append(name)
             elif "text/html" in kinds:
                 tables.append(name)

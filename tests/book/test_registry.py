@@ -8,6 +8,7 @@ import pytest
 
 from nbhelpers.book import catalogue, levels, markdown, pages
 from nbhelpers.core import params
+from nbhelpers.report.charts import VEGALITE
 from tests.stubs import REPOSITORY
 
 KEYS = params.ordered()
@@ -32,7 +33,8 @@ def ran(project):
 
 
 def test_claims_are_counted_by_verdict(monkeypatch):
-    monkeypatch.setattr(catalogue, "audits", lambda: {"exp09": Counter(supported=2, contradicted=1)})
+    counts = {"exp09": Counter(supported=2, contradicted=1)}
+    monkeypatch.setattr(catalogue, "audits", lambda key: counts.get(key, Counter()))
     assert catalogue.claims("exp09") == (
         '<a href="runs/exp09_across.html#published">2 supported, 1 contradicted</a>'
     )
@@ -41,8 +43,9 @@ def test_claims_are_counted_by_verdict(monkeypatch):
 
 def test_the_counts_are_those_of_the_published_figures():
     rows = (REPOSITORY / "params/published.csv").read_text(encoding="utf-8").splitlines()
-    assert sum(counts.total() for counts in catalogue.audits().values()) == len(rows) - 1
-    assert {name for counts in catalogue.audits().values() for name in counts} <= set(catalogue.VERDICTS)
+    found = [catalogue.audits(key) for key in (*params.keys("experiments"), "study")]  # facts about the study too
+    assert sum(counts.total() for counts in found) == len(rows) - 1
+    assert {name for counts in found for name in counts} <= set(catalogue.VERDICTS)
 
 
 @pytest.mark.parametrize("old", [[], ["ann/exp90_stub"], ["ann/exp90_stub", "exp90_stub_across"]])
@@ -96,7 +99,7 @@ def test_cells_are_figures_or_tables_by_what_they_show(tmp_path):
         return {"cell_type": "code", "metadata": {"name": name}, "source": "", "outputs": outputs}
 
     cells = [
-        cell("a", catalogue.CHART), cell("b", "text/html"), cell("verdict", "text/markdown"), cell("c", None),
+        cell("a", VEGALITE), cell("b", "text/html"), cell("verdict", "text/markdown"), cell("c", None),
     ]  # fmt: skip
     path = tmp_path / "n.ipynb"
     path.write_text(json.dumps({"cells": cells}))
