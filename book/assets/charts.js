@@ -140,7 +140,6 @@
   async function draw(chart) {
     const { place, canvas } = chart;
     const available = room(chart);
-    delete place.dataset.drawn;
     const spec = coloured(chart.text);
     for (const param of spec.params ?? []) {
       if (param.bind?.options) delete param.bind;
@@ -169,6 +168,7 @@
     const now = `${room(chart)} ${mode()}`;
     if (!chart.near || now === chart.seen) return;
     chart.seen = now;
+    delete chart.place.dataset.drawn;
     last = last.then(() => draw(chart)).catch(console.error);
   }
 

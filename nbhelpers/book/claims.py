@@ -1,4 +1,4 @@
-"""The page of all claims: its table, its picture and its CSV, from what the executed pages across pairs say.
+"""The page of all claims: its table, its picture and its CSV, from the ledgers of the experiments.
 
 Each row leads to the figure that shows it and to the code that defines it. The page is read without a script;
 `book/assets/ledger.js` adds the filter.
@@ -50,16 +50,25 @@ AUDITS = {
 
 
 def figures(profile: str, key: str) -> list[list]:
-    """Return the rows of `ledger.KEPT` that an experiment's executed page across models keeps; PageError if it keeps none."""
+    """Return an experiment's rows of `ledger.KEPT`, from its executed page across models or, without a page, its results.
+
+    Raises PageError for a page that keeps none, ResultError without a page for a result that is missing.
+    """
     path = executed_path(profile, params.experiment(key).across)
-    remedy = f"`nbh run {key}_across --profile {profile}`"
     if not path.exists():
-        raise PageError(f"{store.shown(path)}, whose ledger is read, is missing; make it with {remedy}.")
+        return from_results(profile, key)
+    remedy = f"`nbh run {key}_across --profile {profile}`"
     if (found := _kept(path, path.stat().st_mtime_ns)) is not None:
         return found
     if not any(map(is_of_study, params.profile_params(profile).models)):
         return []
     raise PageError(f"{store.shown(path)} keeps no figures of the ledger; make it anew with {remedy}.")
+
+
+def from_results(profile: str, key: str) -> list[list]:
+    """Return what `figures` returns, computed from an experiment's results as its page across models computes it."""
+    results = experiments.open_results(profile, key)
+    return [*ledger.of_claims(ledger.ledger(key, results, experiments.part(key, "quantities")))]
 
 
 @cache
@@ -83,8 +92,15 @@ def keys() -> list[str]:
 
 
 def table(profile: str) -> pd.DataFrame:
-    """Return `claims_page.table` of a profile, from its executed pages across models."""
-    read = [executed_path(profile, params.experiment(key).across) for key in keys()]
+    """Return `claims_page.table` of a profile, from its executed pages across models or its results."""
+    pages = {key: executed_path(profile, params.experiment(key).across) for key in keys()}
+    results = [
+        store.result_path(profile, model, key)
+        for key, page in pages.items()
+        if not page.exists()
+        for model in params.profile_params(profile).models
+    ]
+    read = [*pages.values(), *results]
     read += [params.ROOT / "params" / name for name in ("claims.csv", "published.csv")]
     stamps = tuple((path, path.stat().st_mtime_ns if path.exists() else 0) for path in read)
     return _table(profile, stamps).copy()

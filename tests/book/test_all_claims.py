@@ -11,6 +11,7 @@ import pytest
 from nbhelpers.book import claims
 from nbhelpers.book.markdown import PageError
 from nbhelpers.core import params
+from nbhelpers.core.store import ResultError
 from nbhelpers.report import claims_page
 from tests.stubs import REPOSITORY
 
@@ -131,11 +132,11 @@ def test_figures_are_read_from_the_executed_page(run):
     assert claims.figures("pocket", "exp09") == [FIGURE]
 
 
-def test_a_page_that_was_not_run_or_keeps_no_figures_is_named(run):
-    remedy = "make it.* with `nbh run exp09_across --profile pocket`"
-    with pytest.raises(PageError, match=f"{ACROSS}, whose ledger is read, is missing; {remedy}"):
+def test_a_page_that_keeps_no_figures_and_a_missing_result_are_named(run):
+    with pytest.raises(ResultError, match="_build/results/pocket/.*exp09.nc is missing.*nbh run exp09"):
         claims.figures("pocket", "exp09")
     run()
+    remedy = "make it.* with `nbh run exp09_across --profile pocket`"
     with pytest.raises(PageError, match=f"{ACROSS} keeps no figures of the ledger; {remedy}"):
         claims.figures("pocket", "exp09")
 

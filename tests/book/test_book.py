@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nbhelpers.book import build, cards, markdown, pages
+from nbhelpers.book import build, cards, claims, markdown, pages
 from nbhelpers.core import params
 from nbhelpers.report import families
 from nbhelpers.report.charts import VEGALITE
@@ -283,6 +283,13 @@ def test_three_clicks_lead_from_the_first_page_to_ten_claims_figures_values_and_
             assert f'id="{anchor}"' in (html / place).read_text(), (claim, place, anchor)
         cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
         assert cells[1] or cells[2], (claim, row)  # what the paper prints, or what its files hold
+
+
+@pytest.mark.parametrize("key", ["exp09", "exp11"])
+def test_the_claims_are_the_same_from_pages_and_from_results(book_root, monkeypatch, key):
+    monkeypatch.setattr(params, "ROOT", book_root)
+    found = claims.figures("pocket", key)
+    assert len(found) > 20 and found == claims.from_results("pocket", key)
 
 
 @pytest.mark.slow

@@ -131,8 +131,10 @@ def inside(url):
 
 
 def drawn(page):
-    """Return the visible text of the first chart, and where each of its words stands."""
-    texts = page.locator("div.vegalite").first.locator("svg text")
+    """Return the visible text of the first chart, and where each of its words stands, once it stays."""
+    place = all_drawn(page).locator("div.vegalite").first
+    place.evaluate(SETTLED)
+    texts = place.locator("svg text")
     return dict(
         texts.evaluate_all("""texts => texts.map(text => {
         const {x, y} = text.getBoundingClientRect();
