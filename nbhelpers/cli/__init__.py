@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from nbhelpers.cli import pairs, runs, supplement  # noqa: F401 (each registers its commands)
-from nbhelpers.cli.app import app
+from nbhelpers.cli.app import Asked, app
 from nbhelpers.core import params, store
 from nbhelpers.run import notebooks
 
@@ -37,7 +37,7 @@ def main() -> None:
 def _interrupt(number, frame):
     """Raise KeyboardInterrupt; what libraries would log of kernels that are ended with this process tells nothing."""
     logging.disable(logging.CRITICAL)
-    raise KeyboardInterrupt
+    raise Asked if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _fail(sentence: str, status: int, error: Exception) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nbhelpers.cli.app import Profile, app
+from nbhelpers.cli.app import Profile, app, resumable
 from nbhelpers.core import params
 
 direction = typer.Typer(no_args_is_help=True, help="Directions that were measured: export one.")
@@ -93,6 +93,7 @@ def export(
 
 
 @app.command()
+@resumable()
 def judge(
     experiment: Annotated[str, typer.Argument(help="An experiment that holds replies, such as exp12.")],
     model: Annotated[str, typer.Option("--model", "-m", help="The model whose replies are judged.")],

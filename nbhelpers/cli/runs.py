@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nbhelpers import experiments
-from nbhelpers.cli.app import Profile, app, say
+from nbhelpers.cli.app import Profile, app, resumable, say
 from nbhelpers.core import params, store
 from nbhelpers.run import locks, notebooks, results
 
@@ -27,6 +27,7 @@ def parameters(pairs) -> dict:
 
 
 @app.command()
+@resumable()
 def run(
     experiment: Annotated[
         str, typer.Argument(help="exp09, or exp09_across for the across-model notebook.")
@@ -116,6 +117,7 @@ def dry_run_of(experiment: str, model: str, profile: str, parameter, rate: float
 
 
 @app.command("batch")
+@resumable()
 def batch_(
     options: Annotated[list[str], typer.Argument(help="Snakemake's own options, after --.")] = (),
     profile: Profile = "pocket",

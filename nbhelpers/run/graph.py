@@ -274,7 +274,9 @@ def run(
         for sentence in settle(profile):
             print(sentence, flush=True)
         call = command(profile, cores, gpus, target, executor, options)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = signal.getsignal(signal.SIGTERM)
+        if before == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         job = subprocess.Popen(
             # A process that has used a GPU must not be forked; besides, GPU runs take much longer than the imports.
             call if gpus or executor != LOCAL else warm.with_server(call),

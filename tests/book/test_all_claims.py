@@ -133,7 +133,7 @@ def test_figures_are_read_from_the_executed_page(run):
 
 
 def test_a_page_that_keeps_no_figures_and_a_missing_result_are_named(run):
-    with pytest.raises(ResultError, match="_build/results/pocket/.*exp09.nc is missing.*nbh run exp09"):
+    with pytest.raises(ResultError, match="no result _build/results/pocket/.*exp09.nc yet.*nbh run exp09"):
         claims.figures("pocket", "exp09")
     run()
     remedy = "make it.* with `nbh run exp09_across --profile pocket`"

@@ -207,7 +207,8 @@ def test_a_killed_batch_is_taken_up_where_it_was(project, warm, kills, monkeypat
             assert "exp90 · ann" in said(project) and "exp90 · bob" in said(project)
         wait_for(lambda n=times: trace(project).count("cid") == n)
         os.kill(killed.pid, kill)
-        killed.wait(300)
+        status = killed.wait(300)
+        assert status == (0 if kill == signal.SIGTERM else -signal.SIGKILL)
 
     (project / "hold-cid").unlink()
     assert start_batch(project).wait(600) == 0, said(project)

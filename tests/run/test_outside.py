@@ -31,17 +31,21 @@ def start(*arguments, **options):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_names_its_partial_notebook(project, number):
+@pytest.mark.parametrize(
+    ("number", "in_batch", "status"),
+    [(signal.SIGINT, "0", 130), (signal.SIGTERM, "0", 0), (signal.SIGTERM, "1", 130)],
+)
+def test_a_stopped_run_names_its_partial_notebook(project, number, in_batch, status, monkeypatch):
     before = measure()
     executed = results.executed_path("pocket", "exp90_stub.ipynb", "ann").read_bytes()
     (project / "hold-ann").touch()
+    monkeypatch.setenv("NBHELPERS_BATCH", in_batch)
     run = start("run", "exp90", "--model", "ann")
     wait_for(lambda: trace(project) == ["ann", "ann"])
     run.send_signal(number)
     said = run.communicate(timeout=60)[0]
     partial = "_build/runs/pocket/ann/exp90_stub.partial.ipynb"
-    assert run.returncode == 130 and said == f"exp90 · ann was stopped. The notebook so far: {partial}\n"
+    assert run.returncode == status and f"exp90 · ann was stopped. The notebook so far: {partial}\n" in said
     assert json.loads((project / partial).read_text())["cells"]
     assert store.load(store.result_path("pocket", "ann", "exp90")).identical(before)
     assert results.executed_path("pocket", "exp90_stub.ipynb", "ann").read_bytes() == executed
