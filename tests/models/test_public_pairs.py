@@ -1,6 +1,7 @@
-"""The sizes in params/models of public checkpoints, counted from their published configurations on the meta device."""
+"""What params/models say of public checkpoints, and where their texts end, by their published configurations."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,29 @@ PUBLISHED = {
     "mistral_7b": ("mistral", 32, 4096, 14336, 32, 8, 128, 32768, False),
     "olmo2_7b": ("olmo2", 32, 4096, 11008, 32, 32, 128, 100352, False),
 }
+
+# Ids by which texts of the laptop profile's checkpoints end, as public code and discussions quote them: eos_token of
+# tokenizer_config.json, eos_token_id of generation_config.json, and the end of a turn in IT's template.
+# Qwen's base has the chat's end in its tokenizer alone (github.com/QwenLM/Qwen3/issues/1422), Gemma's IT the end of a turn in
+# generation_config alone (github.com/mlc-ai/mlc-llm/pull/3191).
+ENDS = {
+    "gemma3_270m": ((1, 1, ()), (1, [1, 106], (106,)), {1, 106}),
+    "llama32_1b": ((128001, 128001, ()), (128009, [128001, 128008, 128009], (128009,)), {128001, 128008, 128009}),
+    "smollm2_135m": ((0, 0, ()), (2, 2, (2,)), {2}),
+    "qwen3_600m": ((151645, 151643, ()), (151645, [151645, 151643], (151645,)), {151643, 151645}),
+    "olmo2_1b": ((100257, 100257, ()), (100257, 100257, (100257,)), {100257}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ENDS)
+def test_texts_end_where_the_published_configurations_say(key):
+    assert key in params.profile_params("laptop").models
+    *variants, ends = ENDS[key]
+    pt, it = (
+        set(tokens.stop_ids(SimpleNamespace(eos_token_id=eos), named, end)) for eos, named, end in variants
+    )
+    assert it == ends
+    assert pt == set(variants[0][:2])  # of Qwen's base both: whichever it writes ends a text
 
 
 @pytest.mark.parametrize("key", PUBLISHED)
