@@ -13,7 +13,8 @@ from nbhelpers.core import digests, params, store
 from nbhelpers.core.cost import Cost
 from nbhelpers.run import estimate, results
 
-RATES = {"laptop": 1.0, "paper": estimate.GPU_RATE}  # TFLOPS that the times of matrix products assume
+# TFLOPS of matrix products and TB/s of memory that the times assume.
+SPEEDS = {"laptop": (1.0, 0.05), "paper": (estimate.GPU_RATE, estimate.GPU_BANDWIDTH)}
 HEADER = ("level", "command", "time", "disk", "memory", "what it shows")
 UNKNOWN = "–"
 SHOWS = {
@@ -34,7 +35,7 @@ def levels(profile: str, keys: list[str]) -> str:
          "that the pages follow from the datasets"),
         ("rerun", f"`make clean`, then `make book PROFILE={profile}`", f"{measured} for all pairs, on one core",
          held, memory(profile, costs(profile, keys)), "that the datasets follow from code, parameters and checkpoints"),
-        *(_planned(name, keys) for name in RATES if name != profile),
+        *(_planned(name, keys) for name in SPEEDS if name != profile),
     ]  # fmt: skip
     return stacked(HEADER, [[inline(cell) for cell in row] for row in rows])
 
@@ -48,7 +49,7 @@ def costs(profile: str, keys: list[str]) -> list[tuple[params.Run, Cost]]:
     try:
         runs = [
             experiments.resolve(key, model=model, profile=profile)
-            for model in (models if profile in RATES else models[:1])
+            for model in (models if profile in SPEEDS else models[:1])
             for key in keys
         ]
         return [(run, estimate.cost(run)) for run in runs]
@@ -59,10 +60,9 @@ def costs(profile: str, keys: list[str]) -> list[tuple[params.Run, Cost]]:
 def _planned(name: str, keys: list[str]) -> tuple[str, ...]:
     """Return the row of a profile that has not been run here, by the dry run."""
     found = costs(name, keys)
-    products = sum(estimate.flops(cost, estimate.size_of(run.model)) for run, cost in found)
-    time = (
-        f"{estimate.duration(products / (RATES[name] * 1e12))} of matrix products at {RATES[name]:g} TFLOPS"
-    )
+    rate, bandwidth = SPEEDS[name]
+    took = estimate.duration(sum(estimate.seconds(run, rate, bandwidth) for run, _ in found))
+    time = f"{took} of matrix products at {rate:g} TFLOPS and of reading weights at {bandwidth:g} TB/s"
     disk = f"{estimate.gib(sum(cost.result for _, cost in found))} of results, and the weights"
     command = f"`make book PROFILE={name}`"
     return name, command, f"{time}; all else comes on top", disk, memory(name, found), SHOWS[name]

@@ -9,17 +9,19 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from nbhelpers import experiments
 from nbhelpers.core import checkpoint_files, params
-from nbhelpers.core.cost import Cost
+from nbhelpers.core.cost import BYTES, Cost, weights
 from nbhelpers.core.params import ModelParams, ParameterError, Run
 from nbhelpers.core.schemas import Size
 
 GPU_RATE = 300.0  # TFLOPS in bf16; a third of what an H100 promises
+GPU_BANDWIDTH = 2.0  # TB/s of its memory; three fifths
 
 
 def size_of(model: ModelParams) -> Size:
@@ -84,7 +86,22 @@ def cost(run: Run) -> Cost:
     """Return the cost of one run, as its slice counts it."""
     names = {"model": run.model.key, "profile": run.profile.name}
     needed = {need: experiments.resolve(need, **names) for need in run.upstream}
-    return experiments.cost(run, size_of(run.model), {need: (of, cost(of)) for need, of in needed.items()})
+    size = size_of(run.model)
+    return placed(
+        run, size, experiments.cost(run, size, {need: (of, cost(of)) for need, of in needed.items()})
+    )
+
+
+def placed(run: Run, size: Size, cost: Cost) -> Cost:
+    """Return a cost with the memory of one GPU by `placement`: with IT on another GPU or on the host, without its weights.
+
+    Slices count both models on one device. What a batch holds may lie on either GPU and stays counted.
+    """
+    if run.model.placement == "together" or not run.profile.gpus or not cost.memory:
+        return cost
+    it = weights(run, size, 1)
+    on_host = it if run.model.placement == "it_on_host" else 0.0
+    return replace(cost, memory=cost.memory - it, host=cost.host + on_host)
 
 
 def amount(n: float) -> str:
@@ -112,16 +129,41 @@ def measured_rate(width: int = 1024, repeats: int = 5) -> float:
     return 2e-12 * width**3 / best
 
 
+def measured_bandwidth(n_bytes: int = 2**26, repeats: int = 5) -> float:
+    """Return the TB/s that this machine's memory moves while an array is copied, the best of some tries."""
+    a = np.ones(n_bytes // 4, np.float32)
+    b, best = np.empty_like(a), math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        np.copyto(b, a)
+        best = min(best, time.perf_counter() - start)
+    return 2e-12 * n_bytes / best
+
+
+@functools.cache
+def bandwidth_of(on_gpu: bool) -> float:
+    """Return the TB/s at which weights are assumed to be read: `GPU_BANDWIDTH`, or what this machine's memory moves."""
+    return GPU_BANDWIDTH if on_gpu else measured_bandwidth()
+
+
 @functools.cache
 def rate_of(on_gpu: bool) -> float:
     """Return the TFLOPS that a run is assumed to reach: `GPU_RATE`, or what this machine's processor does."""
     return GPU_RATE if on_gpu else measured_rate()
 
 
-def seconds(run: Run, rate: float | None = None) -> float:
-    """Return the time of a run's matrix products at `rate` TFLOPS, by default that of `rate_of`; all else comes on top."""
-    rate = rate or rate_of(run.profile.gpus > 0)
-    return flops(cost(run), size_of(run.model)) / (rate * 1e12)
+def seconds(run: Run, rate: float | None = None, bandwidth: float | None = None) -> float:
+    """Return the time of a run's matrix products and of reading weights for tokens that are decoded; all else comes on top.
+
+    A step of decoding reads every weight once for a whole batch: it takes what its products take at `rate` TFLOPS, or the
+    weights at `bandwidth` TB/s, whichever is longer. By default these are `rate_of` and `bandwidth_of`.
+    """
+    on_gpu, size, c = run.profile.gpus > 0, size_of(run.model), cost(run)
+    rate, bandwidth = rate or rate_of(on_gpu), bandwidth or bandwidth_of(on_gpu)
+    rows = min(getattr(run.experiment, "batch_size", 1), max(c.prompts, 1))
+    products = 2.0 * size.parameters * c.generated / (rate * 1e12)
+    read = c.generated / rows * size.parameters * BYTES[run.model.dtype] / (bandwidth * 1e12)
+    return flops(c, size) / (rate * 1e12) + max(0.0, read - products)
 
 
 def duration(seconds: float) -> str:
@@ -150,7 +192,7 @@ def table(
     """Return the lines of a dry run: the parameter hash and the cost of every experiment on every model, and their sums.
 
     own: {experiment: parameters that the user sets}. rate: TFLOPS; None takes `GPU_RATE` in a profile with GPUs, else what
-    `measured_rate` finds. Without a GPU, the host holds the model too.
+    `measured_rate` finds. Memory is that of one GPU; without a GPU, the host holds the model too.
     """
     on_gpu = params.profile_params(profile).gpus > 0
     rate = rate or rate_of(on_gpu)
@@ -167,7 +209,8 @@ def table(
     total = f"In all: {gib(disk)} of results, {gib(_downloads(models))} of weights from the hub"
     return [
         *lines,
-        f"{total}, {duration(spent)} of matrix products at {rate:.3g} TFLOPS, one run after the other.",
+        f"{total}, {duration(spent)} of matrix products at {rate:.3g} TFLOPS and, while decoding, of reading weights at "
+        f"{bandwidth_of(on_gpu):.2g} TB/s, one run after the other.",
     ]
 
 

@@ -57,7 +57,7 @@ def asked(key: str, model: str, profile: str) -> dict[str, int]:
     """Return what a scheduler is asked for one step: mem_mb and runtime, minutes.
 
     Memory is the estimate of what the host holds and a quarter of it more, with the memory of Python and its libraries on
-    top; runtime is `SLACK` times that of the matrix products, which are all that is estimated. `LEAST` is the least of both,
+    top; runtime is `SLACK` times what `estimate.seconds` counts, which is not all. `LEAST` is the least of both,
     and all on this machine or where no estimate can be made.
     """
     if not os.environ.get(kernels.SCHEDULER):
