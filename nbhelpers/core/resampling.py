@@ -18,11 +18,11 @@ def draws(n_prompts: int, n_resamples: int, seed: int = 0, block: int = 1000) ->
         yield rng.multinomial(n_prompts, even, min(block, n_resamples - start)).astype(float)
 
 
-def resampled(sums: np.ndarray, n_resamples: int, seed: int = 0) -> np.ndarray:
-    """Return the totals [resample, …] of sums [prompt, …] over prompts drawn with replacement."""
+def totals(sums: np.ndarray, n_resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yield the totals [resample, …] of sums [prompt, …] over prompts drawn with replacement, block by block of `draws`."""
     flat = sums.reshape(len(sums), -1)
-    parts = [times @ flat for times in draws(len(sums), n_resamples, seed)]
-    return np.concatenate(parts).reshape(-1, *sums.shape[1:])
+    for times in draws(len(sums), n_resamples, seed):
+        yield (times @ flat).reshape(-1, *sums.shape[1:])
 
 
 def bca_of_sums(
@@ -46,7 +46,8 @@ def bca_of_sums(
         raise StatisticsError(f"An interval needs two measured prompts: {len(sums)} are.")
     total = sums.sum(0)
     value = statistic(total[None])[0]
-    boot, without = statistic(resampled(sums, n_resamples, seed)), statistic(total - sums)
+    boot = np.concatenate([statistic(part) for part in totals(sums, n_resamples, seed)])
+    without = statistic(total - sums)
     columns = zip(value.ravel(), boot.reshape(len(boot), -1).T, without.reshape(len(sums), -1).T)
     ends = np.array([_ends(*column, confidence) for column in columns])
     return Interval(value, *ends.T.reshape(2, *value.shape))

@@ -174,9 +174,11 @@ def strongest_window(values: xr.DataArray, *, n_resamples: int = 10_000, seed: i
     values = values.transpose("prompt", ..., "window").dropna("prompt")
     if values.sizes["prompt"] < 2:
         raise stats.StatisticsError(f"Resampling needs two measured prompts: {values.sizes['prompt']} are.")
-    means = resampling.resampled(values.values, n_resamples, seed)
-    best = (means >= means.max(-1, keepdims=True)) & (means > 0)
-    share = (best / best.sum(-1, keepdims=True).clip(1)).mean(0)
+    share = np.zeros(values.shape[1:])
+    for sums in resampling.totals(values.values, n_resamples, seed):
+        best = (sums >= sums.max(-1, keepdims=True)) & (sums > 0)
+        share += (best / best.sum(-1, keepdims=True).clip(1)).sum(0)
+    share /= n_resamples
     about = {"units": "1", "long_name": "bootstrap probability of being the strongest window"}
     return values.isel(prompt=0, drop=True).copy(data=share).assign_attrs(about)
 

@@ -43,7 +43,9 @@ def test_claims_are_counted_by_verdict(monkeypatch):
 
 def test_the_counts_are_those_of_the_published_figures():
     rows = (REPOSITORY / "params/published.csv").read_text(encoding="utf-8").splitlines()
-    found = [catalogue.audits(key) for key in (*params.keys("experiments"), "study")]  # facts about the study too
+    found = [
+        catalogue.audits(key) for key in (*params.keys("experiments"), "study")
+    ]  # facts about the study too
     assert sum(counts.total() for counts in found) == len(rows) - 1
     assert {name for counts in found for name in counts} <= set(catalogue.VERDICTS)
 

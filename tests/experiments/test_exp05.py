@@ -14,7 +14,15 @@ from nbhelpers import experiments
 from nbhelpers.core import depths
 from nbhelpers.core.params import ParameterError
 from nbhelpers.experiments.exp05_ablation_map import measure, report
-from nbhelpers.experiments.exp05_ablation_map.experiment import EDITS, GRIDS, WIDE, WRITES, n_arms, skips
+from nbhelpers.experiments.exp05_ablation_map.experiment import (
+    EDITS,
+    GRIDS,
+    WIDE,
+    WRITES,
+    n_arms,
+    skips,
+    windows,
+)
 from nbhelpers.experiments.exp05_ablation_map.quantities import quantities
 from nbhelpers.measures import steering
 from nbhelpers.models import prompts, row_edits
@@ -33,7 +41,7 @@ def made_up(rng, lift, coords):
     """Results in which late MLPs count more than mid ones, and the late direction more than random ones."""
     n_layers = len(coords["layer"])
     coords |= {
-        "edit": list(EDITS), "change": list(WIDE), "window": list(measure.windows(n_layers)), "write": list(WRITES),
+        "edit": list(EDITS), "change": list(WIDE), "window": list(windows(n_layers)), "write": list(WRITES),
         "first_skipped": skips(n_layers), "place": [measure.OUTPUT, measure.UPDATE], "kind": list(measure.KINDS),
         "prompt_format": ["raw", "chat"],
     }  # fmt: skip
@@ -241,6 +249,14 @@ def test_the_grids_hold_every_condition_once():
     assert grids["window"].sel(change="skip", window=LATE).item().layers == late
     assert all(arm.layers == late and arm.dose == 0 for arm in grids["random"].values.ravel())
     assert [arm.layers[0] for arm in grids["skipped"].values] == [11, 10, 9, 8, 7]
+
+
+@pytest.mark.parametrize("n_layers", [2, 3, 4, 5, 6])
+def test_a_model_of_few_layers_has_no_window_without_a_layer(n_layers):
+    grids = measure.arms(n_layers, options())
+    assert all(len(arm.layers) for grid in grids.values() for arm in grid.values.ravel())
+    assert ("format" in grids["window"].window) == (n_layers == 6)
+    assert sum(grid.size for grid in grids.values()) == n_arms(n_layers, options())
 
 
 @pytest.mark.parametrize(

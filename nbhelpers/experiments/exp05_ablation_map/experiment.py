@@ -41,9 +41,18 @@ def skips(n_layers: int) -> list[int]:
     )
 
 
+def windows(n_layers: int) -> dict[str, range]:
+    """Return the windows that are edited whole: early, mid and late, and the first two phases of the study.
+
+    A model of five layers or fewer has no layer of the phase format, which is left out.
+    """
+    phases = depths.phases(n_layers)  # its last one is the late window
+    return depths.windows(n_layers) | {name: phases[name] for name in ("content", "format") if phases[name]}
+
+
 def n_arms(n_layers: int, options: Params) -> int:
     """Return the number of edited conditions."""
-    wide = len(depths.windows(n_layers)) + 2 + options.n_sets
+    wide = len(windows(n_layers)) + options.n_sets
     return (
         len(EDITS) * n_layers + len(WIDE) * wide + len(WRITES) * options.n_random + len(skips(n_layers)) + 2
     )

@@ -13,7 +13,15 @@ import xarray as xr
 from nbhelpers import progress
 from nbhelpers.core import depths
 from nbhelpers.core.params import NATIVE, ModelParams, ParameterError
-from nbhelpers.experiments.exp05_ablation_map.experiment import EDITS, GRIDS, WIDE, WRITES, Params, skips
+from nbhelpers.experiments.exp05_ablation_map.experiment import (
+    EDITS,
+    GRIDS,
+    WIDE,
+    WRITES,
+    Params,
+    skips,
+    windows,
+)
 from nbhelpers.measures import directions, steering
 from nbhelpers.measures.arms import Arm
 from nbhelpers.models.decoder import Decoder, Pair
@@ -77,12 +85,6 @@ def qualities(found: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
     cells = found["mlp_mean"]
     read = [directions.quality(cells, kind, seed=seed) for kind in KINDS]
     return xr.concat(read, xr.IndexVariable("kind", list(KINDS))).rename(agreement="agreement_of_prompts")
-
-
-def windows(n_layers: int) -> dict[str, range]:
-    """Return the windows that are edited whole: early, mid and late, and the first two phases of the study."""
-    phases = depths.phases(n_layers)  # its last one is the late window
-    return depths.windows(n_layers) | {name: phases[name] for name in ("content", "format")}
 
 
 def layer_sets(n_layers: int, n: int, seed: int) -> list[tuple[int, ...]]:
