@@ -3,6 +3,8 @@
 (() => {
   const WIDEST = 480;
   const LETTER = 6.5; // px that a letter of an axis title takes, about
+  const BOLD = 8; // and one of a chart's own title
+  const AXIS = 90; // px that labels and title of a y axis take, about
   const NARROWEST = 165; // the narrowest panel before a column is given up, its axis included
   const NEAR = "900px"; // how far from the window a chart is drawn before others
   const LENS = "shown_lens";
@@ -95,9 +97,17 @@
   function breakTitles(node, letters) {
     for (const [key, value] of Object.entries(node ?? {})) {
       if (key === "datasets" || typeof value !== "object") continue;
-      if (key === "x" && typeof value?.title === "string") value.title = lines(value.title, letters);
+      if (key === "x" && value?.title) value.title = lines([value.title].flat().join(" "), letters);
       breakTitles(value, letters);
     }
+  }
+
+  // Breaks the title of a chart into lines that fit a width, px.
+  function breakTitle(spec, available) {
+    const text = [spec.title?.text ?? spec.title].flat();
+    const letters = available / BOLD;
+    if (!text.some((line) => line?.length > letters)) return;
+    spec.title = { ...(spec.title.text ? spec.title : {}), text: lines(text.join(" "), letters) };
   }
 
   function lines(text, letters) {
@@ -109,32 +119,51 @@
     }, []);
   }
 
-  // Lays a chart out without an image, which tells what its axes take, and narrows its panels until it fits; a title of an axis
-  // that is wider than its panel is then broken. Returns the view.
+  // Gives no legend of a specification more columns.
+  function narrowLegends(node, columns) {
+    for (const [key, value] of Object.entries(node ?? {})) {
+      if (key === "datasets" || typeof value !== "object") continue;
+      if (key === "legend" && value?.columns > columns) value.columns = columns;
+      narrowLegends(value, columns);
+    }
+  }
+
+  // Makes a chart that does not fit need less: breaks titles of axes into lines as wide as a panel, then sets legends one below
+  // the other, in that many columns, and the names of panels in smaller letters.
+  function tighten(spec, width, columns) {
+    breakTitles(spec, width / LETTER);
+    if (!columns) return;
+    narrowLegends(spec, columns);
+    const { legend, header } = (spec.config ??= {});
+    const below = { top: { direction: "vertical", anchor: "start" } };
+    Object.assign(spec.config, { legend: { ...legend, columns, layout: below }, header: { ...header, labelFontSize: 10 } });
+  }
+
+  // Lays a chart out without an image, which tells what its axes take, and narrows its panels until it fits; what does not fit so
+  // is tightened, more each time. Returns the view.
   async function layOut(canvas, spec, available) {
     const columns = columnsOf(spec, available);
+    breakTitle(spec, available);
     if (spec.facet?.field) spec.columns = columns;
     const panel = spec.facet ? spec.spec : spec;
     const flexible = !spec.concat && !spec.hconcat && !spec.vconcat && typeof panel.width !== "object";
     const embed = async () => (await vegaEmbed(canvas, spec, { actions: false, renderer: "none", tooltip: { theme: mode() } })).view;
-    let width = Math.min(WIDEST, Math.floor(available / columns));
-    if (flexible) panel.width = width;
-    let view = await embed();
-    if (!flexible) return view;
-    for (const broken of [false, true]) {
+    const wide = (view) => view.scenegraph().root.bounds.width() + view.padding().left + view.padding().right;
+    for (const legendColumns of [0, 2, 1, null]) {
+      let width = Math.min(WIDEST, Math.floor(available / columns));
+      if (flexible) panel.width = width;
+      const view = await embed();
+      if (!flexible) return view;
       for (let step = 0; step < 3; step += 1) {
-        const over = view.scenegraph().root.bounds.width() - available;
-        if (over <= 0 && (step || broken)) return view;
+        const over = wide(view) - available;
+        if (over <= 0 && step) return view;
         width = Math.max(80, Math.min(Math.floor(width - over / columns) - 1, WIDEST));
         await view.signal(spec.facet ? "child_width" : "width", width).resize().runAsync();
       }
-      if (broken || view.scenegraph().root.bounds.width() <= available) return view;
+      if (legendColumns === null || wide(view) <= available) return view;
       view.finalize();
-      breakTitles(spec, width / LETTER);
-      panel.width = width;
-      view = await embed();
+      tighten(spec, legendColumns ? available / columns - AXIS : width, legendColumns);
     }
-    return view;
   }
 
   async function draw(chart) {

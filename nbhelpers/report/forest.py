@@ -100,13 +100,23 @@ def _marks(row: str, by: str | None, rows: pd.DataFrame, x: str, encodings) -> l
     if by:
         marks = encodings or _shapes(by, _order(rows, by))
         order = next(iter(marks.values())).to_dict()["scale"]["domain"]
-        place |= {"yOffset": alt.YOffset(f"{by}:N", sort=order)} if by != row else {}
+        if by == row:  # its labels say what a legend would
+            marks = {channel: _without_legend(mark) for channel, mark in marks.items()}
+        else:
+            place["yOffset"] = alt.YOffset(f"{by}:N", sort=order)
     bar = alt.Chart().mark_rule(strokeWidth=2, color=INK)
     dot = alt.Chart().mark_point(size=50, filled=True, opacity=1, color=INK)
     return [
         bar.encode(x=alt.X("low:Q", title=x), x2="high:Q", **place, **of_mark(marks, "shape")),
         dot.encode(x=alt.X("mean:Q", title=x), tooltip=_tips(rows), **place, **of_mark(marks, "strokeDash")),
     ]
+
+
+def _without_legend(mark: alt.SchemaBase) -> alt.SchemaBase:
+    """Return an encoding that draws no legend."""
+    bare = mark.copy(deep=False)
+    bare.legend = None
+    return bare
 
 
 def _shapes(by: str, order: list) -> dict:
