@@ -3,7 +3,7 @@
 (() => {
   const WIDEST = 480;
   const LETTER = 6.5; // px that a letter of an axis title takes, about
-  const BOLD = 8; // and one of a chart's own title
+  const BOLD = 8.3; // and one of a chart's own title
   const AXIS = 90; // px that labels and title of a y axis take, about
   const NARROWEST = 165; // the narrowest panel before a column is given up, its axis included
   const NEAR = "900px"; // how far from the window a chart is drawn before others
@@ -113,7 +113,7 @@
   function lines(text, letters) {
     return text.split(" ").reduce((found, word) => {
       const last = found.at(-1);
-      if (last && last.length + word.length < letters) found[found.length - 1] = `${last} ${word}`;
+      if (last && last.length + 1 + word.length <= letters) found[found.length - 1] = `${last} ${word}`;
       else found.push(word);
       return found;
     }, []);

@@ -168,11 +168,15 @@ def forked(work, *given):
 
 
 def lengths(key: str, model: str, profile: str) -> tuple[int, int] | None:
-    """Return the mean length of a step's replies, and that of the model whose are longer; None if it wrote none."""
+    """Return the mean length of a step's replies, and that of the model whose are longer; None if it wrote none.
+
+    Where a result does not keep the length of its replies, they are taken to be as long as IT's of exp00.
+    """
     found, options = experiments.load(profile, model, key), experiments.schema(key).model_fields
-    if "n_tokens" not in found or "max_new_tokens" not in options:
+    if "max_new_tokens" not in options:
         return None
-    whole = found["n_tokens"]
+    own = "n_tokens" in found
+    whole = found["n_tokens"] if own else experiments.load(profile, model, "exp00")["n_tokens"].sel(variant="it")
     longer = whole.mean("prompt").max() if "variant" in whole.dims else whole.mean()
     return math.ceil(whole.mean()), math.ceil(longer)
 

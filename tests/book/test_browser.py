@@ -31,6 +31,10 @@ TYPESET = """() => [...document.querySelectorAll(".math")].every(place => place.
 # Bytes of what a page has loaded from disk.
 WEIGHT = """() => performance.getEntriesByType("resource").map(entry => entry.name)"""
 MOST = 3_000_000
+# Charts that are wider than their place, but for grids whose cells have a fixed size.
+SIDEWAYS = """() => (window.bookCharts?.all ?? [])
+    .filter(({place}) => place.clientWidth && place.scrollWidth > place.clientWidth + 1)
+    .filter(({spec}) => typeof (spec.spec ?? spec).width !== "object").map(({place}) => place.closest("figure").id)"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 # The contrast of each text with what it stands on, as WCAG defines it.
 CONTRASTS = """elements => elements.filter(e => e.checkVisibility() && e.innerText.trim()).map(element => {
@@ -154,12 +158,19 @@ def checked(page, charts):
     all_drawn(page)
     assert page.evaluate(TYPESET)
     assert page.evaluate(OVERFLOW) == 0
+    assert page.evaluate(SIDEWAYS) == []
     assert page.locator("div.vegalite svg.marks").count() >= charts
 
 
 @pytest.mark.parametrize(
     ("name", "charts"),
-    [("index.html", 1), ("pocket.html", 1), ("reproducibility.html", 0), ("search.html", 0)],
+    [
+        ("index.html", 1),
+        ("pocket.html", 1),
+        ("reproducibility.html", 0),
+        ("publish.html", 0),
+        ("search.html", 0),
+    ],
 )
 def test_a_page_is_drawn_and_fits_a_phone(visit, name, charts):
     page = visit(name, PHONE)
