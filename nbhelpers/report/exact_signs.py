@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from nbhelpers.core.dose_stats import Discordance
+from nbhelpers.report.quantities import Source
 from nbhelpers.report.text import p_value
-from nbhelpers.report.verdicts import DOWN, OPEN, UP, Matrix, short
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, Matrix, listing, matrix, short
 
 LEVEL = 0.05
 
@@ -33,6 +34,18 @@ def only_sure(made: Matrix, unsure: Mapping[str, list[str]], note: str) -> Matri
         for title in titles:
             cells.loc[title, heading] = f"{OPEN}{cells.loc[title, heading][1:]}"
     return replace(made, cells=cells, note=note)
+
+
+def exact_matrix(
+    results, source: Source, columns: Mapping[str, str], sure: Mapping[str, Mapping[str, list[str]]]
+) -> Matrix:
+    """Return `verdicts.matrix`; the columns of `sure` have a sign only where `confirmed` left one, and the note says so.
+
+    sure: {heading: {mark: titles}}.
+    """
+    made, named = matrix(results, source, columns), listing([f"“{heading}”" for heading in sure])
+    note = f"{made.note} Signs of {named} also need an exact test of the prompts that change, with p below {LEVEL}."
+    return only_sure(made, {heading: signs[OPEN] for heading, signs in sure.items()}, note)
 
 
 def exact_p(*p: float) -> str:

@@ -25,7 +25,10 @@ JOINT = (
     "which the answer rests; · undecided: the interval includes zero. Tables and figures show single 95 % intervals, which "
     "are narrower."
 )
-ALONE = "▲ above and ▼ below zero by the 95 % interval (BCa over prompts); · undecided: the interval includes zero."
+ALONE = (
+    "▲ above and ▼ below zero by the 95 % interval (BCa over prompts); · undecided: the interval includes zero. Across pairs "
+    "an answer must hold jointly, by wider intervals, so the page of all pairs may leave open what this one answers."
+)
 PARTS = "verdict"  # the key of a verdict's parts in the metadata of a notebook's output
 UNITLESS = ("", "1", "cosine", "correlation")
 

@@ -14,11 +14,11 @@ from nbhelpers.experiments.exp06_steering.figures import TITLES
 from nbhelpers.experiments.exp06_steering.quantities import quantities
 from nbhelpers.report.charts import interval_row
 from nbhelpers.report.directions import among, answer, claim, fitting, larger_side, ranged, sentence, sides
-from nbhelpers.report.exact_signs import confirmed, exact_p, furthest, most_changed
+from nbhelpers.report.exact_signs import confirmed, exact_matrix, exact_p, furthest, most_changed
 from nbhelpers.report.families import turned
 from nbhelpers.report.quantities import kept, value
 from nbhelpers.report.text import ENDS, number, p_value, percent, written
-from nbhelpers.report.verdicts import DOWN, OPEN, UP, Verdict, of, span
+from nbhelpers.report.verdicts import DOWN, OPEN, UP, Matrix, Verdict, of, span
 
 FORM, BEYOND, GAP = "shift.format.dose.0", "over_band.format.0", "gap_shift.tuned.0"
 RANK = "rank_p.format.0"
@@ -52,10 +52,24 @@ def said(results, detail: int) -> Verdict:
     )  # fmt: skip
 
 
-def sure(results, metric: str) -> dict[str, list[str]]:
-    """Return on which side removal moves a rate, by the joint interval and by McNemar's exact test, {mark: titles}."""
+def sure(results, metric: str, name: str = "") -> dict[str, list[str]]:
+    """Return on which side removal moves a rate, by the joint interval and by McNemar's exact test, {mark: titles}.
+
+    name: another quantity that rests on the same prompts, such as the change less that by random directions.
+    """
     p = {title: value(quantities, d, f"mcnemar_p.{metric}") for title, d in results.items()}
-    return confirmed(sides(results, quantities, f"shift.{metric}.dose.0"), p)
+    return confirmed(sides(results, quantities, name or f"shift.{metric}.dose.0"), p)
+
+
+def matrix(results) -> Matrix:
+    """Return the matrix of `MATRIX`; rates at dose 0 have a sign only where `sure` has one."""
+    form, beyond, content, *_ = MATRIX
+    found = {
+        form: sure(results, "format"),
+        beyond: sure(results, "format", BEYOND),
+        content: sure(results, "content"),
+    }
+    return exact_matrix(results, quantities, MATRIX, found)
 
 
 def moved_form(results, form, detail: int) -> str:
@@ -115,7 +129,7 @@ def off_target(results, detail: int) -> str:
         moved |= {*found[UP], *found[DOWN]}
     if moved:
         return f"Other scores surely move {among(moved, results, detail)}".strip()
-    return f"No other score surely moves ({visible(results, q.OFF_TARGET)} points visible)"
+    return f"No other score surely moves ({visible(results, q.OFF_TARGET)} points would show)"
 
 
 def distance(results) -> str:

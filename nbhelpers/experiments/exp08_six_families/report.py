@@ -20,11 +20,11 @@ from nbhelpers.report.directions import (
     sentence,
     sides,
 )
-from nbhelpers.report.exact_signs import confirmed, exact_p, furthest, most_changed
+from nbhelpers.report.exact_signs import confirmed, exact_matrix, exact_p, furthest, most_changed
 from nbhelpers.report.families import ends, turned
 from nbhelpers.report.quantities import kept, named, value
 from nbhelpers.report.text import interval, number, p_value, percent
-from nbhelpers.report.verdicts import DOWN, MISSING, UP, Verdict, span
+from nbhelpers.report.verdicts import DOWN, MISSING, UP, Matrix, Verdict, span
 
 OUTCOMES = {
     "format": "form", "right": "content", "content": "its words", "choice": "its letter", "arithmetic": "its number",
@@ -203,6 +203,12 @@ def sure_lead(results) -> dict[str, list[str]]:
     found = sides(results, quantities, LEAD)
     lost = {title: "format" if title in found[UP] else "right" for title in results}
     return confirmed(found, {title: exact(d, lost[title]).p for title, d in results.items()})
+
+
+def matrix(results) -> Matrix:
+    """Return the matrix of `MATRIX`; changes of forms have a sign only where an exact test confirms it."""
+    form, lead, *_ = MATRIX
+    return exact_matrix(results, quantities, MATRIX, {form: sure_form(results), lead: sure_lead(results)})
 
 
 def moved_form(results, detail: int) -> str:

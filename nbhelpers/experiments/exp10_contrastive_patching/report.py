@@ -54,8 +54,9 @@ def said(results, detail: int) -> Verdict:
     )  # fmt: skip
     expected = levels_of(results, quantities, "unit_predicted")
     moved = span(results, quantities, "unit_effect.conv", signed=True)
+    unseen = answer(moves) == "no" and not controlled(results)  # where nothing moves it, "no" would say too much
     return Verdict(
-        f"Predicts it: {answer(predicts)}; moves it: {answer(moves)}",
+        f"Predicts it: {answer(predicts)}; moves it: {'not seen' if unseen else answer(moves)}",
         sentence(size),
         f"A standard deviation along it should move PT's distance {expected} nats; it moves {moved} ({beyond(results)}).",
         whole(results),
@@ -72,7 +73,7 @@ def beyond(results) -> str:
     if more:
         return f"more than random directions {among(more, results, LEAST)}".rstrip()
     p = levels_of(results, quantities, "patch_p.conv")
-    return f"patches rank p {p}; {levels_of(results, quantities, 'moved_detectable', fine)} would show"
+    return f"p {p} among random ones; {levels_of(results, quantities, 'moved_detectable', fine)} would show"
 
 
 def fine(share: float) -> str:
@@ -80,12 +81,17 @@ def fine(share: float) -> str:
     return f"{number(100 * share, 1)} %"
 
 
+def controlled(results) -> list[str]:
+    """Return the pairs in which the positive control works: a patch of the whole difference surely moves the distance."""
+    found = sides(results, quantities, WHOLE)
+    return found[UP] + found[DOWN]
+
+
 def whole(results) -> str:
     """Return the sentence on the positive control: whether a patch of the whole difference moves the distance."""
-    found = sides(results, quantities, WHOLE)
-    surely = found[UP] + found[DOWN]
+    surely = controlled(results)
     if not surely:
-        return "The whole difference does not surely move it either."
+        return "Nor does the whole difference, the positive control."
     return sentence(f"the whole difference does move it {among(surely, results, LEAST)}".rstrip())
 
 

@@ -282,7 +282,7 @@ def said(results, detail: int) -> Verdict:
     moved = sides(results, quantities, GRAFT.format("graft"))
     size = claim(
         results, quantities, GRAFT.format("graft"),
-        "On the same tokens, IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
+        "By the tuned lens, IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
         "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
         ("farther from", "nearer to"), detail=detail,
     )  # fmt: skip

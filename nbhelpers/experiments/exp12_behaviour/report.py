@@ -47,6 +47,7 @@ SIGNS = (
     "test of shares, Wilcoxon's of points, p below {}); · undecided, though the interval alone may leave zero out: it is too "
     "short where a handful of prompts change."
 )
+ACROSS = " The page of all pairs asks more, that all its answers hold jointly, so it may leave open what this page answers."
 
 
 def share(value_of: float) -> str:
@@ -76,7 +77,7 @@ def matrix(results) -> Matrix:
     """Return the matrix of `MATRIX`, pairs × outcomes, with the signs of `sure`: those that the verdict rests on."""
     unsure = {heading: sure(results, name)[OPEN] for heading, name in MATRIX.items()}
     several = "jointly held 95 %" if len(results) > 1 else "95 %"
-    note = SIGNS.format(several, number(1 - joint(results), 3))
+    note = SIGNS.format(several, number(1 - joint(results), 3)) + (ACROSS if len(results) == 1 else "")
     return only_sure(verdicts.matrix(results, quantities, MATRIX), unsure, note)
 
 
@@ -134,7 +135,7 @@ def unanswered_said(results, detail: int) -> str:
         (value(quantities, d, f"s2_undecided_{c}") for d in results.values() for c in "AB"), share
     )
     unclear = f"; {unclear} undecided" if detail > LEAST else ""
-    return f"PT answers {a} of harmless requests, with IT's late MLPs {b} ({where}{unclear}), IT {c}."
+    return f"Rules see PT answer {a}, with IT's late MLPs {b} ({where}{unclear}), IT {c}."
 
 
 def refused_said(results, detail: int) -> str:
@@ -145,7 +146,7 @@ def refused_said(results, detail: int) -> str:
     if a != b:
         return f"Harmful refusals: {a}, then {b} ({surely(results, REFUSED, 'more', 'fewer', detail)})."
     seen = ranged((visible(d, REFUSED) for d in results.values()), partial(number, digits=0))
-    blind = f" (under {seen} points unseen)" if detail > LEAST and seen != MISSING else ""
+    blind = f" (under {seen} points go unseen)" if detail > LEAST and seen != MISSING else ""
     return f"Harmful refusals stay at {a}{blind}."
 
 

@@ -1,11 +1,25 @@
-"""Parameters and variables of exp14."""
+"""Parameters, cost and variables of exp14."""
 
-from nbhelpers.core.schemas import ExperimentParams
+from collections.abc import Mapping
+from dataclasses import replace
+
+from nbhelpers.core.cost import Cost, reading_cost
+from nbhelpers.core.params import Run
+from nbhelpers.core.schemas import ExperimentParams, Size
 from nbhelpers.core.variables import declared
 
 
 class Params(ExperimentParams):
     """Parameters of exp14: number of resamples, and seed."""
+
+
+ENTRIES = 11 * 2 * 2 * 3 * 2 * 2  # read-outs, regions, sides, windows, lenses, bases
+
+
+def cost(run: Run, size: Size, needs: Mapping[str, tuple[Run, Cost]]) -> Cost:
+    """Return the cost of exp14: it reads exp11's results and resamples their means, twice at once."""
+    read = reading_cost(needs)
+    return replace(read, host=read.host + 2 * 8.0 * run.experiment.n_resamples * ENTRIES)
 
 
 VARIABLES = declared(

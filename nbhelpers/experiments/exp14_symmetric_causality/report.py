@@ -211,7 +211,8 @@ def said(results, detail: int) -> Verdict:
     if answer(through_pt, DOWN) in MOST and needs not in MOST:
         needs = "by PT's lens only"
     size = claim(
-        results, quantities, MOVED, "IT's late MLPs put PT's late layers {size} nats {word} its final prediction",
+        results, quantities, MOVED,
+        "IT's late MLPs put PT's late layers {size} nats {word} its final prediction (tuned lens)",
         "Whether IT's late MLPs put PT's late layers farther from its final prediction is undecided",
         ("farther from", "nearer to"), detail=detail,
     )  # fmt: skip
