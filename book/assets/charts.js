@@ -267,11 +267,15 @@
       const { bind } = paramOf(bound.find((chart) => paramOf(chart).bind.options.includes(option)));
       return bind.labels?.[bind.options.indexOf(option)] ?? option;
     });
-    const first = [address().get("lens"), remembered(), paramOf(bound[0]).value].find((lens) => options.includes(lens));
+    // A page of one experiment opens with its first chart's lens. On a page of several each chart keeps that of its own text
+    // until the reader chooses.
+    const values = bound.map((chart) => paramOf(chart).value);
+    const own = location.pathname.includes("/runs/") || new Set(values).size === 1 ? values[0] : null;
+    const first = [address().get("lens"), remembered(), own].find((lens) => options.includes(lens));
     const set = (lens) => bound.forEach((chart) => {
       if (paramOf(chart).bind.options.includes(lens)) choose(chart, LENS, lens);
     });
-    set(first);
+    if (first) set(first);
     const bar = element("div", { className: "lens-switch" },
       choice("Lens of all charts here", options, labels, first, (lens) => { set(lens); remember(lens); }));
     const home = element("div", { className: "lens-home" }, bar);

@@ -176,7 +176,9 @@ def lengths(key: str, model: str, profile: str) -> tuple[int, int] | None:
     if "max_new_tokens" not in options:
         return None
     own = "n_tokens" in found
-    whole = found["n_tokens"] if own else experiments.load(profile, model, "exp00")["n_tokens"].sel(variant="it")
+    whole = (
+        found["n_tokens"] if own else experiments.load(profile, model, "exp00")["n_tokens"].sel(variant="it")
+    )
     longer = whole.mean("prompt").max() if "variant" in whole.dims else whole.mean()
     return math.ceil(whole.mean()), math.ceil(longer)
 

@@ -289,6 +289,22 @@ def test_the_page_opens_on_the_first_chart_s_lens(visit):
     assert chosen(page) == labels[param["value"]]
 
 
+def test_charts_of_several_experiments_keep_their_own_lens_until_one_is_chosen(visit):
+    page = all_drawn(visit("index.html"))
+    lens = "spec.params?.find(param => param.name === 'shown_lens')"
+    shown = (
+        f"() => bookCharts.all.map(({{view, spec}}) => {lens} && view.signal('shown_lens')).filter(Boolean)"
+    )
+    stated = f"() => bookCharts.all.map(({{spec}}) => {lens}?.value).filter(Boolean)"
+    own = page.evaluate(stated)
+    assert [lens or False for lens in page.evaluate(shown)] == own and len(
+        {lens for lens in own if lens}
+    ) == 2
+    assert page.locator(".lens-switch input:checked").count() == 0
+    page.locator(".lens-switch input").first.check()
+    page.wait_for_function(f"() => new Set(({shown})()).size === 1")
+
+
 def test_a_lens_is_remembered_and_part_of_the_address(visit):
     page = visit(ACROSS)
     opened = chosen(page)

@@ -391,7 +391,9 @@ def test_the_verdict_says_what_is_predicted_and_what_moves():
     assert report.verdict(turned).answer == "Predicts it: no; moves it: yes"
     moving = {t: d.assign(patch_shift=d.patch_shift + (d.condition == "full")) for t, d in results.items()}
     assert report.verdict(moving).caveat == "The whole difference does move it in all six."
-    assert report.verdict(moving).answer == "Predicts it: yes; moves it: no"  # the control shows that it would be seen
+    assert (
+        report.verdict(moving).answer == "Predicts it: yes; moves it: no"
+    )  # the control shows that it would be seen
 
 
 def test_what_steps_move_keeps_its_sign_in_the_verdict():

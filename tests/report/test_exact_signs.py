@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
+import xarray as xr
 
 from nbhelpers.core.dose_stats import Discordance, mcnemar
-from nbhelpers.report import exact_signs
+from nbhelpers.report import exact_signs, verdicts
+from nbhelpers.report.quantities import shifts
 from nbhelpers.report.verdicts import DOWN, MISSING, OPEN, UP
 
 RESULTS = {"Pocket Ann": None, "Pocket Bob": None}
@@ -22,6 +25,29 @@ def test_a_sign_without_an_exact_p_below_5_per_cent_is_undecided():
 def test_what_was_not_tested_is_undecided():
     found = {UP: ["A"], DOWN: [], OPEN: [], MISSING: []}
     assert exact_signs.confirmed(found, {"A": math.nan})[OPEN] == ["A"]
+
+
+def test_a_matrix_has_no_sign_that_an_exact_test_does_not_confirm():
+    """Both columns are surely below zero by their intervals; the exact test confirms one pair of the first."""
+    lost = xr.DataArray(np.repeat([-1.0, 0.0], [5, 23]), dims="prompt")
+    results = {title: xr.Dataset({"lost": lost}) for title in RESULTS}
+
+    def source(dataset):
+        return shifts({"form": dataset.lost, "distance": dataset.lost - 1}, "1")
+
+    columns = {"right forms": "form", "distance": "distance"}
+    plain = verdicts.matrix(results, source, columns)
+    assert plain.cells["right forms"].tolist() == ["▼ −0.18"] * 2
+    signs = exact_signs.confirmed(
+        verdicts.sides(results, source, "form"), {"Pocket Ann": 0.0625, "Pocket Bob": 0.04}
+    )
+    found = exact_signs.exact_matrix(results, source, columns, {"right forms": signs})
+    assert found.cells["right forms"].tolist() == ["· −0.18", "▼ −0.18"]
+    assert found.cells["distance"].equals(plain.cells["distance"]) and found.hints.equals(plain.hints)
+    assert (
+        found.note
+        == f"{plain.note} Signs of “right forms” also need an exact test of the prompts that change, with p below 0.05."
+    )
 
 
 @pytest.mark.parametrize(
