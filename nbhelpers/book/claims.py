@@ -132,7 +132,8 @@ def claims_sentence(profile: str) -> str:
     more = (
         "Intervals are compared where a pair has as many layers as the study's."
         if scales
-        else "These pairs are not the study's and differ in scale: signs, bounds and orders are compared, sizes are not."
+        else "These pairs are not the study's and differ in scale: signs, bounds, ranges and orders are compared, "
+        "single sizes are not."
     )
     return f"**{claims_page.sentence(found)}** {more}"
 
@@ -240,8 +241,10 @@ def typed(text: str, unit: str) -> str:
 
 
 def write(profile: str, folder: Path) -> None:
-    """Write the CSV of all claims to the book's static files, and their picture beside the pages."""
+    """Write the CSV of all claims, and their words for the search, to the static files; their picture beside the pages."""
     found = table(profile)
+    words = json.dumps(list(claims.listed()["claim"].items()), ensure_ascii=False)
+    (folder / "assets" / "claims.js").write_text(f"window.bookClaims = {words};\n", encoding="utf-8")
     (folder / "assets" / "claims.csv").write_text(claims_page.csv(found), encoding="utf-8")
     drawn = json.dumps(claims_page.picture(found).to_dict(), ensure_ascii=False)
     (folder / "claims.vl.json").write_text(drawn, encoding="utf-8")

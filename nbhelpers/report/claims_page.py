@@ -38,9 +38,9 @@ MARKS = {
 COLOURS = dict(zip(MARKS, (CATEGORIES[0], CATEGORIES[2], CATEGORIES[1], STEPS[1], STEPS[1], INK, INK)))
 STRENGTHS = (0.5, 0.43, 0.4, 0.38, 0.18, 0.3, 0.02)  # of the colours: marks read on them
 CSV = (
-    "claim_id", "claim", "section", "audit", "audit_reason", "artifacts", "claim_this_run", "id", "figure", "metric", "family", "pair",
-    "unit", "printed", "stored", "run", "run_low", "run_high", "agrees_with_claim", "sign", "order_over_families", "interval",
-    "figure_audit", "figure_reason", "not_measured_because",
+    "claim_id", "claim", "section", "audit", "audit_reason", "artifacts", "claim_this_run", "id", "figure", "metric",
+    "family", "pair", "unit", "printed", "stored", "run", "run_low", "run_high", "agrees_with_claim", "sign",
+    "order_over_families", "interval", "figure_audit", "figure_reason", "not_measured_because",
 )  # fmt: skip
 
 
