@@ -132,7 +132,8 @@ def claims_sentence(profile: str) -> str:
     more = (
         "Intervals are compared where a pair has as many layers as the study's."
         if scales
-        else "These pairs are not the study's and differ in scale: signs, bounds and orders are compared, sizes are not."
+        else "These pairs are not the study's and differ in scale: signs, bounds, ranges and orders are compared, "
+        "single sizes are not."
     )
     return f"**{claims_page.sentence(found)}** {more}"
 
@@ -142,7 +143,7 @@ def claims_table(profile: str) -> str:
     found = table(profile)
     found["claim"] = ledger_table.with_minus(found["claim"])
     bodies = "\n".join(
-        body(claim_id, claim, claims_page.of_claim(found, claim_id))
+        body(claim_id, claim, claims_page.of_claim(found, claim_id), claims_page.judged(found, claim_id))
         for claim_id, claim in claims.listed().iterrows()
     )
     heads = "".join(f'<th scope="col"{_title(ABOUT.get(name, ""))}>{name}</th>' for name in HEADS)
@@ -154,9 +155,12 @@ def _title(text: str) -> str:
     return f' title="{escape(text, quote=True)}"' if text else ""
 
 
-def body(claim_id: str, claim: pd.Series, of: pd.DataFrame) -> str:
-    """Return one claim as the body of a table: a row with what is claimed and found, then a row for each figure."""
-    said = claims_page.says(of)
+def body(claim_id: str, claim: pd.Series, of: pd.DataFrame, judged: pd.DataFrame) -> str:
+    """Return one claim as the body of a table: a row with what is claimed and found, then a row for each figure.
+
+    judged: the figures `of` the claim as it judges them.
+    """
+    said = claims_page.says(judged)
     own = of if not claim["same_as"] else of.iloc[:0]
     here = set(params.keys("experiments"))  # a project may have fewer than the study's claims rest on
     titles = dict.fromkeys(key for key in of["id"].str.partition(".")[0] if key in here)
@@ -166,7 +170,7 @@ def body(claim_id: str, claim: pd.Series, of: pd.DataFrame) -> str:
     reasons = dict.fromkeys(of.loc[of["missing"] != "", "missing"])
     notes = {why: chr(ord("a") + n) for n, why in enumerate(reasons)}
     parts = [
-        f"This run: <b>{claims_page.MARKS[said]} {said}</b>{_votes(of)}.",
+        f"This run: <b>{claims_page.MARKS[said]} {said}</b>{_votes(judged)}.",
         f"Audit: <b>{AUDITS[claim['verdict']]}</b>: {escape(claim['reason'])}.",
         f"The files: {escape(claim['artifacts'])}",
         f"The study, {escape(claim['section'])}; here {links}."
@@ -174,7 +178,9 @@ def body(claim_id: str, claim: pd.Series, of: pd.DataFrame) -> str:
         else f"The study, {escape(claim['section'])}.",
     ]
     if claim["same_as"]:
-        parts.append(f"Its figures are those of {', '.join(map(_link, claim['same_as'].split()))}.")
+        asserted = claims.asserted(claim["asserts"])
+        each = f", each {asserted}" if asserted else ""
+        parts.append(f"Its figures are those of {', '.join(map(_link, claim['same_as'].split()))}{each}.")
     parts += [f"<sup>{mark}</sup>&nbsp;Not measured: {escape(why)}." for why, mark in notes.items()]
     first = (
         f'<tr class="claim"><th scope="rowgroup" colspan="{len(HEADS)}"><a class="id" href="#{claim_id}">{claim_id}</a> '
@@ -184,11 +190,10 @@ def body(claim_id: str, claim: pd.Series, of: pd.DataFrame) -> str:
 
 
 def _votes(of: pd.DataFrame) -> str:
-    """Return how many figures of a claim a run agrees with, in brackets, "" if it can compare none."""
-    votes = [claims_page.vote(row) for row in of[of["run"].notna()].itertuples()]
-    order = (claims.YES, claims.NO, claims.UNDECIDED)
-    counted = ", ".join(f"{votes.count(name)} {name}" for name in order if name in votes)
-    return f" ({counted}, of {len(of)})" if counted else ""
+    """Return how many figures of a claim have each judgment, or each sign where none has a test; "" if none has."""
+    counted = claims_page.counted(of)
+    said = ", ".join(f"{n} {name}" for name, n in counted.items() if n)
+    return f" ({said}, of {len(of)})" if said else ""
 
 
 def _link(claim_id: str) -> str:
@@ -236,8 +241,10 @@ def typed(text: str, unit: str) -> str:
 
 
 def write(profile: str, folder: Path) -> None:
-    """Write the CSV of all claims to the book's static files, and their picture beside the pages."""
+    """Write the CSV of all claims, and their words for the search, to the static files; their picture beside the pages."""
     found = table(profile)
+    words = json.dumps(list(claims.listed()["claim"].items()), ensure_ascii=False)
+    (folder / "assets" / "claims.js").write_text(f"window.bookClaims = {words};\n", encoding="utf-8")
     (folder / "assets" / "claims.csv").write_text(claims_page.csv(found), encoding="utf-8")
     drawn = json.dumps(claims_page.picture(found).to_dict(), ensure_ascii=False)
     (folder / "claims.vl.json").write_text(drawn, encoding="utf-8")

@@ -1,5 +1,7 @@
 """A Sphinx extension for what every page of the book has: anchors of named cells, tables that scroll, formulas, the glossary.
 
+The search also finds claims of the study by their words.
+
 Formulas become MathML when the book is built, which browsers draw themselves: a page loads no script for them.
 """
 
@@ -14,7 +16,7 @@ from sphinx.util.osutil import relative_uri
 
 from nbhelpers.book.markdown import anchor
 
-GLOSSARY = "glossary"
+GLOSSARY, CLAIMS = "glossary", "claims"
 TEXT_WIDTH = 660  # px that the text column of a desk has for a table
 CELL, LETTER, WIDEST_CELL = (
     19,
@@ -158,9 +160,17 @@ def linked(text: str, words: re.Pattern, left: dict, page: str) -> list[nodes.No
     return [*found, nodes.Text(text[at:])]
 
 
+def search_claims(app, pagename, templatename, context, doctree):
+    """Let the page of search results find claims by their words, if the book has the page of all claims."""
+    if pagename == "search" and CLAIMS in app.env.all_docs:
+        for script in (f"{CLAIMS}.js", "search.js"):
+            app.add_js_file(script, loading_method="defer")
+
+
 def setup(app):
     """Register what this extension does to every page."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     for change in (anchor_cells, frame_tables, explain):
         app.connect("doctree-resolved", change)
+    app.connect("html-page-context", search_claims)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

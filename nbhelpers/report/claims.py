@@ -6,17 +6,21 @@
     ~0±0.05              equality: within 0.05 of zero
     ~0.33±0.1 L          the same for a layer, as a share of the number of layers
     >early,mid  <pt      an order: more than the same quantities whose names end in early and in mid; less than that in pt
+    >0 & >early,mid      both
 
 It is empty where the claim asserts none of these. `verdict` is the audit of the figure against the study's released files,
 one of `VERDICTS`. `claim_id` is the claim of the study to which the figure belongs, a row of `params/claims.csv`, empty for a
 detail that no claim rests on; `printed` and `stored` are what the paper prints of it and what the released files hold, as
 typed. Rows of `study` are facts about the study, which no experiment measures.
+
+`asserts` in `params/claims.csv` is a test that stands in place of those of a claim's figures, where the claim asserts another
+thing of them, or `nothing`, where it asserts nothing that a run could agree with; it is empty for most claims.
 """
 
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -37,12 +41,14 @@ LISTED = (
     "artifacts",
     "reason",
     "same_as",
+    "asserts",
     "no_run",
 )  # of params/claims.csv
 ALL_SIX, ALL = "mean", "all"
 QUALITATIVE = ("definition", "statement")  # figures that are sentences, without a value
 YES, NO, UNDECIDED = "yes", "no", "undecided"
-FORMS = "a bound (>0, <=5), an equality (~0±0.05, ~0.33±0.1 L) or an order (>early,mid)"
+NOTHING = "nothing"  # what a claim asserts that leaves a question open or only lists values
+FORMS = "a bound (>0, <=5), an equality (~0±0.05, ~0.33±0.1 L), an order (>early,mid) or several of them (>0 & >early)"
 NUMBER = r"-?\d+(?:\.\d+)?"
 BOUND = re.compile(rf"(>=|<=|>|<)({NUMBER})")
 EQUAL = re.compile(rf"~({NUMBER})±(\d+(?:\.\d+)?)( L)?")
@@ -58,7 +64,7 @@ class ClaimTest:
     """What a claim asserts of its number: that it lies between `low` and `high`.
 
     closed: whether the ends count. of_depth: whether the ends are shares of the number of layers. others: last words of the
-    names of quantities; the claim is then on the number less each of them.
+    names of quantities; the claim is then on the number less each of them. also: what the claim asserts besides.
     """
 
     low: float
@@ -66,6 +72,11 @@ class ClaimTest:
     closed: bool = True
     of_depth: bool = False
     others: tuple[str, ...] = ()
+    also: "ClaimTest | None" = None
+
+    def parts(self) -> list["ClaimTest"]:
+        """Return this test and those that the claim asserts besides."""
+        return [self, *(self.also.parts() if self.also else [])]
 
     def judged(self, value: float, low: float, high: float, n_layers: float = 1) -> str:
         """Return whether a value with an interval agrees: yes, no, undecided, or "" without a value.
@@ -85,6 +96,8 @@ class ClaimTest:
 
     def __str__(self) -> str:
         """Return the test in words, "above 0"."""
+        if self.also:
+            return f"{replace(self, also=None)} and {self.also}"
         if self.others:
             return f"{'more' if self.low == 0 else 'less'} than {' and '.join(self.others)}"
         if math.isfinite(self.low) and math.isfinite(self.high):
@@ -101,6 +114,14 @@ def claim_test(text: str) -> ClaimTest | None:
     """Return the test that a text states, None for an empty text; ClaimError for any other text."""
     if not text:
         return None
+    first, both, rest = text.partition(" & ")
+    if both:
+        return replace(_single(first), also=claim_test(rest) or _single(rest))
+    return _single(text)
+
+
+def _single(text: str) -> ClaimTest:
+    """Return the test that a text without "&" states."""
     if found := BOUND.fullmatch(text):
         sign, bound = found[1], float(found[2])
         ends = (bound, math.inf) if sign[0] == ">" else (-math.inf, bound)
@@ -113,6 +134,14 @@ def claim_test(text: str) -> ClaimTest | None:
         ends = (0.0, math.inf) if found[1] == ">" else (-math.inf, 0.0)
         return ClaimTest(*ends, closed=False, others=tuple(found[2].split(",")))
     raise ClaimError(f"{text!r} is no claim test: {FORMS}, or nothing")
+
+
+def asserted(text: str) -> ClaimTest | None:
+    """Return the test that a claim has in place of its figures' own, None for "nothing" or an empty text."""
+    test = None if text == NOTHING else claim_test(text)
+    if test and (test.others or test.also):
+        raise ClaimError(f"{text!r} must be a single bound or an equality")
+    return test
 
 
 def together(judgments: Iterable[str]) -> str:
@@ -189,7 +218,8 @@ def listed() -> pd.DataFrame:
     """Return the study's claims, one row each by `claim_id`; ClaimError if params/claims.csv is malformed.
 
     Columns: `claim` in words of our own, `section`, `verdict` of the audit and its `reason`, `artifacts`, what the released
-    files give, `same_as`, the claims whose figures it sums up, `no_run`, why no run measures its facts about the study.
+    files give, `same_as`, the claims whose figures it sums up, `asserts`, a test in place of those of its figures, `no_run`,
+    why no run measures its facts about the study.
     """
     path = params.ROOT / "params" / "claims.csv"
     return _listed(path, path.stat().st_mtime_ns)
@@ -205,6 +235,10 @@ def _listed(path, _mtime: int) -> pd.DataFrame:
         if row.verdict not in VERDICTS:
             known = params.suggestion(row.verdict, VERDICTS)
             raise ClaimError(f"params/claims.csv, {row.claim_id}: unknown verdict {row.verdict!r}; {known}.")
+        try:
+            asserted(row.asserts)
+        except ClaimError as error:
+            raise ClaimError(f"params/claims.csv, {row.claim_id}: asserts {error}, or {NOTHING!r}.") from None
     if (double := table["claim_id"].duplicated()).any():
         raise ClaimError(f"params/claims.csv: the id {table['claim_id'][double].iloc[0]} occurs twice.")
     return table.set_index("claim_id")

@@ -5,6 +5,7 @@ measured here. Signs and claims are judged there. This module adds the order ove
 compare: where a pair has as many layers as the study's.
 """
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -23,19 +24,23 @@ from nbhelpers.report.theme import CATEGORIES, INK, STEPS
 FEWEST_FAMILIES = 4  # that an order needs
 STUDY = "study"  # the first part of the id of a fact about the study
 POOLED = "all"  # the column of figures of all families
-VOTES = {"same sign": YES, "other sign": NO}
 INSIDE, APART = "overlap", "apart"
 NOT_RUN = "no result of this profile is of a pair with the study's figures"
-# What a cell of the picture says, with its mark.
+SAME, OTHER = "same sign", "other sign"
+AGREES, PARTLY, DISAGREES = "agrees", "partly, or undecided", "disagrees"
+SAME_SIGN, OTHER_SIGN = "same sign, claim not tested", "sign differs or undecided, claim not tested"
+NO_TEST, UNMEASURED = "measured, nothing to compare", "not measured"
+# What a run says of a claim, with its mark.
 MARKS = {
-    "agrees": "✓", "partly, or undecided": "~", "disagrees": "✗", "measured, nothing to compare": "·", "not measured": "–",
+    AGREES: "✓", PARTLY: "~", DISAGREES: "✗", SAME_SIGN: "=", OTHER_SIGN: "≠", NO_TEST: "·", UNMEASURED: "–",
 }  # fmt: skip
-COLOURS = dict(zip(MARKS, (STEPS[1], STEPS[1], CATEGORIES[2], INK, INK)))
-STRENGTHS = (0.55, 0.2, 0.75, 0.25, 0.08)  # of the colours: marks read on them on light and dark pages
+# Hue and strength tell the states apart on light and dark pages: what is tested has a hue, what is not has greys.
+COLOURS = dict(zip(MARKS, (CATEGORIES[0], CATEGORIES[2], CATEGORIES[1], STEPS[1], STEPS[1], INK, INK)))
+STRENGTHS = (0.5, 0.43, 0.4, 0.38, 0.18, 0.3, 0.02)  # of the colours: marks read on them
 CSV = (
-    "claim_id", "claim", "section", "audit", "audit_reason", "artifacts", "id", "figure", "metric", "family", "pair", "unit",
-    "printed", "stored", "run", "run_low", "run_high", "agrees_with_claim", "sign", "order_over_families", "interval",
-    "figure_audit", "figure_reason", "not_measured_because",
+    "claim_id", "claim", "section", "audit", "audit_reason", "artifacts", "claim_this_run", "id", "figure", "metric",
+    "family", "pair", "unit", "printed", "stored", "run", "run_low", "run_high", "agrees_with_claim", "sign",
+    "order_over_families", "interval", "figure_audit", "figure_reason", "not_measured_because",
 )  # fmt: skip
 
 
@@ -94,20 +99,27 @@ def _interval(row, layers: pd.Series) -> str:
     return INSIDE if low <= row.run_high and high >= row.run_low else APART
 
 
-def vote(row) -> str:
-    """Return whether a run agrees with a figure: with what its claim asserts, else with its sign; "" if neither is there."""
-    return row.agrees or VOTES.get(row.agreement, row.agreement)
-
-
 def says(of: pd.DataFrame) -> str:
-    """Return what a run says of some figures, one of `MARKS`."""
+    """Return what a run says of some figures, one of `MARKS`.
+
+    Only figures whose test decides something that their claim asserts can agree or disagree. Where none has a test, the signs
+    are set beside the published ones, which tests no claim.
+    """
     measured = of[of["run"].notna()]
-    votes = {vote(row) for row in measured.itertuples()} - {""}
-    if not votes:
-        return "not measured" if measured.empty else "measured, nothing to compare"
-    return {frozenset({YES}): "agrees", frozenset({NO}): "disagrees"}.get(
-        frozenset(votes), "partly, or undecided"
-    )
+    votes, signs = (set(measured[name]) - {""} for name in ("agrees", "agreement"))
+    if votes:
+        return AGREES if votes == {YES} else DISAGREES if votes == {NO} else PARTLY
+    if signs:
+        return SAME_SIGN if signs == {SAME} else OTHER_SIGN
+    return UNMEASURED if measured.empty else NO_TEST
+
+
+def counted(of: pd.DataFrame) -> dict[str, int]:
+    """Return how many measured figures have each judgment or, where none has a test, each sign."""
+    measured = of[of["run"].notna()]
+    tested = (measured["agrees"] != "").any()
+    found, names = ("agrees", (YES, NO)) if tested else ("agreement", (SAME, OTHER))
+    return {name: int((measured[found] == name).sum()) for name in (*names, UNDECIDED)}
 
 
 def of_claim(found: pd.DataFrame, claim_id: str) -> pd.DataFrame:
@@ -116,12 +128,26 @@ def of_claim(found: pd.DataFrame, claim_id: str) -> pd.DataFrame:
     return found[found["claim_id"].isin(others or [claim_id])]
 
 
+def judged(found: pd.DataFrame, claim_id: str) -> pd.DataFrame:
+    """Return the rows of `of_claim`, judged by what this claim asserts of them where that is another thing than their own
+    tests say; a claim that asserts nothing has no judgments and no signs.
+    """
+    of, text = of_claim(found, claim_id), claims.listed().loc[claim_id, "asserts"]
+    if text == claims.NOTHING:
+        return of.assign(agrees="", agreement="")
+    if test := claims.asserted(text):
+        return of.assign(
+            agrees=[test.judged(row.run, row.run_low, row.run_high, row.layers) for row in of.itertuples()]
+        )
+    return of
+
+
 def cells(found: pd.DataFrame) -> pd.DataFrame:
     """Return the picture's cells, one row per claim and family or pool: what a run says, its mark and how many figures."""
     column = found["family"].replace({ALL_SIX: POOLED, ALL: POOLED})
     rows = []
     for claim_id, claim in claims.listed().iterrows():
-        of = of_claim(found, claim_id)
+        of = judged(found, claim_id)
         for family in (*params.FAMILIES, POOLED):
             these = of[column[of.index] == family]
             if len(these):
@@ -135,7 +161,7 @@ def cells(found: pd.DataFrame) -> pd.DataFrame:
 
 def counts(found: pd.DataFrame) -> dict[str, int]:
     """Return {what a run says: number of claims}, over all figures of each claim, in the order of `MARKS`."""
-    said = [says(of_claim(found, claim_id)) for claim_id in claims.listed().index]
+    said = [says(judged(found, claim_id)) for claim_id in claims.listed().index]
     return {name: said.count(name) for name in MARKS}
 
 
@@ -143,11 +169,21 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     """Return one row per claim: its words, the audit, what this run says, how many figures, and why some have no value."""
     rows = {}
     for claim_id, claim in claims.listed().iterrows():
-        of = of_claim(found, claim_id)
-        votes = [vote(row) for row in of[of["run"].notna()].itertuples()]
+        of = judged(found, claim_id)
+        measured = of[of["run"].notna()]
         why = "; ".join(dict.fromkeys(of.loc[of["missing"] != "", "missing"]))
-        judged = [votes.count(name) for name in (YES, NO, UNDECIDED)]
-        rows[claim_id] = [claim["claim"], claim["verdict"], says(of), len(of), len(votes), *judged, why]
+        votes = [(measured["agrees"] == name).sum() for name in (YES, NO, UNDECIDED)]
+        signs = [(measured["agreement"] == name).sum() for name in (SAME, OTHER)]
+        rows[claim_id] = [
+            claim["claim"],
+            claim["verdict"],
+            says(of),
+            len(of),
+            len(measured),
+            *votes,
+            *signs,
+            why,
+        ]
     columns = [
         "claim",
         "audit",
@@ -157,19 +193,21 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
         YES,
         NO,
         UNDECIDED,
+        SAME,
+        OTHER,
         "not measured because",
     ]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def sentence(found: pd.DataFrame) -> str:
-    """Return how this run stands to the claims, as one sentence."""
+    """Return how this run stands to the claims, as a few sentences."""
     n = counts(found)
     return (
-        f"Of {sum(n.values())} claims this run agrees with {n['agrees']} in all that it can compare and disagrees with "
-        f"{n['disagrees']}; {n['partly, or undecided']} are mixed or undecided, "
-        f"{n['measured, nothing to compare']} give no sign, bound or order to compare, and to {n['not measured']} it cannot "
-        f"speak."
+        f"Of {sum(n.values())} claims this run agrees with {n[AGREES]} in all that it tests, disagrees with {n[DISAGREES]}, "
+        f"and for {n[PARTLY]} it is mixed or undecided. {n[SAME_SIGN] + n[OTHER_SIGN]} are not tested, because no figure "
+        f"decides what they assert: in {n[SAME_SIGN]} all signs are the published ones, in {n[OTHER_SIGN]} not all. "
+        f"{n[NO_TEST]} assert no sign, bound or order of what is measured, and to {n[UNMEASURED]} this run cannot speak."
     )
 
 
@@ -178,7 +216,8 @@ def caption(found: pd.DataFrame) -> str:
     marks = ", ".join(f"{mark} {name}" for name, mark in MARKS.items())
     return (
         f"The study's claims, a row each, against its six families and all of them together: whether this run agrees with "
-        f"the figures of a claim ({marks}); no cell where the study has no figure. {sentence(found)}"
+        f"what a claim asserts ({marks}); no cell where the study has no figure. The ids are the study's and not "
+        f"consecutive. {sentence(found)}"
     )
 
 
@@ -204,7 +243,9 @@ def picture(found: pd.DataFrame) -> alt.Chart:
         y=alt.Y("claim:N", sort=None, title=None, axis=alt.Axis(labelLimit=60, labelOverlap=False, **plain)),
         tooltip=[alt.Tooltip(name, title=title) for name, title in hints.items()],
     )
-    legend, order = alt.Legend(columns=2, symbolType="square", symbolStrokeWidth=0), list(MARKS)
+    order = list(MARKS)
+    marked = f"{json.dumps(MARKS, ensure_ascii=False)}[datum.label] + ' ' + datum.label"
+    legend = alt.Legend(columns=2, symbolType="square", symbolStrokeWidth=0, labelExpr=marked, labelLimit=300)
     tiles = base.mark_rect(cornerRadius=2).encode(
         color=alt.Color(
             "says:N", title=None, scale=alt.Scale(domain=order, range=list(COLOURS.values())), legend=legend
@@ -232,6 +273,7 @@ def csv(found: pd.DataFrame) -> str:
     }).assign(
         claim=of["claim"].values, section=of["section"].values, audit=of["verdict"].values,
         audit_reason=of["reason"].values, artifacts=of["artifacts"].values,
+        claim_this_run=of["claim_id"].map({name: says(judged(found, name)) for name in listed.index}).values,
     )  # fmt: skip
     named["order_over_families"] = named["order_over_families"].round(3)
     return named[list(CSV)].to_csv(index=False, lineterminator="\n")

@@ -72,9 +72,9 @@ def pooled(found: Mapping[str, Quantities], runs: Mapping[str, pd.DataFrame], de
         each, centre = values.loc[name], quantity.centre or 0.0
         known = np.nan if each.isna().any() else 1.0  # a pool of all families has a value if every family has
         count = Quantity(np.nan, "families", "level", None, quantity.note)
-        whole = replace(quantity, note="; ".join(filter(None, (quantity.note, OF_DENSE))))
+        whole = replace(quantity, values=np.nan, note="; ".join(filter(None, (quantity.note, OF_DENSE))))
         quantities |= {
-            name: quantity,
+            name: replace(quantity, values=np.nan),  # one family's values are not the pool's
             f"{DENSE}.{name}": whole,
             f"{POSITIVE}.{name}": count,
             f"{NEGATIVE}.{name}": count,
@@ -147,17 +147,20 @@ def _entry(figure: dict, quantities: Quantities, run: pd.DataFrame, n_layers: fl
     quantity = quantities.get(metric, Quantity(np.nan, "", "level"))
     note = "" if metric.startswith(QUALITATIVE) else UNMEASURED if np.isnan(value) else quantity.note
     test = claims.claim_test(figure["claim_test"])
-    if test and test.others and not np.isnan(value):
-        parts = (
-            _difference(quantities, run, metric, other, **options) for other in claims.others(metric, test)
-        )
-        agrees = claims.together(test.judged(*part) for part in parts)
-    else:
-        agrees = test.judged(value, low, high, n_layers) if test else ""
+    tests = test.parts() if test and not np.isnan(value) else []
+    agrees = claims.together(_agrees(one, metric, quantities, run, n_layers, **options) for one in tests)
     return {
         "run": value, "run_low": low, "run_high": high, "note": note, "agrees": agrees,
         "agreement": agreement(quantity.centre, figure["value"], value, low, high),
     }  # fmt: skip
+
+
+def _agrees(test, metric: str, quantities: Quantities, run: pd.DataFrame, n_layers: float, **options) -> str:
+    """Return whether a run's value of a quantity passes one test, an order by its differences from the other quantities."""
+    if not test.others:
+        return test.judged(*_ends(run, metric), n_layers)
+    each = (_difference(quantities, run, metric, name, **options) for name in claims.others(metric, test))
+    return claims.together(test.judged(*one) for one in each)
 
 
 def _ends(run: pd.DataFrame, metric: str) -> tuple[float, float, float]:

@@ -5,10 +5,11 @@ import re
 import shutil
 import statistics
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
-from nbhelpers.book import claims
+from nbhelpers.book import claims, sphinx_pages
 from nbhelpers.book.markdown import PageError
 from nbhelpers.core import params
 from nbhelpers.core.store import ResultError
@@ -90,7 +91,34 @@ def test_a_figure_without_a_value_refers_to_the_reason(html):
     body = html[html.index('<tbody id="C113">') :].split("</tbody>")[0]
     assert "<sup>a</sup>&nbsp;Not measured: a fact about the study&#x27;s models." in body
     assert body.count("<td>–<sup>a</sup></td>") == 18
-    assert "Its figures are those of" in html[html.index('<tbody id="C005">') :].split("</tbody>")[0]
+    of = html[html.index('<tbody id="C005">') :].split("</tbody>")[0]
+    assert "Its figures are those of" in of and "each between 0.3 and 1.05." in of
+
+
+def test_a_claim_that_is_not_tested_counts_signs_and_one_that_is_judgments(monkeypatch):
+    delay = [
+        "exp09.13.commitment_delay_median.raw.kl_first_0.1.gemma",
+        "A",
+        12.0,
+        1.0,
+        None,
+        None,
+        "",
+        "same sign",
+        "",
+    ]
+    found = claims_page.table([FIGURE, delay])
+    monkeypatch.setattr(claims, "table", lambda profile: found.copy())
+    text = claims.claims_table("pocket")
+    body = {
+        name: text[text.index(f'<tbody id="{name}">') :].split("</tbody>")[0]
+        for name in ("C003", "C010", "C005")
+    }
+    assert "<b>✓ agrees</b> (1 yes, of 7)" in body["C003"]
+    assert "<b>= same sign, claim not tested</b> (1 same sign, of 1)" in body["C010"]
+    assert (
+        "<b>~ partly, or undecided</b> (1 undecided, of 14)" in body["C005"]
+    )  # 0.125 to 0.5, the claim: 0.30 to 1.05
 
 
 @pytest.mark.parametrize(
@@ -245,6 +273,56 @@ def test_the_filter_leaves_the_claims_that_hold_every_word(visit):
         assert claim in page.evaluate(SHOWN), words
     page.get_by_label("Filter").fill("no such claim")
     assert page.evaluate(SHOWN) == [] and page.inner_text("#ledger-count").startswith("0 of 98 claims")
+
+
+# What Sphinx finds, worst first, and the words of claims as `claims.write` leaves them.
+SEARCH = """<!DOCTYPE html><meta charset="utf-8"><script>
+const result = (page, title) => [page, title, "", null, 5, `${page}.md`];
+const Search = {_performSearch: () => [result("glossary", "Words"), result("index", "Book")]};
+</script><script defer src="claims.js"></script><script defer src="search.js"></script>"""
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize(
+    "query, first",
+    [
+        ("Three times as far as along a matched random", ["#C052", "", ""]),
+        ("sets in between 0.47 and 0.63 of the depth", ["#C033", "", ""]),
+        ("rises in some families", ["#C100", "", ""]),
+        ("c010", ["#C010", "", ""]),
+        ("IT's late MLPs", None),  # many claims have these words: three of them stand before the rest
+        ("convergence gap", ["", ""]),  # a subject and no phrase
+        ("no such claim at all", ["", ""]),
+    ],
+)
+def test_the_search_finds_a_claim_by_its_words(browser, tmp_path, monkeypatch, query, first):
+    (tmp_path / "assets").mkdir()
+    monkeypatch.setattr(claims, "table", lambda profile: claims_page.table([FIGURE]))
+    claims.write("pocket", tmp_path)
+    shutil.copy(REPOSITORY / "book/assets/search.js", tmp_path / "assets")
+    (tmp_path / "assets/search.html").write_text(SEARCH, encoding="utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "assets/search.html").as_uri())
+    found = page.evaluate("query => Search._performSearch(query).reverse()", query)
+    page.close()
+    anchors = [result[2] for result in found]
+    assert anchors == first or (first is None and len(set(anchors[:3])) == 3 and anchors[3:] == ["", ""])
+    assert all(result[0] == "claims" and "<" not in result[1] for result in found if result[2])
+    assert found[-1][1] == "Words"  # what Sphinx finds stays in its order
+
+
+def test_the_page_of_results_has_the_claims_if_the_book_has_their_page():
+    def scripts(page, pages):
+        loaded = []
+        app = SimpleNamespace(
+            env=SimpleNamespace(all_docs=pages), add_js_file=lambda name, **_: loaded.append(name)
+        )
+        sphinx_pages.search_claims(app, page, "", {}, None)
+        return loaded
+
+    assert scripts("search", {"index", "claims"}) == ["claims.js", "search.js"]
+    assert scripts("search", {"index"}) == scripts("index", {"index", "claims"}) == []
 
 
 @pytest.mark.browser

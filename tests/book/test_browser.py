@@ -565,6 +565,13 @@ def test_search_finds_a_word(visit):
     page.locator(f"#search-results a[href*='{ACROSS}']").first.wait_for()  # results come one by one
 
 
+def test_search_for_words_of_a_claim_leads_to_the_claim(visit):
+    page = visit("search.html?q=raise%20the%20late%20distance%20most")
+    page.locator("#search-results li a").nth(1).wait_for()
+    first = page.locator("#search-results li a").first.get_attribute("href")
+    assert first == "claims.html#C085"
+
+
 def test_the_menu_leads_to_each_model(visit, book_root):
     for key in ("exp09", "exp04"):
         page = visit(across_page(key))

@@ -104,6 +104,14 @@ def test_summaries_have_a_row_for_each_lens_and_pair(results):
     assert thirds.loc[("tuned lens", "OLMo"), "early third"].startswith(f"{number(early)} [")
 
 
+def test_the_table_of_delays_has_the_medians_that_the_study_quotes(results):
+    table = exp09_report.delay_summary(results)
+    median = value(exp09_quantities.quantities, results["OLMo"], "commitment_delay_median.tuned.top1_first")
+    assert table.loc[("tuned lens", "OLMo"), "first top-1"].endswith(f"], median {number(median, 0)}")
+    assert "median" not in table.loc[("tuned lens", families.POOL), "first top-1"]
+    assert exp09_quantities.SHOWN["commitment*"][0] == "delay_table"
+
+
 def test_a_run_with_another_threshold_has_a_summary_without_the_rules_of_the_first(results):
     named = {"kl_first_0.1": "kl_first_0.2", "majority_0.1": "majority_0.2"}
     other = results["Llama"].assign_coords(

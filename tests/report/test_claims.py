@@ -124,10 +124,11 @@ def test_a_published_number_that_contradicts_its_claim_is_marked_so(experiment):
         if test is None:
             continue
         ends = (np.nan, np.nan, LAYERS.get(row.family, 1))
-        parts = [row.value - values[name, row.family] for name in claims.others(row.metric, test)] or [
-            row.value
-        ]
-        said = claims.together(test.judged(part, *ends) for part in parts)
+        said = claims.together(
+            one.judged(row.value - less, *ends)
+            for one in test.parts()
+            for less in [values[name, row.family] for name in claims.others(row.metric, one)] or [0]
+        )
         known = row.id.startswith(BY_OTHER_EVIDENCE)
         assert said == claims.UNDECIDED or (said == claims.NO) == (
             row.verdict == "contradicted" and not known
@@ -192,6 +193,7 @@ def test_an_order_names_the_same_quantity_with_its_last_word_exchanged():
 SAID = {
     ">0": "above 0", "<=5": "at most 5", ">=6": "at least 6", "<1": "below 1", "~0±0.05": "between −0.05 and 0.05",
     "~0.333±0.07 L": "between 0.263 and 0.403 of the depth", ">early,mid": "more than early and mid", "<pt": "less than pt",
+    ">0 & >early,mid": "above 0 and more than early and mid",
 }  # fmt: skip
 
 
@@ -202,7 +204,7 @@ def test_a_claims_test_is_said_in_words(text):
 
 def test_no_test_is_none_and_another_text_is_refused():
     assert claims.claim_test("") is None
-    for text in ("0", "> 0", "~0", ">", ">0.1.2", "=3", "~0±-1"):
+    for text in ("0", "> 0", "~0", ">", ">0.1.2", "=3", "~0±-1", ">0 & ", ">0 & x"):
         with pytest.raises(claims.ClaimError, match="is no claim test: a bound"):
             claims.claim_test(text)
 

@@ -2,13 +2,15 @@
 
 import csv
 import io
+import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from nbhelpers.core import params
-from nbhelpers.report import claims, claims_page, ledger
+from nbhelpers.report import claims, claims_page, ledger, theme
 from tests.stubs import REPOSITORY
 
 REFERENCE = REPOSITORY.parent / "shared/reference/claims.csv"
@@ -75,7 +77,7 @@ def test_a_claim_is_contradicted_where_a_printed_figure_is(listed):
     figures = claims.of_claims()
     wrong = figures[(figures["verdict"] == "contradicted") & (figures["printed"] != "")]
     stands = set(wrong["claim_id"]) - set(listed.index[listed["verdict"] == "contradicted"])
-    assert stands == {"C021", "C030", "C066", "C069"}
+    assert stands == {"C021", "C030", "C069"}
 
 
 def test_printed_and_stored_values_are_numbers_that_agree_with_the_figure():
@@ -120,6 +122,16 @@ def test_every_value_of_the_reference_stands_in_a_row_of_its_claim():
     [
         ("claim_id,claim", "id,claim", "must have the columns claim_id, claim, section"),
         (",supported,", ",suported,", "C001: unknown verdict 'suported'; did you mean 'supported'"),
+        (
+            ",C003 C004,~0.675±0.375,",
+            ",C003 C004,>early,",
+            "C005: asserts '>early' must be a single bound.*or 'nothing'",
+        ),
+        (
+            ",C003 C004,~0.675±0.375,",
+            ",C003 C004,none,",
+            "C005: asserts 'none' is no claim test.*or 'nothing'",
+        ),
         ("\nC002,", "\nC001,", "the id C001 occurs twice"),
         ("\nC002,", "\nC999,", "params/published.csv, .*: params/claims.csv has no claim 'C002'"),
     ],
@@ -193,9 +205,87 @@ def test_what_a_run_says_of_a_claim(found):
     assert claims_page.says(gaps[gaps["family"] == "gemma"]) == "agrees"
     assert claims_page.says(gaps[gaps["family"] == "deepseek"]) == "disagrees"
     assert claims_page.says(found[found["claim_id"] == "C110"]) == "not measured"
-    plain = gaps[gaps["family"] == "gemma"].assign(agrees="", agreement="")
-    assert claims_page.says(plain) == "measured, nothing to compare"
-    assert claims_page.says(plain.assign(agreement="other sign")) == "disagrees"
+    assert claims_page.says(gaps.assign(agrees="", agreement="")) == "measured, nothing to compare"
+
+
+def test_a_shared_sign_does_not_make_a_run_agree_with_a_claim(found):
+    gaps = found[found["claim_id"] == "C003"].assign(agrees="")
+    assert claims_page.says(gaps.assign(agreement="same sign")) == "same sign, claim not tested"
+    for signs in ("other sign", "undecided"):
+        mixed = gaps.assign(agreement=["same sign", *[signs] * (len(gaps) - 1)])
+        assert claims_page.says(mixed) == "sign differs or undecided, claim not tested"
+    assert claims_page.counted(gaps) == {"same sign": 5, "other sign": 1, "undecided": 0}
+    # A figure that is tested decides, whatever the signs of the others.
+    tested = gaps.assign(agrees=["yes", *[""] * (len(gaps) - 1)], agreement="other sign")
+    assert claims_page.says(tested) == "agrees" and claims_page.counted(tested) == {
+        "yes": 1,
+        "no": 0,
+        "undecided": 0,
+    }
+
+
+def test_a_claim_of_a_range_is_judged_by_the_range_and_not_by_the_signs_of_its_figures():
+    name = "exp09.01.kl_excess_late_half.raw"
+    runs = {
+        "gemma": (0.5, 0.4, 0.6),
+        "llama": (0.2, 0.15, 0.25),
+        "qwen": (0.3, 0.2, 0.4),
+        "olmo": (1.2, 1.1, 1.3),
+    }
+    rows = [kept(f"{name}.{family}", family, 12.0, *run, "yes", "same sign") for family, run in runs.items()]
+    table = claims_page.table(rows)
+    judged = claims_page.judged(table, "C005").dropna(subset="run").set_index("family")["agrees"]
+    assert judged.to_dict() == {
+        "gemma": "yes",
+        "llama": "no",
+        "qwen": "undecided",
+        "olmo": "no",
+    }  # of 0.30 to 1.05
+    assert claims_page.summary(table).loc[["C003", "C005"], "this run"].tolist() == [
+        "agrees",
+        "partly, or undecided",
+    ]
+
+
+def test_a_claim_that_asserts_nothing_cannot_be_agreed_with():
+    rows = [kept("exp08.04.centred_pc1.late.gemma", "A", 12.0, 0.2, 0.1, 0.3, "", "same sign")]
+    assert (
+        claims_page.summary(claims_page.table(rows)).loc["C105", "this run"] == "measured, nothing to compare"
+    )
+
+
+# Claims with sizes, an order or several signs, and values as signs alone have made them agree: what a test of the claim says.
+TESTED = {
+    "exp07_0g.01.lens_improvement.pt.gemma": (0.65, "no"),
+    "exp07_0g.01.lens_improvement.pt.llama": (0.80, "no"),
+    "exp07_0g.01.lens_improvement.pt.olmo": (0.62, "yes"),
+    "exp07_0g.03.lens_improvement_range.most.all": (0.8, "no"),
+    "exp07_0c.02.structure_ratio.dose_5.gemma": (1.13, "no"),
+    "exp11.06.mlp_cosine_shift.final_fifth.late.llama": (-0.02, "no"),
+    "exp11.06.mlp_cosine_shift.final_fifth.late.gemma": (-0.02, "yes"),
+    "exp11.03.kl_shift_range.least.all": (0.05, "no"),
+    "exp04.10.attention_entropy_shift.native.olmo": (-0.1, "no"),
+    "exp09.61.n_positive.late_dimension_shift.two_nn.native.all": (6, "no"),
+    "exp09.13.commitment_delay_median.raw.kl_first_0.1.gemma": (1, None),
+    "exp09.24.delta_cosine_shift.last_layer.deepseek": (-0.1, None),
+    "exp08.04.centred_pc1.late.gemma": (0.2, None),
+}
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_a_figure_is_tested_for_what_its_claim_asserts(name):
+    figures = claims.of_claims().set_index("id")
+    value, expected = TESTED[name]
+    test = claims.claim_test(figures.loc[name, "claim_test"])
+    assert (test and test.judged(value, float("nan"), float("nan"))) == expected
+
+
+def test_claims_of_an_order_are_tested_by_the_order():
+    figures = claims.of_claims().set_index("id")["claim_test"]
+    assert figures["exp14.01.kl_shift.sufficiency.late.gemma"] == ">0 & >early,mid"  # C085: raise most
+    assert figures["exp14.02.kl_shift.necessity.late.gemma"] == "<0 & <early,mid"  # C086: lower most
+    depth = [figures[f"exp09.23.delta_cosine_shift.{third}_third.mean"] for third in ("middle", "late")]
+    assert depth == ["<early_third", "<middle_third"]  # C031: grows with depth
 
 
 def test_a_claim_that_sums_up_others_has_their_figures(found):
@@ -211,11 +301,43 @@ def test_the_picture_has_a_cell_where_the_study_has_a_figure(found):
     assert cells.loc[("C003", "Gemma"), "mark"] == "✓" and cells.loc[("C003", "DeepSeek"), "mark"] == "✗"
     assert cells.loc[("C003", "all"), "says"] == "not measured" and ("C010", "Llama") not in cells.index
     spec = claims_page.picture(found).to_dict()
-    assert "98 claims" in spec["description"] and all(mark in spec["description"] for mark in "✓~✗·–")
+    assert "98 claims" in spec["description"] and all(mark in spec["description"] for mark in "✓~✗=≠·–")
+    assert "ids are the study's and not consecutive" in spec["description"]
     scales = [spec["layer"][0]["encoding"][name]["scale"] for name in ("color", "opacity")]
     assert all(scale["domain"] == list(claims_page.MARKS) for scale in scales)
-    assert len(set(zip(*(scale["range"] for scale in scales)))) == 5  # and each has a mark of its own
-    assert len(set(claims_page.MARKS.values())) == 5
+    assert len(set(claims_page.MARKS.values())) == len(claims_page.MARKS) == 7
+    for name in ("color", "opacity"):  # one legend, which names each mark
+        label = spec["layer"][0]["encoding"][name]["legend"]["labelExpr"]
+        assert label.endswith("[datum.label] + ' ' + datum.label")
+        assert json.loads(label.removesuffix("[datum.label] + ' ' + datum.label")) == claims_page.MARKS
+    hints = [
+        hint["field"]
+        for hint in spec["layer"][0]["encoding"].get("tooltip", spec["layer"][1]["encoding"]["tooltip"])
+    ]
+    assert {"claim", "words", "says"} <= set(hints)
+    assert cells.loc[("C003", "Gemma"), "words"].startswith("The convergence gap is above zero")
+
+
+def lab(colour):
+    """Return a colour of three numbers from 0 to 1 as CIELAB."""
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    f = np.cbrt(xyz / [0.9505, 1, 1.089])
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("mode, page", [("light", 1.0), ("dark", 0.07)])
+def test_the_states_differ_on_light_and_dark_pages(mode, page):
+    def tile(colour, strength):
+        shown = theme.THEMES[mode].get(colour, colour)
+        return np.array([int(shown[i : i + 2], 16) for i in (1, 3, 5)]) / 255 * strength + page * (
+            1 - strength
+        )
+
+    states = [lab(tile(*of)) for of in zip(claims_page.COLOURS.values(), claims_page.STRENGTHS)]
+    mark = lab(tile(claims_page.INK, 1))
+    apart = [np.linalg.norm(one - other) for i, one in enumerate(states) for other in states[:i]]
+    assert min(apart) > 10 and min(abs(mark[0] - state[0]) for state in states) > 28
 
 
 def test_the_csv_holds_everything(found):
@@ -223,6 +345,7 @@ def test_the_csv_holds_everything(found):
     assert tuple(rows[0]) == claims_page.CSV and len(rows) == len(found)
     row = next(row for row in rows if row["id"] == f"{GAP}.deepseek")
     assert row["claim_id"] == "C003" and row["printed"] == "0.519" and float(row["run"]) == -0.1
+    assert row["claim_this_run"] == "partly, or undecided"  # of the claim, whatever the figure says
     assert row["agrees_with_claim"] == "no" and row["sign"] == "other sign" and row["audit"] == "supported"
 
 

@@ -229,6 +229,32 @@ def test_an_order_of_numbers_without_prompts_is_that_of_the_numbers(source):
     assert rows.loc[("gap.late", "gemma"), "agrees"] == "yes"
 
 
+def test_a_claim_of_a_sign_and_an_order_needs_both(source, monkeypatch):
+    monkeypatch.setattr(
+        ledger,
+        "published",
+        lambda _: constructed([("gap.late", "gemma", ">0 & >early,mid", 0.6, "supported")]),
+    )
+    said = [
+        beside(source, A=pair("gemma", gap__late=late, gap__early=early, gap__mid=early)).loc[
+            ("gap.late", "gemma"), "agrees"
+        ]
+        for late, early in [(0.3, 0.1), (-0.1, -0.3), (0.1, 0.3)]
+    ]
+    assert said == ["yes", "no", "no"]
+
+
+def test_an_order_of_means_over_families_is_not_that_of_the_first_family(source, monkeypatch):
+    monkeypatch.setattr(
+        ledger, "published", lambda _: constructed([("gap.late", "mean", ">early", 0.6, "supported")])
+    )
+    late = dict(zip(params.FAMILIES, [0.0, *[0.9] * 5]))
+    rows = beside(
+        source, **{f: pair(f, gap__late=by_prompt(v), gap__early=by_prompt(0.3)) for f, v in late.items()}
+    )
+    assert rows.loc[("gap.late", "mean"), "agrees"] == "yes"
+
+
 def test_a_layer_is_judged_as_a_share_of_this_models_depth(source):
     of = {
         n: beside(source, A=pair("gemma", n, layer=6.0)).loc[("layer", "gemma"), "agrees"] for n in (12, 24)

@@ -145,14 +145,22 @@ def rules(dataset: xr.Dataset) -> dict[str, str]:
 
 
 def delay_summary(results) -> pd.DataFrame:
-    """Return a table of the commitment delays IT − PT, layers, as text, by lens and pair, one column for each of `rules`."""
+    """Return a table of the commitment delays IT − PT, layers, as text, by lens and pair, one column for each of `rules`.
+
+    A cell of a pair has the mean over prompts with its interval, then IT's median layer over all steps less PT's.
+    """
+    return by_lens(results, lambda lens: _delays_of(results, lens))
+
+
+def _delays_of(results, lens: str) -> pd.DataFrame:
+    """Return the rows of `delay_summary` of one lens."""
     headings = rules(next(iter(results.values())))
-    return by_lens(
-        results,
-        lambda lens: columns(
-            results, {text: f"commitment_delay.{lens}.{rule}" for rule, text in headings.items()}
-        ),
-    )
+    table = columns(results, {text: f"commitment_delay.{lens}.{rule}" for rule, text in headings.items()})
+    for title, dataset in results.items():
+        for rule, text in headings.items():
+            median = value(quantities, dataset, f"commitment_delay_median.{lens}.{rule}")
+            table.loc[title, text] += f", median {number(median, 0)}"
+    return table
 
 
 def cosine_summary(results) -> pd.DataFrame:
