@@ -34,9 +34,8 @@ from nbhelpers.report.verdicts import Verdict
 from nbhelpers.run.results import executed_path
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
-NULL = re.compile(
-    r"\b(no|none|not|hardly|little|undecided)\b", re.IGNORECASE
-)  # what an answer without an effect says
+# How an answer begins that finds nothing, or leaves it open.
+NULL = re.compile(r"(in )?(no|none|not|nothing|hardly|little|undecided|open)\b", re.IGNORECASE)
 VERDICT = "verdict"  # the name of the cell that states it
 MAIN = "main_figure"  # the name of the cell that other pages quote
 
@@ -86,18 +85,30 @@ def answers(profile: str) -> str:
         rows.append(
             [f"[{params.experiment(key).title}]({place})", question(key), f"**{found.answer}.** {found.size}"]
         )
-    return table(["experiment", "question", "answer"], rows)
+    made = table(["experiment", "question", "answer"], rows)
+    return f"```{{table}}\n:class: stacked\n\n{made}\n```"  # each row a list on a narrow screen
 
 
 def nulls(profile: str) -> str:
-    """Return the list of answers that find nothing or leave it open: those that say no, none, hardly or undecided."""
+    """Return the list of answers that find nothing or leave it open."""
     found = [(key, verdict(profile, key)) for key in in_order()]
     items = [
         f"- [{params.experiment(key).title}](runs/{params.experiment(key).across}): **{said.answer}.** {said.size}"
         for key, said in found
-        if NULL.search(said.answer)
+        if is_null(said.answer)
     ]
     return "\n".join(items) or "No answer of this run is null."
+
+
+def is_null(answer: str) -> bool:
+    """Return whether an answer finds nothing or leaves it open.
+
+    "No clear shift" does, and "Moves it: no; follows it: undecided", of which each named part does; "Moves it: yes; follows
+    it: no" finds something.
+    """
+    first, *rest = answer.split("; ")
+    said = [first, *(part for part in rest if ": " in part)]
+    return all(NULL.match(part.rpartition(": ")[2]) for part in said)
 
 
 def whose(profile: str) -> str:

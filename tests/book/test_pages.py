@@ -84,11 +84,51 @@ def test_the_answers_are_the_verdicts_in_the_order_of_the_book(monkeypatch):
         "verdict",
         lambda profile, key: Verdict(f"Answer {key}", "It is | 3 nats.", "Not here.", "But."),
     )
-    lines = pages.answers("pocket").splitlines()[2:]
+    lines = [line for line in pages.answers("pocket").splitlines() if line.startswith("| [")]
     assert len(lines) == 2
     for key, line in zip(KEYS, lines):
         assert f"| **Answer {key}.** It is \\| 3 nats. |" in line and pages.question(key) in line
         assert f"(runs/{params.experiment(key).across})" in line
+
+
+# Answers that a run of the pocket pairs gave.
+FOUND = (
+    "Yes, while each model writes its own text",
+    "Yes; 14–22 % of IT’s late changes end on structural tokens",
+    "With the chat template, mostly; without it, hardly",
+    "Predictions narrow, updates broaden, broad neurons gain little",
+    "PT writes more; IT is surer of its words",
+    "Sufficient: mostly; necessary: by PT’s lens only",
+    "Mostly, and not through just any change",
+    "Late layers matter more: mixed",
+    "Predicts it: yes; moves it: no",
+    "In PT undecided, in IT in part",
+    "It depends on the threshold",
+    "Stable: yes; made of more text than weights",
+    "More than matched random directions: in one of six",
+)
+NOTHING = (
+    "No",
+    "No clear shift towards content words",
+    "Undecided",
+    "Form before content: undecided",
+    "More harmless requests answered: undecided; nearer an assistant’s voice: hardly",
+    "Text structure stands in for compliance (ρ ≥ 0.8): in none",
+    "Not measured",
+)
+
+
+@pytest.mark.parametrize("answer", [*FOUND, *NOTHING])
+def test_an_answer_is_null_by_how_it_and_its_named_parts_begin(answer):
+    assert pages.is_null(answer) == (answer in NOTHING)
+
+
+def test_the_list_of_nulls_holds_the_null_answers_alone(monkeypatch):
+    said = dict(zip(KEYS, ("Mostly, and not through just any change", "Form before content: undecided")))
+    monkeypatch.setattr(pages, "in_order", lambda: list(said))
+    monkeypatch.setattr(pages, "verdict", lambda profile, key: Verdict(said[key], "It is 3 nats."))
+    (line,) = pages.nulls("pocket").splitlines()
+    assert line.endswith("**Form before content: undecided.** It is 3 nats.")
 
 
 def test_a_model_s_page_opens_with_title_note_and_answer(tmp_path):
