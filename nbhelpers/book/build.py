@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from nbhelpers.book import assets, cards, claims, explore, origins, pages, published, source
+from nbhelpers.book import assets, cards, claims, explore, links, origins, pages, published, source
 from nbhelpers.core import params, store
 from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
@@ -194,14 +194,14 @@ def complaints(log: str, source: Path) -> str:
 
 
 def checked(html: Path, names: list[str]) -> Path:
-    """Return `html` if it has a page for every name and for every link to source; BookError lists the missing ones."""
+    """Return `html` if it has a page for every name, and page and anchor for every link; BookError names what is missing."""
     wanted = [Path(name).with_suffix("").as_posix() + ".html" for name in [*names, "search"]]
     missing = [name for name in wanted if not (html / name).exists()]
     if missing:
         raise BookError(f"the book was built without {', '.join(missing)}; see book/_toc.yml.")
-    if broken := source.broken(html):
+    if broken := links.broken(html):
         raise BookError(
-            f"{len(broken)} links to source lead nowhere, such as {broken[0]}; `nbh batch` draws pages anew."
+            f"{len(broken)} links lead nowhere, such as {broken[0]}; `nbh batch` draws pages anew."
         )
     return html
 

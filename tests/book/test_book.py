@@ -234,6 +234,15 @@ def test_every_link_within_the_book_leads_to_a_page_and_an_anchor_of_it(book_roo
     assert broken == []
 
 
+def test_a_link_that_leads_nowhere_fails_the_build(tmp_path):
+    for name in ("index", "search"):
+        (tmp_path / f"{name}.html").write_text('<p id="top"></p><a href="index.html#top">x</a>')
+    assert build.checked(tmp_path, ["index"]) == tmp_path
+    (tmp_path / "search.html").write_text('<a href="index.html#bottom">x</a>')
+    with pytest.raises(build.BookError, match="1 links? lead nowhere, such as search.html: index.html#bottom"):
+        build.checked(tmp_path, ["index"])
+
+
 def test_three_clicks_lead_to_any_claim_s_value_figure_and_source(book_root):
     """A figure that is not measured here has no chart: its row says why."""
     html = book_root / "_build/html"
