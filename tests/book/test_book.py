@@ -239,7 +239,9 @@ def test_a_link_that_leads_nowhere_fails_the_build(tmp_path):
         (tmp_path / f"{name}.html").write_text('<p id="top"></p><a href="index.html#top">x</a>')
     assert build.checked(tmp_path, ["index"]) == tmp_path
     (tmp_path / "search.html").write_text('<a href="index.html#bottom">x</a>')
-    with pytest.raises(build.BookError, match="1 links? lead nowhere, such as search.html: index.html#bottom"):
+    with pytest.raises(
+        build.BookError, match="1 links? lead nowhere, such as search.html: index.html#bottom"
+    ):
         build.checked(tmp_path, ["index"])
 
 
