@@ -25,7 +25,7 @@ from nbhelpers.book import (
     registry,
 )
 from nbhelpers.book.catalogue import PARTS, question
-from nbhelpers.book.markdown import PageError, table, tabs
+from nbhelpers.book.markdown import PageError, inline, raw, table, tabs
 from nbhelpers.core import depths, params, store
 from nbhelpers.report.families import family_titles
 from nbhelpers.report.text import in_words
@@ -119,6 +119,17 @@ def whose(profile: str) -> str:
     count = in_words(len(titles))
     link = " [What they are](/pocket.md)." if any(_is_pocket(key) for key in titles) else ""
     return _note(f"Results here are of **{count} {chosen.noun}** ({chosen.about}).{link}")
+
+
+def named(experiment: str, across: str = "") -> str:
+    """Return the line that stands over the title of an experiment's pages: its key and the name that the contents give it.
+
+    across: from a page of one pair, the path of the page across pairs, to which the name then leads.
+    """
+    name = inline(params.experiment(experiment).title)
+    if across:
+        name = f'<a href="{Path(across).with_suffix(".html")}">{name}</a>'
+    return raw(f'<p class="page-name">{experiment} · {name}</p>')
 
 
 def _is_pocket(model: str) -> bool:

@@ -95,7 +95,7 @@ def test_a_model_page_names_its_model_and_leads_back(book_root, key):
 def test_a_notebook_without_a_heading_is_named(tmp_path):
     (tmp_path / "one.ipynb").write_text(json.dumps({"cells": [{"source": ["no heading"]}]}))
     with pytest.raises(build.BookError, match="one.ipynb must open with a heading"):
-        build.model_page(tmp_path / "one.ipynb", "across.ipynb", "One", "", "")
+        build.model_page(tmp_path / "one.ipynb", "across.ipynb", "One", "", "", "")
 
 
 def test_the_working_folder_is_gone(book_root):
@@ -193,7 +193,8 @@ def test_every_page_says_under_its_title_whose_results_it_shows(book_root):
         if name.startswith("api") or name in NO_RESULTS:
             continue
         text = (html / name).with_suffix(".html").read_text()
-        after = text[text.index("<article") :].partition("</h1>")[2]
+        before, _, after = text[text.index("<article") :].partition("</h1>")
+        assert ('<p class="page-name">exp' in before) == name.startswith("runs/"), name
         assert re.match(r"\s*<div class=\"[^\"]*whose", after), name
         assert "six pocket pairs" in after[:600], name
 

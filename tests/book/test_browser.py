@@ -548,6 +548,16 @@ def test_search_finds_a_word(visit):
     page = visit("search.html?q=commitment")
     page.locator(f"#search-results a[href*='{ACROSS}']").first.wait_for()  # results come one by one
 
+    room = """input => input.getBoundingClientRect().left + parseFloat(getComputedStyle(input).paddingLeft)
+        - input.parentElement.querySelector(".fa-magnifying-glass").getBoundingClientRect().right"""
+    assert page.locator(".bd-search-container form.bd-search input").evaluate(room) > 0
+
+
+def test_the_answers_are_a_list_on_a_phone(visit):
+    cells = "cells => cells.map(cell => cell.getBoundingClientRect().width)"
+    widths = visit("index.html", PHONE).locator("#all-answers table td").evaluate_all(cells)
+    assert widths and min(widths) > 300
+
 
 def test_the_menu_leads_to_each_model(visit, book_root):
     for key in ("exp09", "exp04"):
