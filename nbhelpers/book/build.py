@@ -58,7 +58,7 @@ def headed(notebook: Path) -> tuple[dict, str, str]:
 
 
 def across_page(notebook: Path, name: str, note: str, tail: str) -> str:
-    """Return the across-model notebook as a page: its parameters hidden, `name` over and `note` under the title, `tail` last."""
+    """Return the across-model notebook as a page: parameters hidden, `name` over and `note` under the title, `tail` last."""
     book, title, rest = headed(notebook)
     book["cells"][0]["source"] = f"{name}\n\n{title}\n\n{note}\n{rest}"
     for cell in book["cells"]:
