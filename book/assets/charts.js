@@ -179,6 +179,7 @@
     await view.renderer("svg").initialize(canvas).resize().runAsync();
     chart.view = view;
     place.style.minHeight = "";
+    place.dispatchEvent(new Event("scroll")); // page.js then looks whether it goes on at a side
     place.dataset.drawn = Math.ceil(performance.now()); // ms since the page was asked for
   }
 

@@ -1,5 +1,5 @@
 // Shows the definition of an explained word where the pointer rests or the focus is; lets the theme's own tables be reached by
-// keyboard; says on which side a table or a formula goes on; opens what a link leads to and, for print, what is closed.
+// keyboard; says on which side a table, a formula or a chart goes on; opens what a link leads to and, for print, what is closed.
 (() => {
   let tip = null;
 
@@ -37,7 +37,7 @@
     const right = box.scrollLeft + box.clientWidth < box.scrollWidth - 2;
     box.dataset.more = left && right ? "both" : left ? "left" : right ? "right" : "none";
   }
-  for (const box of document.querySelectorAll(".wide-table, .pst-scrollable-table-container, div.math")) {
+  for (const box of document.querySelectorAll(".wide-table, .pst-scrollable-table-container, div.math, div.vegalite")) {
     box.addEventListener("scroll", () => more(box), { passive: true });
     new ResizeObserver(() => more(box)).observe(box);
   }

@@ -17,6 +17,14 @@ from nbhelpers.book.markdown import PageError, inline, raw, source_link, table
 
 # A line of a docstring that states an equation: one or two words, then = or ∝.
 EQUATION = re.compile(r"[^\s=.:;,]+( [^\s=.:;,]+)? (=|∝) ")
+# Indices of formulas: in braces, of a sum, of a single sign or one of a few pairs of letters: h_{−1}, Σ_token, p_ℓ, w_ij.
+# A name such as kl_it has none. Words hold more names than formulas do: there an index follows a single letter.
+SIGN = r"[^\W_²³]"
+AFTER = rf"_({SIGN}(?:,{SIGN})?|&lt;\w|·\w|\(\w\)|ij|IT|PT)(?!{SIGN})"
+INDEX, INDEX_IN_WORDS = (
+    re.compile(rf"_\{{([^{{}}]+)\}}|(?<=Σ)_({SIGN}+)|(?<=\b\w)_(last)\b|(?<={before}){AFTER}")
+    for before in (r"[\w*'\u0302\u0304]", r"\b[^\W\d_]")
+)
 FOLDERS = ("core", "models", "measures", "report", "experiments", "run", "book", "cli")
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -105,14 +113,23 @@ def block(text: str) -> str:
     made = []
     for stated, run in groupby(lines, lambda line: bool(EQUATION.match(line.strip()))):
         bare = [line.strip() for line in run]
-        made.append(formula(bare) if stated else f"<p>{inline(' '.join(bare))}</p>")
+        made.append(formula(bare) if stated else f"<p>{indexed(inline(' '.join(bare)))}</p>")
     return "\n".join(made)
 
 
 def formula(lines: list[str]) -> str:
     """Return lines of equations as HTML, one equation a line."""
     text = "\n".join(lines).replace(";  ", "\n").replace("`", "")
-    return f'<pre class="formula">{escape(text, quote=False)}</pre>'
+    return f'<pre class="formula">{indexed(escape(text, quote=False), INDEX)}</pre>'
+
+
+def indexed(html: str, index: re.Pattern = INDEX_IN_WORDS) -> str:
+    """Return HTML with the indices and powers of its formulas set below and above the line, code left as it is."""
+    parts = re.split("(<code>.*?</code>)", html)
+    for at in range(0, len(parts), 2):
+        lowered = index.sub(lambda found: f"<sub>{found[found.lastindex]}</sub>", parts[at])
+        parts[at] = re.sub(r"\^([\d.]*\d)", r"<sup>\1</sup>", lowered)
+    return "".join(parts)
 
 
 def listed(heading: str, lines: list[str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from nbhelpers.book import assets, cards, claims, explore, origins, pages, published, source
+from nbhelpers.book import assets, cards, claims, explore, links, origins, pages, published, source
 from nbhelpers.core import params, store
 from nbhelpers.report import charts, families, windows
 from nbhelpers.run.notebooks import executed_path
@@ -57,10 +57,10 @@ def headed(notebook: Path) -> tuple[dict, str, str]:
     return book, title, rest
 
 
-def across_page(notebook: Path, note: str, tail: str) -> str:
-    """Return the across-model notebook as a page: its parameters hidden, `note` under the title, `tail` as a last cell."""
+def across_page(notebook: Path, name: str, note: str, tail: str) -> str:
+    """Return the across-model notebook as a page: parameters hidden, `name` over and `note` under the title, `tail` last."""
     book, title, rest = headed(notebook)
-    book["cells"][0]["source"] = f"{title}\n\n{note}\n{rest}"
+    book["cells"][0]["source"] = f"{name}\n\n{title}\n\n{note}\n{rest}"
     for cell in book["cells"]:
         tags = cell["metadata"].get("tags", [])
         if {"parameters", "injected-parameters"} & set(tags):
@@ -69,14 +69,14 @@ def across_page(notebook: Path, note: str, tail: str) -> str:
     return json.dumps(book, ensure_ascii=False)
 
 
-def model_page(notebook: Path, across: str, title: str, note: str, tail: str) -> str:
+def model_page(notebook: Path, across: str, title: str, name: str, note: str, tail: str) -> str:
     """Return a model's executed notebook as a page: the model's title in the heading, then `note`, then the pair's answer.
 
-    The answer is the cells named `verdict` and `matrix`, moved up and without their code. Links to `across` and to source
-    lead one folder farther up; `tail` is the last cell.
+    `name` stands over the heading, `tail` is the last cell. The answer is the cells named `verdict` and `matrix`, moved up
+    and without their code. Links to `across` and to source lead one folder farther up.
     """
     book, heading, rest = headed(notebook)
-    first = markdown_cell("title", f"{heading.rstrip()}: {title}\n\n{note}\n")
+    first = markdown_cell("title", f"{name}\n\n{heading.rstrip()}: {title}\n\n{note}\n")
     answer, others = answer_first(book["cells"][1:])
     opening = [markdown_cell("opening", rest)] if rest.strip() else []
     book["cells"] = [first, *answer, *opening, *others, markdown_cell("tail", tail)]
@@ -166,10 +166,11 @@ def write_pages(profile: str, key: str, folder: Path) -> None:
         code = pages.code_links(key, "../" * place.count("/"))
         if notebook.name == across:
             tabs = pages.model_tabs(profile, key, published.tab(key, folder))
-            text = across_page(notebook, note, f"{tabs}\n\n{code}")
+            text = across_page(notebook, pages.named(key), note, f"{tabs}\n\n{code}")
             text = text.replace(f"]({own}", f"]({next(iter(titles))}/{own}")  # there is one for each pair
         else:
-            text = model_page(notebook, across, titles[notebook.parent.name], note, code)
+            name = pages.named(key, f"../{across}")
+            text = model_page(notebook, across, titles[notebook.parent.name], name, note, code)
         (folder / place).write_text(text, encoding="utf-8")
 
 
@@ -194,14 +195,14 @@ def complaints(log: str, source: Path) -> str:
 
 
 def checked(html: Path, names: list[str]) -> Path:
-    """Return `html` if it has a page for every name and for every link to source; BookError lists the missing ones."""
+    """Return `html` if it has a page for every name, and page and anchor for every link; BookError names what is missing."""
     wanted = [Path(name).with_suffix("").as_posix() + ".html" for name in [*names, "search"]]
     missing = [name for name in wanted if not (html / name).exists()]
     if missing:
         raise BookError(f"the book was built without {', '.join(missing)}; see book/_toc.yml.")
-    if broken := source.broken(html):
+    if broken := links.broken(html):
         raise BookError(
-            f"{len(broken)} links to source lead nowhere, such as {broken[0]}; `nbh batch` draws pages anew."
+            f"{len(broken)} links lead nowhere, such as {broken[0]}; `nbh batch` draws pages anew."
         )
     return html
 

@@ -51,7 +51,9 @@ def claims(key: str) -> str:
     counts = audits(key)
     if not counts:
         return "none"
-    text = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
+    several = {"artifact value": "artifact values"}
+    said = {name: several.get(name, name) if counts[name] > 1 else name for name in VERDICTS}
+    text = ", ".join(f"{counts[name]} {said[name]}" for name in VERDICTS if counts[name])
     across = params.experiment(key).across
     cell = next((name for name in LEDGERS if name in cell_names(params.ROOT / "notebooks" / across)), None)
     return cell_link(across, cell, text) if cell else text

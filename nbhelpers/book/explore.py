@@ -142,4 +142,4 @@ def _range(name: str, label: str, most: int, first: int) -> str:
 
 def charts() -> dict[str, alt.Chart]:
     """Return the page's charts by file name, without data, which the page's script puts in."""
-    return {"explore_grid": pictures.grid(), "explore_curves": pictures.curves()}
+    return {"explore_grid": pictures.grid(TOKENS), "explore_curves": pictures.curves()}

@@ -74,7 +74,11 @@ def figures(profile: str) -> str:
         f"{shown} of {len(found)} figures and tables have their like in this book; of the others the note says why."
     ]
     for part in dict.fromkeys(row["part"] for row in found):
-        of_part = [[row["id"], row["shows"], place(row), row["note"]] for row in found if row["part"] == part]
+        of_part = [
+            [*map(inline, (row["id"], row["shows"])), place(row), inline(row["note"])]
+            for row in found
+            if row["part"] == part
+        ]
         title = f"## {part[0].upper()}{part[1:]}"
         texts.append(f"{title}\n\n{stacked(['study', 'shows', 'here', 'what differs'], of_part)}")
     return "\n\n".join(texts)

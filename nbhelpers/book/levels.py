@@ -31,7 +31,7 @@ def levels(profile: str, keys: list[str]) -> str:
         ("read", "open `_build/html/index.html`", "–", "the book's folder", "a browser",
          "what was found, and every value behind every figure"),
         ("redraw", f"`nbh run expNN_across --profile {profile}`, then `nbh book --profile {profile}`",
-         f"{drawn} for all pages, on one core", held, "under 1 GiB of the pocket profile",
+         f"{drawn} for all pages, on one core", held, "under 1 GiB for the pocket profile",
          "that the pages follow from the datasets"),
         ("rerun", f"`make clean`, then `make book PROFILE={profile}`", f"{measured} for all pairs, on one core",
          held, memory(profile, costs(profile, keys)), "that the datasets follow from code, parameters and checkpoints"),

@@ -69,7 +69,7 @@ def _measure(item: Item) -> str:
     more = f"<details><summary>More</summary>\n{api.prose(others)}\n</details>\n" if others.strip() else ""
     name = source_link(item.path, item.name, item.line)
     return (
-        f'<div class="measure" id="{item.anchor}">\n<p><code>{name}</code> {inline(_returned(item))}</p>\n'
+        f'<div class="measure" id="{item.anchor}">\n<p><code>{name}</code> {api.indexed(inline(_returned(item)))}</p>\n'
         f"{api.formula(item.equations)}\n{more}</div>"
     )
 

@@ -25,7 +25,7 @@ from nbhelpers.book import (
     registry,
 )
 from nbhelpers.book.catalogue import PARTS, question
-from nbhelpers.book.markdown import PageError, table, tabs
+from nbhelpers.book.markdown import PageError, inline, raw, table, tabs
 from nbhelpers.core import depths, params, store
 from nbhelpers.report.families import family_titles
 from nbhelpers.report.text import in_words
@@ -34,9 +34,8 @@ from nbhelpers.report.verdicts import Verdict
 from nbhelpers.run.results import executed_path
 
 MARKER = re.compile(r"^% insert: (\S+)(?: (\S+))?$", re.MULTILINE)
-NULL = re.compile(
-    r"\b(no|none|not|hardly|little|undecided)\b", re.IGNORECASE
-)  # what an answer without an effect says
+# How an answer begins that finds nothing, or leaves it open.
+NULL = re.compile(r"(in )?(no|none|not|nothing|hardly|little|undecided|open)\b", re.IGNORECASE)
 VERDICT = "verdict"  # the name of the cell that states it
 MAIN = "main_figure"  # the name of the cell that other pages quote
 
@@ -86,18 +85,30 @@ def answers(profile: str) -> str:
         rows.append(
             [f"[{params.experiment(key).title}]({place})", question(key), f"**{found.answer}.** {found.size}"]
         )
-    return table(["experiment", "question", "answer"], rows)
+    made = table(["experiment", "question", "answer"], rows)
+    return f"```{{table}}\n:class: stacked\n\n{made}\n```"  # each row a list on a narrow screen
 
 
 def nulls(profile: str) -> str:
-    """Return the list of answers that find nothing or leave it open: those that say no, none, hardly or undecided."""
+    """Return the list of answers that find nothing or leave it open."""
     found = [(key, verdict(profile, key)) for key in in_order()]
     items = [
         f"- [{params.experiment(key).title}](runs/{params.experiment(key).across}): **{said.answer}.** {said.size}"
         for key, said in found
-        if NULL.search(said.answer)
+        if is_null(said.answer)
     ]
     return "\n".join(items) or "No answer of this run is null."
+
+
+def is_null(answer: str) -> bool:
+    """Return whether an answer finds nothing or leaves it open.
+
+    "No clear shift" does, and "Moves it: no; follows it: undecided", of which each named part does; "Moves it: yes; follows
+    it: no" finds something.
+    """
+    first, *rest = answer.split("; ")
+    said = [first, *(part for part in rest if ": " in part)]
+    return all(NULL.match(part.rpartition(": ")[2]) for part in said)
 
 
 def whose(profile: str) -> str:
@@ -108,6 +119,17 @@ def whose(profile: str) -> str:
     count = in_words(len(titles))
     link = " [What they are](/pocket.md)." if any(_is_pocket(key) for key in titles) else ""
     return _note(f"Results here are of **{count} {chosen.noun}** ({chosen.about}).{link}")
+
+
+def named(experiment: str, across: str = "") -> str:
+    """Return the line that stands over the title of an experiment's pages: its key and the name that the contents give it.
+
+    across: from a page of one pair, the path of the page across pairs, to which the name then leads.
+    """
+    name = inline(params.experiment(experiment).title)
+    if across:
+        name = f'<a href="{Path(across).with_suffix(".html")}">{name}</a>'
+    return raw(f'<p class="page-name">{experiment} · {name}</p>')
 
 
 def _is_pocket(model: str) -> bool:

@@ -3,7 +3,6 @@
 They are plain pages in the colours that the reader chose for the book; no script but the one that reads that choice.
 """
 
-import os
 import re
 from html import escape
 from pathlib import Path
@@ -16,7 +15,6 @@ from nbhelpers import experiments
 
 ROOT = experiments.FOLDER.parents[1]  # of the code that runs
 STYLES = {"light": "a11y-light", "dark": "a11y-dark"}  # both with a contrast of at least 4.5
-LINK = re.compile(r'href="([^"#]*source/[^"#]*\.html)(?:#([^"]+))?"')
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -103,17 +101,3 @@ def write(html: Path) -> None:
         PAGE.format(title="Modules", up="../", body=body), encoding="utf-8"
     )
     (html / "source/source.css").write_text(styles(), encoding="utf-8")
-
-
-def broken(html: Path) -> list[str]:
-    """Return the links of a built book's pages to modules or lines that have no page or anchor, as "page: link"."""
-    found, lines = [], {}
-    for page in sorted(html.rglob("*.html")):
-        for link, line in set(LINK.findall(page.read_text(encoding="utf-8"))):
-            target = Path(os.path.normpath(page.parent / link))
-            if target not in lines:
-                text = target.read_text(encoding="utf-8") if target.exists() else None
-                lines[target] = None if text is None else set(re.findall(r'id="(L\d+)"', text))
-            if lines[target] is None or (line and line not in lines[target]):
-                found.append(f"{page.relative_to(html)}: {link}{line and '#' + line}")
-    return found

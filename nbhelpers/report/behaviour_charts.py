@@ -25,7 +25,17 @@ OUTCOMES = {
     "flip": "the order decides",
 }
 OUTCOME_COLOURS = (CATEGORIES[0], NO_STEP, CATEGORIES[1], CATEGORIES[2])
-CLASS_COLOURS = (*CATEGORIES, NO_STEP, INK)
+# What becomes of a request, in one colour on all charts. The rules make "complies" of "answers", and "incoherent" of "does
+# not engage", so these share theirs.
+CLASS_COLOURS = {
+    "answers": CATEGORIES[0],
+    "complies": CATEGORIES[0],
+    "refuses": CATEGORIES[1],
+    "over_hedges": CATEGORIES[2],
+    "does_not_engage": CATEGORIES[3],
+    "incoherent": CATEGORIES[3],
+    "undecided": NO_STEP,
+}
 GRAFTED = {"PT +": "PT + late is PT with IT's late MLPs", "IT +": "IT + late is IT with PT's late MLPs"}
 # How a control looks beside its graft: in grey, one open, one small.
 CONTROL_LOOKS = {
@@ -84,14 +94,15 @@ def class_shares(
     """Return the shares of classes of replies as one stacked bar a condition, one panel a pair.
 
     rows: `panel`, `condition`, `class`, `share` (0 to 1), `replies` (how many were judged), and the fields of `toggles`.
-    classes: their names in the order in which bars stack, up to six; ValueError for more.
+    classes: their names in the order in which bars stack; ValueError for one that `CLASS_COLOURS` does not know.
     """
-    if len(classes) > len(CLASS_COLOURS):
-        raise ValueError(f"A bar of {len(classes)} classes has no more colours than {len(CLASS_COLOURS)}.")
+    if unknown := [name for name in classes if name not in CLASS_COLOURS]:
+        raise ValueError(f"Classes have fixed colours, and {', '.join(unknown)} has none.")
+    colours = [CLASS_COLOURS[name] for name in classes]
     rows, order = _labelled(rows)
     names = {name: name.replace("_", " ") for name in classes}
     rows = _ranked(rows, "class", names)
-    bar = _stack(rows, "class", names, CLASS_COLOURS).encode(y=_rows_axis("condition", order))
+    bar = _stack(rows, "class", names, colours).encode(y=_rows_axis("condition", order))
     said = _said(f"bars stack {', '.join(names.values())} from left to right", rows)
     return panels(
         rows, title, bar, description=description, marks=said, toggles=toggles, size=_size(len(order))

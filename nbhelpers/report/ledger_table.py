@@ -201,11 +201,16 @@ def _whole(said: str, top: str, body: list[str], more: str = "") -> str:
 
 
 def _all_elsewhere(n: int) -> Ledger:
-    """Return a sentence in place of a table whose figures are all in that of `not_measured`, with a link to it."""
-    said, where = f"None of the {n} published figures is measured on this page", "below, each with its reason"
-    link_to = f'<a href="#published-but-not-measured-here">{where}</a>'
-    plain = pd.DataFrame({"published": f"{said}: they stand {where}."}, index=[""])
-    return Ledger(plain, f"<p>{said}: they stand {link_to}.</p>")
+    """Return a sentence in place of a table whose figures are all in that of `not_measured`, with a link to it.
+
+    That table stands on the page across pairs: the link's class makes it lead there from the pages of one pair.
+    """
+    said, where = (
+        f"None of the {n} published figures is measured here",
+        "a table lists each with its reason",
+    )
+    plain = pd.DataFrame({"published": f"{said}: {where}."}, index=[""])
+    return Ledger(plain, f'<p>{said}: <a class="to-figure" href="#not-measured">{where}</a>.</p>')
 
 
 def _plain(of: pd.DataFrame, columns: list[str]) -> list[str]:

@@ -76,6 +76,29 @@ def test_a_docstring_becomes_paragraphs_equations_and_lists(items):
     assert "<dt><code>a, b</code></dt>\n<dd>Two <code>things</code> &lt; 3.</dd>" in made
 
 
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("h_{ℓ−1}", "h<sub>ℓ−1</sub>"),
+        ("mean_{i ∈ A} D*_i", "mean<sub>i ∈ A</sub> D*<sub>i</sub>"),
+        ("Σ_token kl_ℓ", "Σ<sub>token</sub> kl<sub>ℓ</sub>"),
+        ("x_i² + d̂_{−i}", "x<sub>i</sub>² + d̂<sub>−i</sub>"),
+        ("p_L,t and p_(k)", "p<sub>L,t</sub> and p<sub>(k)</sub>"),
+        ("y_<t", "y<sub>&lt;t</sub>"),
+        ("W_IT rank_ij", "W<sub>IT</sub> rank<sub>ij</sub>"),
+        ("v^1.5", "v<sup>1.5</sup>"),
+        ("kl_it[ℓ] N_CANDIDATES residual_last n_bytes", "kl_it[ℓ] N_CANDIDATES residual_last n_bytes"),
+    ],
+)
+def test_indices_of_a_formula_stand_below_the_line_and_names_stay(text, html):
+    assert api.formula([f"a = {text}"]) == f'<pre class="formula">a = {html}</pre>'
+
+
+def test_words_hold_indices_of_single_letters_alone_and_code_stays():
+    said = api.prose("The state h_{−1} and p_ℓ of late_3, `a_b` and 0_25.")
+    assert said == "<p>The state h<sub>−1</sub> and p<sub>ℓ</sub> of late_3, <code>a_b</code> and 0_25.</p>"
+
+
 def test_an_example_that_is_indented_keeps_its_lines():
     assert api.formula(["a = `b`;  c = 1"]) == '<pre class="formula">a = b\nc = 1</pre>'
     assert api.prose("Text.\n\n    a   b\n    c") == "<p>Text.</p>\n<pre>    a   b\n    c</pre>"

@@ -95,7 +95,7 @@ def test_a_model_page_names_its_model_and_leads_back(book_root, key):
 def test_a_notebook_without_a_heading_is_named(tmp_path):
     (tmp_path / "one.ipynb").write_text(json.dumps({"cells": [{"source": ["no heading"]}]}))
     with pytest.raises(build.BookError, match="one.ipynb must open with a heading"):
-        build.model_page(tmp_path / "one.ipynb", "across.ipynb", "One", "", "")
+        build.model_page(tmp_path / "one.ipynb", "across.ipynb", "One", "", "", "")
 
 
 def test_the_working_folder_is_gone(book_root):
@@ -193,7 +193,8 @@ def test_every_page_says_under_its_title_whose_results_it_shows(book_root):
         if name.startswith("api") or name in NO_RESULTS:
             continue
         text = (html / name).with_suffix(".html").read_text()
-        after = text[text.index("<article") :].partition("</h1>")[2]
+        before, _, after = text[text.index("<article") :].partition("</h1>")
+        assert ('<p class="page-name">exp' in before) == name.startswith("runs/"), name
         assert re.match(r"\s*<div class=\"[^\"]*whose", after), name
         assert "six pocket pairs" in after[:600], name
 
@@ -232,6 +233,17 @@ def test_every_link_within_the_book_leads_to_a_page_and_an_anchor_of_it(book_roo
             if not target.exists() or (anchor and "=" not in anchor and anchor not in anchors[target]):
                 broken.append(f"{page.relative_to(html)}: {link}")
     assert broken == []
+
+
+def test_a_link_that_leads_nowhere_fails_the_build(tmp_path):
+    for name in ("index", "search"):
+        (tmp_path / f"{name}.html").write_text('<p id="top"></p><a href="index.html#top">x</a>')
+    assert build.checked(tmp_path, ["index"]) == tmp_path
+    (tmp_path / "search.html").write_text('<a href="index.html#bottom">x</a>')
+    with pytest.raises(
+        build.BookError, match="1 links? lead nowhere, such as search.html: index.html#bottom"
+    ):
+        build.checked(tmp_path, ["index"])
 
 
 def test_three_clicks_lead_to_any_claim_s_value_figure_and_source(book_root):

@@ -564,6 +564,16 @@ def test_search_finds_a_word(visit):
     page = visit("search.html?q=commitment")
     page.locator(f"#search-results a[href*='{ACROSS}']").first.wait_for()  # results come one by one
 
+    room = """input => input.getBoundingClientRect().left + parseFloat(getComputedStyle(input).paddingLeft)
+        - input.parentElement.querySelector(".fa-magnifying-glass").getBoundingClientRect().right"""
+    assert page.locator(".bd-search-container form.bd-search input").evaluate(room) > 0
+
+
+def test_the_answers_are_a_list_on_a_phone(visit):
+    cells = "cells => cells.map(cell => cell.getBoundingClientRect().width)"
+    widths = visit("index.html", PHONE).locator("#all-answers table td").evaluate_all(cells)
+    assert widths and min(widths) > 300
+
 
 def test_search_for_words_of_a_claim_leads_to_the_claim(visit):
     page = visit("search.html?q=raise%20the%20late%20distance%20most")

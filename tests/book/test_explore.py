@@ -94,6 +94,13 @@ def test_without_a_tokenizer_an_id_is_shown(tmp_path):
     assert explore.vocabulary(params.model_params("llama_pocket").it, params.ROOT)(7).strip()
 
 
+def test_the_page_says_how_many_tokens_of_a_reply_it_shows():
+    said = f"first {explore.TOKENS} tokens"
+    text = (params.ROOT / "book/explore.md").read_text(encoding="utf-8")
+    assert f"## Every layer at the {said}" in text and f"read the {said}" in text
+    assert said in explore.charts()["explore_grid"].to_dict()["description"]
+
+
 def test_the_charts_take_what_is_shown_as_parameters():
     for chart in explore.charts().values():
         spec = chart.to_dict()

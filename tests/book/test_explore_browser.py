@@ -68,6 +68,18 @@ def test_the_page_is_whole_and_fits(visit, viewport):  # noqa: F811
     assert heavy < MOST / 2
 
 
+def test_the_grid_fits_a_desk_and_fades_out_on_a_phone_where_it_goes_on(visit):  # noqa: F811
+    hidden = "place => [place.scrollWidth > place.clientWidth + 1, place.dataset.more]"
+    for viewport, wanted in ((DESK, [False, "none"]), (PHONE, [True, "right"])):
+        page = visit(PAGE, viewport)
+        checked(page, 2)
+        place = page.locator("div.vegalite").first
+        place.evaluate(SETTLED)
+        assert place.evaluate(hidden) == wanted
+    place.evaluate("place => place.scrollTo(place.scrollWidth, 0)")
+    page.wait_for_function("() => document.querySelector('div.vegalite').dataset.more === 'left'")
+
+
 def test_keys_change_the_view_and_its_address_opens_it_again(visit):  # noqa: F811
     page = visit(PAGE)
     checked(page, 2)

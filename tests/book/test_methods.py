@@ -92,7 +92,10 @@ def test_a_measure_is_shown_with_what_it_returns_its_equation_and_the_rest():
     entry = page[
         start : page.index('<div class="measure"', start) if '<div class="measure"' in page[start:] else None
     ]
-    assert '<pre class="formula">convergence_gap = mean_{⌊L/2⌋ ≤ ℓ &lt; L} (kl_it[ℓ] − kl_pt[ℓ])' in entry
+    assert (
+        '<pre class="formula">convergence_gap = mean<sub>⌊L/2⌋ ≤ ℓ &lt; L</sub> (kl_it[ℓ] − kl_pt[ℓ])'
+        in entry
+    )
     assert "<details><summary>More</summary>" in entry and "per-prompt means [prompt, layer]" in entry
 
 

@@ -84,11 +84,51 @@ def test_the_answers_are_the_verdicts_in_the_order_of_the_book(monkeypatch):
         "verdict",
         lambda profile, key: Verdict(f"Answer {key}", "It is | 3 nats.", "Not here.", "But."),
     )
-    lines = pages.answers("pocket").splitlines()[2:]
+    lines = [line for line in pages.answers("pocket").splitlines() if line.startswith("| [")]
     assert len(lines) == 2
     for key, line in zip(KEYS, lines):
         assert f"| **Answer {key}.** It is \\| 3 nats. |" in line and pages.question(key) in line
         assert f"(runs/{params.experiment(key).across})" in line
+
+
+# Answers that a run of the pocket pairs gave.
+FOUND = (
+    "Yes, while each model writes its own text",
+    "Yes; 14–22 % of IT’s late changes end on structural tokens",
+    "With the chat template, mostly; without it, hardly",
+    "Predictions narrow, updates broaden, broad neurons gain little",
+    "PT writes more; IT is surer of its words",
+    "Sufficient: mostly; necessary: by PT’s lens only",
+    "Mostly, and not through just any change",
+    "Late layers matter more: mixed",
+    "Predicts it: yes; moves it: no",
+    "In PT undecided, in IT in part",
+    "It depends on the threshold",
+    "Stable: yes; made of more text than weights",
+    "More than matched random directions: in one of six",
+)
+NOTHING = (
+    "No",
+    "No clear shift towards content words",
+    "Undecided",
+    "Form before content: undecided",
+    "More harmless requests answered: undecided; nearer an assistant’s voice: hardly",
+    "Text structure stands in for compliance (ρ ≥ 0.8): in none",
+    "Not measured",
+)
+
+
+@pytest.mark.parametrize("answer", [*FOUND, *NOTHING])
+def test_an_answer_is_null_by_how_it_and_its_named_parts_begin(answer):
+    assert pages.is_null(answer) == (answer in NOTHING)
+
+
+def test_the_list_of_nulls_holds_the_null_answers_alone(monkeypatch):
+    said = dict(zip(KEYS, ("Mostly, and not through just any change", "Form before content: undecided")))
+    monkeypatch.setattr(pages, "in_order", lambda: list(said))
+    monkeypatch.setattr(pages, "verdict", lambda profile, key: Verdict(said[key], "It is 3 nats."))
+    (line,) = pages.nulls("pocket").splitlines()
+    assert line.endswith("**Form before content: undecided.** It is 3 nats.")
 
 
 def test_a_model_s_page_opens_with_title_note_and_answer(tmp_path):
@@ -102,9 +142,9 @@ def test_a_model_s_page_opens_with_title_note_and_answer(tmp_path):
         markdown("## Next"),
         code("draw()", name="main_figure"),
     )
-    page = json.loads(build.model_page(path, "across.ipynb", "Pocket One", "NOTE", "TAIL"))["cells"]
+    page = json.loads(build.model_page(path, "across.ipynb", "Pocket One", "NAME", "NOTE", "TAIL"))["cells"]
     sources = [cell["source"] for cell in page]
-    assert sources[0].split("\n\n")[:2] == ["# Title: Pocket One", "NOTE\n"]
+    assert sources[0].split("\n\n")[:3] == ["NAME", "# Title: Pocket One", "NOTE\n"]
     assert sources[1:3] == ["report.verdict(results)", "matrix()"]
     assert [cell["metadata"]["tags"] for cell in page[1:3]] == [["kept", "remove-input"], ["remove-input"]]
     assert sources[3].strip() == "Text to [all](../across.ipynb)."
@@ -117,7 +157,7 @@ def test_links_to_source_lead_from_a_model_s_page_too(tmp_path):
         "outputs": [{"output_type": "display_data", "data": {"text/html": html}, "metadata": {}}]
     }
     path = written(tmp_path / "one.ipynb", markdown("# Title"), shown)
-    page = json.loads(build.model_page(path, "across.ipynb", "One", "", ""))["cells"]
+    page = json.loads(build.model_page(path, "across.ipynb", "One", "", "", ""))["cells"]
     assert page[1]["outputs"][0]["data"]["text/html"] == '<a href="../../source/nbhelpers/cli/runs.html#L3">'
 
 
@@ -125,7 +165,7 @@ def test_a_model_s_page_without_an_answer_keeps_its_order(tmp_path):
     path = written(
         tmp_path / "one.ipynb", markdown("# Title"), markdown("## A\n"), code("a()"), markdown("## B")
     )
-    page = json.loads(build.model_page(path, "across.ipynb", "One", "NOTE", "TAIL"))["cells"]
+    page = json.loads(build.model_page(path, "across.ipynb", "One", "NAME", "NOTE", "TAIL"))["cells"]
     assert [cell["source"] for cell in page[1:]] == ["## A\n", "a()", "## B", "TAIL"]
 
 
@@ -136,7 +176,7 @@ def test_a_heading_with_text_below_it_stays_over_what_it_says(tmp_path):
         markdown("## Answer\n\nWith text."),
         code("v()", name="verdict"),
     )
-    page = json.loads(build.model_page(path, "across.ipynb", "One", "", ""))["cells"]
+    page = json.loads(build.model_page(path, "across.ipynb", "One", "", "", ""))["cells"]
     assert [cell["source"] for cell in page[1:3]] == ["v()", "## Answer\n\nWith text."]
 
 
@@ -147,9 +187,16 @@ def test_an_across_page_has_the_note_under_its_title_and_hides_its_parameters(tm
         code("x = 1", tags=["parameters"]),
         code("x"),
     )
-    page = json.loads(build.across_page(path, "NOTE", "TAIL"))["cells"]
-    assert page[0]["source"] == "# Title\n\nNOTE\n\n**Question.** Why?"
+    page = json.loads(build.across_page(path, "NAME", "NOTE", "TAIL"))["cells"]
+    assert page[0]["source"] == "NAME\n\n# Title\n\nNOTE\n\n**Question.** Why?"
     assert page[1]["metadata"]["tags"] == ["parameters", "remove-cell"] and page[-1]["source"] == "TAIL"
+
+
+def test_a_page_is_named_as_in_the_contents():
+    title = params.experiment("exp12").title
+    assert f'<p class="page-name">exp12 · {title}</p>' in pages.named("exp12")
+    linked = pages.named("exp12", "../exp12_across.ipynb")
+    assert f'<p class="page-name">exp12 · <a href="../exp12_across.html">{title}</a></p>' in linked
 
 
 def test_the_code_behind_a_page_is_linked():

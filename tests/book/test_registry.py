@@ -39,6 +39,10 @@ def test_claims_are_counted_by_verdict(monkeypatch):
         '<a href="runs/exp09_across.html#published">2 supported, 1 contradicted</a>'
     )
     assert catalogue.claims("exp01") == "none"
+    counts["exp09"] = Counter({"artifact value": 1})
+    assert ">1 artifact value<" in catalogue.claims("exp09")
+    counts["exp09"] = Counter({"artifact value": 2, "supported": 2})
+    assert ">2 supported, 2 artifact values<" in catalogue.claims("exp09")
 
 
 def test_the_counts_are_those_of_the_published_figures():

@@ -9,7 +9,7 @@ import pytest
 from docutils import nodes
 from docutils.utils.math import MathError
 
-from nbhelpers.book import assets, origins, source, sphinx_pages, sphinx_vega
+from nbhelpers.book import assets, links, origins, source, sphinx_pages, sphinx_vega
 from tests import synthetic
 
 WORDS = {
@@ -266,6 +266,16 @@ def test_source_is_shown_as_it_is(sources):
 def test_a_link_to_a_missing_module_or_line_is_named(sources):
     place, page = "source/nbhelpers/book/source.html", sources / "runs/one.html"
     page.parent.mkdir()
-    links = [f"../{place}", f"../{place}#L3", f"../{place}#L9999", "../source/nbhelpers/none.html#L1"]
-    page.write_text("".join(f'<a href="{link}">x</a>' for link in links))
-    assert sorted(source.broken(sources)) == [f"runs/one.html: {link}" for link in sorted(links[2:])]
+    given = [f"../{place}", f"../{place}#L3", f"../{place}#L9999", "../source/nbhelpers/none.html#L1"]
+    page.write_text("".join(f'<a href="{link}">x</a>' for link in given))
+    assert links.broken(sources) == [f"runs/one.html: {link}" for link in sorted(given[2:])]
+
+
+def test_a_link_to_a_missing_page_or_anchor_is_named(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "index.html").write_text('<p id="top"></p><script>"<a href=\'#no\'>"</script>')
+    whole = ["#here", "#here&lens=raw", "#lens=raw", "../index.html#top", "https://example.org/#x"]
+    lost = ["#published", "../index.html#here", "two.html"]
+    page = "".join(f'<a class="x" href="{link}">x</a>' for link in [*whole, *lost])
+    (tmp_path / "runs/one.html").write_text(f'<p id="here">{page}</p>')
+    assert links.broken(tmp_path) == sorted(f"runs/one.html: {link}" for link in lost)

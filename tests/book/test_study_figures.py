@@ -67,6 +67,7 @@ def test_the_page_has_a_table_for_each_part_and_leads_to_the_cells():
     assert page.count("<tr><th scope") == len(listed()) + 4
     assert '<a href="runs/exp09_across.html#cosine-figure">' in page
     assert '<a href="methods.html">Methods</a>' in page
+    assert "`" not in re.sub("`{5}.*", "", page) and "<code>kl_threshold</code>" in page
     assert f"{sum(bool(row['page']) for row in listed())} of {len(listed())} figures" in page
 
 

@@ -5,9 +5,10 @@ from itertools import combinations
 import pandas as pd
 import pytest
 
+from nbhelpers.measures.behaviour import RATED
 from nbhelpers.report import behaviour_charts as charts
 from nbhelpers.report.graft_charts import WINDOWS
-from nbhelpers.report.theme import IT, PT
+from nbhelpers.report.theme import IT, NO_STEP, PT
 from tests import looks
 from tests.report.test_theme import APART, VISION, distance, on
 from tests.specs import chart_makers, controls, encodings, pairs_of, rows, spec_of
@@ -160,9 +161,26 @@ def test_classes_stack_in_their_order_and_are_words():
     assert "refuses" not in scale["domain"] and len(scale["domain"]) == len(scale["range"]) == 4
 
 
-def test_more_classes_than_colours_are_refused():
-    with pytest.raises(ValueError, match="7 classes"):
-        charts.class_shares(shares(), classes=[*CLASSES, "missing", "other"], **SAID)
+def colours_of(classes):
+    """Return {class in words: colour} of a chart of these classes."""
+    rows = shares().assign(**{"class": lambda t: t["class"].map(dict(zip(CLASSES, classes)))}).dropna()
+    (scale,) = [
+        e["color"]["scale"] for e in encodings(spec_of(charts.class_shares(rows, classes=classes, **SAID)))
+    ]
+    return dict(zip(scale["domain"], scale["range"]))
+
+
+def test_a_class_has_one_colour_on_all_charts_and_undecided_is_grey():
+    harmless, harmful = colours_of(RATED["s2"]), colours_of(RATED["s1"])
+    assert harmless["undecided"] == harmful["undecided"] == NO_STEP
+    assert harmless["refuses"] == harmful["refuses"]
+    assert harmless["answers"] == harmful["complies"] and harmless["does not engage"] == harmful["incoherent"]
+    assert len(set(harmless.values())) == 5 and len(set(harmful.values())) == 4
+
+
+def test_a_class_without_a_colour_of_its_own_is_refused():
+    with pytest.raises(ValueError, match="other has none"):
+        charts.class_shares(shares(), classes=[*CLASSES, "other"], **SAID)
 
 
 def test_preferences_stack_from_winning_to_what_the_order_decides():
@@ -223,7 +241,7 @@ def test_a_point_of_the_scatter_is_a_pair_and_a_window():
 
 
 @pytest.mark.parametrize("page", ["light", "dark"])
-@pytest.mark.parametrize("colours", [charts.CLASS_COLOURS[:5], charts.OUTCOME_COLOURS])
+@pytest.mark.parametrize("colours", [tuple(set(charts.CLASS_COLOURS.values())), charts.OUTCOME_COLOURS])
 def test_colours_that_touch_in_a_bar_are_told_apart(colours, page):
     for one, other in combinations(colours, 2):
         for vision in VISION:

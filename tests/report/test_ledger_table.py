@@ -1,5 +1,7 @@
 """Tables of the ledger: how figures are written, claims are grouped and rows are summed up."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -98,11 +100,10 @@ def test_a_page_without_any_measured_figure_says_so_in_one_sentence():
     made = {"A": synthetic.dataset("gemma", "exp05", n_prompts=12)}
     shown = ledger.beside("exp05", made, experiments.part("exp05", "quantities"), n_resamples=20)
     n = len(claims.published("exp05"))
-    assert (
-        f"None of the {n} published figures is measured on this page" in shown.html
-        and "<table" not in shown.html
-    )
-    assert 'href="#published-but-not-measured-here"' in shown.html and "below" in repr(shown)
+    assert f"None of the {n} published figures is measured here" in shown.html and "<table" not in shown.html
+    assert 'class="to-figure" href="#not-measured"' in shown.html and "a table lists each" in repr(shown)
+    notebook = json.loads((synthetic.REPOSITORY / "notebooks/exp05_across.ipynb").read_text(encoding="utf-8"))
+    assert "not_measured" in [cell["metadata"].get("name") for cell in notebook["cells"]]
 
 
 def test_judgments_are_counted_in_order():

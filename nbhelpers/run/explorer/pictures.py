@@ -25,7 +25,7 @@ TITLES = {
 }
 LISTS = ("token", "column", "top1", *TITLES)
 SHOWN = {"lens": "raw", "measure": "kl_final_layer", "at_token": 0, "at_layer": 0, "whos": ["PT", "IT"]}
-CELL, ROW = 40, 18  # px
+CELL, ROW = 37, 18  # px; 16 cells and their axis fit the book's column of 672 px
 TEXT = CATEGORIES[3]  # reads on a filled cell, on light and dark pages
 MOST_FILL = 0.55
 
@@ -103,10 +103,10 @@ def _framed(layers, field: str, size: dict, columns: int, about: str) -> alt.Cha
     return chart.transform_flatten(list(LISTS)).transform_calculate(value="datum[measure]")
 
 
-def grid() -> alt.Chart:
+def grid(tokens: int) -> alt.Chart:
     """Return the grid: a panel for each arm, layers upwards, tokens to the right, the top-1 token in each cell.
 
-    The fuller a cell, the larger the measure. It has no rows yet: see `filled`.
+    The fuller a cell, the larger the measure. It has no rows yet: see `filled`. tokens: of a reply, for the caption.
     """
     x = alt.X(
         "column:N",
@@ -136,15 +136,14 @@ def grid() -> alt.Chart:
         .mark_text(fontSize=9, limit=CELL - 3, color=TEXT)
         .encode(x=x, y=y, text="top1:N", tooltip=tips)
     )
-    chart = _framed(
-        [cell, ring, said], "who", {"width": alt.Step(CELL), "height": alt.Step(ROW)}, 1, GRID_ABOUT
-    )
+    size = {"width": alt.Step(CELL), "height": alt.Step(ROW)}
+    chart = _framed([cell, ring, said], "who", size, 1, GRID_ABOUT.format(tokens))
     return chart.transform_filter("datum.lens === lens").resolve_scale(x="shared")
 
 
 GRID_ABOUT = (
-    "What each layer of PT and IT would say (its top-1 token) at each token of one reply, which stands below; a fuller cell "
-    "has more of the measure above. The outlined cell is the chosen one."
+    "What each layer of PT and IT would say (its top-1 token) at each of the first {} tokens of one reply, which stands "
+    "whole below; a fuller cell has more of the measure above. The outlined cell is the chosen one."
 )
 CURVES_ABOUT = (
     "The measure above against the layer, at the chosen token, for PT (blue, dashed) and IT (orange, solid), a panel for "
