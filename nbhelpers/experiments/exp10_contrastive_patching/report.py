@@ -54,7 +54,8 @@ def said(results, detail: int) -> Verdict:
     )  # fmt: skip
     expected = levels_of(results, quantities, "unit_predicted")
     moved = span(results, quantities, "unit_effect.conv", signed=True)
-    unseen = answer(moves) == "no" and not controlled(results)  # where nothing moves it, "no" would say too much
+    # Where not even the positive control moves it, "no" would say too much.
+    unseen = answer(moves) == "no" and not controlled(results)
     return Verdict(
         f"Predicts it: {answer(predicts)}; moves it: {'not seen' if unseen else answer(moves)}",
         sentence(size),
