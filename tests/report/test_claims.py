@@ -431,7 +431,7 @@ def test_every_experiment_has_a_ledger_and_a_table(experiment):
     shown = ledger.beside(experiment, results, quantities_of(experiment), n_resamples=50)
     read, kept = shown.table, table[table["run"].notna()]
     if kept.empty:
-        assert f"None of the {len(table)} published figures is measured on this page" in shown.html
+        assert f"None of the {len(table)} published figures is measured here" in shown.html
     else:
         assert set(read.columns) >= {"unit", *results, "audit", "source"}
         assert set(read.index) == set(ledger_table.with_minus(kept["claim"]))
