@@ -50,12 +50,12 @@ AUDITS = {
 
 
 def figures(profile: str, key: str) -> list[list]:
-    """Return an experiment's rows of `ledger.KEPT`, from its executed page across models or, without a page, its results.
+    """Return an experiment's rows of `ledger.KEPT`, from its executed page across models if that is newer than what it reads.
 
-    Raises PageError for a page that keeps none, ResultError without a page for a result that is missing.
+    Else they are computed from the results. Raises PageError for a page that keeps none, ResultError for a missing result.
     """
-    path = executed_path(profile, params.experiment(key).across)
-    if not path.exists():
+    path, *read = sources(profile, key)
+    if not path.exists() or any(_time(each) > _time(path) for each in read):
         return from_results(profile, key)
     remedy = f"`nbh run {key}_across --profile {profile}`"
     if (found := _kept(path, path.stat().st_mtime_ns)) is not None:
@@ -63,6 +63,21 @@ def figures(profile: str, key: str) -> list[list]:
     if not any(map(is_of_study, params.profile_params(profile).models)):
         return []
     raise PageError(f"{store.shown(path)} keeps no figures of the ledger; make it anew with {remedy}.")
+
+
+def sources(profile: str, key: str) -> list[Path]:
+    """Return the executed page across models of an experiment and what it reads: the results and the study's figures."""
+    page, models = (
+        executed_path(profile, params.experiment(key).across),
+        params.profile_params(profile).models,
+    )
+    results = [store.result_path(profile, model, key) for model in models]
+    return [page, *results, params.ROOT / "params" / "published.csv"]
+
+
+def _time(path: Path) -> int:
+    """Return when a file was written, ns; 0 if it is not there."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def from_results(profile: str, key: str) -> list[list]:
@@ -93,17 +108,10 @@ def keys() -> list[str]:
 
 def table(profile: str) -> pd.DataFrame:
     """Return `claims_page.table` of a profile, from its executed pages across models or its results."""
-    pages = {key: executed_path(profile, params.experiment(key).across) for key in keys()}
-    results = [
-        store.result_path(profile, model, key)
-        for key, page in pages.items()
-        if not page.exists()
-        for model in params.profile_params(profile).models
+    read = [path for key in keys() for path in sources(profile, key)] + [
+        params.ROOT / "params" / "claims.csv"
     ]
-    read = [*pages.values(), *results]
-    read += [params.ROOT / "params" / name for name in ("claims.csv", "published.csv")]
-    stamps = tuple((path, path.stat().st_mtime_ns if path.exists() else 0) for path in read)
-    return _table(profile, stamps).copy()
+    return _table(profile, tuple((path, _time(path)) for path in read)).copy()
 
 
 @cache

@@ -1,6 +1,7 @@
 """The page of all claims: its rows and links, and how it is read, filtered and printed in a browser."""
 
 import json
+import os
 import re
 import shutil
 import statistics
@@ -167,6 +168,19 @@ def test_a_page_that_keeps_no_figures_and_a_missing_result_are_named(run):
     remedy = "make it.* with `nbh run exp09_across --profile pocket`"
     with pytest.raises(PageError, match=f"{ACROSS} keeps no figures of the ledger; {remedy}"):
         claims.figures("pocket", "exp09")
+
+
+def test_a_page_older_than_a_result_is_not_read(run, tmp_path, monkeypatch):
+    run(figures=[FIGURE])
+    monkeypatch.setattr(claims, "from_results", lambda profile, key: [profile, key])
+    page = (tmp_path / ACROSS).stat().st_mtime_ns
+    result = tmp_path / "_build/results/pocket/olmo_pocket/exp09.nc"
+    result.parent.mkdir(parents=True)
+    result.touch()
+    os.utime(result, ns=(page - 1, page - 1))
+    assert claims.figures("pocket", "exp09") == [FIGURE]
+    os.utime(result, ns=(page + 1, page + 1))
+    assert claims.figures("pocket", "exp09") == ["pocket", "exp09"]
 
 
 def test_pairs_that_the_study_has_not_keep_no_figures(run, monkeypatch):
