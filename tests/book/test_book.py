@@ -153,7 +153,7 @@ def test_the_first_page_tells_the_story_in_five_figures_and_names_what_is_null(b
     assert len(re.findall(r"^```\{chart\} runs/\w+_across\.ipynb main_figure$", text, re.MULTILINE)) == 5
     listed = re.findall(r"^- \[.+?\]\((.+?)\): ", text.partition("## What is null")[2], re.MULTILINE)
     said = {f"runs/{params.experiment(key).across}": pages.verdict("pocket", key).answer for key in KEYS}
-    assert sorted(listed) == sorted(place for place, answer in said.items() if pages.NULL.search(answer))
+    assert sorted(listed) == sorted(place for place, answer in said.items() if pages.is_null(answer))
 
 
 def test_every_figure_of_a_notebook_says_where_it_comes_from(book_root):
