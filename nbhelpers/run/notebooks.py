@@ -302,10 +302,10 @@ def refresh(notebook: Path) -> Path:
 
 
 def drop_widgets(cells: list[dict]) -> None:
-    """Take the outputs of cells that show a widget, which is nothing without its kernel."""
+    """Take widgets out of the outputs of cells: a widget is nothing without its kernel."""
     for cell in cells:
-        if any(WIDGET in output.get("data", {}) for output in cell.get("outputs", [])):
-            cell["outputs"] = []
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if WIDGET not in output.get("data", {})]
 
 
 def draw_main_figure(cells: list[dict]) -> None:

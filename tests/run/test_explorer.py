@@ -190,9 +190,14 @@ def test_a_slider_soon_has_its_picture():
     assert max(fresh) < GENEROUS * FRESH and max(cached) < GENEROUS * CACHED
 
 
-def test_the_notebook_is_committed_without_widgets_and_runs_without_code_of_its_own():
+def test_the_notebook_is_committed_with_a_picture_and_without_widgets():
     book = json.loads((REPOSITORY / "notebooks/explore.ipynb").read_text())
-    assert not [cell for cell in book["cells"] if cell.get("outputs")] and "widgets" not in book["metadata"]
+    kinds = [
+        {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        for cell in book["cells"]
+    ]
+    assert not any(notebooks.WIDGET in each for each in kinds) and "widgets" not in book["metadata"]
+    assert any("vegalite" in kind for kind in kinds[-1])
     opening = "".join(book["cells"][0]["source"]).split("\n", 2)[2]
     assert (
         opening.count(". ") + opening.count(".\n") + opening.endswith(".") == 2
@@ -205,6 +210,18 @@ def test_the_notebook_without_the_widgets_says_what_to_install(monkeypatch, caps
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     assert desk.opened(MODEL, TEXT) is None
     assert "needs ipywidgets; install it with `pip install --editable '.[lab]'`" in capsys.readouterr().out
+
+
+def test_the_picture_is_of_the_view_that_opens_first(capsys, monkeypatch):
+    from nbhelpers.run.explorer import desk
+
+    drawn = []
+    monkeypatch.setattr(desk, "display", lambda data, raw: drawn.append(data))
+    desk.picture(MODEL, TEXT)
+    shown = scene.scene(desk.opening(MODEL, TEXT, "pocket", ""))
+    said = capsys.readouterr().out
+    assert shown.said in said and all(text.strip() in said for text in shown.replies.values())
+    assert drawn == [desk.charts.spec_renderer(shown.curves)]
 
 
 def test_the_notebook_with_an_unknown_pair_says_so(capsys):
@@ -222,4 +239,4 @@ def test_a_refresh_saves_no_widget():
     said = {"output_type": "stream", "name": "stdout", "text": "Loading the pair.\n"}
     cells = [{"outputs": [said, shown]}, {"outputs": [said]}, {"cell_type": "markdown"}]
     notebooks.drop_widgets(cells)
-    assert cells == [{"outputs": []}, {"outputs": [said]}, {"cell_type": "markdown"}]
+    assert cells == [{"outputs": [said]}, {"outputs": [said]}, {"cell_type": "markdown"}]

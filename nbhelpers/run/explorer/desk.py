@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from IPython.display import display
+
 from nbhelpers.core import depths, params
 from nbhelpers.core.params import ParameterError
 from nbhelpers.core.store import ResultError
@@ -152,6 +154,25 @@ def sentence(error: Exception) -> str:
     return text[:1].upper() + text[1:]
 
 
+def opening(model: str, prompt: str, profile: str, view: str) -> State:
+    """Return the state that the explorer opens with: the late window, its first layer at the first token, or a view's."""
+    first, last = ends(sources.pair(model).n_layers)
+    state = State(model, prompt, profile, first=first, last=last, layer=first)
+    return scene.started(view, state) if view else state
+
+
+def picture(model: str, prompt: str, *, profile: str = "pocket", view: str = "") -> None:
+    """Print the cell and the replies of the view that `opened` shows first, and draw its curves, all without a widget.
+
+    Parameters are those of `opened`; ParameterError or ResultError if the view cannot be shown.
+    """
+    found = scene.scene(opening(model, prompt, profile, view))
+    print(found.said)
+    for name, text in found.replies.items():
+        print(f"{name} writes: {text.strip()}")
+    display(charts.spec_renderer(found.curves), raw=True)
+
+
 def opened(model: str, prompt: str, *, profile: str = "pocket", view: str = "", book: str = ""):
     """Return the explorer's widget, or None after printing the sentence that says what to do first.
 
@@ -169,10 +190,7 @@ def opened(model: str, prompt: str, *, profile: str = "pocket", view: str = "", 
         Address of the book's page, if it is read elsewhere than in `_build/html`.
     """
     try:
-        first, last = ends(sources.pair(model).n_layers)
-        state = State(model, prompt, profile, first=first, last=last, layer=first)
-        state = scene.started(view, state) if view else state
-        return desk(state, book)
+        return desk(opening(model, prompt, profile, view), book)
     except ERRORS as error:
         print(sentence(error))
     except ImportError as error:
