@@ -245,11 +245,22 @@ def module_path(model, target) -> str:
     )
 
 
+def contiguous(module: nn.Module, inputs: tuple) -> tuple:
+    """Return a module's inputs without gaps between their rows: a hook before the unembedding.
+
+    The last position of a batch has such gaps, and for these `linear` may copy the weight once a row: on a processor in
+    bfloat16, 8 rows at the shape of a 1-B model then take 4 GiB and 37 s instead of 0.06 s.
+    """
+    return tuple(each.contiguous() if isinstance(each, Tensor) else each for each in inputs)
+
+
 def wrap(
     model, tokenizer, *, key: str = "model", variant: str = "pt", template_options: dict | None = None
 ) -> Decoder:
     """Return a `Decoder` over a loaded `transformers` model (in evaluation mode, gradients off)."""
     model.eval().requires_grad_(False)
+    if (head := model.get_output_embeddings()) is not None:
+        head.register_forward_pre_hook(contiguous)
     # Without a device, the wrapper would move an undispatched model to the first accelerator.
     place = {} if hasattr(model, "hf_device_map") else {"device": model.device}
     lm = TransformersModel(model, tokenizer=tokenizer, task="text-generation", **place)

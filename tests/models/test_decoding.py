@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from nbhelpers.core.params import FAMILIES
-from nbhelpers.models import generation, prompts
+from nbhelpers.models import decoding, forward, generation, prompts
 from nbhelpers.models.loading import load_pair
 
 KEYS = [f"{family}_pocket" for family in FAMILIES]
@@ -53,3 +55,35 @@ def test_unreal_tokens_are_never_generated():
         assert int(decoder.module(torch.tensor([row])).logits[0, -1].argmax()) == len(head) - 1
     made = generation.generate(decoder, [row], max_new_tokens=4)[0]
     assert made.ids[0] == winner
+
+
+class Copies(TorchDispatchMode):
+    """Notes the shapes of weights that are multiplied once for each row of a batch."""
+
+    def __init__(self, n_rows):
+        super().__init__()
+        self.n_rows, self.found = n_rows, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.baddbmm):
+            self.found += [tuple(each.shape) for each in args[:3] if self.n_rows in each.shape]
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_notes_see_what_a_slice_costs():
+    """Or the test below could not fail."""
+    with Copies(512) as copies, torch.no_grad():
+        torch.nn.functional.linear(torch.ones(3, 5, 8)[:, -1:], torch.ones(512, 8))
+    assert copies.found
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_unembedding_is_multiplied_once_for_all_rows_of_a_batch(key):
+    """Of the last position alone, `linear` may copy the weight for every row, gigabytes at a public model's vocabulary."""
+    decoder = load_pair(key).it
+    rows = prompts.render(decoder, prompts.load_prompts(POCKET, 3, seed=3))
+    with Copies(decoder.n_rows) as copies:
+        written = generation.generate(decoder, rows, max_new_tokens=2)
+        assert decoding.decode(decoder, rows, max_new_tokens=2).continuations == written
+        list(forward.replay(decoder, rows, written))
+    assert not copies.found
