@@ -91,7 +91,7 @@ Prompts = Annotated[str | PromptSet, BeforeValidator(_path_or_set)]
 
 
 # Of an experiment that keeps numbers of every step; 23 bits are all, see `blocks.rounded`.
-KeptBits = Annotated[int, Field(ge=6, le=23, description="of the mantissa of every number by step")]
+KeptBits = Annotated[int, Field(ge=5, le=23, description="of the mantissa of every number by step")]
 
 
 class ExperimentParams(Record):

@@ -47,7 +47,10 @@ POCKET = ["gemma_pocket", "llama_pocket", "qwen_pocket", "mistral_pocket", "deep
 
 @dataclass(frozen=True)
 class Peak:
-    """What one step held at most beside libraries, what the dry run says of it, and the peak with mapped files, in bytes."""
+    """What one step held at most beside libraries, what the dry run says of it, and the peak with mapped files, in bytes.
+
+    All are NaN of a step that failed; `where` then says why.
+    """
 
     pair: str
     key: str
@@ -184,12 +187,16 @@ def lengths(key: str, model: str, profile: str) -> tuple[int, int] | None:
 
 
 def compared(keys: list[str], model: str, profile: str) -> Iterator[Peak]:
-    """Yield the peak of each step of one pair, in an order in which each finds what it needs.
+    """Yield the peak of each step of one pair, in an order in which each finds what it needs; a failed step ends nothing.
 
     Replies of a pocket pair are taken to be as long as they were (`lengths`), which other experiments read.
     """
     for key in params.ordered(keys):
-        found, pocket = forked(measured, key, model, profile), random_pairs.shipped(model)
+        try:
+            found, pocket = forked(measured, key, model, profile), random_pairs.shipped(model)
+        except RuntimeError as error:
+            yield Peak(model, key, math.nan, math.nan, math.nan, str(error).strip().splitlines()[-1])
+            continue
         caps = lengths(key, model, profile) if pocket else None
         if caps:
             random_pairs.resize(params.ROOT, key, random_pairs.WRITTEN, {"max_new_tokens": caps[0]})
@@ -209,7 +216,9 @@ def inside(root: Path, pairs: list[str], memory: dict[str, str]) -> int:
 
 
 def shown(peak: Peak, where: bool) -> str:
-    """Return a line of the table."""
+    """Return a line of the table; of a step that failed, why."""
+    if math.isnan(peak.held):
+        return f"{peak.pair:16}{peak.key:10}FAILED  {peak.where}"
     sizes = f"{peak.said / 2**20:9.1f}{peak.held / 2**20:9.1f}{peak.said / max(peak.held, 1):7.2f}{peak.whole / 2**20:9.1f}"
     return f"{peak.pair:16}{peak.key:10}{sizes}  {'' if peak.close else 'MISSED'}  {peak.where if where else ''}".rstrip()
 

@@ -37,7 +37,7 @@ PUBLIC = {
 # A billion parameters take minutes a step on a processor: fewer prompts still.
 FEW = {
     "random_1b": {
-        "exp00": {"n_prompts": 2, "max_new_tokens": 8, "batch_size": 2, "n_cloud_prompts": 16},
+        "exp00": {"n_prompts": 8, "max_new_tokens": 8, "batch_size": 2, "n_cloud_prompts": 16},
         "exp12": {"n_prompts": 2, "max_new_tokens": 8, "batch_size": 8},
     }
 }
