@@ -11,12 +11,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nbhelpers.core import params
+from nbhelpers.core import blocks, params
 from nbhelpers.core.params import Run
 from nbhelpers.core.schemas import PromptSet, Size, Texts
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-BLOCK_MEMORY = 4.0 * 2**30  # bytes that the host holds of a block of prompts and its copies, at most
+BLOCK_COPIES = 4.0  # a block of prompts and its copies while it is made, joined or read
 PROMPT_TOKENS = 128  # assumed length of a prompt; the study's mean is about 60, with a template 90
 TEXT_TOKENS = 512  # assumed mean length of a text of a corpus that is not here; C4's is about 480
 CHARACTERS, TEMPLATE = 4, 24  # characters a token; tokens that a chat template adds
@@ -45,8 +45,8 @@ class Cost:
 
 
 def in_blocks(n_bytes: float) -> float:
-    """Return what the host holds of numbers that are written or read block by block, bytes."""
-    return min(n_bytes, BLOCK_MEMORY)
+    """Return what the host holds of numbers that are written or read block by block, with their copies, bytes."""
+    return min(n_bytes, BLOCK_COPIES * blocks.LARGEST)
 
 
 def afterwards(run: Run, host: float, before: float) -> float:

@@ -27,7 +27,7 @@ from nbhelpers.experiments.exp07_0j_onset import measure as exp07_0j_measure
 from nbhelpers.experiments.exp09_convergence_gap import measure as exp09_measure
 from nbhelpers.models.token_classes import CLASSES
 
-LAYERS, BITS, BOUND = 34, 6, 4.0  # GiB
+LAYERS, BITS, BOUND = 34, 5, 4.0  # GiB
 LENSES, VARIANTS, HISTORIES = ["raw", "tuned"], ["pt", "it"], ["pt", "it"]
 
 
