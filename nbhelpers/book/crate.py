@@ -59,11 +59,19 @@ def describe_root(made: ROCrate, profile: str) -> None:
     made.description = " ".join(cited["abstract"].split())
     made.license = made.add(ContextEntity(made, LICENSE, {"@type": "CreativeWork", "name": "MIT License"}))
     made.root_dataset["version"], made.keywords = cited["version"], cited["keywords"]
+    made.root_dataset["author"] = [add_author(made, i, author) for i, author in enumerate(cited["authors"])]
     kept = [
         made.add(ContextEntity(made, url, {"@type": "CreativeWork", "name": name, "version": version}))
         for url, (name, version) in PROFILES.items()
     ]
     made.root_dataset["conformsTo"] = kept
+
+
+def add_author(made: ROCrate, number: int, author: Mapping):
+    """Return the entity of one author of CITATION.cff: a person by given and family name, or a group by its name."""
+    person = " ".join(author[part] for part in ("given-names", "family-names") if part in author)
+    about = {"@type": "Person" if person else "Organization", "name": person or author["name"]}
+    return made.add(ContextEntity(made, f"#author/{number}", about))
 
 
 def add_file(made: ROCrate, name: str, sums: Mapping[str, str], **more):
@@ -154,8 +162,16 @@ def add_run(made: ROCrate, workflow, attributes: Mapping[str, Mapping]):
 
 
 def ordered(described: dict) -> dict:
-    """Return JSON-LD with its entities and their keys in a fixed order, the metadata's own entity and the root first."""
+    """Return JSON-LD with its entities and their keys in a fixed order, the metadata's own entity and the root first.
+
+    A list of one value becomes the value, as RO-Crate 1.1 recommends.
+    """
     first = ("ro-crate-metadata.json", "./")
     entities = sorted(described["@graph"], key=lambda entity: (entity["@id"] not in first, entity["@id"]))
-    graph = [dict(sorted(entity.items())) for entity in entities]
+    graph = [{key: single(value) for key, value in sorted(entity.items())} for entity in entities]
     return {"@context": described["@context"], "@graph": graph}
+
+
+def single(value):
+    """Return the value of a list that has one, and anything else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value

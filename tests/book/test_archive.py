@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nbhelpers.book import archive
 from nbhelpers.core import params, store
@@ -77,9 +78,8 @@ def test_each_dataset_names_what_made_it(written):
         assert "SoftwareSourceCode" in instrument["@type"] and re.fullmatch(
             "[0-9a-f]{64}", instrument["sha256"]
         )
-        assert {"@id": f"{DATA}/{key}.nc"} in action["result"] or action["result"] == {
-            "@id": f"{DATA}/{key}.nc"
-        }
+        made = action["result"] if isinstance(action["result"], list) else [action["result"]]
+        assert {"@id": f"{DATA}/{key}.nc"} in made
         took = datetime.fromisoformat(action["endTime"]) - datetime.fromisoformat(action["startTime"])
         assert abs(took.total_seconds() - float(attributes["wall_time_s"])) <= 1
         read = {each["@id"] for each in action["object"]}
@@ -97,6 +97,10 @@ def test_the_crate_keeps_to_its_profiles_and_leads_nowhere_else(written):
         top["mainEntity"] == {"@id": "Snakefile"} and "ComputationalWorkflow" in found["Snakefile"]["@type"]
     )
     assert found["#run"]["instrument"] == {"@id": "Snakefile"}
+    (cited,) = yaml.safe_load((params.ROOT / "CITATION.cff").read_text(encoding="utf-8"))["authors"]
+    assert found[top["author"]["@id"]]["name"] == cited["name"]
+    lists = [value for entity in found.values() for value in entity.values() if isinstance(value, list)]
+    assert all(len(value) != 1 for value in lists)  # as RO-Crate recommends
     conforms = {each["@id"] for each in top["conformsTo"]}
     assert "https://w3id.org/ro/wfrun/workflow/0.5" in conforms and conforms <= found.keys()
     for entity in found.values():  # every reference is described, every file is there
