@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rocrate.rocrate import ROCrate
 
 from nbhelpers.book import archive
+from nbhelpers.book import crate as metadata
 from nbhelpers.core import params, store
 from nbhelpers.run import graph, results
 from tests import supplements
@@ -160,3 +162,10 @@ def test_it_refuses_outdated_notebooks(root, monkeypatch):
         store.ResultError, match="1 notebooks are out of date, such as _build/runs/pocket/exp09_across.ipynb"
     ):
         archive.write("pocket")
+
+
+def test_an_author_is_a_person_or_a_group():
+    person = metadata.add_author(ROCrate(), 0, {"given-names": "Ada", "family-names": "Lovelace"})
+    group = metadata.add_author(ROCrate(), 1, {"name": "The authors"})
+    assert (person.type, person["name"]) == ("Person", "Ada Lovelace")
+    assert (group.type, group["name"]) == ("Organization", "The authors")
